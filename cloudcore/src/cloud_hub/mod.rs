@@ -1,0 +1,1 @@
+//! CloudHub: accept, admit, one NodeLink per node.

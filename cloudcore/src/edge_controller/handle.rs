@@ -1,0 +1,36 @@
+//! What a node's link hands to EdgeController.
+
+use ke_wire::{Answer, NodeName, Question, Up, Version};
+use tokio::sync::{mpsc, oneshot};
+
+/// Something a node said, already admitted.
+#[derive(Debug)]
+pub enum FromNode {
+    /// The node's link is up. EdgeController answers by handing the queues all that the node must hold.
+    Connected(NodeName),
+    /// The node's link is down.
+    Disconnected(NodeName),
+    /// A question; its answer, with the version of the object in it where there is one.
+    Ask(NodeName, Question, oneshot::Sender<(Answer, Option<Version>)>),
+    /// A message that nothing answers: events.
+    Tell(NodeName, Up),
+}
+
+/// Cloneable handle to EdgeController's upstream half.
+#[derive(Clone, Debug)]
+pub struct Upstream(mpsc::Sender<FromNode>);
+
+impl Upstream {
+    /// A handle and the end that EdgeController reads. Full: the link stops reading its socket, so that a flood of one
+    /// node slows that node.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<FromNode>) {
+        let (sender, receiver) = mpsc::channel(1024);
+        (Self(sender), receiver)
+    }
+
+    /// Hands over one message. After shutdown it is dropped.
+    pub async fn tell(&self, message: FromNode) {
+        let _ = self.0.send(message).await;
+    }
+}

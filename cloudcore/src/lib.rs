@@ -1,0 +1,7 @@
+//! cloudcore: watches the Kubernetes API and gives each edge node what it needs over one link.
+//!
+//! The modules stand in the order in which an object from the API meets them.
+
+pub mod edge_controller;
+pub mod node_queue;
+pub mod cloud_hub;

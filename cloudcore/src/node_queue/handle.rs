@@ -1,0 +1,69 @@
+//! How EdgeController tells the queues what a node must hold.
+
+use bytes::Bytes;
+use ke_wire::{Change, NodeName, ObjectKey, Origin, Uid, Version};
+use tokio::sync::mpsc;
+
+/// An object that a node must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Which object.
+    pub key: ObjectKey,
+    /// Its uid.
+    pub uid: Uid,
+    /// Its version.
+    pub version: Version,
+    /// What happened to it.
+    pub change: Change,
+    /// Which controller sends it.
+    pub origin: Origin,
+    /// Kubernetes JSON with `apiVersion` and `kind`, serialized once for all nodes.
+    pub body: Bytes,
+}
+
+/// An object that a node must no longer hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Which object.
+    pub key: ObjectKey,
+    /// Its uid.
+    pub uid: Uid,
+    /// Its last version, where known.
+    pub version: Option<Version>,
+    /// Which controller sends it.
+    pub origin: Origin,
+    /// Last known object as Kubernetes JSON, or just `apiVersion`, `kind` and `metadata`.
+    pub body: Bytes,
+}
+
+/// What the queues can be told.
+#[derive(Debug)]
+pub enum QueueOrder {
+    /// `node` must hold this. A newer version replaces an older one that still waits.
+    Put(NodeName, Desired),
+    /// `node` must no longer hold this.
+    Delete(NodeName, Gone),
+    /// `node` registered anew, perhaps with an empty store: forget what it confirmed; all it must hold follows.
+    Forget(NodeName),
+    /// The Node object is gone: end its session, drop its queue and ledger.
+    NodeGone(NodeName),
+}
+
+/// Cloneable handle to the queues.
+#[derive(Clone, Debug)]
+pub struct NodeQueues(mpsc::Sender<QueueOrder>);
+
+impl NodeQueues {
+    /// A handle and the end that the queue task reads. Full: EdgeController waits, and with it the Kubernetes watch,
+    /// which the API server buffers.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<QueueOrder>) {
+        let (sender, receiver) = mpsc::channel(1024);
+        (Self(sender), receiver)
+    }
+
+    /// Hands over one order. After shutdown it is dropped: the next start derives all of them anew.
+    pub async fn tell(&self, order: QueueOrder) {
+        let _ = self.0.send(order).await;
+    }
+}

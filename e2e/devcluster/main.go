@@ -1,0 +1,51 @@
+// Devcluster is the control plane of Isthmus' tests and demo: the real etcd, API server,
+// controller manager, scheduler and kubectl in one binary, picked by the first argument.
+//
+// It never wraps or changes them: every argument after the first is the component's own, so
+// what its documentation says about a flag holds here. The certificates, ports and start order
+// are chosen by e2e/src/cluster.rs, which is the only caller.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"go.etcd.io/etcd/server/v3/etcdmain"
+	"k8s.io/component-base/cli"
+	_ "k8s.io/component-base/logs/json/register"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo"
+	_ "k8s.io/component-base/metrics/prometheus/version"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+)
+
+var components = map[string]func() *cobra.Command{
+	"kube-apiserver":          apiserver.NewAPIServerCommand,
+	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
+	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		usage()
+	}
+	name := os.Args[1]
+	// Each component reads os.Args itself; it must see its own name first.
+	os.Args = append([]string{name}, os.Args[2:]...)
+	if name == "etcd" {
+		etcdmain.Main(os.Args)
+		return
+	}
+	command, known := components[name]
+	if !known {
+		usage()
+	}
+	os.Exit(cli.Run(command()))
+}
+
+func usage() {
+	fmt.Fprintln(os.Stderr, "usage: devcluster etcd|kube-apiserver|kube-controller-manager|kube-scheduler [flags of that component]")
+	os.Exit(2)
+}

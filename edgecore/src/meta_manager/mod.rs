@@ -1,0 +1,5 @@
+//! MetaManager: store, acknowledge, tell.
+
+mod handle;
+
+pub use handle::{LookupError, News, Objects};

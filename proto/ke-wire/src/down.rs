@@ -1,0 +1,150 @@
+//! Everything the cloud may say.
+
+use bytes::Bytes;
+
+use crate::id::{MessageId, Namespace, NodeName, ObjectName, Uid};
+use crate::key::ObjectKey;
+use crate::refusal::Refusal;
+use crate::version::Version;
+
+/// A message from cloud to edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Down {
+    /// An object that the node must hold. Acknowledged once it is on disk.
+    Put(Put),
+    /// An object that the node must no longer hold. Acknowledged once it is gone from disk.
+    Delete(Delete),
+    /// What came of a [`crate::Question`]. Whoever asked asks again if none comes.
+    Answer {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the question.
+        to: MessageId,
+        /// What the question was about.
+        about: About,
+        /// Version of the object in the answer, where there is one.
+        version: Option<Version>,
+        /// The answer itself.
+        answer: Answer,
+    },
+    /// Devices that came to this node or left it.
+    Membership {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the event, told to local clients.
+        event_id: String,
+        /// Unix milliseconds in the cloud.
+        timestamp_ms: i64,
+        /// Devices that came.
+        added: Vec<DeviceRef>,
+        /// Devices that left.
+        removed: Vec<DeviceRef>,
+    },
+    /// A device report arrived in the cloud.
+    TwinConfirmed {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the report.
+        to: MessageId,
+    },
+}
+
+/// An object that the node must hold: an upsert, whatever `change` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// Id of this message; a retransmission keeps it.
+    pub id: MessageId,
+    /// Which object.
+    pub key: ObjectKey,
+    /// Its resourceVersion.
+    pub version: Version,
+    /// What happened to it in the cloud, as far as the sender knows.
+    pub change: Change,
+    /// Who in the cloud sends it.
+    pub origin: Origin,
+    /// The object as Kubernetes JSON. Shared by all nodes that get it.
+    pub body: Bytes,
+}
+
+/// An object that the node must no longer hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delete {
+    /// Id of this message; a retransmission keeps it.
+    pub id: MessageId,
+    /// Which object.
+    pub key: ObjectKey,
+    /// Its uid: an object of the same name with another one stays. `None` only from peers that do not send it.
+    pub uid: Option<Uid>,
+    /// Its last version, where the sender knows it.
+    pub version: Option<Version>,
+    /// Who in the cloud sends it.
+    pub origin: Origin,
+    /// The last known object, or just its metadata, as Kubernetes JSON.
+    pub body: Bytes,
+}
+
+/// What happened to an object in the cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It came to be, or to this node.
+    Inserted,
+    /// It changed.
+    Updated,
+}
+
+/// The part of the cloud that a pushed object comes from. It tells the edge which module is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Pods, nodes and what they need.
+    EdgeController,
+    /// Devices and their models.
+    DeviceController,
+    /// Objects that a local API client watches.
+    DynamicController,
+    /// Access rules of local API clients.
+    PolicyController,
+}
+
+/// What a question was about, as far as its answer says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum About {
+    /// One object.
+    Object(ObjectKey),
+    /// The status of a Node.
+    NodeStatus(NodeName),
+    /// The status of a Pod.
+    PodStatus(Namespace, ObjectName),
+    /// A token of this service account.
+    Token(Namespace, ObjectName),
+    /// The certificate authority of the API server.
+    ApiServerCa,
+}
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The object asked for, as Kubernetes JSON.
+    Object(Bytes),
+    /// The object as it stands after a create, update, patch or lease request.
+    Stored(Bytes),
+    /// A create, update, patch or lease request that was not carried out.
+    NotStored(Refusal),
+    /// Done, nothing to show.
+    Done,
+    /// The question itself failed.
+    Refused(Refusal),
+    /// PEM text; empty when the cloud does not know it.
+    Pem(String),
+}
+
+/// A device as membership messages name it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeviceRef {
+    /// `<namespace>/<name>`.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// From the label `description`, where there is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}

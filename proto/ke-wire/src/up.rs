@@ -1,0 +1,146 @@
+//! Everything an edge may say.
+
+use bytes::Bytes;
+
+use crate::down::{About, Origin};
+use crate::id::{MessageId, Namespace, NodeName, ObjectName};
+use crate::key::ObjectKey;
+
+/// A message from edge to cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Up {
+    /// "I am here." Sent on connect and at every heartbeat; nothing answers it.
+    Keepalive {
+        /// Id of this message.
+        id: MessageId,
+    },
+    /// A pushed object is on disk, or gone from it; or an answer arrived.
+    Ack {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the acknowledged message. Only this decides.
+        to: MessageId,
+        /// What the acknowledged message was about.
+        about: About,
+        /// Which way it went inside the edge; told for the sake of the record.
+        route: AckRoute,
+    },
+    /// The edge could not keep a pushed object. No acknowledgement: it will be sent again.
+    NotKept {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the message that failed.
+        to: MessageId,
+        /// What it was about.
+        about: About,
+        /// Why, for the cloud's log.
+        why: String,
+    },
+    /// Something that wants a [`crate::Down::Answer`].
+    Ask {
+        /// Id of this message; the answer names it.
+        id: MessageId,
+        /// What is asked.
+        question: Question,
+    },
+    /// A Kubernetes event. Nothing answers it.
+    Event {
+        /// Id of this message.
+        id: MessageId,
+        /// Namespace and name of the event.
+        key: ObjectKey,
+        /// The event.
+        change: EventChange,
+    },
+    /// "Which devices are mine?" Asked by Go edges on each connect; answered by pushes, not by an answer.
+    MembershipDetail {
+        /// Id of this message.
+        id: MessageId,
+        /// The request's text, a JSON document of the device protocol.
+        request: String,
+    },
+}
+
+/// Which way an acknowledged message went inside the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckRoute {
+    /// As it came.
+    AsReceived(Origin),
+    /// As an answer of the cloud hub itself.
+    CloudHub,
+    /// Through the device twin, which Go edges let rewrite the route first.
+    Twin,
+}
+
+/// What an edge may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Read one object. Lease: answered by `Stored`; everything else by `Object`.
+    Get(ObjectKey),
+    /// A token for a service account of a pod here. The request is a `TokenRequest` as Kubernetes JSON.
+    Token {
+        /// Namespace of the service account.
+        namespace: Namespace,
+        /// Its name.
+        account: ObjectName,
+        /// What is wanted, and to which pod it is bound.
+        request: Bytes,
+    },
+    /// The certificate authority of the API server.
+    ApiServerCa,
+    /// Create an object: Node, Lease, mirror Pod, CertificateSigningRequest.
+    Create {
+        /// Which.
+        key: ObjectKey,
+        /// The object as Kubernetes JSON.
+        body: Bytes,
+    },
+    /// Replace a Lease; or merge labels and annotations of the Node.
+    Update {
+        /// Which.
+        key: ObjectKey,
+        /// The object as Kubernetes JSON.
+        body: Bytes,
+    },
+    /// Patch the status of the Node.
+    PatchNodeStatus {
+        /// Which.
+        node: NodeName,
+        /// A strategic merge patch, JSON text.
+        patch: String,
+    },
+    /// Patch the status of a Pod.
+    PatchPodStatus {
+        /// Its namespace.
+        namespace: Namespace,
+        /// Its name.
+        name: ObjectName,
+        /// A strategic merge patch that names the uid, JSON text.
+        patch: String,
+    },
+    /// Remove a Pod whose containers have ended.
+    DeletePod {
+        /// Its namespace.
+        namespace: Namespace,
+        /// Its name.
+        name: ObjectName,
+        /// `DeleteOptions` with the uid as precondition, Kubernetes JSON.
+        options: Bytes,
+    },
+}
+
+/// What happened to an event object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventChange {
+    /// A new event, Kubernetes JSON.
+    Created(Bytes),
+    /// The whole event anew, Kubernetes JSON.
+    Updated(Bytes),
+    /// One more of the same.
+    Patched {
+        /// The event, Kubernetes JSON.
+        event: Bytes,
+        /// Merge patch, JSON text.
+        patch: String,
+    },
+}
