@@ -1,0 +1,3 @@
+//! Edged: runs this machine's pods through its container runtime.
+
+pub mod cri;
