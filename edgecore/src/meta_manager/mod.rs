@@ -15,8 +15,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
-use ke_run::Shutdown;
-use ke_wire::{Answer, Delete, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Version};
+use ke_run::shutdown::Shutdown;
+use ke_wire::{
+    Answer, Delete, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Version,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
@@ -139,7 +141,7 @@ impl MetaManager {
                     let _ = reply.send(Ok(*applied));
                 }
                 for ((pushed, _), applied) in shared.iter().zip(applied) {
-                    for news in self.news_of(pushed, applied) {
+                    if let Some(news) = self.news_of(pushed, applied) {
                         // Closed at shutdown only; the next start reads the store.
                         let _ = self.news.send(news).await;
                     }
@@ -163,7 +165,9 @@ impl MetaManager {
         };
         match (&key.kind, pushed, applied) {
             (_, _, Applied::Stale) => None,
-            (Kind::Pod, Pushed::Put(put), _) => typed::<Pod>(&put.body).ok().map(|pod| News::PodPut(Arc::new(pod))),
+            (Kind::Pod, Pushed::Put(put), _) => {
+                typed::<Pod>(&put.body).ok().map(|pod| News::PodPut(Arc::new(pod)))
+            }
             (Kind::Pod, Pushed::Delete(delete), _) => {
                 Some(News::PodDeleted(delete.key.clone(), delete.uid.clone()))
             }
@@ -210,7 +214,8 @@ fn uid_of(pushed: &Pushed) -> Result<String, MetaError> {
         Pushed::Delete(_) => return Ok(String::new()),
         Pushed::Put(put) => put,
     };
-    let malformed = |why: serde_json::Error| MetaError::Malformed { key: put.key.clone(), why: why.to_string() };
+    let malformed =
+        |why: serde_json::Error| MetaError::Malformed { key: put.key.clone(), why: why.to_string() };
     let headed: Headed = serde_json::from_slice(&put.body).map_err(malformed)?;
     match put.key.kind {
         Kind::Pod => drop(typed::<Pod>(&put.body).map_err(malformed)?),
@@ -285,16 +290,19 @@ impl Meta {
         if let Some(held) = self.held(key.clone()).await.map_err(|error| broken(&error))? {
             return typed(&held.body).map(Arc::new).map_err(|error| broken(&error));
         }
-        match self.cloud.ask(Question::Get(key.clone())).await {
-            Ok((Answer::Object(body) | Answer::Stored(body), _)) => {
+        let answered = match self.cloud.ask(Question::Get(key.clone())).await {
+            Ok(answered) => answered,
+            Err(AskError::Offline | AskError::NoAnswer) => return Err(LookupError::Offline(key.to_string())),
+        };
+        match answered.answer {
+            Answer::Object(body) | Answer::Stored(body) => {
                 let object = typed(&body).map(Arc::new).map_err(|error| broken(&error))?;
                 self.keep_answer(key, body).await?;
+                self.cloud.kept(answered.receipt).await;
                 Ok(object)
             }
-            Ok((Answer::Refused(refusal) | Answer::NotStored(refusal), _)) => Err(LookupError::Refused(refusal)),
-            Ok((Answer::Done | Answer::Pem(_), _)) => Err(broken(&"the cloud's answer holds no object")),
-            Ok((other, _)) => Err(broken(&format!("unexpected answer {other:?}"))),
-            Err(AskError::Offline | AskError::NoAnswer) => Err(LookupError::Offline(key.to_string())),
+            Answer::Refused(refusal) | Answer::NotStored(refusal) => Err(LookupError::Refused(refusal)),
+            Answer::Done | Answer::Pem(_) => Err(broken(&"the cloud's answer holds no object")),
         }
     }
 
@@ -306,14 +314,19 @@ impl Meta {
     ) -> Result<Option<(i64, TokenRequest)>, LookupError> {
         let row = (namespace.to_string(), account.to_string(), request.to_owned());
         let kept = self.db.call(move |connection| store::token(connection, &row.0, &row.1, &row.2)).await;
-        let kept = kept.map_err(|error| LookupError::Broken(format!("read the token of {account}: {error}")))?;
+        let kept =
+            kept.map_err(|error| LookupError::Broken(format!("read the token of {account}: {error}")))?;
         Ok(kept.and_then(|(obtained_at, body)| Some((obtained_at, typed(&body).ok()?))))
     }
 }
 
 #[async_trait]
 impl Objects for Meta {
-    async fn config_map(&self, namespace: &Namespace, name: &ObjectName) -> Result<Arc<ConfigMap>, LookupError> {
+    async fn config_map(
+        &self,
+        namespace: &Namespace,
+        name: &ObjectName,
+    ) -> Result<Arc<ConfigMap>, LookupError> {
         self.object(ObjectKey::namespaced(Kind::ConfigMap, namespace.clone(), name.clone())).await
     }
 
@@ -330,23 +343,30 @@ impl Objects for Meta {
         let broken = |what: &dyn std::fmt::Display| {
             LookupError::Broken(format!("token of service account {namespace}/{account}: {what}"))
         };
-        let asked = serde_json::to_string(&request.spec).map_err(|error| broken(&error))?;
+        let wanted = request.spec.clone().unwrap_or_default();
+        let asked = serde_json::to_string(&wanted).map_err(|error| broken(&error))?;
         let kept = self.kept_token(namespace, account, &asked).await?;
         if let Some((obtained_at, token)) = &kept
-            && token_is_young(*obtained_at, unix_now(), request.spec.expiration_seconds)
+            && token_is_young(*obtained_at, unix_now(), wanted.expiration_seconds)
         {
             return Ok(token.clone());
         }
         let body = serde_json::to_vec(&request).map_err(|error| broken(&error))?;
         let question =
             Question::Token { namespace: namespace.clone(), account: account.clone(), request: body.into() };
-        match (self.cloud.ask(question).await, kept) {
-            (Ok((Answer::Object(body) | Answer::Stored(body), _)), _) => {
+        let answer = self.cloud.ask(question).await.map(|answered| answered.answer);
+        match (answer, kept) {
+            (Ok(Answer::Object(body) | Answer::Stored(body)), _) => {
                 let answer: TokenRequest = typed(&body).map_err(|error| broken(&error))?;
-                if answer.status.as_ref().is_none_or(|status| status.token.is_empty()) {
+                if answer
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.token.as_ref())
+                    .is_none_or(String::is_empty)
+                {
                     return Err(broken(&"the cloud's answer holds no token"));
                 }
-                let bound_to = request.spec.bound_object_ref.and_then(|bound| bound.uid).unwrap_or_default();
+                let bound_to = wanted.bound_object_ref.and_then(|bound| bound.uid).unwrap_or_default();
                 let token = HeldToken {
                     namespace: namespace.to_string(),
                     account: account.to_string(),
@@ -361,14 +381,18 @@ impl Objects for Meta {
             }
             // An application that starts offline must find its file; the cluster decides what the token is still worth.
             (Err(_), Some((_, token))) => Ok(token),
-            (Ok((Answer::Refused(refusal) | Answer::NotStored(refusal), _)), kept) => match kept {
-                Some((_, token)) if refusal.reason != Reason::NotFound && refusal.reason != Reason::Forbidden => {
+            (Ok(Answer::Refused(refusal) | Answer::NotStored(refusal)), kept) => match kept {
+                Some((_, token))
+                    if refusal.reason != Reason::NotFound && refusal.reason != Reason::Forbidden =>
+                {
                     Ok(token)
                 }
                 _ => Err(LookupError::Refused(refusal)),
             },
             (Ok(_), _) => Err(broken(&"the cloud's answer holds no token")),
-            (Err(_), None) => Err(LookupError::Offline(format!("a token for service account {namespace}/{account}"))),
+            (Err(_), None) => {
+                Err(LookupError::Offline(format!("a token for service account {namespace}/{account}")))
+            }
         }
     }
 }
@@ -393,7 +417,8 @@ mod tests {
 
     #[test]
     fn tokens_are_renewed_after_four_fifths() {
-        let check = |age: i64, expected| assert_eq!(token_is_young(1000, 1000 + age, Some(3600)), expected, "{age}");
+        let check =
+            |age: i64, expected| assert_eq!(token_is_young(1000, 1000 + age, Some(3600)), expected, "{age}");
         check(0, true);
         check(2879, true);
         check(2880, false);

@@ -19,21 +19,21 @@ pub enum Applied {
 
 /// An object as the store holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub(super) struct Held {
     /// Which object.
-    pub key: ObjectKey,
+    pub(super) key: ObjectKey,
     /// Its uid; empty when the peer did not say.
-    pub uid: String,
+    pub(super) uid: String,
     /// Its version.
-    pub version: Version,
+    pub(super) version: Version,
     /// Kubernetes JSON.
-    pub body: Bytes,
+    pub(super) body: Bytes,
 }
 
 /// Upserts one object unless this version or a newer one of the same uid is held.
 /// In: `uid` from `metadata.uid` of the body. A new uid replaces whatever version was held: versions of two objects
 /// are comparable, but the old object is gone.
-pub fn put(connection: &Connection, put: &Put, uid: &str) -> Result<Applied, rusqlite::Error> {
+pub(super) fn put(connection: &Connection, put: &Put, uid: &str) -> Result<Applied, rusqlite::Error> {
     let (kind, scope, name) = columns(&put.key);
     let held: Option<(String, i64)> = connection
         .prepare_cached("SELECT uid, version FROM object WHERE kind = ?1 AND scope = ?2 AND name = ?3")?
@@ -59,7 +59,7 @@ pub fn put(connection: &Connection, put: &Put, uid: &str) -> Result<Applied, rus
 }
 
 /// Removes one object if it is the one meant.
-pub fn delete(connection: &Connection, delete: &Delete) -> Result<Applied, rusqlite::Error> {
+pub(super) fn delete(connection: &Connection, delete: &Delete) -> Result<Applied, rusqlite::Error> {
     let (kind, scope, name) = columns(&delete.key);
     let uid = delete.uid.as_ref().map_or("", Uid::as_str);
     let gone = connection
@@ -74,7 +74,7 @@ pub fn delete(connection: &Connection, delete: &Delete) -> Result<Applied, rusql
 }
 
 /// The object of this key.
-pub fn get(connection: &Connection, key: &ObjectKey) -> Result<Option<Held>, rusqlite::Error> {
+pub(super) fn get(connection: &Connection, key: &ObjectKey) -> Result<Option<Held>, rusqlite::Error> {
     let (kind, scope, name) = columns(key);
     connection
         .prepare_cached("SELECT uid, version, body FROM object WHERE kind = ?1 AND scope = ?2 AND name = ?3")?
@@ -92,7 +92,7 @@ pub fn get(connection: &Connection, key: &ObjectKey) -> Result<Option<Held>, rus
 }
 
 /// All objects of one kind. A row whose key is no longer valid text is left out; it was written by nobody of ours.
-pub fn list(connection: &Connection, kind: &Kind) -> Result<Vec<Held>, rusqlite::Error> {
+pub(super) fn list(connection: &Connection, kind: &Kind) -> Result<Vec<Held>, rusqlite::Error> {
     let mut statement =
         connection.prepare_cached("SELECT scope, name, uid, version, body FROM object WHERE kind = ?1")?;
     let rows = statement.query_map([kind.as_str()], |row| {
@@ -103,13 +103,18 @@ pub fn list(connection: &Connection, kind: &Kind) -> Result<Vec<Held>, rusqlite:
             (Ok(scope), Ok(name)) => ObjectKey { kind: kind.clone(), scope, name },
             _ => return Ok(None),
         };
-        Ok(Some(Held { key, uid: row.get(2)?, version: Version::new(version.cast_unsigned()), body: body.into() }))
+        Ok(Some(Held {
+            key,
+            uid: row.get(2)?,
+            version: Version::new(version.cast_unsigned()),
+            body: body.into(),
+        }))
     })?;
     rows.filter_map(Result::transpose).collect()
 }
 
 /// Keeps a token. `request` is the canonical text of what was asked; `obtained_at` Unix seconds of this machine.
-pub fn keep_token(connection: &Connection, token: &HeldToken) -> Result<(), rusqlite::Error> {
+pub(super) fn keep_token(connection: &Connection, token: &HeldToken) -> Result<(), rusqlite::Error> {
     connection
         .prepare_cached("INSERT OR REPLACE INTO token VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
         .execute(params![
@@ -125,23 +130,23 @@ pub fn keep_token(connection: &Connection, token: &HeldToken) -> Result<(), rusq
 
 /// A token as the store holds it.
 #[derive(Clone)]
-pub struct HeldToken {
+pub(super) struct HeldToken {
     /// Namespace of the service account.
-    pub namespace: String,
+    pub(super) namespace: String,
     /// Its name.
-    pub account: String,
+    pub(super) account: String,
     /// Canonical text of the request.
-    pub request: String,
+    pub(super) request: String,
     /// Uid of the Pod it is bound to; it goes with it.
-    pub pod_uid: String,
+    pub(super) pod_uid: String,
     /// Unix seconds of this machine's clock.
-    pub obtained_at: i64,
+    pub(super) obtained_at: i64,
     /// The answered `TokenRequest` as Kubernetes JSON.
-    pub body: Bytes,
+    pub(super) body: Bytes,
 }
 
 /// The token kept for this request.
-pub fn token(
+pub(super) fn token(
     connection: &Connection,
     namespace: &str,
     account: &str,

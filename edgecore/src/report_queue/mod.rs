@@ -9,7 +9,7 @@ mod patch;
 mod store;
 
 use bytes::Bytes;
-use ke_run::Shutdown;
+use ke_run::shutdown::Shutdown;
 use ke_wire::{Namespace, ObjectKey, ObjectName, Uid};
 use tokio::sync::mpsc;
 
@@ -32,8 +32,6 @@ pub enum Report {
     PodStatus { namespace: Namespace, name: ObjectName, uid: Uid, status: Bytes },
     /// Every container of a deleted Pod has ended and its volumes are gone: it may leave the cloud. Kept, in order.
     PodGone { namespace: Namespace, name: ObjectName, uid: Uid },
-    /// The Node's status, a strategic merge patch, JSON text. Only the newest is kept, and not beyond a restart.
-    NodeStatus { patch: String },
     /// A Kubernetes event (`v1 Event`, JSON). Kept, in order; the oldest is dropped and counted beyond a bound.
     Event { key: ObjectKey, body: Bytes },
 }
@@ -110,6 +108,7 @@ impl ReportQueue {
         // Full: EdgeHub waits for the queue's disk.
         let (verdict_sender, verdicts) = mpsc::channel(IN_FLIGHT * 2);
         let mut order = Order::new(MAX_EVENTS, IN_FLIGHT);
+        db.call(store::forget_strangers).await?;
         for report in db.call(store::unsent).await? {
             order.add(report);
         }
@@ -150,7 +149,10 @@ impl ReportQueue {
         for report in batch.drain(..) {
             let dropped = self.order.add(report);
             if let Some(dropped) = dropped {
-                tracing::warn!(n_dropped = self.order.n_dropped(), "more than {MAX_EVENTS} events wait for the cloud; the oldest is dropped");
+                tracing::warn!(
+                    n_dropped = self.order.n_dropped(),
+                    "more than {MAX_EVENTS} events wait for the cloud; the oldest is dropped"
+                );
                 self.forget(&dropped).await;
             }
         }

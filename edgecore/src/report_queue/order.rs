@@ -15,14 +15,12 @@ pub struct Ticket(u64);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Lane {
-    Node,
     Pod(Uid),
     Events,
 }
 
 fn lane_of(report: &Report) -> Lane {
     match report {
-        Report::NodeStatus { .. } => Lane::Node,
         Report::PodStatus { uid, .. } | Report::PodGone { uid, .. } => Lane::Pod(uid.clone()),
         Report::Event { .. } => Lane::Events,
     }
@@ -59,14 +57,13 @@ impl Order {
         let lane = lane_of(&report);
         let waiting = self.waiting.entry(lane.clone()).or_default();
         match &report {
-            // The newest status says all that the older ones said.
-            Report::NodeStatus { .. } => waiting.clear(),
             Report::PodStatus { .. } => {
-                waiting.retain(|other| !matches!(other, Report::PodStatus { .. }));
                 // A status that comes after the deletion has nothing to say any more.
                 if waiting.iter().any(|other| matches!(other, Report::PodGone { .. })) {
                     return None;
                 }
+                // The newest status says all that the older ones said.
+                waiting.retain(|other| !matches!(other, Report::PodStatus { .. }));
             }
             Report::PodGone { .. } => waiting.retain(|other| !matches!(other, Report::PodGone { .. })),
             Report::Event { .. } => {}
@@ -114,8 +111,8 @@ impl Order {
     pub(super) fn settled(&mut self, ticket: Ticket) -> Option<Report> {
         let report = self.under_way.remove(&ticket)?;
         self.enter(lane_of(&report));
-        let superseded = matches!(report, Report::PodStatus { .. } | Report::NodeStatus { .. })
-            && self.waiting.contains_key(&lane_of(&report));
+        let superseded =
+            matches!(report, Report::PodStatus { .. }) && self.waiting.contains_key(&lane_of(&report));
         (!superseded).then_some(report)
     }
 
@@ -126,7 +123,6 @@ impl Order {
         let waiting = self.waiting.entry(lane.clone()).or_default();
         let superseded = match report {
             Report::PodStatus { .. } => waiting.iter().any(|other| matches!(other, Report::PodStatus { .. })),
-            Report::NodeStatus { .. } => !waiting.is_empty(),
             Report::PodGone { .. } | Report::Event { .. } => false,
         };
         if !superseded {

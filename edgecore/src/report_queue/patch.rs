@@ -4,7 +4,8 @@ use ke_wire::Uid;
 use serde_json::{Map, Value, json};
 
 /// Fields that a merge would otherwise leave standing when the new status no longer has them.
-const CLEARED: &[&str] = &["message", "reason", "podIP", "hostIP", "containerStatuses", "initContainerStatuses"];
+const CLEARED: &[&str] =
+    &["message", "reason", "podIP", "hostIP", "containerStatuses", "initContainerStatuses"];
 
 /// The patch text. The uid makes the API server refuse it for another Pod of the same name. `None`: not JSON.
 #[must_use]

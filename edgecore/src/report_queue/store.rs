@@ -10,12 +10,11 @@ use super::Report;
 const POD_GONE: i64 = 1;
 const EVENT: i64 = 2;
 
-/// Keeps reports in one commit. Node status is not kept: a restart makes a new one at once.
+/// Keeps reports in one commit.
 pub(super) fn keep(connection: &mut Connection, reports: &[Report]) -> Result<(), rusqlite::Error> {
     let transaction = connection.transaction()?;
     for report in reports {
         match report {
-            Report::NodeStatus { .. } => {}
             Report::PodStatus { namespace, name, uid, status } => {
                 transaction
                     .prepare_cached("INSERT OR REPLACE INTO pod_status VALUES (?1, ?2, ?3, ?4, 0)")?
@@ -31,7 +30,13 @@ pub(super) fn keep(connection: &mut Connection, reports: &[Report]) -> Result<()
     transaction.commit()
 }
 
-fn insert(connection: &Connection, sort: i64, subject: &str, uid: &str, body: &[u8]) -> Result<(), rusqlite::Error> {
+fn insert(
+    connection: &Connection,
+    sort: i64,
+    subject: &str,
+    uid: &str,
+    body: &[u8],
+) -> Result<(), rusqlite::Error> {
     connection
         .prepare_cached("INSERT INTO report (sort, subject, uid, body) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![sort, subject, uid, body])
@@ -41,14 +46,16 @@ fn insert(connection: &Connection, sort: i64, subject: &str, uid: &str, body: &[
 /// Strikes out what the cloud has. A Pod's status stays as its last known one until the Pod is gone.
 pub(super) fn settled(connection: &mut Connection, report: &Report) -> Result<(), rusqlite::Error> {
     match report {
-        Report::NodeStatus { .. } => Ok(()),
         Report::PodStatus { uid, status, .. } => connection
             .prepare_cached("UPDATE pod_status SET sent = 1 WHERE uid = ?1 AND status = ?2")?
             .execute(params![uid.as_str(), &status[..]])
             .map(|_| ()),
         Report::PodGone { uid, .. } => {
             let transaction = connection.transaction()?;
-            transaction.execute("DELETE FROM report WHERE sort = ?1 AND uid = ?2", params![POD_GONE, uid.as_str()])?;
+            transaction.execute(
+                "DELETE FROM report WHERE sort = ?1 AND uid = ?2",
+                params![POD_GONE, uid.as_str()],
+            )?;
             transaction.execute("DELETE FROM pod_status WHERE uid = ?1", [uid.as_str()])?;
             transaction.commit()
         }
@@ -62,10 +69,20 @@ pub(super) fn settled(connection: &mut Connection, report: &Report) -> Result<()
     }
 }
 
+/// Forgets the status of Pods that the store no longer holds: the cloud has let them go.
+pub(super) fn forget_strangers(connection: &mut Connection) -> Result<usize, rusqlite::Error> {
+    connection.execute(
+        "DELETE FROM pod_status WHERE uid NOT IN (SELECT uid FROM object WHERE kind = 'pod')
+         AND uid NOT IN (SELECT uid FROM report)",
+        [],
+    )
+}
+
 /// What an earlier run left unsent, oldest first. Rows that are no longer valid text are left out.
 pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlite::Error> {
     let mut reports = Vec::new();
-    let mut statement = connection.prepare("SELECT namespace, name, uid, status FROM pod_status WHERE sent = 0")?;
+    let mut statement =
+        connection.prepare("SELECT namespace, name, uid, status FROM pod_status WHERE sent = 0")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (namespace, name, uid): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -74,7 +91,8 @@ pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlit
             reports.push(Report::PodStatus { namespace, name, uid, status: status.into() });
         }
     }
-    let mut statement = connection.prepare("SELECT sort, subject, uid, body FROM report ORDER BY sequence")?;
+    let mut statement =
+        connection.prepare("SELECT sort, subject, uid, body FROM report ORDER BY sequence")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (sort, subject, uid): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -101,7 +119,8 @@ pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlit
 pub(super) fn statuses(connection: &mut Connection) -> Result<Vec<(Uid, Bytes)>, rusqlite::Error> {
     let mut statement = connection.prepare("SELECT uid, status FROM pod_status")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-    rows.filter_map(|row| row.map(|(uid, status)| Some((uid.parse().ok()?, status.into()))).transpose()).collect()
+    rows.filter_map(|row| row.map(|(uid, status)| Some((uid.parse().ok()?, status.into()))).transpose())
+        .collect()
 }
 
 #[cfg(test)]
@@ -124,7 +143,10 @@ mod tests {
             name: "web".parse().unwrap(),
             uid: "u1".parse().unwrap(),
         };
-        let event = |n: u8| Report::Event { key: format!("default/event/e{n}").parse().unwrap(), body: vec![n].into() };
+        let event = |n: u8| Report::Event {
+            key: format!("default/event/e{n}").parse().unwrap(),
+            body: vec![n].into(),
+        };
         let all = vec![status(1), status(2), event(1), gone.clone(), event(2)];
         let (db, _) = Db::open(&path, Synchronous::Full).unwrap();
         db.call(move |c| keep(c, &all)).await.unwrap();

@@ -63,6 +63,8 @@ pub enum Output {
         answer: Answer,
         /// Version of the object in it, where there is one.
         version: Option<Version>,
+        /// Where the cloud counts on the object being kept: wants `acknowledge` with this id once it is on disk.
+        receipt: Option<MessageId>,
     },
     /// A question was not answered in time.
     TimedOut {
@@ -81,7 +83,18 @@ pub enum Output {
 #[derive(Debug)]
 struct Asked {
     deadline: Instant,
-    is_acknowledged: bool,
+    acknowledged: Acknowledged,
+}
+
+/// When an answer is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acknowledged {
+    /// The cloud notes what the node holds by this acknowledgement: not before it is on disk.
+    OnceKept,
+    /// At once; only Go clouds look at it, and for nothing but their log.
+    AtOnce,
+    /// Not at all.
+    Never,
 }
 
 /// The edge's end of one connection.
@@ -169,10 +182,7 @@ impl EdgeEnd {
     /// Asks the cloud. Ends in exactly one `Answered` or `TimedOut` with this id, unless the link ends first.
     pub fn ask(&mut self, now: Instant, question: Question) -> MessageId {
         let id = MessageId::fresh();
-        let asked = Asked {
-            deadline: now + self.config.ask_timeout,
-            is_acknowledged: is_answer_acknowledged(&question),
-        };
+        let asked = Asked { deadline: now + self.config.ask_timeout, acknowledged: acknowledged(&question) };
         self.asked.insert(id.clone(), asked);
         self.tell(now, Up::Ask { id: id.clone(), question });
         id
@@ -254,11 +264,20 @@ impl EdgeEnd {
         let route = answer_route(&about);
         match self.asked.remove(&to) {
             Some(asked) => {
-                self.outputs.push_back(Output::Answered { id: to, answer, version });
-                if asked.is_acknowledged {
-                    self.acknowledged.insert(id.clone());
-                    self.transmit_ack(now, id, about, route);
-                }
+                let holds_object = matches!(answer, Answer::Object(_));
+                let receipt = match asked.acknowledged {
+                    Acknowledged::OnceKept if holds_object => {
+                        self.unstored.insert(id.clone(), (about, route));
+                        Some(id)
+                    }
+                    Acknowledged::OnceKept | Acknowledged::AtOnce => {
+                        self.acknowledged.insert(id.clone());
+                        self.transmit_ack(now, id, about, route);
+                        None
+                    }
+                    Acknowledged::Never => None,
+                };
+                self.outputs.push_back(Output::Answered { id: to, answer, version, receipt });
             }
             None if self.acknowledged.contains(&id) => self.transmit_ack(now, id, about, route),
             None => self.outputs.push_back(Output::Ignored { why: IgnoredWhy::LateAnswer }),
@@ -286,12 +305,15 @@ fn answer_route(about: &About) -> AckRoute {
 }
 
 /// Go edges acknowledge every answer that passes their MetaManager, and so do we: a cloud may count on it.
-fn is_answer_acknowledged(question: &Question) -> bool {
+fn acknowledged(question: &Question) -> Acknowledged {
     match question {
-        Question::Get(_) | Question::Token { .. } | Question::ApiServerCa | Question::Create { .. } => true,
-        Question::Update { key, .. } => key.kind == Kind::Lease,
-        Question::PatchNodeStatus { .. } | Question::PatchPodStatus { .. } | Question::DeletePod { .. } => {
-            false
-        }
+        Question::Get(ObjectKey { kind: Kind::Lease, .. }) => Acknowledged::AtOnce,
+        Question::Get(_) => Acknowledged::OnceKept,
+        Question::Token { .. } | Question::ApiServerCa | Question::Create { .. } => Acknowledged::AtOnce,
+        Question::Update { key, .. } if key.kind == Kind::Lease => Acknowledged::AtOnce,
+        Question::Update { .. }
+        | Question::PatchNodeStatus { .. }
+        | Question::PatchPodStatus { .. }
+        | Question::DeletePod { .. } => Acknowledged::Never,
     }
 }
