@@ -1,53 +1,14 @@
-//! KubeEdge dialect: JSON envelope and resource strings to [`Down`] and [`Up`] and back, nowhere else.
+//! KubeEdge dialect: JSON envelope and resource strings to [`Down`](crate::Down) and [`Up`](crate::Up) and back,
+//! nowhere else.
+//!
+//! One frame is one JSON document. What follows it is ignored; ours ends with a line feed. Bodies of Kubernetes
+//! objects are carried as the text they came in. Nothing here decides what a message is good for.
 
-use crate::{Down, Up};
+mod down;
+mod envelope;
+mod resource;
+mod up;
 
-/// Largest frame that is read unless the caller says otherwise. Lists for local API clients come as base64 of the
-/// whole list.
-pub const FRAME_LIMIT: usize = 64 * 1024 * 1024;
-
-/// Why a frame is no message of this dialect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// Not a JSON document: the link is of no use any more.
-    #[error("the frame is not JSON: {0}")]
-    NotJson(String),
-    /// Larger than the limit: the link is of no use any more.
-    #[error("the frame has {size} bytes, more than the limit of {limit}")]
-    TooLarge {
-        /// Bytes in the frame.
-        size: usize,
-        /// Bytes allowed.
-        limit: usize,
-    },
-}
-
-impl DecodeError {
-    /// Whether the link must be closed. Every other error concerns this one message.
-    #[must_use]
-    pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::NotJson(_) | Self::TooLarge { .. })
-    }
-}
-
-/// One frame that an edge reads.
-#[must_use]
-pub fn encode_down(_message: &Down, _timestamp_ms: i64) -> Vec<u8> {
-    Vec::new()
-}
-
-/// One frame that a cloud reads.
-#[must_use]
-pub fn encode_up(_message: &Up, _timestamp_ms: i64) -> Vec<u8> {
-    Vec::new()
-}
-
-/// What a frame from the cloud says.
-pub fn decode_down(frame: &[u8], limit: usize) -> Result<Down, DecodeError> {
-    Err(DecodeError::TooLarge { size: frame.len(), limit })
-}
-
-/// What a frame from an edge says.
-pub fn decode_up(frame: &[u8], limit: usize) -> Result<Up, DecodeError> {
-    Err(DecodeError::TooLarge { size: frame.len(), limit })
-}
+pub use down::{decode_down, encode_down};
+pub use envelope::{DecodeError, FRAME_LIMIT};
+pub use up::{decode_up, encode_up};
