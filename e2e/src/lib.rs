@@ -5,9 +5,12 @@
 //! later removes what a killed run left behind.
 
 pub mod cluster;
+pub mod images;
 pub mod leftovers;
 pub mod need;
 pub mod pki;
 pub mod process;
 pub mod run_dir;
+pub mod runtime;
+pub mod tar;
 pub mod wait;
