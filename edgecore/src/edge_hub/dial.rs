@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ke_run::config::HostPort;
 use ke_wire::NodeName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -16,7 +17,7 @@ use tokio_tungstenite::tungstenite::http::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::identity::{Credentials, Identity};
-use crate::config::EdgeHub as Config;
+use crate::config::EdgeHubConfig;
 
 /// One connection to the cloud that carries messages.
 pub(super) type Conn = WebSocketStream<TlsStream<TcpStream>>;
@@ -51,21 +52,21 @@ pub enum DialError {
 
 /// Opens the link.
 pub(super) async fn websocket(
-    config: &Config,
+    config: &EdgeHubConfig,
     node: &NodeName,
     identity: &Identity,
 ) -> Result<Conn, DialError> {
-    let server = config.websocket.server.as_str();
-    let bad_address = || DialError::Address(server.to_owned());
-    let (host, port) = split_authority(server, 10000).ok_or_else(bad_address)?;
+    let HostPort { host, port } = &config.websocket.server;
+    let server = config.websocket.server.to_string();
+    let bad_address = || DialError::Address(server.clone());
     let server_name = ServerName::try_from(host.clone()).map_err(|_| bad_address())?;
     let credentials = identity.credentials().map_err(DialError::Files)?;
     let ca = credentials.ca.clone();
     let tls = tls(&ca, Some(credentials))?;
     let connect = async {
-        let stream = tls_stream(&host, port, server_name, tls).await?;
+        let stream = tls_stream(host, *port, server_name, tls).await?;
         let request = Request::get(format!("wss://{server}/{}/{node}/events", config.project_id))
-            .header("Host", server)
+            .header("Host", &server)
             .header("Upgrade", "websocket")
             .header("Connection", "Upgrade")
             .header("Sec-WebSocket-Version", "13")
@@ -85,12 +86,12 @@ pub(super) async fn websocket(
         // Boxed: the handshake's state must not live as long as the connection.
         let (conn, _) = Box::pin(tokio_tungstenite::client_async_with_config(request, stream, Some(limits)))
             .await
-            .map_err(|error| DialError::Refused(server.to_owned(), error.to_string()))?;
+            .map_err(|error| DialError::Refused(server.clone(), error.to_string()))?;
         Ok(conn)
     };
     match tokio::time::timeout(CONNECT_LIMIT, connect).await {
         Ok(done) => done,
-        Err(_) => Err(DialError::Timeout(server.to_owned())),
+        Err(_) => Err(DialError::Timeout(server.clone())),
     }
 }
 

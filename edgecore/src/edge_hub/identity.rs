@@ -11,13 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use ke_run::config::Secret;
 use ke_wire::NodeName;
 use rcgen::PublicKeyData;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::dial::{self, DialError};
-use crate::config::EdgeHub as Config;
+use crate::config::EdgeHubConfig;
 
 /// A certificate or CA is a few hundred bytes; more than this is somebody else answering.
 const MAX_BODY: usize = 1 << 20;
@@ -92,7 +93,7 @@ pub(super) struct Credentials {
 pub struct Identity {
     node: NodeName,
     http_server: String,
-    token: String,
+    token: Secret,
     token_file: PathBuf,
     ca_file: PathBuf,
     cert_file: PathBuf,
@@ -103,7 +104,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(config: &Config, node: NodeName) -> Self {
+    pub(super) fn new(config: &EdgeHubConfig, node: NodeName) -> Self {
         Self {
             node,
             http_server: config.http_server.clone(),
@@ -197,7 +198,7 @@ impl Identity {
     async fn enroll(&mut self, why: &str) -> Result<(), IdentityError> {
         let token = match std::fs::read_to_string(&self.token_file) {
             Ok(text) => text.trim().to_owned(),
-            Err(_) => self.token.trim().to_owned(),
+            Err(_) => self.token.reveal().trim().to_owned(),
         };
         if token.is_empty() {
             return Err(IdentityError::NoToken(why.to_owned()));

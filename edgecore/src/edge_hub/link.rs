@@ -20,7 +20,7 @@ use super::dial::Conn;
 use super::identity::Identity;
 use super::sending::{Sending, Settlement, sending, settlement};
 use super::{Answered, AskError, CloudInbox, Receipt, Request};
-use crate::config::EdgeHub as Config;
+use crate::config::EdgeHubConfig;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
 use crate::report_queue::{Outbox, Outgoing, Ticket, Verdict};
 
@@ -68,12 +68,12 @@ enum Event {
 impl<'a> Link<'a> {
     pub(super) fn new(
         conn: Conn,
-        config: &Config,
+        config: &EdgeHubConfig,
         meta: &'a Meta,
         inbox: &'a mut CloudInbox,
         outbox: &'a mut Outbox,
     ) -> Self {
-        let heartbeat = Duration::from_secs(config.heartbeat.get().cast_unsigned());
+        let heartbeat = config.heartbeat.secs();
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let config = EdgeConfig {
             heartbeat,

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use identity::{Identity, IdentityError};
 
-use crate::config::EdgeHub as Config;
+use crate::config::EdgeHubConfig;
 use crate::meta_manager::Meta;
 use crate::report_queue::{Outbox, Verdict};
 use dial::DialError;
@@ -113,7 +113,7 @@ impl Cloud {
 
 /// The module.
 pub struct EdgeHub {
-    config: Config,
+    config: EdgeHubConfig,
     node: NodeName,
     identity: Identity,
     inbox: CloudInbox,
@@ -124,19 +124,14 @@ pub struct EdgeHub {
 
 impl EdgeHub {
     /// Nothing is dialled before `run`.
-    pub fn new(config: Config, node: NodeName, inbox: CloudInbox, meta: Meta, outbox: Outbox) -> Self {
+    pub fn new(config: EdgeHubConfig, node: NodeName, inbox: CloudInbox, meta: Meta, outbox: Outbox) -> Self {
         let identity = Identity::new(&config, node.clone());
         Self { config, node, identity, inbox, meta, outbox, n_connections: 0 }
     }
 
     /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), IdentityError> {
-        let backoff = Backoff {
-            first: Duration::from_secs(1),
-            factor: 2.0,
-            max: Duration::from_secs(self.config.reconnect_max_secs.get().cast_unsigned()),
-            jitter: 1.0,
-        };
+        let backoff = Backoff::full_jitter(Duration::from_secs(1), self.config.reconnect_max_secs.secs());
         let mut attempt = 0_u32;
         loop {
             let started = Instant::now();

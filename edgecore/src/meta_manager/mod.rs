@@ -67,6 +67,7 @@ pub struct MetaManager {
     db: Db,
     node: NodeName,
     news: mpsc::Sender<News>,
+    nodes: mpsc::Sender<Arc<Node>>,
 }
 
 /// Cloneable handle: changes in, objects out.
@@ -78,12 +79,18 @@ pub struct Meta {
 }
 
 impl MetaManager {
-    /// `news` is told of every change after it is stored. Full: MetaManager waits, so acknowledgements do, so the
-    /// cloud's window does.
-    pub fn new(db: Db, node: NodeName, cloud: Cloud, news: mpsc::Sender<News>) -> (Meta, Self) {
+    /// `news` tells Edged of every change after it is stored, `nodes` tells the node agent of this machine's Node. Full:
+    /// MetaManager waits, so acknowledgements do, so the cloud's window does.
+    pub fn new(
+        db: Db,
+        node: NodeName,
+        cloud: Cloud,
+        news: mpsc::Sender<News>,
+        nodes: mpsc::Sender<Arc<Node>>,
+    ) -> (Meta, Self) {
         // Full: EdgeHub stops reading its socket.
         let (sender, changes) = mpsc::channel(BATCH);
-        (Meta { changes: sender, db: db.clone(), cloud }, Self { changes, db, node, news })
+        (Meta { changes: sender, db: db.clone(), cloud }, Self { changes, db, node, news, nodes })
     }
 
     /// Runs until shutdown. Errors: none; a store that refuses is told to the sender of each change.
@@ -143,6 +150,9 @@ impl MetaManager {
                 for ((pushed, _), applied) in shared.iter().zip(applied) {
                     if let Some(news) = self.news_of(pushed, applied) {
                         // Closed at shutdown only; the next start reads the store.
+                        if let News::NodePut(node) = &news {
+                            let _ = self.nodes.send(Arc::clone(node)).await;
+                        }
                         let _ = self.news.send(news).await;
                     }
                 }
