@@ -13,6 +13,7 @@ pub mod pki;
 pub mod process;
 pub mod run_dir;
 pub mod runtime;
+pub mod site;
 pub mod tar;
 pub mod wait;
 pub mod wire;
