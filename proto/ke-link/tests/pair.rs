@@ -1,6 +1,14 @@
 //! Both ends on a virtual wire and a virtual clock. The wire loses, repeats, delays and reorders frames, more than any
 //! WebSocket would; everything random comes from a seed that a failing run prints.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a whole file of tests"
+)]
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -325,7 +333,7 @@ fn a_question_without_answer_times_out_once_and_a_late_answer_is_ignored() {
     pair.run_for(Duration::from_secs(40));
     assert_eq!(pair.timed_out, []);
     pair.run_for(Duration::from_secs(60));
-    assert_eq!(pair.timed_out, [id.clone()]);
+    assert_eq!(pair.timed_out, std::slice::from_ref(&id));
     let answer = Answer::Object(Bytes::from_static(br#"{"metadata":{}}"#));
     let late =
         Down::Answer { id: MessageId::fresh(), to: id, about: About::Object(key), version: None, answer };

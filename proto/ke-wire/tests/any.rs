@@ -1,5 +1,13 @@
 //! Generated messages come back as they were, and no bytes at all make a decoder panic.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a whole file of tests"
+)]
+
 use bytes::Bytes;
 use ke_wire::kubeedge::{FRAME_LIMIT, decode_down, decode_up, encode_down, encode_up};
 use ke_wire::{
