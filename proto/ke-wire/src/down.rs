@@ -70,7 +70,7 @@ pub enum Down {
         /// Id of the request.
         to: MessageId,
         /// The request with its answer.
-        application: Application,
+        application: Box<Application>,
     },
     /// What came of a set of watches.
     WatchesSet {

@@ -93,7 +93,7 @@ pub enum Up {
         /// Id of this message.
         id: MessageId,
         /// The request.
-        application: Application,
+        application: Box<Application>,
     },
     /// Every watch that local API clients have now. Answered by [`crate::Down::WatchesSet`].
     SetWatches {

@@ -3,6 +3,14 @@
 //! A line of `by-hand.jsonl` says what it must become (`expect`: a variant's name somewhere in the message, or `!`
 //! and the name of an error) and, with `"again": false`, that it is printed in another form than it came.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a whole file of tests"
+)]
+
 use ke_wire::kubeedge::{DecodeError, FRAME_LIMIT, decode_down, decode_up, encode_down, encode_up};
 use serde_json::Value;
 
