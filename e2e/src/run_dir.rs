@@ -151,10 +151,10 @@ pub fn sweep_detached() -> Result<usize> {
         }
     }
     if run_dirs(&base)?.is_empty() {
-        // Made by containerd's shims at a place nobody can choose; another containerd's are not empty.
-        for folder in ["/run/containerd/s", "/run/containerd/fifo", "/run/containerd"] {
-            fs::remove_dir(folder).ok();
-        }
+        leftovers::remove_shared()?;
+        fs::remove_dir(base.join("claims")).ok();
+        fs::remove_file(base.join("lock")).ok();
+        fs::remove_dir(&base).ok();
     }
     Ok(n)
 }
@@ -197,9 +197,16 @@ pub fn base() -> Result<PathBuf> {
 }
 
 fn lock(base: &Path) -> Result<File> {
-    let file = File::create(base.join("lock")).context("open the lock of the run directories")?;
-    file.lock().context("lock the run directories")?;
-    Ok(file)
+    let path = base.join("lock");
+    loop {
+        fs::create_dir_all(base.join("claims")).context("create the run directories' folder")?;
+        let file = File::create(&path).context("open the lock of the run directories")?;
+        file.lock().context("lock the run directories")?;
+        // Whoever removed the last trace removed this file too, perhaps while we waited for it.
+        if fs::metadata(&path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino())) {
+            return Ok(file);
+        }
+    }
 }
 
 #[derive(PartialEq, Eq)]
