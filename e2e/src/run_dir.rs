@@ -77,11 +77,9 @@ impl RunDir {
         for n in 0..span {
             let Ok(offset) = u16::try_from((first + n) % span) else { continue };
             let port = PORTS.start + offset;
-            if self.claim(&format!("port-{port}"))? {
-                if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-                    return Ok(port);
-                }
-                // Somebody else's; the claim stays ours until the sweep and does no harm.
+            // A claimed port that is somebody else's stays claimed until the sweep, which does no harm.
+            if self.claim(&format!("port-{port}"))? && TcpListener::bind(("0.0.0.0", port)).is_ok() {
+                return Ok(port);
             }
         }
         bail!("no free port from {} to {}", PORTS.start, PORTS.end - 1)
