@@ -117,9 +117,8 @@ fn remove_network(name: &str) -> Result<()> {
         remove_port_mappings(iptables, name)?;
     }
     for entry in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
-        // Of the loopback network only the container is named, so the content decides.
-        let of_name = entry.file_name().to_string_lossy().starts_with(&format!("{name}-"));
-        if of_name {
+        // Of the loopback network only the container is named: `remove_shim_sockets` knows the containers.
+        if entry.file_name().to_string_lossy().starts_with(&format!("{name}-")) {
             fs::remove_file(entry.path()).ok();
         }
     }
@@ -185,6 +184,32 @@ fn remove_shim_sockets(state: &Path) -> Result<()> {
                 fs::remove_file(Path::new(CNI_RESULTS).join(format!("cni-loopback-{id}-lo"))).ok();
             }
         }
+    }
+    Ok(())
+}
+
+/// What containerd's shims and CNI plugins make at places nobody can choose, as far as it is empty and so nobody's.
+/// A runtime of the machine's own makes them again when it needs them.
+pub fn remove_shared() -> Result<()> {
+    for folder in
+        ["/run/containerd/s", "/run/containerd/fifo", "/run/containerd", CNI_RESULTS, "/var/lib/cni"]
+    {
+        fs::remove_dir(folder).ok();
+    }
+    const CHAIN: &str = "CNI-HOSTPORT-DNAT";
+    for iptables in ["iptables", "ip6tables"] {
+        let Ok(rules) = run(iptables, &["-w", "-t", "nat", "-S"]) else { continue };
+        let in_use = rules.lines().any(|rule| rule.starts_with(&format!("-A {CHAIN} ")));
+        if in_use || !rules.contains(&format!("-N {CHAIN}")) {
+            continue;
+        }
+        for rule in rules.lines().filter(|rule| rule.ends_with(&format!("-j {CHAIN}"))) {
+            let words = split_quoted(rule.trim_start_matches("-A "));
+            let mut arguments = vec!["-w", "-t", "nat", "-D"];
+            arguments.extend(words.iter().map(String::as_str));
+            run(iptables, &arguments)?;
+        }
+        run(iptables, &["-w", "-t", "nat", "-X", CHAIN])?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! Everything blocks: a story reads top to bottom. What a run makes stands in its `RunDir`, and whoever comes
 //! later removes what a killed run left behind.
 
+pub mod bench;
 pub mod cluster;
 pub mod images;
 pub mod leftovers;

@@ -102,7 +102,8 @@ pub fn packages(names: &[&str]) -> Result<()> {
     let mut install = vec!["install", "-y", "-q", "--no-install-recommends"];
     install.extend(&missing);
     // A machine fresh from its image has no package lists, or old ones.
-    if !apt(&install)? && !(apt(&["update", "-q"])? && apt(&install)?) {
+    let installed = apt(&install)? || (apt(&["update", "-q"])? && apt(&install)?);
+    if !installed {
         bail!("packages could not be installed; type: apt-get update && {line}");
     }
     Ok(())

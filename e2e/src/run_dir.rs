@@ -77,11 +77,9 @@ impl RunDir {
         for n in 0..span {
             let Ok(offset) = u16::try_from((first + n) % span) else { continue };
             let port = PORTS.start + offset;
-            if self.claim(&format!("port-{port}"))? {
-                if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-                    return Ok(port);
-                }
-                // Somebody else's; the claim stays ours until the sweep and does no harm.
+            // A claimed port that is somebody else's stays claimed until the sweep, which does no harm.
+            if self.claim(&format!("port-{port}"))? && TcpListener::bind(("0.0.0.0", port)).is_ok() {
+                return Ok(port);
             }
         }
         bail!("no free port from {} to {}", PORTS.start, PORTS.end - 1)
@@ -150,7 +148,26 @@ pub fn sweep_detached() -> Result<usize> {
             n += 1;
         }
     }
+    if run_dirs(&base)?.is_empty() {
+        leftovers::remove_shared()?;
+        fs::remove_dir(base.join("claims")).ok();
+        fs::remove_file(base.join("lock")).ok();
+        fs::remove_dir(&base).ok();
+    }
     Ok(n)
+}
+
+/// How many directories `detach` left.
+pub fn n_detached() -> Result<usize> {
+    Ok(run_dirs(&base()?)?.iter().filter(|path| owner_of(path) == Owner::Detached).count())
+}
+
+/// How many directories a process owns.
+pub fn n_of(pid: u32) -> Result<usize> {
+    let marked = |path: &&PathBuf| {
+        fs::read_to_string(path.join("owner")).is_ok_and(|text| text.starts_with(&format!("{pid} ")))
+    };
+    Ok(run_dirs(&base()?)?.iter().filter(marked).count())
 }
 
 /// Removes what killed runs left behind. `RunDir::new` does it too.
@@ -178,9 +195,16 @@ pub fn base() -> Result<PathBuf> {
 }
 
 fn lock(base: &Path) -> Result<File> {
-    let file = File::create(base.join("lock")).context("open the lock of the run directories")?;
-    file.lock().context("lock the run directories")?;
-    Ok(file)
+    let path = base.join("lock");
+    loop {
+        fs::create_dir_all(base.join("claims")).context("create the run directories' folder")?;
+        let file = File::create(&path).context("open the lock of the run directories")?;
+        file.lock().context("lock the run directories")?;
+        // Whoever removed the last trace removed this file too, perhaps while we waited for it.
+        if fs::metadata(&path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino())) {
+            return Ok(file);
+        }
+    }
 }
 
 #[derive(PartialEq, Eq)]

@@ -11,7 +11,8 @@ use e2e::runtime::Runtime;
 fn run_sleeper(runtime: &Runtime, name: &str) -> Result<()> {
     let cgroup = format!("{}/{name}", runtime.cgroup_root());
     let runc = runtime.run_dir().join("runc");
-    let arguments = ["run", "--detach", "--null-io", "--runc-root", &runc.to_string_lossy(), "--cgroup", &cgroup];
+    let arguments =
+        ["run", "--detach", "--null-io", "--runc-root", &runc.to_string_lossy(), "--cgroup", &cgroup];
     runtime.ctr_ok(&[&arguments[..], &[BUSYBOX, name, "sleep", "1000"]].concat())?;
     Ok(())
 }

@@ -1,0 +1,56 @@
+# Everything people type. CARGO_TARGET_DIR and ISTHMUS_CACHE are respected; builds that outlive a clone go to the latter.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test unit e2e bench lint dist devcluster
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Stories share one machine's cores and clocks: one at a time. Their names are the files in e2e/tests.
+STORY_FLAGS := -p e2e --features stories --no-fail-fast
+STORIES := $(if $(STORY),--test $(STORY),--tests)
+
+help:
+	@echo 'make demo             from nothing to a running edge node; leaves it running (DEMO_ONCE=1: check and tear down)'
+	@echo 'make demo-down        remove every trace of the demo'
+	@echo 'make test             everything: unit, then e2e'
+	@echo 'make unit             the fast part: no root, cluster, runtime or network'
+	@echo 'make e2e STORY=name   one story on a real cluster and runtime, as root (without STORY: all; LONG=1: their full form)'
+	@echo 'make bench BENCH=grp  one group of figures into target/bench (without BENCH: all)'
+	@echo 'make lint             format, clippy, each crate alone, dependencies, go vet'
+	@echo 'make dist             the binaries as they ship'
+
+# The stories and the demo start these as processes.
+.PHONY: binaries
+binaries:
+	cargo build -p cloudcore -p edgecore
+
+demo: binaries
+	cargo run --quiet -p e2e --bin demo
+
+demo-down:
+	cargo run --quiet -p e2e --bin demo -- down
+
+test: unit e2e
+
+unit:
+	cargo test --workspace
+
+e2e: binaries
+	cargo test $(STORY_FLAGS) $(STORIES) -- --test-threads=1 --nocapture
+
+bench: dist
+	cargo run --quiet -p e2e --bin bench -- $(BENCH)
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --features e2e/stories -- -D warnings
+	set -e; for crate in $$(cargo tree --workspace --depth 0 --prefix none | awk 'NF {print $$1}' | sort -u); do \
+		echo "alone: $$crate"; cargo check --quiet -p $$crate; done
+	cargo test --quiet -p e2e --test architecture --test dependencies
+	cd e2e/devcluster && go vet ./...
+
+dist:
+	cargo build --profile dist -p cloudcore -p edgecore
+	@ls -l $(TARGET)/dist/cloudcore $(TARGET)/dist/edgecore
+
+devcluster:
+	cargo run --quiet -p e2e --bin demo -- build
