@@ -16,5 +16,6 @@ pub mod run_dir;
 pub mod runtime;
 pub mod site;
 pub mod tar;
+pub mod token;
 pub mod wait;
 pub mod wire;

@@ -275,7 +275,7 @@ impl<'a> Link<'a> {
         }));
     }
 
-    async fn verdict(&self, verdict: Verdict) {
+    async fn verdict(&mut self, verdict: Verdict) {
         // Closed at shutdown only: the queue then has everything on disk.
         let _ = self.outbox.verdicts.send(verdict).await;
     }

@@ -201,7 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (db, _) = Db::open(&folder.path().join("e.db"), Synchronous::Full).unwrap();
         db.call(|c| {
-            let mut check = |got: Result<Applied, _>, expected| assert_eq!(got.unwrap(), expected);
+            let check = |got: Result<Applied, _>, expected| assert_eq!(got.unwrap(), expected);
             check(put(c, &put_of("a", 5), "u1"), Applied::Stored);
             check(put(c, &put_of("a", 5), "u1"), Applied::Stale);
             check(put(c, &put_of("a", 4), "u1"), Applied::Stale);
