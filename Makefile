@@ -46,7 +46,7 @@ lint:
 	set -e; for crate in $$(cargo tree --workspace --depth 0 --prefix none | awk 'NF {print $$1}' | sort -u); do \
 		echo "alone: $$crate"; cargo check --quiet -p $$crate; done
 	cargo test --quiet -p e2e --test architecture --test dependencies
-	cd e2e/devcluster && go vet ./...
+	cd e2e/devcluster && CGO_ENABLED=0 go vet -trimpath ./...
 
 dist:
 	cargo build --profile dist -p cloudcore -p edgecore

@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -57,9 +57,12 @@ impl RunDir {
         Ok(path)
     }
 
+    /// Readable to its owner only: kubeconfigs and configuration files with join tokens are written by this.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.join(name);
-        fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| file.write_all(content.as_ref()));
+        written.with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
 
