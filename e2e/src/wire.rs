@@ -39,8 +39,20 @@ struct State {
     /// Bytes of that direction vanish; sockets stay open, and new ones are accepted into the void.
     swallows_up: bool,
     swallows_down: bool,
+    /// Only of connections with a smaller number, where set.
+    swallows_below: Option<u64>,
     /// Held back on its way, each direction.
     delay: Duration,
+}
+
+impl State {
+    fn swallows(&self, number: u64, direction: Direction) -> bool {
+        let frozen = match direction {
+            Direction::EdgeToCloud => self.swallows_up,
+            Direction::CloudToEdge => self.swallows_down,
+        };
+        frozen && self.swallows_below.is_none_or(|below| number < below)
+    }
 }
 
 /// What went through since the start.
@@ -125,6 +137,13 @@ impl Wire {
         let mut state = locked(&self.shared.state);
         state.swallows_up = directions.contains(&Direction::EdgeToCloud);
         state.swallows_down = directions.contains(&Direction::CloudToEdge);
+        state.swallows_below = None;
+    }
+
+    /// The same for the connections that are open now; the next dial gets a whole one.
+    pub fn freeze_open(&self, directions: &[Direction]) {
+        self.freeze(directions);
+        locked(&self.shared.state).swallows_below = Some(self.shared.counts.connections.load(Ordering::Relaxed));
     }
 
     /// Every byte arrives this much later, in each direction.
@@ -169,7 +188,7 @@ impl Shared {
             reset(&edge);
             return;
         };
-        self.counts.connections.fetch_add(1, Ordering::Relaxed);
+        let number = self.counts.connections.fetch_add(1, Ordering::Relaxed);
         for end in [&edge, &cloud] {
             end.set_nodelay(true).ok();
             end.set_read_timeout(Some(LOOK)).ok();
@@ -191,12 +210,12 @@ impl Shared {
             [(edge_in, cloud, Direction::EdgeToCloud), (cloud_in, edge, Direction::CloudToEdge)]
         {
             let shared = Arc::clone(self);
-            thread::spawn(move || shared.pump(from, to, direction));
+            thread::spawn(move || shared.pump(number, from, to, direction));
         }
     }
 
     /// Moves one direction of one connection until either end is gone.
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, direction: Direction) {
+    fn pump(&self, number: u64, mut from: TcpStream, mut to: TcpStream, direction: Direction) {
         let mut buffer = vec![0; CHUNK];
         loop {
             let n = match from.read(&mut buffer) {
@@ -209,11 +228,11 @@ impl Shared {
                 }
             };
             let state = *locked(&self.state);
-            let (swallows, count) = match direction {
-                Direction::EdgeToCloud => (state.swallows_up, &self.counts.bytes_up),
-                Direction::CloudToEdge => (state.swallows_down, &self.counts.bytes_down),
+            let count = match direction {
+                Direction::EdgeToCloud => &self.counts.bytes_up,
+                Direction::CloudToEdge => &self.counts.bytes_down,
             };
-            if swallows {
+            if state.swallows(number, direction) {
                 self.counts.bytes_swallowed.fetch_add(n as u64, Ordering::Relaxed);
                 continue;
             }
@@ -228,11 +247,7 @@ impl Shared {
         // In a frozen direction the end of a connection vanishes like its bytes.
         let start = Instant::now();
         loop {
-            let state = *locked(&self.state);
-            let swallows = match direction {
-                Direction::EdgeToCloud => state.swallows_up,
-                Direction::CloudToEdge => state.swallows_down,
-            };
+            let swallows = locked(&self.state).swallows(number, direction);
             if !swallows || to.peer_addr().is_err() || start.elapsed() > Duration::from_secs(600) {
                 break;
             }

@@ -43,6 +43,8 @@ pub enum QueueOrder {
     Put(NodeName, Desired),
     /// `node` must no longer hold this.
     Delete(NodeName, Gone),
+    /// All that `node` must hold was handed over since `FromNode::Connected`: what it holds beyond that must go.
+    Synced(NodeName),
     /// `node` registered anew, perhaps with an empty store: forget what it confirmed; all it must hold follows.
     Forget(NodeName),
     /// The Node object is gone: end its session, drop its queue and ledger.
@@ -65,5 +67,26 @@ impl NodeQueues {
     /// Hands over one order. After shutdown it is dropped: the next start derives all of them anew.
     pub async fn tell(&self, order: QueueOrder) {
         let _ = self.0.send(order).await;
+    }
+}
+
+/// A deletion of an object of which only key and uid are known.
+pub(super) fn bare_gone(uid: &Uid, key: &ObjectKey) -> Gone {
+    let mut metadata = serde_json::json!({"name": key.name.as_str(), "uid": uid.as_str()});
+    if let (Some(namespace), Some(fields)) = (key.scope.namespace(), metadata.as_object_mut()) {
+        fields.insert("namespace".into(), namespace.as_str().into());
+    }
+    let mut body = serde_json::json!({"metadata": metadata});
+    // A Go edge's local API goes on serving an object whose deletion does not say its type.
+    if let (Some(api), Some(fields)) = (ke_api::object::api_type(&key.kind), body.as_object_mut()) {
+        fields.insert("apiVersion".into(), api.api_version.into());
+        fields.insert("kind".into(), api.kind.into());
+    }
+    Gone {
+        key: key.clone(),
+        uid: uid.clone(),
+        version: None,
+        origin: Origin::EdgeController,
+        body: body.to_string().into(),
     }
 }

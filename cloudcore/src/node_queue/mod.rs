@@ -1,5 +1,317 @@
-//! NodeQueues: what each node must still be told.
+//! NodeQueues: what each node must still be told, and what it has confirmed.
+//!
+//! EdgeController orders, a node's link takes and confirms. Nothing is kept for a node without a link: on connect
+//! EdgeController hands over all that the node must hold, and the ledger says what of it the node has already. It never
+//! decides who needs what, and never waits for a node.
 
 mod handle;
+mod ledger;
+mod queue;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ke_run::shutdown::Shutdown;
+use ke_wire::{Delete, Down, MessageId, NodeName, ObjectKey, Put, Uid};
+use tokio::sync::{Notify, mpsc};
 
 pub use handle::{Desired, Gone, NodeQueues, QueueOrder};
+pub use ledger::{Held, Ledger, LedgerError, MemoryLedger, ObjectSyncLedger};
+pub use queue::{Item, Queue};
+
+/// The module: carries out orders.
+pub struct NodeQueueKeeper {
+    orders: mpsc::Receiver<QueueOrder>,
+    nodes: Nodes,
+}
+
+/// The queues of all nodes with a link. Cloneable; read by CloudHub.
+#[derive(Clone)]
+pub struct Nodes {
+    links: Arc<Mutex<HashMap<NodeName, Arc<NodeQueue>>>>,
+    ledger: Arc<dyn Ledger>,
+}
+
+/// One node's queue while it is connected. Shared by its link and the keeper.
+pub struct NodeQueue {
+    node: NodeName,
+    state: Mutex<State>,
+    changed: Notify,
+    ledger: Arc<dyn Ledger>,
+}
+
+struct State {
+    queue: Queue,
+    held: HashMap<Uid, Held>,
+    /// What was ordered since the link came up; `None` once all of it was.
+    ordered: Option<HashSet<Uid>>,
+    ended: Option<Ended>,
+}
+
+/// Why a link must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The node connected anew.
+    Replaced,
+    /// The Node object was deleted.
+    NodeGone,
+}
+
+impl NodeQueueKeeper {
+    /// The keeper and its two handles: orders in, queues of connected nodes out.
+    pub fn new(ledger: Arc<dyn Ledger>) -> (NodeQueues, Nodes, Self) {
+        let (handle, orders) = NodeQueues::channel();
+        let nodes = Nodes { links: Arc::default(), ledger };
+        (handle, nodes.clone(), Self { orders, nodes })
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), LedgerError> {
+        loop {
+            let order = tokio::select! {
+                order = self.orders.recv() => order,
+                () = shutdown.wait() => return Ok(()),
+            };
+            match order {
+                None => return Ok(()),
+                Some(QueueOrder::Put(node, desired)) => self.with(&node, |queue| queue.put(desired)),
+                Some(QueueOrder::Delete(node, gone)) => self.with(&node, |queue| queue.delete(gone)),
+                Some(QueueOrder::Synced(node)) => self.with(&node, NodeQueue::synced),
+                Some(QueueOrder::Forget(node)) => {
+                    self.nodes.ledger.forget(&node).await;
+                    self.with(&node, NodeQueue::forget);
+                }
+                Some(QueueOrder::NodeGone(node)) => {
+                    self.nodes.ledger.forget(&node).await;
+                    self.with(&node, |queue| queue.end(Ended::NodeGone));
+                }
+            }
+        }
+    }
+
+    /// Orders for a node without a link have no place: its next link is told all anew.
+    fn with(&self, node: &NodeName, act: impl FnOnce(&NodeQueue)) {
+        let queue = locked(&self.nodes.links).get(node).cloned();
+        if let Some(queue) = queue {
+            act(&queue);
+        }
+    }
+}
+
+impl Nodes {
+    /// A link of this node is up; an older one is told to end. EdgeController must be told after this, not before.
+    pub async fn attach(&self, node: &NodeName) -> Result<Arc<NodeQueue>, LedgerError> {
+        let held = self.ledger.load(node).await?;
+        let queue = Arc::new(NodeQueue {
+            node: node.clone(),
+            state: Mutex::new(State { queue: Queue::default(), held, ordered: Some(HashSet::new()), ended: None }),
+            changed: Notify::new(),
+            ledger: Arc::clone(&self.ledger),
+        });
+        let before = locked(&self.links).insert(node.clone(), Arc::clone(&queue));
+        if let Some(before) = before {
+            before.end(Ended::Replaced);
+        }
+        Ok(queue)
+    }
+
+    /// The link is down. Says whether it was the node's current one.
+    pub fn detach(&self, queue: &Arc<NodeQueue>) -> bool {
+        let mut links = locked(&self.links);
+        let is_current = links.get(&queue.node).is_some_and(|current| Arc::ptr_eq(current, queue));
+        if is_current {
+            links.remove(&queue.node);
+        }
+        is_current
+    }
+
+    /// Number of nodes with a link.
+    #[must_use]
+    pub fn n_connected(&self) -> usize {
+        locked(&self.links).len()
+    }
+
+    /// Number of objects that wait or are under way, over all nodes.
+    #[must_use]
+    pub fn n_waiting(&self) -> usize {
+        locked(&self.links).values().map(|queue| locked(&queue.state).queue.len()).sum()
+    }
+}
+
+impl NodeQueue {
+    /// The next message for the node, if any; it is under way from now on.
+    pub fn take(&self) -> Option<Down> {
+        let id = MessageId::fresh();
+        let item = locked(&self.state).queue.next(&id)?;
+        Some(match item {
+            Item::Put(Desired { key, version, change, origin, body, .. }) => {
+                Down::Put(Put { id, key, version, change, origin, body })
+            }
+            Item::Delete(Gone { key, uid, version, origin, body }) => {
+                Down::Delete(Delete { id, key, uid: Some(uid), version, origin, body })
+            }
+        })
+    }
+
+    /// Why the link must end, if it must.
+    pub fn ended(&self) -> Option<Ended> {
+        locked(&self.state).ended
+    }
+
+    /// Completes when there may be something to take, or the link must end. Cancellation-safe.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The node has it on disk.
+    pub async fn delivered(&self, key: &ObjectKey, id: &MessageId) {
+        let item = {
+            let mut state = locked(&self.state);
+            let item = state.queue.delivered(key, id);
+            match &item {
+                Some(Item::Put(put)) => {
+                    let held = Held { key: put.key.clone(), version: put.version };
+                    state.held.insert(put.uid.clone(), held);
+                }
+                Some(Item::Delete(gone)) => drop(state.held.remove(&gone.uid)),
+                None => {}
+            }
+            item
+        };
+        match item {
+            Some(Item::Put(put)) => {
+                self.ledger.confirmed(&self.node, &put.uid, Held { key: put.key, version: put.version }).await;
+            }
+            Some(Item::Delete(gone)) => self.ledger.removed(&self.node, &gone.uid, &gone.key).await,
+            None => {}
+        }
+        self.notify();
+    }
+
+    /// The node did not confirm it.
+    pub fn lost(&self, key: &ObjectKey, id: &MessageId) {
+        locked(&self.state).queue.lost(key, id);
+        self.notify();
+    }
+
+    fn put(&self, desired: Desired) {
+        let mut state = locked(&self.state);
+        if let Some(ordered) = &mut state.ordered {
+            ordered.insert(desired.uid.clone());
+        }
+        let has_it = state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
+        if !has_it {
+            state.queue.put(desired);
+            drop(state);
+            self.notify();
+        }
+    }
+
+    fn delete(&self, gone: Gone) {
+        let mut state = locked(&self.state);
+        if let Some(ordered) = &mut state.ordered {
+            ordered.remove(&gone.uid);
+        }
+        state.queue.delete(gone);
+        drop(state);
+        self.notify();
+    }
+
+    /// What the node confirmed once and EdgeController did not order now was deleted while the node was away.
+    fn synced(&self) {
+        let mut state = locked(&self.state);
+        let Some(ordered) = state.ordered.take() else { return };
+        let strangers: Vec<Gone> = state
+            .held
+            .iter()
+            .filter(|(uid, _)| !ordered.contains(*uid))
+            .map(|(uid, held)| handle::bare_gone(uid, &held.key))
+            .collect();
+        for gone in strangers {
+            state.queue.delete(gone);
+        }
+        drop(state);
+        self.notify();
+    }
+
+    fn forget(&self) {
+        locked(&self.state).held.clear();
+    }
+
+    fn end(&self, why: Ended) {
+        locked(&self.state).ended.get_or_insert(why);
+        self.notify();
+    }
+
+    fn notify(&self) {
+        // Kept for a link that is busy right now: `Notify` remembers one.
+        self.changed.notify_one();
+    }
+}
+
+/// A panic elsewhere does not make the queues less true.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use ke_wire::{Change, Origin, Version};
+
+    use super::*;
+
+    fn desired(uid: &str, version: u64) -> Desired {
+        Desired {
+            key: format!("default/configmap/{uid}").parse().unwrap(),
+            uid: uid.parse().unwrap(),
+            version: Version::new(version),
+            change: Change::Updated,
+            origin: Origin::EdgeController,
+            body: Default::default(),
+        }
+    }
+
+    fn names(queue: &NodeQueue) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Some(message) = queue.take() {
+            names.push(match message {
+                Down::Put(put) => format!("put {} {}", put.key.name, put.version),
+                Down::Delete(delete) => format!("delete {}", delete.key.name),
+                other => format!("{other:?}"),
+            });
+        }
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_returning_node_is_told_the_difference() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        for (uid, version) in [("same", 5), ("older", 5), ("vanished", 5)] {
+            let held = Held { key: desired(uid, 0).key, version: Version::new(version) };
+            ledger.confirmed(&node, &uid.parse().unwrap(), held).await;
+        }
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
+        let queue = nodes.attach(&node).await.unwrap();
+        queue.put(desired("same", 5));
+        queue.put(desired("older", 6));
+        queue.put(desired("new", 7));
+        assert_eq!(names(&queue), ["put new 7", "put older 6"]);
+        queue.synced();
+        assert_eq!(names(&queue), ["delete vanished"]);
+    }
+
+    #[tokio::test]
+    async fn a_new_link_ends_the_old_one() {
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+        let node: NodeName = "edge-1".parse().unwrap();
+        let old = nodes.attach(&node).await.unwrap();
+        let new = nodes.attach(&node).await.unwrap();
+        assert_eq!(old.ended(), Some(Ended::Replaced));
+        assert_eq!(new.ended(), None);
+        assert!(!nodes.detach(&old), "the old link's end does not take the new one away");
+        assert_eq!(nodes.n_connected(), 1);
+        assert!(nodes.detach(&new));
+    }
+}
