@@ -2,5 +2,6 @@
 //!
 //! The modules stand in the order in which a message from the cloud meets them.
 
+pub mod config;
 pub mod meta_manager;
 pub mod report_queue;
