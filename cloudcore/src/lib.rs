@@ -5,5 +5,11 @@
 pub mod config;
 
 pub mod edge_controller;
+
 pub mod node_queue;
+
 pub mod cloud_hub;
+
+pub mod sync_controller;
+
+pub mod admin;

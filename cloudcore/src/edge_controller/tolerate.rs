@@ -1,0 +1,84 @@
+//! Carries out what `tolerations.rs` says: patches Pods, a few at a time, each in its newest form.
+//!
+//! Fed by `mod.rs`. A Pod that could not be patched is tried again a few times; after that its next event, or the next
+//! start, brings it back.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hyper::Method;
+use ke_run::backoff::Backoff;
+use ke_run::shutdown::Shutdown;
+use ke_wire::{ObjectKey, Reason};
+use tokio::sync::mpsc;
+
+use super::api::{ApiServer, Call, Content, object_path};
+use super::observed::Observed;
+use super::tolerations::{self, Fix, Stay};
+
+/// A Pod to patch.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Which.
+    pub pod: ObjectKey,
+    /// How.
+    pub fix: Fix,
+    /// The annotation of its node, should the patch have to be made anew.
+    pub autonomy: Option<String>,
+}
+
+/// Few: the first start in a large fleet has thousands to patch, and the API server has other work.
+const AT_ONCE: usize = 4;
+const TRIES: u32 = 5;
+
+/// Runs until asked to stop. What waits is held by Pod, newest only, so that `orders` never stays full.
+pub async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
+    let mut waiting: HashMap<ObjectKey, Order> = HashMap::new();
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < AT_ONCE {
+            let Some(key) = waiting.keys().next().cloned() else { break };
+            if let Some(order) = waiting.remove(&key) {
+                running.push(carry_out(&api, default, order));
+            }
+        }
+        tokio::select! {
+            () = stop.wait() => return,
+            order = orders.recv() => match order {
+                Some(order) => { waiting.insert(order.pod.clone(), order); }
+                None => return,
+            },
+            Some(()) = running.next() => {}
+        }
+    }
+}
+
+async fn carry_out(api: &ApiServer, default: Stay, mut order: Order) {
+    let backoff = Backoff { first: Duration::from_secs(1), factor: 3.0, max: Duration::from_secs(30), jitter: 0.0 };
+    for attempt in 0..TRIES {
+        let Ok(path) = object_path(&order.pod, "") else { return };
+        let patch = order.fix.patch.to_string().into();
+        let Err(refused) = api.call(Call::new(Method::PATCH, path).with(Content::MergePatch, patch)).await else {
+            tracing::debug!(pod = %order.pod, "tolerations set");
+            return;
+        };
+        match refused.reason {
+            Reason::NotFound => return,
+            Reason::Conflict => {
+                let Ok(body) = api.get(&order.pod).await else { continue };
+                let now = serde_json::from_slice(&body).ok().and_then(|pod| Observed::new(&order.pod.kind, pod).ok());
+                let fix = now.and_then(|now| tolerations::plan(&now, order.autonomy.as_deref(), default));
+                let Some(fix) = fix else { return };
+                order.fix = fix;
+            }
+            Reason::Forbidden | Reason::Invalid | Reason::BadRequest => {
+                tracing::warn!(pod = %order.pod, "cannot set tolerations; without its node for 5 minutes the pod will be deleted: {refused}");
+                return;
+            }
+            _ => tokio::time::sleep(backoff.delay(attempt, 0.0)).await,
+        }
+    }
+    tracing::warn!(pod = %order.pod, "tolerations not set after {TRIES} tries; trying again when the pod changes");
+}
