@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use ke_run::config::Secret;
 use ke_wire::NodeName;
+use ke_wire::enrolment::{self, InvalidToken, JoinToken};
 use rcgen::PublicKeyData;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -32,7 +33,7 @@ pub enum IdentityError {
     #[error(
         "the join token is not valid: {0}. Get a new one in the cloud with `keadm gettoken` and put it into modules.edgeHub.token"
     )]
-    Token(&'static str),
+    Token(#[from] InvalidToken),
     /// No certificate, and no token to get one.
     #[error(
         "this machine has no certificate ({0}) and no join token: get one in the cloud with `keadm gettoken` and put it into modules.edgeHub.token"
@@ -203,7 +204,7 @@ impl Identity {
         if token.is_empty() {
             return Err(IdentityError::NoToken(why.to_owned()));
         }
-        let token = JoinToken::parse(&token)?;
+        let token = token.parse::<JoinToken>()?;
         tracing::info!(server = %self.http_server, "asking the cloud for this machine's certificate");
         let ca = self.fetch_ca().await?;
         let digest = ring::digest::digest(&ring::digest::SHA256, &ca);
@@ -315,25 +316,6 @@ impl Identity {
     }
 }
 
-/// `<hash of the CA>.<header>.<claims>.<signature>`; the last three are what the cloud checks.
-struct JoinToken {
-    ca_hash: String,
-    jwt: String,
-}
-
-impl JoinToken {
-    fn parse(text: &str) -> Result<Self, IdentityError> {
-        let (ca_hash, jwt) = text.split_once('.').ok_or(IdentityError::Token("it has no dot"))?;
-        if jwt.split('.').count() != 3 {
-            return Err(IdentityError::Token("it must have four parts with dots between"));
-        }
-        if ca_hash.len() != 64 || !ca_hash.chars().all(|c| c.is_ascii_hexdigit()) {
-            return Err(IdentityError::Token("its first part must be 64 hexadecimal digits"));
-        }
-        Ok(Self { ca_hash: ca_hash.to_lowercase(), jwt: jwt.to_owned() })
-    }
-}
-
 /// What this module needs to know of a certificate. Times in Unix seconds.
 struct Facts {
     common_name: String,
@@ -378,33 +360,12 @@ fn pem(label: &str, der: &[u8]) -> String {
     out
 }
 
-/// The key in the form that Go edges read: SEC1 `EC PRIVATE KEY`. ring makes PKCS#8, whose only octet string at the end
-/// of the structure is the SEC1 form.
+/// The key in the form that Go edges read.
 fn sec1_pem(key: &rcgen::KeyPair) -> Result<String, IdentityError> {
-    let pkcs8 = key.serialize_der();
-    match sec1_in_pkcs8(&pkcs8) {
-        Some(sec1) => Ok(pem("EC PRIVATE KEY", sec1)),
+    match enrolment::sec1_from_pkcs8(&key.serialize_der(), key.public_key_raw()) {
+        Some(sec1) => Ok(pem("EC PRIVATE KEY", &sec1)),
         None => Err(IdentityError::Request(rcgen::Error::CouldNotParseKeyPair)),
     }
-}
-
-/// `PrivateKeyInfo ::= SEQUENCE { version, algorithm, privateKey OCTET STRING, ... }`; all lengths below 256 here.
-fn sec1_in_pkcs8(der: &[u8]) -> Option<&[u8]> {
-    fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-        let (&tag, rest) = der.split_first()?;
-        let (&first, rest) = rest.split_first()?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(first), rest),
-            0x81 => rest.split_first().map(|(&length, rest)| (usize::from(length), rest))?,
-            _ => return None,
-        };
-        Some((tag, rest.get(..length)?, rest.get(length..)?))
-    }
-    let (0x30, body, _) = element(der)? else { return None };
-    let (0x02, _, rest) = element(body)? else { return None };
-    let (0x30, _, rest) = element(rest)? else { return None };
-    let (0x04, sec1, _) = element(rest)? else { return None };
-    Some(sec1)
 }
 
 /// Whole or not at all, and on disk: written beside, synced, renamed, folder synced.
@@ -433,17 +394,6 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), IdentityErro
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens() {
-        let hash = "a".repeat(64);
-        let check =
-            |text: &str, expected: bool| assert_eq!(JoinToken::parse(text).is_ok(), expected, "{text:?}");
-        check(&format!("{hash}.a.b.c"), true);
-        check(&format!("{hash}.a.b"), false);
-        check("abc.a.b.c", false);
-        check("", false);
-    }
 
     #[test]
     fn keys_are_written_as_go_edges_read_them() {

@@ -18,6 +18,7 @@ mod router;
 mod up;
 mod version;
 
+pub mod enrolment;
 pub mod kubeedge;
 
 pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo, PatchOptions};

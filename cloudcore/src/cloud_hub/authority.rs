@@ -1,0 +1,519 @@
+//! The certificate authority: CA, server certificate, join tokens, in KubeEdge's files and Secrets, so that either program
+//! takes over the other's.
+//!
+//! Files win over Secrets, Secrets over making new ones. Two cloudcores that start at once end with the same CA: whoever
+//! creates the Secret second reads the first's. Unlike KubeEdge, a server certificate that does not name every configured
+//! address is made anew. Called by `main.rs`, enrolment and the listeners.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ke_run::shutdown::Shutdown;
+use ke_wire::NodeName;
+use ke_wire::enrolment::{self, JoinToken};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::CloudHubConfig;
+
+const CA_SECRET: &str = "casecret";
+const SERVER_SECRET: &str = "cloudcoresecret";
+const TOKEN_SECRET: &str = "tokensecret";
+/// KubeEdge's own life of CA and server certificate: 364 times 100 days.
+const LIFE: Duration = Duration::from_secs(36_400 * 86_400);
+/// Clocks of edge machines may be a little behind.
+const BACKDATED: Duration = Duration::from_secs(3600);
+
+/// Data of a Secret of the namespace `kubeedge`.
+pub type SecretData = BTreeMap<String, Vec<u8>>;
+
+/// The Secrets of the namespace `kubeedge`, so that tests need no cluster.
+#[async_trait]
+pub trait Secrets: Send + Sync + 'static {
+    /// The Secret's data, if it is there.
+    async fn get(&self, name: &str) -> Result<Option<SecretData>, String>;
+    /// Makes it; `false` when somebody else was first.
+    async fn create(&self, name: &str, data: SecretData) -> Result<bool, String>;
+    /// Makes or replaces it.
+    async fn put(&self, name: &str, data: SecretData) -> Result<(), String>;
+}
+
+/// Why there is no authority.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Only one of certificate and key.
+    #[error("{0} is there but {1} is not: give both or neither")]
+    HalfPair(PathBuf, PathBuf),
+    /// A file or Secret holds something else.
+    #[error("{0} cannot be used: {1}")]
+    Unusable(String, String),
+    /// The API server refused.
+    #[error("secret kubeedge/{0}: {1}")]
+    Secret(&'static str, String),
+    /// Key or certificate could not be made.
+    #[error("make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+/// Why a request for a certificate is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SigningError {
+    /// The request is no good.
+    #[error("failed to sign certs for edgenode {node}, err: {why}")]
+    Request { node: String, why: String },
+    /// The token is no good. The texts are KubeEdge's, which people search for.
+    #[error("token validation failure, {0}")]
+    Token(&'static str),
+}
+
+/// CA, server pair and what they sign.
+pub struct Authority {
+    ca: CertificateDer<'static>,
+    ca_key_sec1: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+    server: CertificateDer<'static>,
+    server_key: PrivateKeyDer<'static>,
+    edge_life: Duration,
+    token_refresh: Duration,
+}
+
+struct Pair {
+    certificate: CertificateDer<'static>,
+    key_sec1: Vec<u8>,
+}
+
+impl Authority {
+    /// Takes over or makes CA and server certificate, and writes the first join token.
+    pub async fn open(config: &CloudHubConfig, secrets: &dyn Secrets) -> Result<Self, AuthorityError> {
+        let secret_error = |name| move |why| AuthorityError::Secret(name, why);
+        let names = ("cadata", "cakeydata");
+        let ca = match pair_in_files(&config.tls_ca_file, &config.tls_ca_key_file)? {
+            Some(pair) => {
+                secrets.put(CA_SECRET, to_data(names, &pair)).await.map_err(secret_error(CA_SECRET))?;
+                pair
+            }
+            None => match secrets.get(CA_SECRET).await.map_err(secret_error(CA_SECRET))? {
+                Some(data) => from_data(CA_SECRET, names, &data)?,
+                None => {
+                    let pair = make_ca()?;
+                    let first = secrets.create(CA_SECRET, to_data(names, &pair)).await;
+                    if first.map_err(secret_error(CA_SECRET))? {
+                        pair
+                    } else {
+                        let data = secrets.get(CA_SECRET).await.map_err(secret_error(CA_SECRET))?;
+                        from_data(CA_SECRET, names, &data.unwrap_or_default())?
+                    }
+                }
+            },
+        };
+        let issuer = Issuer::from_ca_cert_der(&ca.certificate, key_pair(CA_SECRET, &ca.key_sec1)?)?;
+
+        let names = ("cloudcoredata", "cloudcorekeydata");
+        let server = match pair_in_files(&config.tls_cert_file, &config.tls_private_key_file)? {
+            Some(pair) => pair,
+            None => {
+                let kept = secrets.get(SERVER_SECRET).await.map_err(secret_error(SERVER_SECRET))?;
+                let kept = kept.map(|data| from_data(SERVER_SECRET, names, &data)).transpose()?;
+                match kept.filter(|pair| serves(&pair.certificate, &ca.certificate, config)) {
+                    Some(pair) => pair,
+                    None => {
+                        let pair = make_server(config, &issuer)?;
+                        secrets.put(SERVER_SECRET, to_data(names, &pair)).await.map_err(secret_error(SERVER_SECRET))?;
+                        pair
+                    }
+                }
+            }
+        };
+        let authority = Self {
+            ca: ca.certificate,
+            ca_key_sec1: ca.key_sec1,
+            issuer,
+            server: server.certificate,
+            server_key: PrivateSec1KeyDer::from(server.key_sec1).into(),
+            edge_life: days(config.edge_cert_signing_duration.get()),
+            token_refresh: hours(config.token_refresh_duration.get()),
+        };
+        authority.refresh_token(secrets).await?;
+        Ok(authority)
+    }
+
+    /// The CA certificate.
+    pub fn ca(&self) -> &CertificateDer<'static> {
+        &self.ca
+    }
+
+    /// The pair that cloudcore shows.
+    pub fn server_pair(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        (self.server.clone(), self.server_key.clone_key())
+    }
+
+    /// Writes a new token at every refresh until shutdown. Older ones stay valid to their own end.
+    pub async fn refresh_tokens(&self, secrets: &dyn Secrets, shutdown: &Shutdown) {
+        let mut pause = self.token_refresh;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.wait() => return,
+            }
+            pause = match self.refresh_token(secrets).await {
+                Ok(()) => self.token_refresh,
+                Err(error) => {
+                    tracing::warn!(%error, "the join token could not be refreshed; trying again in a minute");
+                    Duration::from_secs(60)
+                }
+            };
+        }
+    }
+
+    async fn refresh_token(&self, secrets: &dyn Secrets) -> Result<(), AuthorityError> {
+        let token = self.token(unix_now() + 2 * self.token_refresh.as_secs());
+        let data = SecretData::from([("tokendata".to_owned(), token.to_string().into_bytes())]);
+        secrets.put(TOKEN_SECRET, data).await.map_err(|why| AuthorityError::Secret(TOKEN_SECRET, why))
+    }
+
+    /// A token that ends at this Unix second.
+    fn token(&self, expires: u64) -> JoinToken {
+        let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
+        let claims = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expires}}}"));
+        let signed = format!("{header}.{claims}");
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.ca_key_sec1);
+        let signature = URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes()));
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.ca);
+        let ca_hash = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        JoinToken { ca_hash, jwt: format!("{signed}.{signature}") }
+    }
+
+    /// Checks the part of a token that machines send. `now` in Unix seconds. A token without an end is refused.
+    pub fn check_token(&self, jwt: &str, now: u64) -> Result<(), SigningError> {
+        #[derive(Deserialize)]
+        struct Header {
+            alg: String,
+        }
+        #[derive(Deserialize)]
+        struct Claims {
+            exp: Option<f64>,
+            nbf: Option<f64>,
+        }
+        let bad = |why| Err(SigningError::Token(why));
+        let Some((signed, signature)) = jwt.rsplit_once('.') else { return bad("token cannot be split") };
+        let Some((header, claims)) = signed.split_once('.') else { return bad("token cannot be split") };
+        let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
+        let (Some(header), Some(claims), Some(signature)) = (decoded(header), decoded(claims), decoded(signature)) else {
+            return bad("err: token is malformed");
+        };
+        let Ok(Header { alg }) = serde_json::from_slice(&header) else { return bad("err: token is malformed") };
+        let algorithm = match alg.as_str() {
+            "HS256" => ring::hmac::HMAC_SHA256,
+            "HS384" => ring::hmac::HMAC_SHA384,
+            "HS512" => ring::hmac::HMAC_SHA512,
+            _ => return bad("err: signing method is invalid"),
+        };
+        let key = ring::hmac::Key::new(algorithm, &self.ca_key_sec1);
+        if ring::hmac::verify(&key, signed.as_bytes(), &signature).is_err() {
+            return bad("err: signature is invalid");
+        }
+        let Ok(Claims { exp, nbf }) = serde_json::from_slice(&claims) else { return bad("err: token is malformed") };
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in a double")]
+        let now = now as f64;
+        match exp {
+            Some(exp) if exp > now => {}
+            Some(_) => return bad("err: token is expired"),
+            None => return bad("err: token has no end"),
+        }
+        if nbf.is_some_and(|nbf| nbf > now) { bad("err: token is not valid yet") } else { Ok(()) }
+    }
+
+    /// Signs a machine's request. Its subject must be this node's: unlike KubeEdge, which signs any name.
+    pub fn sign(&self, node: &NodeName, csr: &[u8]) -> Result<SignedEdge, SigningError> {
+        let refuse = |why: &str| SigningError::Request { node: node.to_string(), why: why.to_owned() };
+        let request = CertificateSigningRequestDer::from(csr);
+        let mut request = rcgen::CertificateSigningRequestParams::from_der(&request)
+            .map_err(|_| refuse("the request is no certificate request, or its signature does not fit"))?;
+        let text = |kind: &DnType| match request.params.distinguished_name.get(kind) {
+            Some(rcgen::DnValue::Utf8String(text)) => text.clone(),
+            Some(rcgen::DnValue::PrintableString(text)) => text.as_str().to_owned(),
+            _ => String::new(),
+        };
+        let wanted = format!("system:node:{node}");
+        let (common_name, organization) = (text(&DnType::CommonName), text(&DnType::OrganizationName));
+        if common_name != wanted || organization != "system:nodes" {
+            return Err(refuse(&format!("the request is for {organization}/{common_name}, not for system:nodes/{wanted}")));
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.key_usages = vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        live(&mut params, self.edge_life);
+        request.params = params;
+        let fingerprint = Fingerprint::of_key(&rcgen::PublicKeyData::subject_public_key_info(&request.public_key));
+        let certificate = request.signed_by(&self.issuer).map_err(|error| refuse(&error.to_string()))?;
+        Ok(SignedEdge { certificate: certificate.der().to_vec(), fingerprint })
+    }
+}
+
+/// A certificate for an edge machine.
+pub struct SignedEdge {
+    /// DER.
+    pub certificate: Vec<u8>,
+    /// Of its key.
+    pub fingerprint: Fingerprint,
+}
+
+/// SHA-256 of a public key (its `SubjectPublicKeyInfo`), hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub String);
+
+impl Fingerprint {
+    fn of_key(spki: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, spki);
+        Self(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// What a client certificate says. TLS has checked its chain, usage and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// CN.
+    pub common_name: String,
+    /// O.
+    pub organization: String,
+    /// Of its key.
+    pub fingerprint: Fingerprint,
+}
+
+impl ClientCertificate {
+    /// `None`: no certificate that can be read.
+    pub fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let subject = parsed.subject();
+        let first = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        Some(Self {
+            common_name: first(subject.iter_common_name().next().and_then(|name| name.as_str().ok())),
+            organization: first(subject.iter_organization().next().and_then(|name| name.as_str().ok())),
+            fingerprint: Fingerprint::of_key(parsed.public_key().raw),
+        })
+    }
+}
+
+fn make_ca() -> Result<Pair, AuthorityError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "KubeEdge");
+    params.serial_number = Some(1024_u64.into());
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    live(&mut params, LIFE);
+    let certificate = params.self_signed(&key)?.der().clone();
+    Ok(Pair { certificate, key_sec1: sec1(&key)? })
+}
+
+fn make_server(config: &CloudHubConfig, issuer: &Issuer<'_, KeyPair>) -> Result<Pair, AuthorityError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "KubeEdge");
+    params.distinguished_name.push(DnType::CommonName, "KubeEdge");
+    params.key_usages = vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    for name in config.names() {
+        params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
+    }
+    params.subject_alt_names.extend(config.advertised().map(SanType::IpAddress));
+    live(&mut params, LIFE);
+    let certificate = params.signed_by(&key, issuer)?.der().clone();
+    Ok(Pair { certificate, key_sec1: sec1(&key)? })
+}
+
+fn live(params: &mut CertificateParams, life: Duration) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - BACKDATED;
+    params.not_after = now + life;
+}
+
+fn sec1(key: &KeyPair) -> Result<Vec<u8>, AuthorityError> {
+    let sec1 = enrolment::sec1_from_pkcs8(&key.serialize_der(), key.public_key_raw());
+    sec1.ok_or(AuthorityError::Make(rcgen::Error::CouldNotParseKeyPair))
+}
+
+fn key_pair(what: &str, sec1: &[u8]) -> Result<KeyPair, AuthorityError> {
+    let unusable = |why: &str| AuthorityError::Unusable(what.to_owned(), why.to_owned());
+    let pkcs8 = enrolment::pkcs8_from_sec1(sec1);
+    let pkcs8 = pkcs8.ok_or_else(|| unusable("it must be an ECDSA P-256 key in SEC1 form, as KubeEdge makes them"))?;
+    KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &rcgen::PKCS_ECDSA_P256_SHA256)
+        .map_err(|error| unusable(&error.to_string()))
+}
+
+/// Whether a kept server certificate is of this CA, lasts, and names every configured address and name.
+fn serves(certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>, config: &CloudHubConfig) -> bool {
+    let (Ok((_, server)), Ok((_, ca))) = (X509Certificate::from_der(certificate), X509Certificate::from_der(ca)) else {
+        return false;
+    };
+    let of_this_ca = server.verify_signature(Some(ca.public_key())).is_ok();
+    let names = server.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.clone());
+    let names = names.unwrap_or_default();
+    let has_address = |wanted: IpAddr| {
+        let wanted = match wanted {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        names.iter().any(|name| matches!(name, x509_parser::prelude::GeneralName::IPAddress(bytes) if *bytes == wanted))
+    };
+    let has_name = |wanted: &str| {
+        names.iter().any(|name| matches!(name, x509_parser::prelude::GeneralName::DNSName(text) if *text == wanted))
+    };
+    of_this_ca && server.validity().is_valid() && config.advertised().all(has_address) && config.names().all(has_name)
+}
+
+fn pair_in_files(certificate: &Path, key: &Path) -> Result<Option<Pair>, AuthorityError> {
+    match (certificate.exists(), key.exists()) {
+        (false, false) => return Ok(None),
+        (true, false) => return Err(AuthorityError::HalfPair(certificate.into(), key.into())),
+        (false, true) => return Err(AuthorityError::HalfPair(key.into(), certificate.into())),
+        (true, true) => {}
+    }
+    let unusable = |path: &Path, why: String| AuthorityError::Unusable(path.display().to_string(), why);
+    let der = CertificateDer::from_pem_file(certificate).map_err(|error| unusable(certificate, error.to_string()))?;
+    let key_sec1 = match PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))? {
+        PrivateKeyDer::Sec1(sec1) => sec1.secret_sec1_der().to_vec(),
+        _ => return Err(unusable(key, "it must be an `EC PRIVATE KEY`".into())),
+    };
+    Ok(Some(Pair { certificate: der, key_sec1 }))
+}
+
+fn to_data((certificate, key): (&str, &str), pair: &Pair) -> SecretData {
+    SecretData::from([
+        (certificate.to_owned(), pair.certificate.to_vec()),
+        (key.to_owned(), pair.key_sec1.clone()),
+    ])
+}
+
+fn from_data(secret: &'static str, names: (&str, &str), data: &SecretData) -> Result<Pair, AuthorityError> {
+    match (data.get(names.0), data.get(names.1)) {
+        (Some(certificate), Some(key)) => {
+            Ok(Pair { certificate: CertificateDer::from(certificate.clone()), key_sec1: key.clone() })
+        }
+        _ => Err(AuthorityError::Secret(secret, format!("it must hold {} and {}", names.0, names.1))),
+    }
+}
+
+fn days(n: i64) -> Duration {
+    Duration::from_secs(n.unsigned_abs() * 86_400)
+}
+
+fn hours(n: i64) -> Duration {
+    Duration::from_secs(n.unsigned_abs() * 3600)
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Secrets that forget with the test.
+    #[derive(Default)]
+    pub(crate) struct MemorySecrets(pub(crate) Mutex<BTreeMap<String, SecretData>>);
+
+    #[async_trait]
+    impl Secrets for MemorySecrets {
+        async fn get(&self, name: &str) -> Result<Option<SecretData>, String> {
+            Ok(self.0.lock().unwrap().get(name).cloned())
+        }
+        async fn create(&self, name: &str, data: SecretData) -> Result<bool, String> {
+            Ok(self.0.lock().unwrap().insert(name.to_owned(), data).is_none())
+        }
+        async fn put(&self, name: &str, data: SecretData) -> Result<(), String> {
+            self.0.lock().unwrap().insert(name.to_owned(), data);
+            Ok(())
+        }
+    }
+
+    pub(crate) fn config() -> CloudHubConfig {
+        let nowhere = || PathBuf::from("/no/such/file");
+        CloudHubConfig {
+            advertise_address: vec!["127.0.0.1".into(), "::1".into()],
+            dns_names: vec![String::new(), "cloud.example".into()],
+            tls_ca_file: nowhere(),
+            tls_ca_key_file: nowhere(),
+            tls_cert_file: nowhere(),
+            tls_private_key_file: nowhere(),
+            ..CloudHubConfig::default()
+        }
+    }
+
+    pub(crate) fn csr(node: &str) -> (KeyPair, Vec<u8>) {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{node}"));
+        let csr = params.serialize_request(&key).unwrap().der().to_vec();
+        (key, csr)
+    }
+
+    #[tokio::test]
+    async fn a_second_cloudcore_takes_the_first_ones_authority_over() {
+        let secrets = MemorySecrets::default();
+        let first = Authority::open(&config(), &secrets).await.unwrap();
+        let second = Authority::open(&config(), &secrets).await.unwrap();
+        assert_eq!(first.ca, second.ca);
+        assert_eq!(first.server, second.server);
+        let wider = CloudHubConfig { advertise_address: vec!["192.0.2.9".into()], ..config() };
+        let third = Authority::open(&wider, &secrets).await.unwrap();
+        assert_eq!(first.ca, third.ca);
+        assert_ne!(first.server, third.server, "the certificate must name the new address");
+        let token = secrets.0.lock().unwrap()[TOKEN_SECRET]["tokendata"].clone();
+        let token: JoinToken = String::from_utf8(token).unwrap().parse().unwrap();
+        assert_eq!(first.check_token(&token.jwt, unix_now()), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn tokens_end_and_need_the_right_key() {
+        let authority = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
+        let other = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
+        let check = |jwt: &str, now, expected: Result<(), &'static str>| {
+            assert_eq!(authority.check_token(jwt, now), expected.map_err(SigningError::Token), "{now}");
+        };
+        let jwt = authority.token(1000).jwt;
+        check(&jwt, 999, Ok(()));
+        check(&jwt, 1000, Err("err: token is expired"));
+        check(&other.token(1000).jwt, 999, Err("err: signature is invalid"));
+        check("", 999, Err("token cannot be split"));
+        check("a.b.c", 999, Err("err: token is malformed"));
+        let none = format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode("{}"));
+        check(&none, 999, Err("err: signing method is invalid"));
+    }
+
+    #[tokio::test]
+    async fn only_the_own_name_is_signed() {
+        let authority = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
+        let node: NodeName = "edge-1".parse().unwrap();
+        let (_, request) = csr("edge-1");
+        let signed = authority.sign(&node, &request).unwrap();
+        let certificate = ClientCertificate::read(&CertificateDer::from(signed.certificate)).unwrap();
+        assert_eq!(certificate.common_name, "system:node:edge-1");
+        assert_eq!(certificate.fingerprint, signed.fingerprint);
+        assert!(authority.sign(&node, &csr("edge-2").1).is_err());
+        assert!(authority.sign(&node, b"no request").is_err());
+        assert!(authority.sign(&node, &request[..request.len() - 1]).is_err());
+    }
+}

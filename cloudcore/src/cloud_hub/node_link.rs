@@ -1,0 +1,276 @@
+//! One connected node: moves bytes and messages between its socket, `CloudEnd`, its queue and EdgeController.
+//!
+//! One task, one `select!`, no lock across an await. What the node says is judged by `admit.rs` before anybody sees it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, StreamExt};
+use ke_link::cloud::Output;
+use ke_link::{CloudConfig, CloudEnd, Deed};
+use ke_run::shutdown::Shutdown;
+use ke_wire::{About, Answer, Down, Kind, MessageId, NodeName, ObjectKey, Question, Reason, Refusal, Up, Version};
+use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+
+use super::Counters;
+use super::admit::{self, NodeGraph, Verdict};
+use super::listen::{Conn, MAX_MESSAGE};
+use crate::edge_controller::{FromNode, Upstream};
+use crate::node_queue::{Ended, NodeQueue};
+
+/// Questions of one node that wait for the API server at once; more stay in the socket.
+const MAX_QUESTIONS: usize = 64;
+/// Bad frames of one node are logged once in this time.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+
+type Answering = Pin<Box<dyn Future<Output = (MessageId, About, (Answer, Option<Version>))> + Send>>;
+
+/// What a link needs of the process.
+pub(super) struct LinkParts {
+    pub(super) node: NodeName,
+    pub(super) queue: Arc<NodeQueue>,
+    pub(super) upstream: Upstream,
+    pub(super) graph: Arc<dyn NodeGraph>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) keepalive_limit: Duration,
+    pub(super) write_limit: Duration,
+    /// Told when the node registered, so that its key is noted on the new Node.
+    pub(super) registered: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// One connection and all that belongs to it.
+pub(super) struct NodeLink {
+    conn: Conn,
+    end: CloudEnd,
+    parts: LinkParts,
+    answering: FuturesUnordered<Answering>,
+    last_logged: Option<Instant>,
+}
+
+enum Event {
+    Frame(Option<Result<Message, tungstenite::Error>>),
+    Answer(MessageId, About, (Answer, Option<Version>)),
+    Queue,
+    Timeout,
+    Stop,
+}
+
+impl NodeLink {
+    pub(super) fn new(conn: Conn, parts: LinkParts) -> Self {
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let config = CloudConfig {
+            keepalive_limit: parts.keepalive_limit,
+            frame_limit: MAX_MESSAGE,
+            started_unix_ms: i64::try_from(unix_ms).unwrap_or(0),
+            ..CloudConfig::default()
+        };
+        let end = CloudEnd::new(Instant::now(), config);
+        Self { conn, end, parts, answering: FuturesUnordered::new(), last_logged: None }
+    }
+
+    /// Runs until the link ends; says why it did.
+    pub(super) async fn run(mut self, shutdown: &Shutdown) -> String {
+        // After `attach`: what is ordered from now on finds the queue.
+        self.parts.upstream.tell(FromNode::Connected(self.parts.node.clone())).await;
+        loop {
+            if let Err(why) = self.fill_and_flush().await {
+                return why;
+            }
+            let timeout = self.end.poll_timeout().unwrap_or_else(Instant::now);
+            let may_read = self.answering.len() < MAX_QUESTIONS;
+            let event = tokio::select! {
+                frame = self.conn.next(), if may_read => Event::Frame(frame),
+                Some((id, about, answer)) = self.answering.next() => Event::Answer(id, about, answer),
+                () = self.parts.queue.changed() => Event::Queue,
+                () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
+                () = shutdown.wait() => Event::Stop,
+            };
+            let now = Instant::now();
+            match event {
+                Event::Frame(Some(Ok(message))) => {
+                    if let Err(why) = self.on_frame(now, message).await {
+                        self.close(CloseCode::Policy, &why).await;
+                        return why;
+                    }
+                }
+                Event::Frame(Some(Err(error))) => {
+                    let why = format!("the connection broke: {error}");
+                    if matches!(error, tungstenite::Error::Capacity(_)) {
+                        self.parts.counters.bad_frames.inc();
+                        self.close(CloseCode::Size, "a message is longer than 8 MiB").await;
+                    }
+                    return why;
+                }
+                Event::Frame(None) => return "the node closed the connection".into(),
+                Event::Answer(to, about, (answer, version)) => self.answer(now, to, about, answer, version),
+                Event::Queue => {
+                    if let Some(ended) = self.parts.queue.ended() {
+                        let why = match ended {
+                            Ended::Replaced => "the node connected anew",
+                            Ended::NodeGone => "the Node was deleted",
+                        };
+                        self.close(CloseCode::Normal, why).await;
+                        return why.into();
+                    }
+                }
+                Event::Timeout => self.end.handle_timeout(now),
+                Event::Stop => {
+                    self.close(CloseCode::Away, "cloudcore stops").await;
+                    return "cloudcore stops".into();
+                }
+            }
+        }
+    }
+
+    async fn on_frame(&mut self, now: Instant, message: Message) -> Result<(), String> {
+        let outcome = match &message {
+            Message::Text(text) => self.end.handle_bytes(now, text.as_bytes()),
+            Message::Binary(bytes) => self.end.handle_bytes(now, bytes),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
+                self.end.handle_life(now);
+                Ok(())
+            }
+            Message::Close(_) => return Err("the node closed the connection".into()),
+        };
+        outcome.map_err(|error| {
+            self.parts.counters.bad_frames.inc();
+            error.to_string()
+        })
+    }
+
+    /// Takes what the queue has into the window, and does what the end wants done. Errors: why the link is over.
+    async fn fill_and_flush(&mut self) -> Result<(), String> {
+        loop {
+            while self.end.has_room() {
+                let Some(message) = self.parts.queue.take() else { break };
+                // There is room, so it is taken.
+                let _ = self.end.send(Instant::now(), message);
+            }
+            let Some(output) = self.end.poll_output() else { return Ok(()) };
+            match output {
+                Output::Transmit(bytes) => {
+                    let text = Utf8Bytes::try_from(bytes).map_err(|_| "a message of ours is no text")?;
+                    self.write(Message::Text(text)).await?;
+                }
+                Output::Received(message) => self.on_message(message).await,
+                Output::Delivered { id, key, deed, .. } => match deed {
+                    Deed::Put | Deed::Delete => {
+                        self.parts.counters.delivered.inc();
+                        self.parts.queue.delivered(&key, &id).await;
+                    }
+                    // Pushed as well, since a Pod of the node names it; the push is what the ledger notes.
+                    Deed::Answer => {}
+                },
+                Output::Lost { id, key, deed, .. } => {
+                    self.parts.counters.lost.inc();
+                    if deed != Deed::Answer {
+                        self.parts.queue.lost(&key, &id);
+                    }
+                }
+                Output::Ignored { why } => {
+                    self.parts.counters.bad_frames.inc();
+                    self.log_now_and_then(&why.to_string());
+                }
+                Output::Closed(_) => {
+                    let why = "nothing was heard from the node for the whole keepaliveInterval";
+                    self.close(CloseCode::Policy, why).await;
+                    return Err(why.into());
+                }
+            }
+        }
+    }
+
+    async fn on_message(&mut self, message: Up) {
+        match (admit::message(&message, &self.parts.node, &*self.parts.graph), message) {
+            (Verdict::Admit, Up::Ask { id, question }) => self.ask(id, question).await,
+            (Verdict::Answer(answer), Up::Ask { id, question }) => {
+                self.parts.counters.refused.inc();
+                self.log_now_and_then("the node asked for what it may not touch");
+                self.answer(Instant::now(), id, about(&question), answer, None);
+            }
+            (Verdict::Admit, Up::NotKept { why, about, .. }) => {
+                tracing::warn!(node = %self.parts.node, ?about, why, "the node could not keep an object; it is sent again");
+            }
+            (Verdict::Admit | Verdict::Answer(_), message) => {
+                self.parts.upstream.tell(FromNode::Tell(self.parts.node.clone(), message)).await;
+            }
+            (Verdict::Drop(why), _) => {
+                self.parts.counters.refused.inc();
+                self.log_now_and_then(why);
+            }
+        }
+    }
+
+    async fn ask(&mut self, id: MessageId, question: Question) {
+        let about = about(&question);
+        let registers = matches!(&question, Question::Create { key: ObjectKey { kind: Kind::Node, .. }, .. });
+        let (sender, receiver) = oneshot::channel();
+        self.parts.upstream.tell(FromNode::Ask(self.parts.node.clone(), question, sender)).await;
+        let registered = registers.then(|| Arc::clone(&self.parts.registered));
+        self.answering.push(Box::pin(async move {
+            let answer = receiver.await.unwrap_or_else(|_| (Answer::Refused(unanswered()), None));
+            if let (Some(registered), Answer::Stored(_)) = (registered, &answer.0) {
+                registered();
+            }
+            (id, about, answer)
+        }));
+    }
+
+    fn answer(&mut self, now: Instant, to: MessageId, about: About, answer: Answer, version: Option<Version>) {
+        let message = Down::Answer { id: MessageId::fresh(), to, about, version, answer };
+        // Answers are never refused for want of room.
+        let _ = self.end.send(now, message);
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), String> {
+        match tokio::time::timeout(self.parts.write_limit, self.conn.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("the connection broke: {error}")),
+            Err(_) => Err("the node took nothing for the whole writeTimeout".into()),
+        }
+    }
+
+    async fn close(&mut self, code: CloseCode, reason: &str) {
+        // A close frame holds 123 bytes.
+        let reason: String = reason.chars().filter(char::is_ascii).take(120).collect();
+        let frame = CloseFrame { code, reason: reason.into() };
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.conn.close(Some(frame))).await;
+    }
+
+    fn log_now_and_then(&mut self, why: &str) {
+        let now = Instant::now();
+        if self.last_logged.is_none_or(|last| now - last > LOG_PAUSE) {
+            self.last_logged = Some(now);
+            tracing::warn!(node = %self.parts.node, why, "a message of the node has no effect; more of this minute are only counted");
+        }
+    }
+}
+
+/// What the answer to a question says it is about.
+fn about(question: &Question) -> About {
+    match question {
+        Question::Get(key) | Question::Create { key, .. } | Question::Update { key, .. } => About::Object(key.clone()),
+        Question::Token { namespace, account, .. } => About::Token(namespace.clone(), account.clone()),
+        Question::ApiServerCa => About::ApiServerCa,
+        Question::PatchNodeStatus { node, .. } => About::NodeStatus(node.clone()),
+        Question::PatchPodStatus { namespace, name, .. } => About::PodStatus(namespace.clone(), name.clone()),
+        Question::DeletePod { namespace, name, .. } => {
+            About::Object(ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
+        }
+    }
+}
+
+fn unanswered() -> Refusal {
+    Refusal {
+        message: "cloudcore could not ask the API server now".into(),
+        reason: Reason::Timeout,
+        details: None,
+        code: 504,
+    }
+}
+
