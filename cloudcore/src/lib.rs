@@ -9,7 +9,3 @@ pub mod edge_controller;
 pub mod node_queue;
 
 pub mod cloud_hub;
-
-pub mod sync_controller;
-
-pub mod admin;

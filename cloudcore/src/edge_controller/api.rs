@@ -68,7 +68,8 @@ impl ApiServer {
         let request = call.request().map_err(|cause| unreachable(&cause))?;
         let response = self.client.send(request).await.map_err(|cause| unreachable(&cause))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|cause| unreachable(&*cause))?.to_bytes();
+        let body =
+            Limited::new(body, MAX_ANSWER).collect().await.map_err(|cause| unreachable(&*cause))?.to_bytes();
         if head.status.is_success() {
             return Ok(body);
         }
@@ -213,7 +214,11 @@ mod tests {
         };
         check("shop/pod/web", "/status", Ok("/api/v1/namespaces/shop/pods/web/status"));
         check("null/node/e1", "", Ok("/api/v1/nodes/e1"));
-        check("kube-node-lease/lease/e1", "", Ok("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/e1"));
+        check(
+            "kube-node-lease/lease/e1",
+            "",
+            Ok("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/e1"),
+        );
         check("default/volumeattachment/csi-1", "", Ok("/apis/storage.k8s.io/v1/volumeattachments/csi-1"));
         check("a/secret/x?y#z", "", Ok("/api/v1/namespaces/a/secrets/x%3Fy%23z"));
         check("null/secret/x", "", Err(400));

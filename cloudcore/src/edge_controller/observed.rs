@@ -51,7 +51,8 @@ impl Observed {
             object.insert("apiVersion".to_owned(), api.api_version.into());
             object.insert("kind".to_owned(), api.kind.into());
         }
-        let name = object.get("metadata").and_then(|metadata| text(metadata, "name")).unwrap_or_default().to_owned();
+        let name =
+            object.get("metadata").and_then(|metadata| text(metadata, "name")).unwrap_or_default().to_owned();
         let unusable = |field| Unusable::Field { kind: kind.as_str().to_owned(), name: name.clone(), field };
         let Some(Value::Object(metadata)) = object.get_mut("metadata") else {
             return Err(unusable("name"));
@@ -65,7 +66,11 @@ impl Observed {
             Scope::Cluster
         };
         Ok(Self {
-            key: ObjectKey { kind: kind.clone(), scope, name: field("name")?.parse().map_err(|_| unusable("name"))? },
+            key: ObjectKey {
+                kind: kind.clone(),
+                scope,
+                name: field("name")?.parse().map_err(|_| unusable("name"))?,
+            },
             uid: field("uid")?.parse().map_err(|_| unusable("uid"))?,
             version: field("resourceVersion")?.parse().map_err(|_| unusable("resourceVersion"))?,
             object: Value::Object(object),
@@ -108,7 +113,9 @@ impl Observed {
             if let Some(object) = object.as_object_mut() {
                 object.remove("status");
             }
-        } else if let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
+        } else if let Some(conditions) =
+            object.pointer_mut("/status/conditions").and_then(Value::as_array_mut)
+        {
             for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
                 condition.remove("lastHeartbeatTime");
             }
@@ -228,19 +235,27 @@ mod tests {
             assert_eq!(got, expected, "{spec}");
         };
         check(json!({}), &[]);
-        check(json!({"volumes": [{"configMap": {"name": "a"}}, {"secret": {"secretName": "b"}}, {"emptyDir": {}}]}),
-            &["shop/configmap/a", "shop/secret/b"]);
-        check(json!({"volumes": [{"projected": {"sources": [
+        check(
+            json!({"volumes": [{"configMap": {"name": "a"}}, {"secret": {"secretName": "b"}}, {"emptyDir": {}}]}),
+            &["shop/configmap/a", "shop/secret/b"],
+        );
+        check(
+            json!({"volumes": [{"projected": {"sources": [
                 {"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": "kube-root-ca.crt"}}, {"secret": {"name": "s"}}]}}]}),
-            &["shop/configmap/kube-root-ca.crt", "shop/secret/s"]);
-        check(json!({"initContainers": [{"envFrom": [{"secretRef": {"name": "i"}}]}],
+            &["shop/configmap/kube-root-ca.crt", "shop/secret/s"],
+        );
+        check(
+            json!({"initContainers": [{"envFrom": [{"secretRef": {"name": "i"}}]}],
                 "containers": [{"env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "e", "key": "k"}}},
                     {"name": "Y", "valueFrom": {"secretKeyRef": {"name": "f", "key": "k"}}}, {"name": "Z", "value": "1"}]}],
                 "ephemeralContainers": [{"envFrom": [{"configMapRef": {"name": "d"}}]}]}),
-            &["shop/configmap/d", "shop/configmap/e", "shop/secret/f", "shop/secret/i"]);
+            &["shop/configmap/d", "shop/configmap/e", "shop/secret/f", "shop/secret/i"],
+        );
         check(json!({"imagePullSecrets": [{"name": "pull"}, {}, {"name": "../x"}]}), &["shop/secret/pull"]);
-        check(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "scratch", "ephemeral": {}}]}),
-            &["shop/persistentvolumeclaim/c", "shop/persistentvolumeclaim/web-scratch"]);
+        check(
+            json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "scratch", "ephemeral": {}}]}),
+            &["shop/persistentvolumeclaim/c", "shop/persistentvolumeclaim/web-scratch"],
+        );
         check(json!({"volumes": "nonsense", "containers": 7}), &[]);
     }
 
@@ -255,7 +270,11 @@ mod tests {
             }
             let before = Observed::new(&kind, changed.clone()).unwrap().shape();
             *changed.pointer_mut(pointer).unwrap() = value;
-            assert_eq!(before != Observed::new(&kind, changed).unwrap().shape(), differs, "{kind:?} {pointer}");
+            assert_eq!(
+                before != Observed::new(&kind, changed).unwrap().shape(),
+                differs,
+                "{kind:?} {pointer}"
+            );
         };
         check(Kind::Node, "/metadata/resourceVersion", "2".into(), false);
         check(Kind::Node, "/status/conditions/0/lastHeartbeatTime", "2".into(), false);
@@ -274,7 +293,10 @@ mod tests {
 
     #[test]
     fn objects_that_cannot_be_delivered_are_named() {
-        let refused = Observed::new(&Kind::Pod, json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "x", "namespace": "a"}}));
+        let refused = Observed::new(
+            &Kind::Pod,
+            json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "x", "namespace": "a"}}),
+        );
         assert_eq!(refused.unwrap_err().to_string(), "pod \"web\" has no usable metadata.resourceVersion");
         assert!(Observed::new(&Kind::Pod, json!(7)).is_err());
     }

@@ -99,7 +99,8 @@ impl Placement {
                 self.lists.entry(kind).or_default().seen = Some(HashSet::new());
             }
             WatchEvent::Applied(observed) => {
-                if let Some(seen) = self.lists.get_mut(&observed.key.kind).and_then(|list| list.seen.as_mut()) {
+                if let Some(seen) = self.lists.get_mut(&observed.key.kind).and_then(|list| list.seen.as_mut())
+                {
                     // Of data only what is needed is remembered, not every name in the cluster.
                     if !is_data(&observed.key.kind) || self.data.contains_key(&observed.key) {
                         seen.insert(observed.key.clone());
@@ -132,7 +133,9 @@ impl Placement {
     /// The result of [`Effect::ListPods`].
     pub fn listed(&mut self, node: &NodeName, pods: Vec<Observed>) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let Some(vanished) = self.nodes.get_mut(node).and_then(|node| node.listing.take()) else { return effects };
+        let Some(vanished) = self.nodes.get_mut(node).and_then(|node| node.listing.take()) else {
+            return effects;
+        };
         for pod in pods.into_iter().filter(|pod| !vanished.contains(&pod.uid)) {
             if let Some(seen) = self.lists.get_mut(&Kind::Pod).and_then(|list| list.seen.as_mut()) {
                 seen.insert(pod.key.clone());
@@ -153,7 +156,9 @@ impl Placement {
     pub fn is_settled(&self, node: &NodeName) -> bool {
         self.nodes.get(node).is_none_or(|entry| {
             entry.listing.is_none()
-                && self.data_of(entry).all(|data| !matches!(data.state, DataState::Awaited | DataState::Fetching(_)))
+                && self
+                    .data_of(entry)
+                    .all(|data| !matches!(data.state, DataState::Awaited | DataState::Fetching(_)))
         })
     }
 
@@ -294,7 +299,13 @@ impl Placement {
         for added in references.difference(&old) {
             self.refer(&name, added, effects);
         }
-        let pod = Pod { node: name.clone(), desired: desired(observed, change), shape, references, account: observed.account() };
+        let pod = Pod {
+            node: name.clone(),
+            desired: desired(observed, change),
+            shape,
+            references,
+            account: observed.account(),
+        };
         effects.push(Effect::Put(name.clone(), pod.desired.clone()));
         let dropped: Vec<ObjectKey> = old.difference(&pod.references).cloned().collect();
         self.pods.insert(key.clone(), pod);
@@ -347,7 +358,9 @@ impl Placement {
                 }
             }
             kind => {
-                for (_, data) in self.data.iter_mut().filter(|(key, _)| key.kind == *kind && !seen.contains(key)) {
+                for (_, data) in
+                    self.data.iter_mut().filter(|(key, _)| key.kind == *kind && !seen.contains(key))
+                {
                     match &data.state {
                         DataState::Awaited => data.state = DataState::Absent,
                         DataState::Held(held) => {
@@ -488,7 +501,13 @@ fn gone(held: &Desired, version: Option<Version>) -> Gone {
         "apiVersion": api.map_or("", |api| api.api_version), "kind": api.map_or("", |api| api.kind),
         "metadata": metadata,
     });
-    Gone { key: held.key.clone(), uid: held.uid.clone(), version, origin: held.origin, body: Bytes::from(body.to_string()) }
+    Gone {
+        key: held.key.clone(),
+        uid: held.uid.clone(),
+        version,
+        origin: held.origin,
+        body: Bytes::from(body.to_string()),
+    }
 }
 
 #[cfg(test)]

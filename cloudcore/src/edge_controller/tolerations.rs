@@ -32,10 +32,10 @@ pub enum Stay {
 }
 
 impl Stay {
-    /// From the configuration: 0 is for ever.
+    /// From the configuration, where nothing is for ever.
     #[must_use]
-    pub fn from_secs(secs: u32) -> Self {
-        if secs == 0 { Self::Forever } else { Self::Secs(secs) }
+    pub fn from_secs(secs: Option<u32>) -> Self {
+        secs.map_or(Self::Forever, Self::Secs)
     }
 
     /// From the node's annotation; `None` when it is no duration.
@@ -177,14 +177,22 @@ mod tests {
 
     fn tolerate(secs: [Option<i64>; 2]) -> Value {
         let each = TAINTS.iter().zip(secs).map(|(taint, secs)| match secs {
-            Some(secs) => json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": secs}),
+            Some(secs) => {
+                json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": secs})
+            }
             None => json!({"key": taint, "operator": "Exists", "effect": "NoExecute"}),
         });
         each.collect()
     }
 
     /// `expected`: the tolerations afterwards; `None` when nothing is to be done.
-    fn check(annotations: Value, tolerations: Value, autonomy: Option<&str>, default: Stay, expected: Option<Value>) {
+    fn check(
+        annotations: Value,
+        tolerations: Value,
+        autonomy: Option<&str>,
+        default: Stay,
+        expected: Option<Value>,
+    ) {
         let got = plan(&pod(annotations.clone(), tolerations.clone()), autonomy, default);
         let got = got.map(|fix| fix.patch["spec"]["tolerations"].clone());
         assert_eq!(got, expected, "{annotations} {tolerations} {autonomy:?} {default:?}");
@@ -224,7 +232,8 @@ mod tests {
 
     #[test]
     fn other_tolerations_are_kept_in_place_and_the_patch_holds_for_one_version() {
-        let mut given = vec![json!({"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"})];
+        let mut given =
+            vec![json!({"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"})];
         given.extend(tolerate([Some(300), Some(300)]).as_array().unwrap().clone());
         let fix = plan(&pod(json!({}), given.clone().into()), None, Stay::Forever).unwrap();
         assert_eq!(fix.patch["spec"]["tolerations"][0], given[0]);

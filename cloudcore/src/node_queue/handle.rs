@@ -43,6 +43,8 @@ pub enum QueueOrder {
     Put(NodeName, Desired),
     /// `node` must no longer hold this.
     Delete(NodeName, Gone),
+    /// All that `node` must hold was told since it connected: what it holds beyond that must go.
+    Synced(NodeName),
     /// `node` registered anew, perhaps with an empty store: forget what it confirmed; all it must hold follows.
     Forget(NodeName),
     /// The Node object is gone: end its session, drop its queue and ledger.
