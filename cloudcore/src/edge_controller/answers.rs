@@ -22,7 +22,7 @@ const CLOUDCORE: &str = "cloudcore";
 const LEASE_TRIES: u32 = 3;
 
 /// What answering needs.
-pub struct Answers {
+pub(super) struct Answers {
     /// The API server.
     pub api: ApiServer,
     /// What has to do with which node.
@@ -39,7 +39,7 @@ type Outcome<T> = Result<T, Refusal>;
 
 impl Answers {
     /// The answer to `question` of `node`, with the version of the object in it.
-    pub async fn answer(&self, node: &NodeName, question: Question) -> (Answer, Option<Version>) {
+    pub(super) async fn answer(&self, node: &NodeName, question: Question) -> (Answer, Option<Version>) {
         match question {
             Question::Get(key) if key.kind == Kind::Lease => stored(self.api.get(&key).await),
             Question::Get(key) => match self.get(node, &key).await {
@@ -81,7 +81,7 @@ impl Answers {
     }
 
     /// Carries out what nobody waits for.
-    pub async fn take(&self, node: &NodeName, up: Up) {
+    pub(super) async fn take(&self, node: &NodeName, up: Up) {
         let outcome = match up {
             Up::Event { key, change, .. } => self.event(&key, change).await,
             Up::OldPodStatus { namespace, status, .. } => self.old_pod_status(&namespace, &status).await,

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 /// An object of the API server.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Observed {
+pub(super) struct Observed {
     /// Which object.
     pub key: ObjectKey,
     /// Its uid.
@@ -25,7 +25,7 @@ pub struct Observed {
 
 /// Why an object of the API server cannot be handed on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub(super) enum Unusable {
     /// A field without which nothing can be delivered.
     #[error("{kind} {name:?} has no usable metadata.{field}")]
     Field {
@@ -41,7 +41,7 @@ pub enum Unusable {
 impl Observed {
     /// From the object's JSON. Fills in `apiVersion` and `kind`, which lists leave out, and drops `managedFields`,
     /// which nobody on an edge reads and which make up a third of a small object.
-    pub fn new(kind: &Kind, object: Value) -> Result<Self, Unusable> {
+    pub(super) fn new(kind: &Kind, object: Value) -> Result<Self, Unusable> {
         let mut object = match object {
             Value::Object(object) => object,
             _ => Map::new(),
@@ -79,32 +79,32 @@ impl Observed {
 
     /// The object as it goes to the edge.
     #[must_use]
-    pub fn body(&self) -> Bytes {
+    pub(super) fn body(&self) -> Bytes {
         self.object.to_string().into()
     }
 
     /// The object's JSON.
     #[must_use]
-    pub fn object(&self) -> &Value {
+    pub(super) fn object(&self) -> &Value {
         &self.object
     }
 
     /// Whether its removal was asked for.
     #[must_use]
-    pub fn is_going(&self) -> bool {
+    pub(super) fn is_going(&self) -> bool {
         self.object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null())
     }
 
     /// The value of one annotation.
     #[must_use]
-    pub fn annotation(&self, name: &str) -> Option<&str> {
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
         self.object.pointer("/metadata/annotations")?.get(name)?.as_str()
     }
 
     /// A number that changes when something changes that the edge must be told: for Pods metadata and spec (the status
     /// is the edge's own word), for Nodes all but the heartbeats, which would come back to their sender every minute.
     #[must_use]
-    pub fn shape(&self) -> u64 {
+    pub(super) fn shape(&self) -> u64 {
         let mut object = self.object.clone();
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("resourceVersion");
@@ -127,13 +127,13 @@ impl Observed {
 
     /// The node that a Pod is bound to.
     #[must_use]
-    pub fn node(&self) -> Option<NodeName> {
+    pub(super) fn node(&self) -> Option<NodeName> {
         text(self.object.get("spec")?, "nodeName")?.parse().ok()
     }
 
     /// The service account that a Pod runs as.
     #[must_use]
-    pub fn account(&self) -> Option<ObjectName> {
+    pub(super) fn account(&self) -> Option<ObjectName> {
         text(self.object.get("spec")?, "serviceAccountName").unwrap_or("default").parse().ok()
     }
 
@@ -141,7 +141,7 @@ impl Observed {
     /// `kube-root-ca.crt` among them), of environments of all sorts of containers, pull secrets, claims.
     /// Names that Kubernetes would not take are left out.
     #[must_use]
-    pub fn references(&self) -> BTreeSet<ObjectKey> {
+    pub(super) fn references(&self) -> BTreeSet<ObjectKey> {
         let (Some(namespace), Some(spec)) = (self.key.scope.namespace(), self.object.get("spec")) else {
             return BTreeSet::new();
         };

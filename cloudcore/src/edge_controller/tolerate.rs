@@ -20,7 +20,7 @@ use super::tolerations::{self, Fix, Stay};
 
 /// A Pod to patch.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub(super) struct Order {
     /// Which.
     pub pod: ObjectKey,
     /// How.
@@ -34,7 +34,7 @@ const AT_ONCE: usize = 4;
 const TRIES: u32 = 5;
 
 /// Runs until asked to stop. What waits is held by Pod, newest only, so that `orders` never stays full.
-pub async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
+pub(super) async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
     let mut waiting: HashMap<ObjectKey, Order> = HashMap::new();
     let mut running = FuturesUnordered::new();
     loop {

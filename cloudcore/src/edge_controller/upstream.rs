@@ -16,7 +16,7 @@ use super::handle::FromNode;
 
 /// What the other half of EdgeController learns of the links.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkNews {
+pub(super) enum LinkNews {
     /// One more link of this node.
     Connected(NodeName),
     /// One less.
@@ -45,7 +45,7 @@ struct Lanes {
 }
 
 /// Runs until asked to stop. When `MAX_JOBS` are under way, `inbox` fills and the links wait.
-pub async fn run(
+pub(super) async fn run(
     answers: Answers,
     mut inbox: mpsc::Receiver<FromNode>,
     news: mpsc::Sender<LinkNews>,

@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 use super::observed::{Observed, Unusable};
 
 /// The label that makes a Node an edge node, with any value.
-pub const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
+pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
 
 /// What a watch says.
 #[derive(Clone, Debug)]
-pub enum WatchEvent {
+pub(super) enum WatchEvent {
     /// All objects of this kind follow, at the start or because the watch lost its place.
     ListStarted(Kind),
     /// An object as it is now.
@@ -34,7 +34,7 @@ pub enum WatchEvent {
 }
 
 /// Watches until asked to stop. `events` full: the API server buffers, and starts the watch anew if it lasts.
-pub async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: Shutdown) {
+pub(super) async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: Shutdown) {
     let mut watches = JoinSet::new();
     for stage in [&[Kind::Node][..], &[Kind::Pod], &[Kind::ConfigMap, Kind::Secret]] {
         for kind in stage {
