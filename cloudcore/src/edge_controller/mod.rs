@@ -35,6 +35,7 @@ use self::upstream::LinkNews;
 use self::watch::WatchEvent;
 use crate::node_queue::{NodeQueues, QueueOrder};
 
+pub(crate) use fetch::vanished;
 pub use graph::Graph;
 pub use handle::{FromNode, Upstream};
 

@@ -199,7 +199,11 @@ impl Placement {
 
     /// Uid and service account of a Pod, if it is bound to this node.
     #[must_use]
-    pub(super) fn pod_on(&self, node: &NodeName, pod: &ObjectKey) -> Option<(&Uid, Option<&ke_wire::ObjectName>)> {
+    pub(super) fn pod_on(
+        &self,
+        node: &NodeName,
+        pod: &ObjectKey,
+    ) -> Option<(&Uid, Option<&ke_wire::ObjectName>)> {
         let pod = self.pods.get(pod).filter(|pod| pod.node == *node)?;
         Some((&pod.desired.uid, pod.account.as_ref()))
     }

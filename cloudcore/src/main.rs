@@ -1,0 +1,91 @@
+//! cloudcore: the outside world in, every module built and joined, in the order in which an object meets them.
+//! Decides nothing; ends the process.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cloudcore::admin::{Admin, Readiness};
+use cloudcore::cluster;
+use cloudcore::config::CloudCoreConfig;
+use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
+use cloudcore::node_queue::NodeQueues;
+use cloudcore::sync_controller::SyncController;
+use ke_run::shutdown::Shutdown;
+use ke_run::supervise::Supervisor;
+use ke_run::telemetry::{self, Metrics};
+use tokio::net::TcpListener;
+
+fn main() -> ExitCode {
+    let loaded = match ke_run::cli::start::<CloudCoreConfig>(env!("CARGO_PKG_VERSION")) {
+        Ok(loaded) => loaded,
+        Err(ended) => return ended,
+    };
+    let logging = &loaded.config.logging;
+    if let Err(cause) = telemetry::init(logging.format, &logging.level) {
+        return ke_run::process::fail(&cause.into());
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    ke_run::process::run(serve(loaded.config))
+}
+
+async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
+    // The only provider in the tree; a second installation would be the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let shutdown = Shutdown::on_signals().context("listen for signals")?;
+
+    // Sockets first: a port in use is the quickest thing to find out.
+    let monitor = config.common_config.monitor_server.bind_address;
+    let monitor = TcpListener::bind(monitor)
+        .await
+        .with_context(|| format!("cannot listen on {monitor} (commonConfig.monitorServer.bindAddress)"))?;
+    let cluster = tokio::select! {
+        () = shutdown.wait() => return Ok(()),
+        connected = cluster::connect(&config.kube_api_config) => connected?,
+    };
+    cluster::prepare(&cluster.client).await?;
+
+    let metrics = Metrics::new();
+    let readiness = Readiness::default();
+    let mut tasks = Supervisor::new(shutdown.clone());
+
+    let advertised: Option<IpAddr> = config.modules.cloud_hub.advertised().next();
+    let settings = Settings {
+        api_server_ca: cluster.ca.clone(),
+        address: advertised.or(cluster.own_address).map(|address| address.to_string()).unwrap_or_default(),
+        pod_toleration_secs: config.modules.edge_controller.pod_toleration_secs.map(|secs| secs.to_u32()),
+    };
+    let (queues, orders) = NodeQueues::channel();
+    let (upstream, inbox) = Upstream::channel();
+    let (edge_controller, downstream, graph) =
+        EdgeController::new(cluster.client.clone(), queues, inbox, settings);
+    let sync_controller = SyncController::new(cluster.client.clone(), downstream.clone(), graph.clone());
+
+    let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
+    tasks.add("edge_controller", |stop| edge_controller.run(stop));
+    tasks.add("readiness", |stop| async move {
+        let mut downstream = downstream;
+        tokio::select! {
+            () = stop.wait() => {}
+            () = downstream.wait_complete() => caches.open(),
+        }
+        Ok::<_, anyhow::Error>(())
+    });
+    // NodeQueues and CloudHub join here: `orders` is the queues' end, `upstream` and `graph` are for the links.
+    tasks.add("node_queue", |stop| async move {
+        let (mut orders, _upstream, _graph) = (orders, upstream, graph);
+        loop {
+            tokio::select! {
+                () = stop.wait() => return Ok::<_, anyhow::Error>(()),
+                order = orders.recv() => if order.is_none() { return Ok(()) },
+            }
+        }
+    });
+    if config.modules.sync_controller.enable {
+        tasks.add("sync_controller", |stop| sync_controller.run(stop));
+    }
+    tasks.add("admin", |stop| Admin::new(monitor, readiness, metrics).run(stop));
+    tasks.join().await
+}
