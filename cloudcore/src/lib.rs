@@ -1,8 +1,11 @@
 //! cloudcore: watches the Kubernetes API and gives each edge node what it needs over one link.
 //!
-//! The modules stand in the order in which an object from the API meets them.
+//! The modules stand in the order in which an object from the API meets them; the empty lines keep rustfmt from
+//! sorting them.
 
 pub mod config;
+
+pub mod cluster;
 
 pub mod edge_controller;
 

@@ -2,19 +2,19 @@
 
 use async_trait::async_trait;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Event, EventSource, Namespace, Node, ObjectReference, Secret};
+use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use ke_wire::NodeName;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
+use crate::cluster::NAMESPACE;
+
 use super::authority::{SecretData, Secrets};
 use super::enroll::NodeLookup;
 use super::pins::{ANNOTATION, Pin, Pins};
 
-/// Where KubeEdge keeps its secrets.
-const NAMESPACE: &str = "kubeedge";
 
 /// The API server behind CloudHub's traits. Cheap to clone.
 #[derive(Clone)]
@@ -26,22 +26,6 @@ impl InCluster {
     /// Uses this client.
     pub fn new(client: kube::Client) -> Self {
         Self { client }
-    }
-
-    /// Makes the namespace `kubeedge` if it is not there.
-    pub async fn ensure_namespace(&self) -> Result<(), kube::Error> {
-        let api = Api::<Namespace>::all(self.client.clone());
-        if api.get_opt(NAMESPACE).await?.is_some() {
-            return Ok(());
-        }
-        let namespace = Namespace {
-            metadata: ObjectMeta { name: Some(NAMESPACE.into()), ..ObjectMeta::default() },
-            ..Namespace::default()
-        };
-        match api.create(&PostParams::default(), &namespace).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            outcome => outcome.map(|_| ()),
-        }
     }
 
     fn secrets(&self) -> Api<Secret> {

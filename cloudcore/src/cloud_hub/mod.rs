@@ -30,7 +30,7 @@ use self::listen::{ClientCertificates, Port};
 use self::node_link::{LinkParts, NodeLink};
 use self::pins::Pins;
 use crate::config::CloudHubConfig;
-use crate::edge_controller::{FromNode, Upstream};
+use crate::edge_controller::{FromNode, Graph, Upstream};
 use crate::node_queue::Nodes;
 
 pub use listen::ListenError;
@@ -257,5 +257,19 @@ impl Hub {
             self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
         }
         tracing::info!(%node, why, "disconnected");
+    }
+}
+
+impl NodeGraph for Graph {
+    fn may_read(&self, node: &NodeName, key: &ke_wire::ObjectKey) -> bool {
+        Graph::may_read(self, node, key)
+    }
+
+    fn is_on(&self, node: &NodeName, namespace: &ke_wire::Namespace, pod: &ke_wire::ObjectName) -> bool {
+        self.pod_is_on(node, namespace, pod).is_some()
+    }
+
+    fn uses_account(&self, node: &NodeName, namespace: &ke_wire::Namespace, account: &ke_wire::ObjectName) -> bool {
+        Graph::uses_account(self, node, namespace, account)
     }
 }

@@ -20,13 +20,13 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// The API server.
 #[derive(Clone)]
-pub struct ApiServer {
+pub(super) struct ApiServer {
     client: kube::Client,
 }
 
 /// What a request's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
+pub(super) enum Content {
     /// A whole object.
     Json,
     /// `application/merge-patch+json`
@@ -38,17 +38,17 @@ pub enum Content {
 impl ApiServer {
     /// Calls go through this client.
     #[must_use]
-    pub fn new(client: kube::Client) -> Self {
+    pub(super) fn new(client: kube::Client) -> Self {
         Self { client }
     }
 
     /// Reads one object.
-    pub async fn get(&self, key: &ObjectKey) -> Result<Bytes, Refusal> {
+    pub(super) async fn get(&self, key: &ObjectKey) -> Result<Bytes, Refusal> {
         self.call(Call::new(Method::GET, object_path(key, "")?)).await
     }
 
     /// Carries out one call and gives the body of its success.
-    pub async fn call(&self, call: Call) -> Result<Bytes, Refusal> {
+    pub(super) async fn call(&self, call: Call) -> Result<Bytes, Refusal> {
         match tokio::time::timeout(TIMEOUT, self.unbounded(call)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(refusal(Reason::Timeout, 504, "the API server did not answer within 20 s")),
@@ -68,7 +68,8 @@ impl ApiServer {
         let request = call.request().map_err(|cause| unreachable(&cause))?;
         let response = self.client.send(request).await.map_err(|cause| unreachable(&cause))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|cause| unreachable(&*cause))?.to_bytes();
+        let body =
+            Limited::new(body, MAX_ANSWER).collect().await.map_err(|cause| unreachable(&*cause))?.to_bytes();
         if head.status.is_success() {
             return Ok(body);
         }
@@ -80,7 +81,7 @@ impl ApiServer {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(super) struct Call {
     method: Method,
     path: String,
     body: Option<(Content, Bytes)>,
@@ -90,19 +91,19 @@ pub struct Call {
 impl Call {
     /// Without a body, as ourselves.
     #[must_use]
-    pub fn new(method: Method, path: String) -> Self {
+    pub(super) fn new(method: Method, path: String) -> Self {
         Self { method, path, body: None, as_node: None }
     }
 
     /// With this body.
     #[must_use]
-    pub fn with(self, content: Content, body: Bytes) -> Self {
+    pub(super) fn with(self, content: Content, body: Bytes) -> Self {
         Self { body: Some((content, body)), ..self }
     }
 
     /// As this node's own user, where Kubernetes looks at who asked.
     #[must_use]
-    pub fn as_node(self, node: &NodeName) -> Self {
+    pub(super) fn as_node(self, node: &NodeName) -> Self {
         Self { as_node: Some(node.clone()), ..self }
     }
 
@@ -130,12 +131,12 @@ impl Call {
 }
 
 /// Path of an object; `under` is a subresource with its slash, or empty.
-pub fn object_path(key: &ObjectKey, under: &str) -> Result<String, Refusal> {
+pub(super) fn object_path(key: &ObjectKey, under: &str) -> Result<String, Refusal> {
     Ok(format!("{}/{}{under}", folder_path(key)?, escaped(key.name.as_str())))
 }
 
 /// Path of the objects among which this one is.
-pub fn folder_path(key: &ObjectKey) -> Result<String, Refusal> {
+pub(super) fn folder_path(key: &ObjectKey) -> Result<String, Refusal> {
     let Some(api) = api_type(&key.kind) else {
         return Err(bad_request(&format!("{} is no kind that may be asked for", key.kind.as_str())));
     };
@@ -163,19 +164,19 @@ fn escaped(name: &str) -> String {
 
 /// A refusal of ours.
 #[must_use]
-pub fn refusal(reason: Reason, code: u16, message: &str) -> Refusal {
+pub(super) fn refusal(reason: Reason, code: u16, message: &str) -> Refusal {
     Refusal { message: message.to_owned(), reason, details: None, code }
 }
 
 /// The question makes no sense.
 #[must_use]
-pub fn bad_request(message: &str) -> Refusal {
+pub(super) fn bad_request(message: &str) -> Refusal {
     refusal(Reason::BadRequest, 400, message)
 }
 
 /// This node may not.
 #[must_use]
-pub fn forbidden(key: &ObjectKey, message: &str) -> Refusal {
+pub(super) fn forbidden(key: &ObjectKey, message: &str) -> Refusal {
     let api = api_type(&key.kind);
     let details = RefusalDetails {
         name: key.name.to_string(),
@@ -213,7 +214,11 @@ mod tests {
         };
         check("shop/pod/web", "/status", Ok("/api/v1/namespaces/shop/pods/web/status"));
         check("null/node/e1", "", Ok("/api/v1/nodes/e1"));
-        check("kube-node-lease/lease/e1", "", Ok("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/e1"));
+        check(
+            "kube-node-lease/lease/e1",
+            "",
+            Ok("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/e1"),
+        );
         check("default/volumeattachment/csi-1", "", Ok("/apis/storage.k8s.io/v1/volumeattachments/csi-1"));
         check("a/secret/x?y#z", "", Ok("/api/v1/namespaces/a/secrets/x%3Fy%23z"));
         check("null/secret/x", "", Err(400));

@@ -1,13 +1,400 @@
 //! EdgeController: what each node needs, and what each node reports.
+//!
+//! Two halves that never wait for each other: downstream turns watches into orders for the queues, upstream answers
+//! the nodes. It never touches a link; the queues and CloudHub do. Started by `main.rs`.
 
+mod answers;
 mod api;
+mod fetch;
 mod graph;
 mod handle;
 mod observed;
 mod placement;
 mod tolerate;
 mod tolerations;
+mod upstream;
 mod watch;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ke_run::shutdown::Shutdown;
+use ke_wire::{Kind, NodeName, ObjectKey};
+use serde_json::Value;
+use tokio::sync::{Semaphore, mpsc, watch as state};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::answers::Answers;
+use self::api::ApiServer;
+use self::observed::Observed;
+use self::placement::Effect;
+use self::tolerations::Stay;
+use self::upstream::LinkNews;
+use self::watch::WatchEvent;
+use crate::node_queue::{NodeQueues, QueueOrder};
+
+pub(crate) use fetch::vanished;
 pub use graph::Graph;
 pub use handle::{FromNode, Upstream};
+
+/// Reads that are under way at once: data named for the first time, Pods of a node that came late.
+const FETCHES: usize = 16;
+/// A Go edge repeats its registration every 7 s until the Node has arrived; one refill is enough for all of them.
+const REFILL_PAUSE: Duration = Duration::from_secs(60);
+
+/// What the module needs beside its handles.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// PEM of the API server's certificate authority; empty when not known.
+    pub api_server_ca: String,
+    /// The address that nodes are told to be served from; empty when not known.
+    pub address: String,
+    /// How long Pods stay on a node that the cluster cannot reach; nothing: for ever.
+    pub pod_toleration_secs: Option<u32>,
+}
+
+/// The module. `run` it.
+pub struct EdgeController {
+    client: kube::Client,
+    queues: NodeQueues,
+    inbox: mpsc::Receiver<FromNode>,
+    passes: mpsc::Receiver<()>,
+    complete: state::Sender<bool>,
+    graph: Graph,
+    settings: Settings,
+}
+
+/// What others may ask of the module.
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    passes: mpsc::Sender<()>,
+    complete: state::Receiver<bool>,
+}
+
+impl Downstream {
+    /// Hands the queues once more all that each connected node must hold. A pass that waits already is enough.
+    pub fn repeat_all(&self) {
+        let _ = self.passes.try_send(());
+    }
+
+    /// Whether the watches have shown all there is once.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        *self.complete.borrow()
+    }
+
+    /// Returns when they have.
+    pub async fn wait_complete(&mut self) {
+        let _ = self.complete.wait_for(|complete| *complete).await;
+    }
+}
+
+/// The module cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeControllerError {
+    /// One of its tasks ended by itself.
+    #[error("{0} ended by itself")]
+    Ended(&'static str),
+}
+
+enum Event {
+    Watch(WatchEvent),
+    News(LinkNews),
+    Fetched(Fetched),
+    Repeat,
+    Stop,
+    Ended,
+}
+
+enum Fetched {
+    Object(ObjectKey, Option<Observed>),
+    Pods(NodeName, Vec<Observed>),
+}
+
+struct Downstreaming {
+    api: ApiServer,
+    queues: NodeQueues,
+    graph: Graph,
+    stay: Stay,
+    orders: mpsc::Sender<tolerate::Order>,
+    complete: state::Sender<bool>,
+    links: HashMap<NodeName, Link>,
+    fetches: JoinSet<Fetched>,
+    permits: Arc<Semaphore>,
+}
+
+/// A node with at least one link.
+#[derive(Debug, Default)]
+struct Link {
+    /// An old link may be told gone after the new one is told up.
+    n_links: usize,
+    /// All it must hold was handed over, so that changes are enough from here.
+    is_handed_over: bool,
+    refilled: Option<Instant>,
+}
+
+impl EdgeController {
+    /// The module, what others may ask of it, and the view that CloudHub admits by.
+    #[must_use]
+    pub fn new(
+        client: kube::Client,
+        queues: NodeQueues,
+        inbox: mpsc::Receiver<FromNode>,
+        settings: Settings,
+    ) -> (Self, Downstream, Graph) {
+        let (pass, passes) = mpsc::channel(1);
+        let (complete, is_complete) = state::channel(false);
+        let graph = Graph::default();
+        let module = Self { client, queues, inbox, passes, complete, graph: graph.clone(), settings };
+        (module, Downstream { passes: pass, complete: is_complete }, graph)
+    }
+
+    /// Runs until asked to stop.
+    pub async fn run(self, stop: Shutdown) -> Result<(), EdgeControllerError> {
+        let Self { client, queues, inbox, passes, complete, graph, settings } = self;
+        let api = ApiServer::new(client.clone());
+        let stay = Stay::from_secs(settings.pod_toleration_secs);
+        // Full: the watches wait, and the API server buffers.
+        let (seen, events) = mpsc::channel(256);
+        // Full: upstream waits; downstream empties it between any two orders for the queues.
+        let (tell, news) = mpsc::channel(4096);
+        // Emptied at once: `tolerate` keeps the newest per Pod.
+        let (order, orders) = mpsc::channel(64);
+        let answers = Answers {
+            api: api.clone(),
+            graph: graph.clone(),
+            api_server_ca: settings.api_server_ca,
+            address: settings.address,
+            news: tell.clone(),
+        };
+        let downstreaming = Downstreaming {
+            api: api.clone(),
+            queues,
+            graph,
+            stay,
+            orders: order,
+            complete,
+            links: HashMap::new(),
+            fetches: JoinSet::new(),
+            permits: Arc::new(Semaphore::new(FETCHES)),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(named("watch", watch::run(client, seen, stop.clone())));
+        tasks.spawn(named("tolerate", tolerate::run(api, stay, orders, stop.clone())));
+        tasks.spawn(named("upstream", upstream::run(answers, inbox, tell, stop.clone())));
+        tasks.spawn(named("downstream", downstreaming.run(events, news, passes, stop.clone())));
+        while let Some(ended) = tasks.join_next().await {
+            if !stop.is_triggered() {
+                return Err(EdgeControllerError::Ended(ended.unwrap_or("a task")));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+impl Downstreaming {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<WatchEvent>,
+        mut news: mpsc::Receiver<LinkNews>,
+        mut passes: mpsc::Receiver<()>,
+        stop: Shutdown,
+    ) {
+        loop {
+            let event = tokio::select! {
+                () = stop.wait() => Event::Stop,
+                news = news.recv() => news.map_or(Event::Ended, Event::News),
+                Some(fetched) = self.fetches.join_next() => match fetched {
+                    Ok(fetched) => Event::Fetched(fetched),
+                    Err(_) => continue,
+                },
+                event = events.recv() => event.map_or(Event::Ended, Event::Watch),
+                Some(()) = passes.recv() => Event::Repeat,
+            };
+            match event {
+                Event::Watch(event) => self.on_watch(event).await,
+                Event::Fetched(fetched) => self.on_fetched(fetched).await,
+                Event::News(news) => self.on_news(news).await,
+                Event::Repeat => {
+                    for node in self.links.keys().cloned().collect::<Vec<_>>() {
+                        self.hand_over(&node).await;
+                    }
+                }
+                Event::Stop | Event::Ended => return,
+            }
+        }
+    }
+
+    async fn on_watch(&mut self, event: WatchEvent) {
+        let was_complete = *self.complete.borrow();
+        self.tolerate(&event).await;
+        let (effects, is_complete) = {
+            let mut placement = self.graph.write();
+            let effects = placement.on_event(event);
+            (effects, was_complete || placement.is_complete())
+        };
+        self.carry_out(effects).await;
+        if is_complete && !was_complete {
+            tracing::info!("all nodes, pods, config maps and secrets are known");
+            self.complete.send_replace(true);
+            for node in self.links.keys().cloned().collect::<Vec<_>>() {
+                self.hand_over(&node).await;
+            }
+        }
+    }
+
+    async fn on_fetched(&mut self, fetched: Fetched) {
+        let (effects, nodes) = match fetched {
+            Fetched::Object(key, found) => {
+                let mut placement = self.graph.write();
+                (placement.fetched(&key, found), placement.nodes_of(&key))
+            }
+            Fetched::Pods(node, pods) => {
+                for pod in &pods {
+                    self.tolerate_pod(pod).await;
+                }
+                (self.graph.write().listed(&node, pods), vec![node])
+            }
+        };
+        self.carry_out(effects).await;
+        for node in nodes {
+            if self.links.get(&node).is_some_and(|link| !link.is_handed_over) {
+                self.hand_over(&node).await;
+            }
+        }
+    }
+
+    async fn on_news(&mut self, news: LinkNews) {
+        match news {
+            LinkNews::Connected(node) => {
+                let link = self.links.entry(node.clone()).or_default();
+                link.n_links = link.n_links.saturating_add(1);
+                link.is_handed_over = false;
+                self.hand_over(&node).await;
+            }
+            LinkNews::Disconnected(node) => {
+                let Some(link) = self.links.get_mut(&node) else { return };
+                link.n_links = link.n_links.saturating_sub(1);
+                if link.n_links == 0 {
+                    self.links.remove(&node);
+                }
+            }
+            LinkNews::RegisteredAnew(node) => {
+                let now = Instant::now();
+                let Some(link) = self.links.get_mut(&node) else { return };
+                if link.refilled.is_some_and(|last| now.duration_since(last) < REFILL_PAUSE) {
+                    return;
+                }
+                link.refilled = Some(now);
+                tracing::info!(%node, "registered though its Node exists: it gets everything once more");
+                self.queues.tell(QueueOrder::Forget(node.clone())).await;
+                self.hand_over(&node).await;
+            }
+        }
+    }
+
+    /// Everything that the node must hold, then the mark after which the rest is too much. Not before all of it is known.
+    async fn hand_over(&mut self, node: &NodeName) {
+        let desired = {
+            let placement = self.graph.read();
+            if !placement.is_complete() || !placement.is_settled(node) {
+                return;
+            }
+            placement.desired(node)
+        };
+        for desired in desired {
+            self.queues.tell(QueueOrder::Put(node.clone(), desired)).await;
+        }
+        self.queues.tell(QueueOrder::Synced(node.clone())).await;
+        if let Some(link) = self.links.get_mut(node) {
+            link.is_handed_over = true;
+        }
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            // A node without a link gets all at once when it is back.
+            let is_told = |node| self.links.get(node).is_some_and(|link: &Link| link.is_handed_over);
+            match effect {
+                Effect::Put(node, desired) if is_told(&node) => {
+                    self.queues.tell(QueueOrder::Put(node, desired)).await;
+                }
+                Effect::Delete(node, gone) if is_told(&node) => {
+                    self.queues.tell(QueueOrder::Delete(node, gone)).await;
+                }
+                Effect::Put(..) | Effect::Delete(..) => {}
+                Effect::NodeGone(node) => {
+                    tracing::info!(%node, "is no edge node any more");
+                    self.queues.tell(QueueOrder::NodeGone(node)).await;
+                }
+                Effect::Fetch(key) => {
+                    let (api, permits) = (self.api.clone(), Arc::clone(&self.permits));
+                    self.fetches.spawn(async move {
+                        let _permit = permits.acquire().await;
+                        let found = fetch::object(&api, &key).await;
+                        Fetched::Object(key, found)
+                    });
+                }
+                Effect::ListPods(node) => {
+                    let (api, permits) = (self.api.clone(), Arc::clone(&self.permits));
+                    self.fetches.spawn(async move {
+                        let _permit = permits.acquire().await;
+                        let pods = fetch::pods(&api, &node).await;
+                        Fetched::Pods(node, pods)
+                    });
+                }
+            }
+        }
+    }
+
+    async fn tolerate(&self, event: &WatchEvent) {
+        let WatchEvent::Applied(observed) = event else { return };
+        match observed.key.kind {
+            Kind::Pod => self.tolerate_pod(observed).await,
+            Kind::Node => {
+                let Ok(node) = observed.key.name.as_str().parse::<NodeName>() else { return };
+                let autonomy = observed.annotation(tolerations::AUTONOMY);
+                let pods: Vec<_> = {
+                    let placement = self.graph.read();
+                    if placement.autonomy(&node) == autonomy || !placement.is_node(&node) {
+                        return;
+                    }
+                    placement.bodies_of_pods(&node).map(|pod| pod.body.clone()).collect()
+                };
+                for body in pods {
+                    let pod = serde_json::from_slice(&body).ok();
+                    if let Some(Ok(pod)) = pod.map(|pod: Value| Observed::new(&Kind::Pod, pod)) {
+                        self.order(&pod, autonomy).await;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn tolerate_pod(&self, pod: &Observed) {
+        let Some(node) = pod.node() else { return };
+        let autonomy = {
+            let placement = self.graph.read();
+            if !placement.is_node(&node) {
+                return;
+            }
+            placement.autonomy(&node).map(str::to_owned)
+        };
+        self.order(pod, autonomy.as_deref()).await;
+    }
+
+    async fn order(&self, pod: &Observed, autonomy: Option<&str>) {
+        if let Some(fix) = tolerations::plan(pod, autonomy, self.stay) {
+            let autonomy = autonomy.map(str::to_owned);
+            let _ = self.orders.send(tolerate::Order { pod: pod.key.clone(), fix, autonomy }).await;
+        }
+    }
+}

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 /// An object of the API server.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Observed {
+pub(super) struct Observed {
     /// Which object.
     pub key: ObjectKey,
     /// Its uid.
@@ -25,7 +25,7 @@ pub struct Observed {
 
 /// Why an object of the API server cannot be handed on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub(super) enum Unusable {
     /// A field without which nothing can be delivered.
     #[error("{kind} {name:?} has no usable metadata.{field}")]
     Field {
@@ -41,7 +41,7 @@ pub enum Unusable {
 impl Observed {
     /// From the object's JSON. Fills in `apiVersion` and `kind`, which lists leave out, and drops `managedFields`,
     /// which nobody on an edge reads and which make up a third of a small object.
-    pub fn new(kind: &Kind, object: Value) -> Result<Self, Unusable> {
+    pub(super) fn new(kind: &Kind, object: Value) -> Result<Self, Unusable> {
         let mut object = match object {
             Value::Object(object) => object,
             _ => Map::new(),
@@ -51,7 +51,8 @@ impl Observed {
             object.insert("apiVersion".to_owned(), api.api_version.into());
             object.insert("kind".to_owned(), api.kind.into());
         }
-        let name = object.get("metadata").and_then(|metadata| text(metadata, "name")).unwrap_or_default().to_owned();
+        let name =
+            object.get("metadata").and_then(|metadata| text(metadata, "name")).unwrap_or_default().to_owned();
         let unusable = |field| Unusable::Field { kind: kind.as_str().to_owned(), name: name.clone(), field };
         let Some(Value::Object(metadata)) = object.get_mut("metadata") else {
             return Err(unusable("name"));
@@ -65,7 +66,11 @@ impl Observed {
             Scope::Cluster
         };
         Ok(Self {
-            key: ObjectKey { kind: kind.clone(), scope, name: field("name")?.parse().map_err(|_| unusable("name"))? },
+            key: ObjectKey {
+                kind: kind.clone(),
+                scope,
+                name: field("name")?.parse().map_err(|_| unusable("name"))?,
+            },
             uid: field("uid")?.parse().map_err(|_| unusable("uid"))?,
             version: field("resourceVersion")?.parse().map_err(|_| unusable("resourceVersion"))?,
             object: Value::Object(object),
@@ -74,32 +79,32 @@ impl Observed {
 
     /// The object as it goes to the edge.
     #[must_use]
-    pub fn body(&self) -> Bytes {
+    pub(super) fn body(&self) -> Bytes {
         self.object.to_string().into()
     }
 
     /// The object's JSON.
     #[must_use]
-    pub fn object(&self) -> &Value {
+    pub(super) fn object(&self) -> &Value {
         &self.object
     }
 
     /// Whether its removal was asked for.
     #[must_use]
-    pub fn is_going(&self) -> bool {
+    pub(super) fn is_going(&self) -> bool {
         self.object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null())
     }
 
     /// The value of one annotation.
     #[must_use]
-    pub fn annotation(&self, name: &str) -> Option<&str> {
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
         self.object.pointer("/metadata/annotations")?.get(name)?.as_str()
     }
 
     /// A number that changes when something changes that the edge must be told: for Pods metadata and spec (the status
     /// is the edge's own word), for Nodes all but the heartbeats, which would come back to their sender every minute.
     #[must_use]
-    pub fn shape(&self) -> u64 {
+    pub(super) fn shape(&self) -> u64 {
         let mut object = self.object.clone();
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("resourceVersion");
@@ -108,7 +113,9 @@ impl Observed {
             if let Some(object) = object.as_object_mut() {
                 object.remove("status");
             }
-        } else if let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
+        } else if let Some(conditions) =
+            object.pointer_mut("/status/conditions").and_then(Value::as_array_mut)
+        {
             for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
                 condition.remove("lastHeartbeatTime");
             }
@@ -120,13 +127,13 @@ impl Observed {
 
     /// The node that a Pod is bound to.
     #[must_use]
-    pub fn node(&self) -> Option<NodeName> {
+    pub(super) fn node(&self) -> Option<NodeName> {
         text(self.object.get("spec")?, "nodeName")?.parse().ok()
     }
 
     /// The service account that a Pod runs as.
     #[must_use]
-    pub fn account(&self) -> Option<ObjectName> {
+    pub(super) fn account(&self) -> Option<ObjectName> {
         text(self.object.get("spec")?, "serviceAccountName").unwrap_or("default").parse().ok()
     }
 
@@ -134,7 +141,7 @@ impl Observed {
     /// `kube-root-ca.crt` among them), of environments of all sorts of containers, pull secrets, claims.
     /// Names that Kubernetes would not take are left out.
     #[must_use]
-    pub fn references(&self) -> BTreeSet<ObjectKey> {
+    pub(super) fn references(&self) -> BTreeSet<ObjectKey> {
         let (Some(namespace), Some(spec)) = (self.key.scope.namespace(), self.object.get("spec")) else {
             return BTreeSet::new();
         };
@@ -228,19 +235,27 @@ mod tests {
             assert_eq!(got, expected, "{spec}");
         };
         check(json!({}), &[]);
-        check(json!({"volumes": [{"configMap": {"name": "a"}}, {"secret": {"secretName": "b"}}, {"emptyDir": {}}]}),
-            &["shop/configmap/a", "shop/secret/b"]);
-        check(json!({"volumes": [{"projected": {"sources": [
+        check(
+            json!({"volumes": [{"configMap": {"name": "a"}}, {"secret": {"secretName": "b"}}, {"emptyDir": {}}]}),
+            &["shop/configmap/a", "shop/secret/b"],
+        );
+        check(
+            json!({"volumes": [{"projected": {"sources": [
                 {"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": "kube-root-ca.crt"}}, {"secret": {"name": "s"}}]}}]}),
-            &["shop/configmap/kube-root-ca.crt", "shop/secret/s"]);
-        check(json!({"initContainers": [{"envFrom": [{"secretRef": {"name": "i"}}]}],
+            &["shop/configmap/kube-root-ca.crt", "shop/secret/s"],
+        );
+        check(
+            json!({"initContainers": [{"envFrom": [{"secretRef": {"name": "i"}}]}],
                 "containers": [{"env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "e", "key": "k"}}},
                     {"name": "Y", "valueFrom": {"secretKeyRef": {"name": "f", "key": "k"}}}, {"name": "Z", "value": "1"}]}],
                 "ephemeralContainers": [{"envFrom": [{"configMapRef": {"name": "d"}}]}]}),
-            &["shop/configmap/d", "shop/configmap/e", "shop/secret/f", "shop/secret/i"]);
+            &["shop/configmap/d", "shop/configmap/e", "shop/secret/f", "shop/secret/i"],
+        );
         check(json!({"imagePullSecrets": [{"name": "pull"}, {}, {"name": "../x"}]}), &["shop/secret/pull"]);
-        check(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "scratch", "ephemeral": {}}]}),
-            &["shop/persistentvolumeclaim/c", "shop/persistentvolumeclaim/web-scratch"]);
+        check(
+            json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "scratch", "ephemeral": {}}]}),
+            &["shop/persistentvolumeclaim/c", "shop/persistentvolumeclaim/web-scratch"],
+        );
         check(json!({"volumes": "nonsense", "containers": 7}), &[]);
     }
 
@@ -255,7 +270,11 @@ mod tests {
             }
             let before = Observed::new(&kind, changed.clone()).unwrap().shape();
             *changed.pointer_mut(pointer).unwrap() = value;
-            assert_eq!(before != Observed::new(&kind, changed).unwrap().shape(), differs, "{kind:?} {pointer}");
+            assert_eq!(
+                before != Observed::new(&kind, changed).unwrap().shape(),
+                differs,
+                "{kind:?} {pointer}"
+            );
         };
         check(Kind::Node, "/metadata/resourceVersion", "2".into(), false);
         check(Kind::Node, "/status/conditions/0/lastHeartbeatTime", "2".into(), false);
@@ -274,7 +293,10 @@ mod tests {
 
     #[test]
     fn objects_that_cannot_be_delivered_are_named() {
-        let refused = Observed::new(&Kind::Pod, json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "x", "namespace": "a"}}));
+        let refused = Observed::new(
+            &Kind::Pod,
+            json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "x", "namespace": "a"}}),
+        );
         assert_eq!(refused.unwrap_err().to_string(), "pod \"web\" has no usable metadata.resourceVersion");
         assert!(Observed::new(&Kind::Pod, json!(7)).is_err());
     }

@@ -14,7 +14,7 @@ use crate::node_queue::{Desired, Gone};
 
 /// What follows from something seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub(super) enum Effect {
     /// The node must hold this.
     Put(NodeName, Desired),
     /// The node must no longer hold this.
@@ -29,7 +29,7 @@ pub enum Effect {
 
 /// What is known of all edge nodes.
 #[derive(Debug, Default)]
-pub struct Placement {
+pub(super) struct Placement {
     nodes: HashMap<NodeName, Node>,
     pods: HashMap<ObjectKey, Pod>,
     data: HashMap<ObjectKey, Data>,
@@ -88,18 +88,19 @@ struct List {
 }
 
 /// The kinds that are watched.
-pub const WATCHED: [Kind; 4] = [Kind::Node, Kind::Pod, Kind::ConfigMap, Kind::Secret];
+pub(super) const WATCHED: [Kind; 4] = [Kind::Node, Kind::Pod, Kind::ConfigMap, Kind::Secret];
 
 impl Placement {
     /// Takes in one event of a watch.
-    pub fn on_event(&mut self, event: WatchEvent) -> Vec<Effect> {
+    pub(super) fn on_event(&mut self, event: WatchEvent) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
             WatchEvent::ListStarted(kind) => {
                 self.lists.entry(kind).or_default().seen = Some(HashSet::new());
             }
             WatchEvent::Applied(observed) => {
-                if let Some(seen) = self.lists.get_mut(&observed.key.kind).and_then(|list| list.seen.as_mut()) {
+                if let Some(seen) = self.lists.get_mut(&observed.key.kind).and_then(|list| list.seen.as_mut())
+                {
                     // Of data only what is needed is remembered, not every name in the cluster.
                     if !is_data(&observed.key.kind) || self.data.contains_key(&observed.key) {
                         seen.insert(observed.key.clone());
@@ -116,7 +117,7 @@ impl Placement {
     }
 
     /// The result of [`Effect::Fetch`]: the object, or `None` when there is none.
-    pub fn fetched(&mut self, key: &ObjectKey, found: Option<Observed>) -> Vec<Effect> {
+    pub(super) fn fetched(&mut self, key: &ObjectKey, found: Option<Observed>) -> Vec<Effect> {
         let mut effects = Vec::new();
         let Some(data) = self.data.get_mut(key) else { return effects };
         let DataState::Fetching(ended) = &data.state else { return effects };
@@ -130,9 +131,11 @@ impl Placement {
     }
 
     /// The result of [`Effect::ListPods`].
-    pub fn listed(&mut self, node: &NodeName, pods: Vec<Observed>) -> Vec<Effect> {
+    pub(super) fn listed(&mut self, node: &NodeName, pods: Vec<Observed>) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let Some(vanished) = self.nodes.get_mut(node).and_then(|node| node.listing.take()) else { return effects };
+        let Some(vanished) = self.nodes.get_mut(node).and_then(|node| node.listing.take()) else {
+            return effects;
+        };
         for pod in pods.into_iter().filter(|pod| !vanished.contains(&pod.uid)) {
             if let Some(seen) = self.lists.get_mut(&Kind::Pod).and_then(|list| list.seen.as_mut()) {
                 seen.insert(pod.key.clone());
@@ -144,22 +147,24 @@ impl Placement {
 
     /// Whether each watch has shown all there is once.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         WATCHED.iter().all(|kind| self.lists.get(kind).is_some_and(|list| list.complete))
     }
 
     /// Whether all that this node needs is here, so that anything else it holds is too much.
     #[must_use]
-    pub fn is_settled(&self, node: &NodeName) -> bool {
+    pub(super) fn is_settled(&self, node: &NodeName) -> bool {
         self.nodes.get(node).is_none_or(|entry| {
             entry.listing.is_none()
-                && self.data_of(entry).all(|data| !matches!(data.state, DataState::Awaited | DataState::Fetching(_)))
+                && self
+                    .data_of(entry)
+                    .all(|data| !matches!(data.state, DataState::Awaited | DataState::Fetching(_)))
         })
     }
 
     /// All that the node must hold: itself, then data, then the Pods that need it.
     #[must_use]
-    pub fn desired(&self, node: &NodeName) -> Vec<Desired> {
+    pub(super) fn desired(&self, node: &NodeName) -> Vec<Desired> {
         let Some(entry) = self.nodes.get(node) else { return Vec::new() };
         let mut all = vec![entry.desired.clone()];
         let mut keys = BTreeSet::new();
@@ -176,32 +181,36 @@ impl Placement {
 
     /// Whether this is an edge node.
     #[must_use]
-    pub fn is_node(&self, node: &NodeName) -> bool {
+    pub(super) fn is_node(&self, node: &NodeName) -> bool {
         self.nodes.contains_key(node)
     }
 
     /// Nodes whose Pods name this object.
     #[must_use]
-    pub fn nodes_of(&self, key: &ObjectKey) -> Vec<NodeName> {
+    pub(super) fn nodes_of(&self, key: &ObjectKey) -> Vec<NodeName> {
         self.data.get(key).map(|data| data.nodes.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// Whether a Pod on the node names this ConfigMap, Secret or claim.
     #[must_use]
-    pub fn may_read(&self, node: &NodeName, key: &ObjectKey) -> bool {
+    pub(super) fn may_read(&self, node: &NodeName, key: &ObjectKey) -> bool {
         self.data.get(key).is_some_and(|data| data.nodes.contains_key(node))
     }
 
     /// Uid and service account of a Pod, if it is bound to this node.
     #[must_use]
-    pub fn pod_on(&self, node: &NodeName, pod: &ObjectKey) -> Option<(&Uid, Option<&ke_wire::ObjectName>)> {
+    pub(super) fn pod_on(
+        &self,
+        node: &NodeName,
+        pod: &ObjectKey,
+    ) -> Option<(&Uid, Option<&ke_wire::ObjectName>)> {
         let pod = self.pods.get(pod).filter(|pod| pod.node == *node)?;
         Some((&pod.desired.uid, pod.account.as_ref()))
     }
 
     /// Whether any Pod on the node runs as this service account.
     #[must_use]
-    pub fn uses_account(
+    pub(super) fn uses_account(
         &self,
         node: &NodeName,
         namespace: &ke_wire::Namespace,
@@ -215,12 +224,12 @@ impl Placement {
 
     /// The node's annotation about how long its Pods stay bound without it.
     #[must_use]
-    pub fn autonomy(&self, node: &NodeName) -> Option<&str> {
+    pub(super) fn autonomy(&self, node: &NodeName) -> Option<&str> {
         self.nodes.get(node)?.autonomy.as_deref()
     }
 
     /// The Pods of a node as they are pushed.
-    pub fn bodies_of_pods(&self, node: &NodeName) -> impl Iterator<Item = &Desired> {
+    pub(super) fn bodies_of_pods(&self, node: &NodeName) -> impl Iterator<Item = &Desired> {
         let keys = self.nodes.get(node).into_iter().flat_map(|node| &node.pods);
         keys.filter_map(|key| self.pods.get(key)).map(|pod| &pod.desired)
     }
@@ -294,7 +303,13 @@ impl Placement {
         for added in references.difference(&old) {
             self.refer(&name, added, effects);
         }
-        let pod = Pod { node: name.clone(), desired: desired(observed, change), shape, references, account: observed.account() };
+        let pod = Pod {
+            node: name.clone(),
+            desired: desired(observed, change),
+            shape,
+            references,
+            account: observed.account(),
+        };
         effects.push(Effect::Put(name.clone(), pod.desired.clone()));
         let dropped: Vec<ObjectKey> = old.difference(&pod.references).cloned().collect();
         self.pods.insert(key.clone(), pod);
@@ -347,7 +362,9 @@ impl Placement {
                 }
             }
             kind => {
-                for (_, data) in self.data.iter_mut().filter(|(key, _)| key.kind == *kind && !seen.contains(key)) {
+                for (_, data) in
+                    self.data.iter_mut().filter(|(key, _)| key.kind == *kind && !seen.contains(key))
+                {
                     match &data.state {
                         DataState::Awaited => data.state = DataState::Absent,
                         DataState::Held(held) => {
@@ -488,7 +505,13 @@ fn gone(held: &Desired, version: Option<Version>) -> Gone {
         "apiVersion": api.map_or("", |api| api.api_version), "kind": api.map_or("", |api| api.kind),
         "metadata": metadata,
     });
-    Gone { key: held.key.clone(), uid: held.uid.clone(), version, origin: held.origin, body: Bytes::from(body.to_string()) }
+    Gone {
+        key: held.key.clone(),
+        uid: held.uid.clone(),
+        version,
+        origin: held.origin,
+        body: Bytes::from(body.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -41,11 +41,19 @@ fn told(effects: Vec<Effect>) -> String {
 }
 
 fn applied(what: &str, version: u64) -> WatchEvent {
-    WatchEvent::Applied(object(what, version, what.split([':', '>']).next().unwrap().replace('/', "-").as_str()))
+    WatchEvent::Applied(object(
+        what,
+        version,
+        what.split([':', '>']).next().unwrap().replace('/', "-").as_str(),
+    ))
 }
 
 fn removed(what: &str, version: u64) -> WatchEvent {
-    WatchEvent::Removed(object(what, version, what.split([':', '>']).next().unwrap().replace('/', "-").as_str()))
+    WatchEvent::Removed(object(
+        what,
+        version,
+        what.split([':', '>']).next().unwrap().replace('/', "-").as_str(),
+    ))
 }
 
 /// Lists that show what is given, in the order in which `watch.rs` starts them.
@@ -64,20 +72,35 @@ fn started(objects: &[&str]) -> Placement {
 
 fn holds(placement: &Placement, node: &str) -> String {
     let desired = placement.desired(&node.parse().unwrap());
-    desired.iter().map(|desired| format!("{}@{}", desired.key, desired.version)).collect::<Vec<_>>().join(", ")
+    desired
+        .iter()
+        .map(|desired| format!("{}@{}", desired.key, desired.version))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[test]
 fn the_first_lists_give_each_node_what_its_pods_name() {
     let placement = started(&[
-        "node/e1", "node/e2", "pod/a>e1:cm=x:secret=s", "pod/b>e2:cm=x", "pod/cloud>c1:cm=y",
-        "configmap/x", "configmap/y", "secret/s", "secret/other",
+        "node/e1",
+        "node/e2",
+        "pod/a>e1:cm=x:secret=s",
+        "pod/b>e2:cm=x",
+        "pod/cloud>c1:cm=y",
+        "configmap/x",
+        "configmap/y",
+        "secret/s",
+        "secret/other",
     ]);
     assert_eq!(holds(&placement, "e1"), "null/node/e1@1, shop/configmap/x@1, shop/secret/s@1, shop/pod/a@1");
     assert_eq!(holds(&placement, "e2"), "null/node/e2@1, shop/configmap/x@1, shop/pod/b@1");
     assert_eq!(holds(&placement, "c1"), "");
     let check = |node: &str, key: &str, expected: bool| {
-        assert_eq!(placement.may_read(&node.parse().unwrap(), &key.parse().unwrap()), expected, "{node} {key}");
+        assert_eq!(
+            placement.may_read(&node.parse().unwrap(), &key.parse().unwrap()),
+            expected,
+            "{node} {key}"
+        );
     };
     check("e1", "shop/secret/s", true);
     check("e2", "shop/secret/s", false);

@@ -20,7 +20,7 @@ use super::tolerations::{self, Fix, Stay};
 
 /// A Pod to patch.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub(super) struct Order {
     /// Which.
     pub pod: ObjectKey,
     /// How.
@@ -34,7 +34,7 @@ const AT_ONCE: usize = 4;
 const TRIES: u32 = 5;
 
 /// Runs until asked to stop. What waits is held by Pod, newest only, so that `orders` never stays full.
-pub async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
+pub(super) async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
     let mut waiting: HashMap<ObjectKey, Order> = HashMap::new();
     let mut running = FuturesUnordered::new();
     loop {
@@ -56,11 +56,13 @@ pub async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receiver<Order
 }
 
 async fn carry_out(api: &ApiServer, default: Stay, mut order: Order) {
-    let backoff = Backoff { first: Duration::from_secs(1), factor: 3.0, max: Duration::from_secs(30), jitter: 0.0 };
+    let backoff =
+        Backoff { first: Duration::from_secs(1), factor: 3.0, max: Duration::from_secs(30), jitter: 0.0 };
     for attempt in 0..TRIES {
         let Ok(path) = object_path(&order.pod, "") else { return };
         let patch = order.fix.patch.to_string().into();
-        let Err(refused) = api.call(Call::new(Method::PATCH, path).with(Content::MergePatch, patch)).await else {
+        let Err(refused) = api.call(Call::new(Method::PATCH, path).with(Content::MergePatch, patch)).await
+        else {
             tracing::debug!(pod = %order.pod, "tolerations set");
             return;
         };
@@ -68,7 +70,9 @@ async fn carry_out(api: &ApiServer, default: Stay, mut order: Order) {
             Reason::NotFound => return,
             Reason::Conflict => {
                 let Ok(body) = api.get(&order.pod).await else { continue };
-                let now = serde_json::from_slice(&body).ok().and_then(|pod| Observed::new(&order.pod.kind, pod).ok());
+                let now = serde_json::from_slice(&body)
+                    .ok()
+                    .and_then(|pod| Observed::new(&order.pod.kind, pod).ok());
                 let fix = now.and_then(|now| tolerations::plan(&now, order.autonomy.as_deref(), default));
                 let Some(fix) = fix else { return };
                 order.fix = fix;

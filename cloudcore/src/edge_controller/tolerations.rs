@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 use super::observed::Observed;
 
 /// Node annotation, OpenYurt's: how long this node's Pods stay, as a duration (`90s`, `1h30m`); `0` is for ever.
-pub const AUTONOMY: &str = "node.openyurt.io/autonomy-duration";
+pub(super) const AUTONOMY: &str = "node.openyurt.io/autonomy-duration";
 /// Pod annotation, OpenYurt's: with `true` this Pod stays for ever. A workload's template hands it to its Pods.
-pub const BINDING: &str = "apps.openyurt.io/binding";
+pub(super) const BINDING: &str = "apps.openyurt.io/binding";
 /// Pod annotation, ours: what we have set (`forever` or seconds), so that we change our own word only.
-pub const SET: &str = "isthmus.io/toleration-seconds";
+pub(super) const SET: &str = "isthmus.io/toleration-seconds";
 
 /// What the API server's admission gives to Pods that say nothing.
 const ADMISSION_SECS: i64 = 300;
@@ -24,7 +24,7 @@ const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/u
 
 /// How long Pods stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stay {
+pub(super) enum Stay {
     /// Until the node is back.
     Forever,
     /// So many seconds.
@@ -32,15 +32,15 @@ pub enum Stay {
 }
 
 impl Stay {
-    /// From the configuration: 0 is for ever.
+    /// From the configuration, where nothing is for ever.
     #[must_use]
-    pub fn from_secs(secs: u32) -> Self {
-        if secs == 0 { Self::Forever } else { Self::Secs(secs) }
+    pub(super) fn from_secs(secs: Option<u32>) -> Self {
+        secs.map_or(Self::Forever, Self::Secs)
     }
 
     /// From the node's annotation; `None` when it is no duration.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let duration = parse_duration(text.trim())?;
         if duration.is_zero() {
             return Some(Self::Forever);
@@ -64,7 +64,7 @@ impl Stay {
 
 /// A merge patch for a Pod that holds only for the version it was made from.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fix {
+pub(super) struct Fix {
     /// The Pod's version.
     pub version: Version,
     /// The patch.
@@ -74,7 +74,7 @@ pub struct Fix {
 /// What to change in `pod`, on a node with this autonomy annotation, when `default` is what the configuration says.
 /// `None`: nothing.
 #[must_use]
-pub fn plan(pod: &Observed, autonomy: Option<&str>, default: Stay) -> Option<Fix> {
+pub(super) fn plan(pod: &Observed, autonomy: Option<&str>, default: Stay) -> Option<Fix> {
     // A Pod that goes is not touched; a mirror of a static Pod cannot be changed.
     if pod.is_going() || pod.annotation("kubernetes.io/config.mirror").is_some() {
         return None;
@@ -177,14 +177,22 @@ mod tests {
 
     fn tolerate(secs: [Option<i64>; 2]) -> Value {
         let each = TAINTS.iter().zip(secs).map(|(taint, secs)| match secs {
-            Some(secs) => json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": secs}),
+            Some(secs) => {
+                json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": secs})
+            }
             None => json!({"key": taint, "operator": "Exists", "effect": "NoExecute"}),
         });
         each.collect()
     }
 
     /// `expected`: the tolerations afterwards; `None` when nothing is to be done.
-    fn check(annotations: Value, tolerations: Value, autonomy: Option<&str>, default: Stay, expected: Option<Value>) {
+    fn check(
+        annotations: Value,
+        tolerations: Value,
+        autonomy: Option<&str>,
+        default: Stay,
+        expected: Option<Value>,
+    ) {
         let got = plan(&pod(annotations.clone(), tolerations.clone()), autonomy, default);
         let got = got.map(|fix| fix.patch["spec"]["tolerations"].clone());
         assert_eq!(got, expected, "{annotations} {tolerations} {autonomy:?} {default:?}");
@@ -224,7 +232,8 @@ mod tests {
 
     #[test]
     fn other_tolerations_are_kept_in_place_and_the_patch_holds_for_one_version() {
-        let mut given = vec![json!({"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"})];
+        let mut given =
+            vec![json!({"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"})];
         given.extend(tolerate([Some(300), Some(300)]).as_array().unwrap().clone());
         let fix = plan(&pod(json!({}), given.clone().into()), None, Stay::Forever).unwrap();
         assert_eq!(fix.patch["spec"]["tolerations"][0], given[0]);

@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 use super::observed::{Observed, Unusable};
 
 /// The label that makes a Node an edge node, with any value.
-pub const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
+pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
 
 /// What a watch says.
 #[derive(Clone, Debug)]
-pub enum WatchEvent {
+pub(super) enum WatchEvent {
     /// All objects of this kind follow, at the start or because the watch lost its place.
     ListStarted(Kind),
     /// An object as it is now.
@@ -34,7 +34,7 @@ pub enum WatchEvent {
 }
 
 /// Watches until asked to stop. `events` full: the API server buffers, and starts the watch anew if it lasts.
-pub async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: Shutdown) {
+pub(super) async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: Shutdown) {
     let mut watches = JoinSet::new();
     for stage in [&[Kind::Node][..], &[Kind::Pod], &[Kind::ConfigMap, Kind::Secret]] {
         for kind in stage {
@@ -54,10 +54,16 @@ pub async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: S
 }
 
 /// One kind. Ends when nobody takes the events any more.
-async fn watch(client: kube::Client, kind: Kind, events: mpsc::Sender<WatchEvent>, listed: oneshot::Sender<()>) {
+async fn watch(
+    client: kube::Client,
+    kind: Kind,
+    events: mpsc::Sender<WatchEvent>,
+    listed: oneshot::Sender<()>,
+) {
     let Some(api) = api_type(&kind) else { return };
     let (group, version) = api.api_version.split_once('/').unwrap_or(("", api.api_version));
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, api.kind), api.plural);
+    let resource =
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, api.kind), api.plural);
     let config = match kind {
         Kind::Node => watcher::Config::default().labels(EDGE_LABEL),
         Kind::Pod => watcher::Config::default().fields("spec.nodeName!="),
@@ -90,7 +96,7 @@ async fn watch(client: kube::Client, kind: Kind, events: mpsc::Sender<WatchEvent
         if events.send(event).await.is_err() {
             return;
         }
-        if let (true, Some(listed)) = (is_done, listed.take_if(|_| is_done)) {
+        if let Some(listed) = listed.take_if(|_| is_done) {
             let _ = listed.send(());
         }
     }

@@ -1,0 +1,382 @@
+//! Questions get answers: one API call or two each, always an answer, failures in the API server's own words.
+//!
+//! Admission has happened; what only the content shows is checked here. Called by `upstream.rs`.
+
+use bytes::Bytes;
+use hyper::Method;
+use ke_api::object::{self, ObjectError};
+use ke_wire::{
+    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, OldPodStatus, Question, Reason,
+    Refusal, Up, Version,
+};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
+use super::graph::Graph;
+use super::upstream::LinkNews;
+
+/// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
+const CLOUDCORE: &str = "cloudcore";
+/// A lease belongs to one node, so that a lost race is with itself: reading it anew settles it.
+const LEASE_TRIES: u32 = 3;
+
+/// What answering needs.
+pub(super) struct Answers {
+    /// The API server.
+    pub api: ApiServer,
+    /// What has to do with which node.
+    pub graph: Graph,
+    /// PEM of the API server's certificate authority; empty when not known.
+    pub api_server_ca: String,
+    /// Address told to the nodes; empty when not known.
+    pub address: String,
+    /// Where a registration of an existing Node is told.
+    pub news: mpsc::Sender<LinkNews>,
+}
+
+type Outcome<T> = Result<T, Refusal>;
+
+impl Answers {
+    /// The answer to `question` of `node`, with the version of the object in it.
+    pub(super) async fn answer(&self, node: &NodeName, question: Question) -> (Answer, Option<Version>) {
+        match question {
+            Question::Get(key) if key.kind == Kind::Lease => stored(self.api.get(&key).await),
+            Question::Get(key) => match self.get(node, &key).await {
+                Ok(body) => {
+                    let version = version(&body);
+                    (Answer::Object(body), version)
+                }
+                Err(refused) => (Answer::Refused(refused), None),
+            },
+            Question::Token { namespace, account, request } => {
+                match self.token(node, &namespace, &account, &request).await {
+                    Ok(body) => (Answer::Object(body), None),
+                    Err(refused) => (Answer::Refused(refused), None),
+                }
+            }
+            Question::ApiServerCa => (Answer::Pem(self.api_server_ca.clone()), None),
+            Question::Create { key, body } => stored(self.create(node, &key, &body).await),
+            Question::Update { key, body } if key.kind == Kind::Lease => {
+                stored(self.update_lease(&key, &body).await)
+            }
+            Question::Update { key, body } => match self.merge_labels(&key, &body).await {
+                Ok(body) => (Answer::Done, version(&body)),
+                Err(refused) => (Answer::Refused(refused), None),
+            },
+            Question::PatchNodeStatus { node, patch } => match object_name(node.as_str()) {
+                Ok(name) => stored(self.patch_status(&ObjectKey::cluster(Kind::Node, name), &patch).await),
+                Err(refused) => (Answer::NotStored(refused), None),
+            },
+            Question::PatchPodStatus { namespace, name, patch } => {
+                stored(self.patch_status(&ObjectKey::namespaced(Kind::Pod, namespace, name), &patch).await)
+            }
+            Question::DeletePod { namespace, name, options } => {
+                match self.delete_pod(&ObjectKey::namespaced(Kind::Pod, namespace, name), &options).await {
+                    Ok(()) => (Answer::Done, None),
+                    Err(refused) => (Answer::Refused(refused), None),
+                }
+            }
+        }
+    }
+
+    /// Carries out what nobody waits for.
+    pub(super) async fn take(&self, node: &NodeName, up: Up) {
+        let outcome = match up {
+            Up::Event { key, change, .. } => self.event(&key, change).await,
+            Up::OldPodStatus { namespace, status, .. } => self.old_pod_status(&namespace, &status).await,
+            Up::OldPodStatuses { namespace, statuses, .. } => {
+                let mut worst = Ok(());
+                for status in &statuses {
+                    worst = self.old_pod_status(&namespace, status).await.and(worst);
+                }
+                worst
+            }
+            Up::OldNode { body, .. } => match object_name(node.as_str()) {
+                Ok(name) => {
+                    let key = ObjectKey::cluster(Kind::Node, name);
+                    match self.create(node, &key, &body).await {
+                        Err(refused) if refused.reason == Reason::AlreadyExists => Ok(()),
+                        other => other.map(drop),
+                    }
+                }
+                Err(refused) => Err(refused),
+            },
+            Up::OldNodeStatus { status, .. } => match object_name(node.as_str()) {
+                Ok(name) => {
+                    let patch = old_status_patch(&status.uid, &status.status);
+                    self.patch_status(&ObjectKey::cluster(Kind::Node, name), &patch).await.map(drop)
+                }
+                Err(refused) => Err(refused),
+            },
+            _ => {
+                tracing::debug!(%node, "a report that nothing here takes");
+                Ok(())
+            }
+        };
+        if let Err(refused) = outcome {
+            tracing::warn!(%node, "a report was not stored: {refused}");
+        }
+    }
+
+    async fn get(&self, node: &NodeName, key: &ObjectKey) -> Outcome<Bytes> {
+        let body = self.api.get(key).await?;
+        let mut object = parsed(&body)?;
+        // Which volume belongs to which node is told by the volume itself.
+        let is_theirs = match key.kind {
+            Kind::VolumeAttachment => {
+                object.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node.as_str())
+            }
+            Kind::PersistentVolume => {
+                claim_of(&object).is_some_and(|claim| self.graph.may_read(node, &claim))
+            }
+            _ => true,
+        };
+        if !is_theirs {
+            return Err(forbidden(key, &format!("{key} has nothing to do with node {node}")));
+        }
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        Ok(object.to_string().into())
+    }
+
+    async fn token(
+        &self,
+        node: &NodeName,
+        namespace: &Namespace,
+        account: &ObjectName,
+        request: &Bytes,
+    ) -> Outcome<Bytes> {
+        let mut asked = parsed(request)?;
+        let what = format!("a token of {namespace}/{account}");
+        let denied = |why: &str| {
+            let key = ObjectKey::namespaced(Kind::Pod, namespace.clone(), account.clone());
+            Err(Refusal {
+                details: None,
+                ..forbidden(&key, &format!("{what} is not for node {node}: {why}"))
+            })
+        };
+        let field =
+            |field: &str| asked.pointer(&format!("/spec/boundObjectRef/{field}")).and_then(Value::as_str);
+        if field("kind") != Some("Pod") {
+            return denied("it must be bound to a pod");
+        }
+        let pod = field("name").and_then(|name| name.parse::<ObjectName>().ok());
+        let uid = pod.and_then(|pod| self.graph.pod_is_on(node, namespace, &pod));
+        if uid.is_none() || field("uid") != uid.as_ref().map(AsRef::as_ref) {
+            return denied("no such pod runs there");
+        }
+        if !self.graph.uses_account(node, namespace, account) {
+            return denied("no pod there runs as that account");
+        }
+        if let Some(asked) = asked.as_object_mut() {
+            asked.insert("apiVersion".to_owned(), "authentication.k8s.io/v1".into());
+            asked.insert("kind".to_owned(), "TokenRequest".into());
+        }
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let call = Call::new(Method::POST, path).with(Content::Json, asked.to_string().into());
+        let mut made = parsed(&self.api.call(call).await?)?;
+        // Go edges look the token up by the spec in the answer, so it must be the one they asked with.
+        if let (Some(made), Some(spec)) = (made.as_object_mut(), asked.get("spec")) {
+            made.insert("spec".to_owned(), spec.clone());
+        }
+        Ok(made.to_string().into())
+    }
+
+    async fn create(&self, node: &NodeName, key: &ObjectKey, body: &Bytes) -> Outcome<Bytes> {
+        let body = object::with_types(&key.kind, body).map_err(undecodable)?;
+        let mut object = parsed(&body)?;
+        let told = object.pointer("/metadata/name").and_then(Value::as_str);
+        if told != Some(key.name.as_str()) {
+            return Err(bad_request(&format!("the body of {key} names {:?}", told.unwrap_or(""))));
+        }
+        let path = folder_path(key)?;
+        match key.kind {
+            Kind::Node => {
+                if !self.address.is_empty()
+                    && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
+                    && let Some(annotations) =
+                        metadata.entry("annotations").or_insert_with(|| json!({})).as_object_mut()
+                {
+                    annotations.insert(CLOUDCORE.to_owned(), self.address.as_str().into());
+                }
+                if object
+                    .pointer("/metadata/labels")
+                    .is_none_or(|labels| labels.get(super::watch::EDGE_LABEL).is_none())
+                {
+                    tracing::warn!(%node, "registers without the label {}: it will get nothing", super::watch::EDGE_LABEL);
+                }
+                let call = Call::new(Method::POST, path).with(Content::Json, object.to_string().into());
+                let outcome = self.api.call(call).await;
+                if outcome.as_ref().is_err_and(|refused| refused.reason == Reason::AlreadyExists) {
+                    let _ = self.news.send(LinkNews::RegisteredAnew(node.clone())).await;
+                }
+                outcome
+            }
+            Kind::Pod => {
+                let is_mirror =
+                    object.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some();
+                let is_here = object.pointer("/spec/nodeName").and_then(Value::as_str) == Some(node.as_str());
+                if !is_mirror || !is_here {
+                    return Err(forbidden(
+                        key,
+                        &format!("node {node} may only create mirrors of its own static pods"),
+                    ));
+                }
+                self.api.call(Call::new(Method::POST, path).with(Content::Json, body)).await
+            }
+            // Kubernetes looks at who asks: a serving certificate is signed for the node itself only.
+            Kind::CertificateSigningRequest => {
+                self.api.call(Call::new(Method::POST, path).with(Content::Json, body).as_node(node)).await
+            }
+            Kind::Lease => self.api.call(Call::new(Method::POST, path).with(Content::Json, body)).await,
+            _ => Err(forbidden(key, &format!("node {node} may not create a {}", key.kind.as_str()))),
+        }
+    }
+
+    async fn update_lease(&self, key: &ObjectKey, body: &Bytes) -> Outcome<Bytes> {
+        let mut lease = parsed(&object::with_types(&key.kind, body).map_err(undecodable)?)?;
+        let path = object_path(key, "")?;
+        for attempt in 1.. {
+            if lease
+                .pointer("/metadata/resourceVersion")
+                .and_then(Value::as_str)
+                .is_some_and(|text| !text.is_empty())
+            {
+                let call = Call::new(Method::PUT, path.clone()).with(Content::Json, lease.to_string().into());
+                match self.api.call(call).await {
+                    Err(refused) if refused.reason == Reason::Conflict && attempt < LEASE_TRIES => {}
+                    outcome => return outcome,
+                }
+            }
+            let now = parsed(&self.api.get(key).await?)?;
+            let current =
+                |field: &str| now.pointer(&format!("/metadata/{field}")).cloned().unwrap_or_default();
+            let Some(metadata) = lease.get_mut("metadata").and_then(Value::as_object_mut) else {
+                return Err(bad_request("the lease has no metadata"));
+            };
+            metadata.insert("resourceVersion".to_owned(), current("resourceVersion"));
+            metadata.insert("uid".to_owned(), current("uid"));
+        }
+        Err(bad_request("the lease could not be stored"))
+    }
+
+    async fn merge_labels(&self, key: &ObjectKey, body: &Bytes) -> Outcome<Bytes> {
+        if key.kind != Kind::Node {
+            return Err(forbidden(key, &format!("a {} is not updated from an edge", key.kind.as_str())));
+        }
+        let node = parsed(body)?;
+        let part =
+            |name: &str| node.pointer(&format!("/metadata/{name}")).cloned().unwrap_or_else(|| json!({}));
+        let patch = json!({"metadata": {"labels": part("labels"), "annotations": part("annotations")}});
+        let call = Call::new(Method::PATCH, object_path(key, "")?);
+        self.api.call(call.with(Content::MergePatch, patch.to_string().into())).await
+    }
+
+    async fn patch_status(&self, key: &ObjectKey, patch: &str) -> Outcome<Bytes> {
+        if serde_json::from_str::<Map<String, Value>>(patch).is_err() {
+            return Err(bad_request(&format!("the status patch of {key} is no JSON object")));
+        }
+        let call = Call::new(Method::PATCH, object_path(key, "/status")?);
+        self.api.call(call.with(Content::StrategicMergePatch, Bytes::copy_from_slice(patch.as_bytes()))).await
+    }
+
+    async fn delete_pod(&self, key: &ObjectKey, options: &Bytes) -> Outcome<()> {
+        let mut options = parsed(options)?;
+        let names_uid = options.pointer("/preconditions/uid").is_some_and(|uid| !uid.is_null());
+        if let Some(options) = options.as_object_mut() {
+            options.insert("apiVersion".to_owned(), "v1".into());
+            options.insert("kind".to_owned(), "DeleteOptions".into());
+        }
+        let call = Call::new(Method::DELETE, object_path(key, "")?);
+        match self.api.call(call.with(Content::Json, options.to_string().into())).await {
+            Ok(_) => Ok(()),
+            // Gone already, or another Pod of that name: this one is gone.
+            Err(refused) if refused.reason == Reason::NotFound => Ok(()),
+            Err(refused) if refused.reason == Reason::Conflict && names_uid => Ok(()),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Events may come twice or to a name that is gone; neither is worth a word.
+    async fn event(&self, key: &ObjectKey, change: EventChange) -> Outcome<()> {
+        let kind = &key.kind;
+        let (event, change) = match change {
+            EventChange::Created(event) => (event, None),
+            EventChange::Updated(event) => (event.clone(), Some((Method::PUT, Content::Json, event))),
+            EventChange::Patched { event, patch } => {
+                (event, Some((Method::PATCH, Content::StrategicMergePatch, patch.into())))
+            }
+        };
+        let mut event = parsed(&object::with_types(kind, &event).map_err(undecodable)?)?;
+        if let Some((method, content, body)) = change {
+            let body = if content == Content::Json { event.to_string().into() } else { body };
+            match self.api.call(Call::new(method, object_path(key, "")?).with(content, body)).await {
+                Err(refused) if matches!(refused.reason, Reason::NotFound | Reason::Conflict) => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+        if let Some(metadata) = event.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("resourceVersion");
+            metadata.remove("uid");
+        }
+        let call = Call::new(Method::POST, folder_path(key)?).with(Content::Json, event.to_string().into());
+        match self.api.call(call).await {
+            Err(refused) if refused.reason == Reason::AlreadyExists => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    async fn old_pod_status(&self, namespace: &Namespace, status: &OldPodStatus) -> Outcome<()> {
+        let key = ObjectKey::namespaced(Kind::Pod, namespace.clone(), object_name(&status.name)?);
+        self.patch_status(&key, &old_status_patch(&status.uid, &status.status)).await.map(drop)
+    }
+}
+
+/// The uid makes the API server refuse the status of an earlier object of the same name.
+fn old_status_patch(uid: &str, status: &Bytes) -> String {
+    let status: Value = serde_json::from_slice(status).unwrap_or_default();
+    if uid.is_empty() {
+        return json!({"status": status}).to_string();
+    }
+    json!({"metadata": {"uid": uid}, "status": status}).to_string()
+}
+
+fn stored(outcome: Outcome<Bytes>) -> (Answer, Option<Version>) {
+    match outcome {
+        Ok(body) => {
+            let version = version(&body);
+            (Answer::Stored(body), version)
+        }
+        Err(refused) => (Answer::NotStored(refused), None),
+    }
+}
+
+fn version(body: &[u8]) -> Option<Version> {
+    object::meta(body).ok()?.version()
+}
+
+fn parsed(body: &[u8]) -> Outcome<Value> {
+    // The parser's words may quote a body, which may be a Secret.
+    let value: Value = serde_json::from_slice(body).map_err(|_| bad_request("the body is no JSON"))?;
+    if value.is_object() { Ok(value) } else { Err(bad_request("the body is no JSON object")) }
+}
+
+fn undecodable(cause: ObjectError) -> Refusal {
+    bad_request(&cause.to_string())
+}
+
+fn object_name(text: &str) -> Outcome<ObjectName> {
+    text.parse().map_err(|cause: ke_wire::InvalidId| bad_request(&cause.to_string()))
+}
+
+fn claim_of(volume: &Value) -> Option<ObjectKey> {
+    let field = |field: &str| volume.pointer(&format!("/spec/claimRef/{field}")).and_then(Value::as_str);
+    let (namespace, name) = (field("namespace")?.parse().ok()?, field("name")?.parse().ok()?);
+    Some(ObjectKey::namespaced(Kind::PersistentVolumeClaim, namespace, name))
+}
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

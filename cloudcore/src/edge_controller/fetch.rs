@@ -1,0 +1,65 @@
+//! Reads that the watches do not bring: data named for the first time, Pods of a node that came late, lost nodes.
+//! They go on until there is an answer, since a node waits for it. Called by `mod.rs` and the sync controller.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use hyper::Method;
+use ke_run::backoff::Backoff;
+use ke_wire::{Kind, NodeName, ObjectKey, Reason};
+use serde_json::Value;
+
+use super::api::{ApiServer, Call, object_path};
+use super::graph::Graph;
+use super::observed::Observed;
+
+/// One object; `None` when there is none, or none that can be delivered.
+pub(super) async fn object(api: &ApiServer, key: &ObjectKey) -> Option<Observed> {
+    let path = object_path(key, "").ok()?;
+    let object = until_answered(api, &key.to_string(), &path).await?;
+    Observed::new(&key.kind, object).inspect_err(|unusable| tracing::warn!("not delivered: {unusable}")).ok()
+}
+
+/// The Pods bound to a node.
+pub(super) async fn pods(api: &ApiServer, node: &NodeName) -> Vec<Observed> {
+    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}");
+    let list = until_answered(api, &format!("the pods of {node}"), &path).await;
+    let items = list.and_then(|mut list| list.get_mut("items").map(Value::take));
+    let items = if let Some(Value::Array(items)) = items { items } else { Vec::new() };
+    items.into_iter().filter_map(|pod| Observed::new(&Kind::Pod, pod).ok()).collect()
+}
+
+async fn until_answered(api: &ApiServer, what: &str, path: &str) -> Option<Value> {
+    let backoff =
+        Backoff { first: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(30), jitter: 0.0 };
+    for attempt in 0.. {
+        match api.call(Call::new(Method::GET, path.to_owned())).await {
+            Ok(body) => return serde_json::from_slice(&body).ok(),
+            Err(refused) if refused.reason == Reason::NotFound => return None,
+            Err(refused) => tracing::warn!("cannot read {what}, trying again: {refused}"),
+        }
+        tokio::time::sleep(backoff.delay(attempt, 0.0)).await;
+    }
+    None
+}
+
+/// The nodes among these that the API server does not know at all. `None`: it could not be asked.
+pub(crate) async fn vanished(
+    client: kube::Client,
+    graph: &Graph,
+    nodes: HashSet<NodeName>,
+) -> Option<HashSet<NodeName>> {
+    let api = ApiServer::new(client);
+    let mut vanished = HashSet::new();
+    for node in nodes.into_iter().filter(|node| !graph.is_node(node)) {
+        let key = ObjectKey::cluster(Kind::Node, node.as_str().parse().ok()?);
+        match api.get(&key).await {
+            Err(refused) if refused.reason == Reason::NotFound => {
+                vanished.insert(node);
+            }
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(vanished)
+}

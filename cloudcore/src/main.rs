@@ -1,0 +1,104 @@
+//! cloudcore: the outside world in, every module built and joined, in the order in which an object meets them.
+//! Decides nothing; ends the process.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use cloudcore::admin::{Admin, Readiness};
+use cloudcore::cluster;
+use cloudcore::config::CloudCoreConfig;
+use cloudcore::cloud_hub::authority::Authority;
+use cloudcore::cloud_hub::in_cluster::InCluster;
+use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
+use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
+use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
+use cloudcore::sync_controller::SyncController;
+use ke_run::shutdown::Shutdown;
+use ke_run::supervise::Supervisor;
+use ke_run::telemetry::{self, Metrics};
+use tokio::net::TcpListener;
+
+fn main() -> ExitCode {
+    let loaded = match ke_run::cli::start::<CloudCoreConfig>(env!("CARGO_PKG_VERSION")) {
+        Ok(loaded) => loaded,
+        Err(ended) => return ended,
+    };
+    let logging = &loaded.config.logging;
+    if let Err(cause) = telemetry::init(logging.format, &logging.level) {
+        return ke_run::process::fail(&cause.into());
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    ke_run::process::run(serve(loaded.config))
+}
+
+async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
+    // The only provider in the tree; a second installation would be the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let shutdown = Shutdown::on_signals().context("listen for signals")?;
+
+    // Sockets first: a port in use is the quickest thing to find out.
+    let monitor = config.common_config.monitor_server.bind_address;
+    let monitor = TcpListener::bind(monitor)
+        .await
+        .with_context(|| format!("cannot listen on {monitor} (commonConfig.monitorServer.bindAddress)"))?;
+    let cluster = tokio::select! {
+        () = shutdown.wait() => return Ok(()),
+        connected = cluster::connect(&config.kube_api_config) => connected?,
+    };
+    cluster::prepare(&cluster.client).await?;
+
+    let mut metrics = Metrics::new();
+    let readiness = Readiness::default();
+    let mut tasks = Supervisor::new(shutdown.clone());
+
+    let advertised: Option<IpAddr> = config.modules.cloud_hub.advertised().next();
+    let settings = Settings {
+        api_server_ca: cluster.ca.clone(),
+        address: advertised.or(cluster.own_address).map(|address| address.to_string()).unwrap_or_default(),
+        pod_toleration_secs: config.modules.edge_controller.pod_toleration_secs.map(|secs| secs.to_u32()),
+    };
+    let (ledger, ledger_writer) = ObjectSyncLedger::open(cluster.client.clone()).await?;
+    let ledger = Arc::new(ledger);
+    let (queues, nodes, queue_keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
+    let (upstream, inbox) = Upstream::channel();
+    let (edge_controller, downstream, graph) =
+        EdgeController::new(cluster.client.clone(), queues, inbox, settings);
+    let sync_controller = SyncController::new(cluster.client.clone(), downstream.clone(), graph.clone());
+
+    let in_cluster = Arc::new(InCluster::new(cluster.client.clone()));
+    let authority = Arc::new(Authority::open(&config.modules.cloud_hub, &*in_cluster).await?);
+    let parts = Parts {
+        authority,
+        secrets: Arc::clone(&in_cluster) as _,
+        pins: Arc::clone(&in_cluster) as _,
+        nodes: in_cluster,
+        queues: nodes,
+        upstream,
+        graph: Arc::new(graph),
+        counters: Arc::new(Counters::new(&mut metrics)),
+    };
+    let cloud_hub = CloudHub::bind(config.modules.cloud_hub.clone(), parts)?;
+
+    let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
+    tasks.add("edge_controller", |stop| edge_controller.run(stop));
+    tasks.add("readiness", |stop| async move {
+        let mut downstream = downstream;
+        tokio::select! {
+            () = stop.wait() => {}
+            () = downstream.wait_complete() => caches.open(),
+        }
+        Ok::<_, anyhow::Error>(())
+    });
+    tasks.add("node_queue", |stop| queue_keeper.run(stop));
+    tasks.add("ledger", |stop| ledger_writer.run(ledger, stop));
+    tasks.add("cloud_hub", |stop| cloud_hub.run(stop));
+    if config.modules.sync_controller.enable {
+        tasks.add("sync_controller", |stop| sync_controller.run(stop));
+    }
+    tasks.add("admin", |stop| Admin::new(monitor, readiness, metrics).run(stop));
+    tasks.join().await
+}
