@@ -1,1 +1,10 @@
-//! Nothing here yet.
+//! What every process of ours needs and no module should write twice: a way to stop, tasks that stop together,
+//! waiting times that grow, logs and metrics, and the reading of a configuration file.
+//!
+//! Imports none of our other crates.
+
+pub mod backoff;
+pub mod process;
+pub mod shutdown;
+pub mod supervise;
+pub mod telemetry;
