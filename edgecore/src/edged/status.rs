@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
+use super::resources::qos;
 use super::plan::{Outcome, RestartPolicy, inits, is_initialized, is_sidecar, outcome, restart_policy};
 
 /// What the status needs to know about the machine.
@@ -64,43 +65,10 @@ pub fn pod_status(
     status.start_time = previous.start_time.clone().or(Some(Time(now)));
     status.observed_generation = pod.metadata.generation.or(previous.observed_generation);
     if status.qos_class.is_none() {
-        status.qos_class = Some(qos_class(spec).into());
+        status.qos_class = Some(qos(pod).as_str().into());
     }
     view.addresses(&mut status);
     status
-}
-
-/// Kubernetes' quality-of-service class of a Pod.
-#[must_use]
-pub fn qos_class(spec: &PodSpec) -> &'static str {
-    let mut n_named = 0;
-    let mut guaranteed = true;
-    for container in inits(spec).iter().chain(&spec.containers) {
-        let resources = container.resources.as_ref();
-        let limits = resources.and_then(|r| r.limits.as_ref());
-        let requests = resources.and_then(|r| r.requests.as_ref());
-        for resource in ["cpu", "memory"] {
-            // A zero says as much as no entry.
-            let of = |map: Option<&std::collections::BTreeMap<String, _>>| {
-                map.and_then(|map| map.get(resource))
-                    .map(|quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| {
-                        quantity.0.clone()
-                    })
-                    .filter(|text| {
-                        text.trim_start_matches(['0', '.']).starts_with(|c: char| c.is_ascii_digit())
-                    })
-            };
-            let (limit, request) = (of(limits), of(requests));
-            n_named += usize::from(limit.is_some()) + usize::from(request.is_some());
-            // Requests default to the limits.
-            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (n_named, guaranteed) {
-        (0, _) => "BestEffort",
-        (_, true) => "Guaranteed",
-        (_, false) => "Burstable",
-    }
 }
 
 /// Kubernetes' texts carry whole seconds; comparing with a status that came back from the API needs the same.

@@ -277,18 +277,3 @@ fn times_and_foreign_words_are_kept() {
     let back: PodStatus = serde_json::from_slice(&serde_json::to_vec(&open).unwrap()).unwrap();
     assert_eq!(back, open);
 }
-
-#[test]
-fn quality_of_service() {
-    let check = |resources: Value, expected: &str| {
-        let pod = pod(json!({"containers": [{"name": "app", "resources": resources}]}));
-        assert_eq!(qos_class(pod.spec.as_ref().unwrap()), expected);
-    };
-    check(json!({}), "BestEffort");
-    check(json!({"requests": {"cpu": "0"}}), "BestEffort");
-    check(json!({"requests": {"cpu": "100m"}}), "Burstable");
-    check(json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed");
-    check(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1"}}), "Guaranteed");
-    check(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), "Burstable");
-    check(json!({"limits": {"memory": "1Gi"}}), "Burstable");
-}
