@@ -79,16 +79,15 @@ impl Recorder {
         );
         self.known.retain(|_, known| now.duration_since(known.last) < SAME_FOR);
         if self.known.len() >= MAX_KNOWN
-            && let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.last).map(|(key, _)| key.clone())
+            && let Some(oldest) =
+                self.known.iter().min_by_key(|(_, known)| known.last).map(|(key, _)| key.clone())
         {
             self.known.remove(&oldest);
         }
         let nanos = now.as_nanosecond();
         let name = || format!("{}.{nanos:x}", self.subject.name);
-        let known = self
-            .known
-            .entry(key)
-            .or_insert_with(|| Known { name: name(), count: 0, first: now, last: now });
+        let known =
+            self.known.entry(key).or_insert_with(|| Known { name: name(), count: 0, first: now, last: now });
         known.count = known.count.saturating_add(1);
         known.last = now;
         let event = event(&self.node, &self.subject, occurrence, known);

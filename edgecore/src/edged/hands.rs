@@ -18,7 +18,7 @@ use super::cri::{Runtime, RuntimeError};
 use super::images::{ImageNotice, Images, Wish};
 use super::pull_secrets::Keyring;
 use super::resources::{CpuQuota, pod_resources, qos};
-use super::sandbox::{SandboxFacts, sandbox_config};
+use super::sandbox::{SandboxFacts, SandboxPlan, sandbox_config};
 use super::security::{ImageUser, SecurityFacts};
 use crate::meta_manager::Objects;
 
@@ -33,10 +33,19 @@ pub trait PodFiles: Send + Sync + 'static {
     /// them wants to be renewed.
     async fn prepare(&self, pod: &Pod) -> Result<Option<Duration>, FilesError>;
     /// Mounts of one container, with the termination message file, the hosts file and its volumes.
-    async fn mounts(&self, pod: &Pod, container: &Container, ips: &[IpAddr]) -> Result<Vec<v1::Mount>, FilesError>;
+    async fn mounts(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        ips: &[IpAddr],
+    ) -> Result<Vec<v1::Mount>, FilesError>;
     /// Resolved environment of one container, in order.
-    async fn env(&self, pod: &Pod, container: &Container, ips: &[IpAddr])
-    -> Result<Vec<(String, String)>, FilesError>;
+    async fn env(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        ips: &[IpAddr],
+    ) -> Result<Vec<(String, String)>, FilesError>;
     /// Takes the volumes of a Pod down and removes its directory. Gone already: success.
     async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
     /// Uids of the pods that have a directory on this machine.
@@ -105,11 +114,7 @@ type Tell<'a> = &'a (dyn Fn(ImageNotice) + Send + Sync);
 
 impl Hands {
     /// The sandbox as the runtime wants it, with what the user should be told about it.
-    pub(super) fn sandbox_config(
-        &self,
-        pod: &Pod,
-        attempt: u32,
-    ) -> Result<(v1::PodSandboxConfig, Vec<(&'static str, String)>), Failure> {
+    pub(super) fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<SandboxPlan, Failure> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let parent = self.cgroups.as_ref().map(|c| c.parent(qos(pod), uid)).unwrap_or_default();
         let resolv_conf = match &self.settings.resolv_conf {
@@ -126,9 +131,8 @@ impl Hands {
             resolv_conf: resolv_conf.as_deref(),
             cpu: self.settings.cpu,
         };
-        let plan = sandbox_config(pod, attempt, &facts)
-            .map_err(|error| Failure::new("FailedCreatePodSandBox", error.to_string()))?;
-        Ok((plan.config, plan.warnings))
+        sandbox_config(pod, attempt, &facts)
+            .map_err(|error| Failure::new("FailedCreatePodSandBox", error.to_string()))
     }
 
     /// Makes cgroup, log directory and sandbox.
@@ -137,9 +141,10 @@ impl Hands {
         pod: &Pod,
         attempt: u32,
     ) -> Result<Vec<(&'static str, String)>, Failure> {
-        let (config, warnings) = self.sandbox_config(pod, attempt)?;
+        let SandboxPlan { config, warnings } = self.sandbox_config(pod, attempt)?;
         let _permit = self.heavy.acquire().await;
-        let failed = |what: &str, why: String| Failure::new("FailedCreatePodSandBox", format!("{what}: {why}"));
+        let failed =
+            |what: &str, why: String| Failure::new("FailedCreatePodSandBox", format!("{what}: {why}"));
         if let Some(cgroups) = &self.cgroups {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             let resources = pod_resources(pod, self.settings.cpu);
@@ -158,7 +163,7 @@ impl Hands {
         }
     }
 
-    /// Makes sure of the image, makes the container and starts it. `tell` hears about the image, `done` about each step.
+    /// Makes sure of the image, makes the container and starts it. `tell` hears about the image and each step.
     pub(super) async fn start_container(
         &self,
         pod: &Pod,
@@ -168,7 +173,7 @@ impl Hands {
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
         let (sandbox_id, sandbox_attempt, ips) = sandbox;
-        let (sandbox_config, _) = self.sandbox_config(pod, sandbox_attempt)?;
+        let sandbox_config = self.sandbox_config(pod, sandbox_attempt)?.config;
         let image_id = self.image(pod, container, &sandbox_config, tell).await?;
         let _permit = self.heavy.acquire().await;
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
@@ -200,9 +205,9 @@ impl Hands {
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
         let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
         if let Some(directory) = log.parent() {
-            tokio::fs::create_dir_all(directory)
-                .await
-                .map_err(|e| Failure::new("CreateContainerError", format!("cannot make the log directory: {e}")))?;
+            tokio::fs::create_dir_all(directory).await.map_err(|e| {
+                Failure::new("CreateContainerError", format!("cannot make the log directory: {e}"))
+            })?;
         }
         let id = self.runtime.create_container(sandbox_id, &config, &sandbox_config).await;
         let id = id.map_err(|e| Failure::of("CreateContainerError", "Failed to create container", e))?;

@@ -48,6 +48,7 @@ use self::hands::{Hands, N_HEAVY};
 use self::images::Images;
 use self::observer::{Listings, Observer};
 use self::plan::{Desired, DesiredPod, inits};
+use self::resources::{Qos, pod_request, qos};
 use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
 use crate::meta_manager::{News, Objects};
@@ -106,6 +107,8 @@ pub struct Edged {
     look_at: Instant,
     busy_until: Instant,
     strays_looked_for: bool,
+    /// The runtime has answered once.
+    met: bool,
 }
 
 /// One Pod with its worker.
@@ -158,6 +161,7 @@ impl Edged {
             look_at: now,
             busy_until: now,
             strays_looked_for: false,
+            met: false,
         };
         edged.put_all(parts.pods);
         edged
@@ -171,11 +175,24 @@ impl Edged {
                 String::new()
             });
         }
-        // Container ids in statuses carry the runtime's name: nothing is said before it is known.
-        tokio::select! {
-            () = self.meet_runtime() => {}
-            () = shutdown.wait() => return Ok(()),
-        }
+        // Container ids in statuses carry the runtime's name: no worker starts before it is known. What MetaManager tells
+        // meanwhile is kept, since it waits for us when the channel is full.
+        let meeting = meet_runtime(self.shared.hands.runtime.clone());
+        tokio::pin!(meeting);
+        let runtime_name = loop {
+            tokio::select! {
+                name = &mut meeting => break name,
+                () = shutdown.wait() => return Ok(()),
+                news = self.news.recv() => match news {
+                    Some(news) => self.on_news(news),
+                    None => return Err(EdgedError::Deaf),
+                },
+            }
+        };
+        let host_ips = self.host_ips.borrow_and_update().clone();
+        self.facts.send_replace(Facts { host_ips, runtime_name });
+        self.met = true;
+        self.weigh_classes();
         let uids: Vec<String> = self.pods.keys().cloned().collect();
         for uid in uids {
             self.start_worker(&uid);
@@ -216,27 +233,6 @@ impl Edged {
             Some(ended) = self.workers.join_next() => Event::Ended(ended.unwrap_or_default()),
             Ok(()) = self.host_ips.changed() => Event::Addresses,
             () = sleep_until(self.look_at) => Event::Look,
-        }
-    }
-
-    /// Waits for a runtime that starts after edgecore, as is normal at boot.
-    async fn meet_runtime(&mut self) {
-        let mut wait = BUSY;
-        let runtime = self.shared.hands.runtime.clone();
-        loop {
-            match runtime.version().await {
-                Ok(version) => {
-                    let host_ips = self.host_ips.borrow_and_update().clone();
-                    self.facts.send_replace(Facts { host_ips, runtime_name: version.runtime_name });
-                    return;
-                }
-                Err(error) if wait == BUSY => {
-                    tracing::warn!(%error, "the container runtime does not answer yet; pods wait for it");
-                }
-                Err(_) => {}
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(5));
         }
     }
 
@@ -281,6 +277,7 @@ impl Edged {
             }
             None => {
                 self.pods.insert(uid.clone(), entry);
+                self.weigh_classes();
                 self.start_worker(&uid);
             }
         }
@@ -310,6 +307,7 @@ impl Edged {
         if matches!(entry.desired.borrow().want, Desired::Removed(_)) {
             self.pods.remove(uid);
             self.seen.remove(uid);
+            self.weigh_classes();
         } else {
             self.start_worker(uid);
         }
@@ -361,7 +359,8 @@ impl Edged {
             tracing::info!(pod = %label(POD_NAME), namespace = %label(POD_NAMESPACE), uid = %uid, "a pod that the store does not have is removed");
             self.add_orphan(uid);
         }
-        let gone: Vec<String> = self.seen.keys().filter(|uid| !listings.contains_key(*uid)).cloned().collect();
+        let gone: Vec<String> =
+            self.seen.keys().filter(|uid| !listings.contains_key(*uid)).cloned().collect();
         for uid in gone {
             self.seen.remove(&uid);
             self.wake(&uid);
@@ -374,6 +373,19 @@ impl Edged {
             if !self.pods.contains_key(&uid) {
                 self.add_orphan(&uid);
             }
+        }
+    }
+
+    /// Burstable pods together weigh what they ask for, against best-effort ones and the rest of the machine.
+    fn weigh_classes(&self) {
+        let Some(cgroups) = &self.shared.hands.cgroups else { return };
+        let asked = self.pods.values().filter_map(|entry| {
+            let desired = entry.desired.borrow();
+            let pod = desired.pod().filter(|pod| qos(pod) == Qos::Burstable)?;
+            Some(pod_request(pod, "cpu").millis())
+        });
+        if let Err(error) = cgroups.ensure_classes(asked.fold(0, i64::saturating_add)) {
+            tracing::warn!(%error, "the cgroups of the pod classes are not as they should be");
         }
     }
 
@@ -400,7 +412,7 @@ impl Edged {
     }
 
     fn start_worker(&mut self, uid: &str) {
-        let Some(entry) = self.pods.get_mut(uid) else { return };
+        let Some(entry) = self.pods.get_mut(uid).filter(|_| self.met) else { return };
         // One waiting word is enough: it makes the worker look at everything that changed.
         let (config_changed, changes) = mpsc::channel(1);
         entry.config_changed = config_changed;
@@ -437,6 +449,22 @@ impl Edged {
         let now = Instant::now();
         self.busy_until = now + BUSY_FOR;
         self.look_at = self.look_at.min(now + BUSY);
+    }
+}
+
+/// Waits for a runtime that starts after edgecore, as is normal at boot; gives its name.
+async fn meet_runtime(runtime: Arc<dyn Runtime>) -> String {
+    let mut wait = BUSY;
+    loop {
+        match runtime.version().await {
+            Ok(version) => return version.runtime_name,
+            Err(error) if wait == BUSY => {
+                tracing::warn!(%error, "the container runtime does not answer yet; pods wait for it");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(wait).await;
+        wait = wait.saturating_mul(2).min(Duration::from_secs(5));
     }
 }
 

@@ -13,8 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
-use super::resources::qos;
 use super::plan::{Outcome, RestartPolicy, inits, is_initialized, is_sidecar, outcome, restart_policy};
+use super::resources::qos;
 
 /// What the status needs to know about the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -254,7 +254,7 @@ impl View<'_> {
         ended: Option<Outcome>,
     ) -> &'static str {
         let all = || inits_now.iter().chain(mains);
-        let any_alive = all().any(|status| running(status)) || self.any_alive();
+        let any_alive = all().any(running) || self.any_alive();
         match ended {
             // The phase says that a Pod ended only when nothing of it runs any more.
             Some(Outcome::Succeeded) if !any_alive => return "Succeeded",

@@ -69,7 +69,12 @@ impl Objects for NoObjects {
     async fn secret(&self, _: &Namespace, name: &ObjectName) -> Result<Arc<Secret>, LookupError> {
         Err(LookupError::Offline(name.to_string()))
     }
-    async fn token(&self, _: &Namespace, name: &ObjectName, _: TokenRequest) -> Result<TokenRequest, LookupError> {
+    async fn token(
+        &self,
+        _: &Namespace,
+        name: &ObjectName,
+        _: TokenRequest,
+    ) -> Result<TokenRequest, LookupError> {
         Err(LookupError::Offline(name.to_string()))
     }
 }
@@ -163,7 +168,7 @@ impl Started {
     }
 
     async fn running(&mut self) -> PodStatus {
-        self.status("Running and ready", |status| is_ready(status)).await
+        self.status("Running and ready", is_ready).await
     }
 
     async fn end(self) {
@@ -363,5 +368,39 @@ async fn pods_of_other_machines_are_left_alone() {
     let edged = machine.start(vec![Arc::new(pod("u1", json!({"nodeName": "edge-2"})))]);
     until("looked", || machine.n_calls("list_containers") > 2).await;
     assert!(machine.runtime.changes().is_empty());
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn what_the_control_plane_wrote_over_our_status_is_corrected() {
+    let machine = Machine::new();
+    let mut edged = machine.start(vec![web()]);
+    let status = edged.running().await;
+    edged.end().await;
+    // The node was away: the node controller has written "not ready".
+    let mut stored = status;
+    for condition in stored.conditions.iter_mut().flatten().filter(|c| c.type_ == "Ready") {
+        condition.status = "False".into();
+    }
+    let mut pod = (*web()).clone();
+    pod.status = Some(stored);
+    let mut edged = machine.start(vec![Arc::new(pod)]);
+    edged.running().await;
+    assert_eq!(machine.n_calls("create_container"), 1);
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_deleted_pod_does_not_wait_for_its_image() {
+    let machine = Machine::new();
+    let spec = json!({"containers": [{"name": "app", "image": "far:1", "imagePullPolicy": "IfNotPresent"}]});
+    machine.runtime.hold("pull_image");
+    let far = pod("u1", spec);
+    let mut edged = machine.start(vec![Arc::new(far.clone())]);
+    until("pulling", || machine.n_calls("pull_image") == 1).await;
+    let mut deleted = far;
+    deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+    edged.news.send(News::PodPut(Arc::new(deleted))).await.unwrap();
+    edged.wait("PodGone", |r| matches!(r, Report::PodGone { .. }).then_some(())).await;
     edged.end().await;
 }

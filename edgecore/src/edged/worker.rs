@@ -22,8 +22,8 @@ use super::events::{Occurrence, Recorder, Severity};
 use super::hands::{Failure, Hands, OUR_HASH};
 use super::images::ImageNotice;
 use super::observed::{
-    ContainerState, Exit, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState, Source, StartFailure,
-    Volumes, lost,
+    ContainerState, Exit, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState, Source,
+    StartFailure, Volumes, lost,
 };
 use super::observer::{Listing, Observer};
 use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, plan};
@@ -74,6 +74,8 @@ pub(super) struct Memory {
     gone_reported: bool,
     reported: Option<PodStatus>,
     reported_at: Option<Timestamp>,
+    stored_ready: Option<bool>,
+    correct_at: Option<Timestamp>,
     forgotten: bool,
 }
 
@@ -151,7 +153,8 @@ impl Worker {
             self.memory.volumes = Volumes::Unknown;
         }
         self.memory.hold = None;
-        for failure in self.memory.failures.values_mut().filter(|f| f.reason == "CreateContainerConfigError") {
+        for failure in self.memory.failures.values_mut().filter(|f| f.reason == "CreateContainerConfigError")
+        {
             failure.retry_at = Timestamp::UNIX_EPOCH;
         }
     }
@@ -167,7 +170,7 @@ impl Worker {
         let observed = self.observe(&desired, &listing).await?;
         self.report(&desired, &observed, now).await;
         let actions = plan(&desired, &observed, now);
-        let mut until = self.memory.refresh_at;
+        let mut until = [self.memory.refresh_at, self.memory.correct_at].into_iter().flatten().min();
         let mut acted = false;
         for action in actions {
             if let Action::Wait { until: at } = action {
@@ -206,7 +209,11 @@ impl Worker {
 
     // ---- seeing
 
-    async fn observe(&mut self, desired: &DesiredPod, listing: &Listing) -> Result<ObservedPod, RuntimeError> {
+    async fn observe(
+        &mut self,
+        desired: &DesiredPod,
+        listing: &Listing,
+    ) -> Result<ObservedPod, RuntimeError> {
         let needs_address = desired.pod().is_none_or(|pod| !on_host_network(pod));
         let mut sandboxes = Vec::new();
         for sandbox in &listing.sandboxes {
@@ -307,11 +314,8 @@ impl Worker {
         let mut previous = self.memory.reported.clone().unwrap_or_else(|| stored.clone());
         keep_foreign(&mut previous, &stored);
         let status = pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
+        let is_overwritten = self.memory.is_overwritten(is_ready(&stored), is_ready(&status), now);
         let told = self.memory.reported.as_ref().unwrap_or(&stored);
-        let is_recent =
-            self.memory.reported_at.is_some_and(|at| now.duration_since(at).as_secs().abs() < CORRECT_SECS);
-        // While a node is away the control plane writes "not ready" over what we said.
-        let is_overwritten = !is_recent && is_ready(&stored) != is_ready(&status);
         if status == *told && !is_overwritten {
             return;
         }
@@ -324,7 +328,10 @@ impl Worker {
         };
         match serde_json::to_vec(&status) {
             Ok(body) => {
-                self.shared.reports.send(Report::PodStatus { namespace, name, uid, status: body.into() }).await;
+                self.shared
+                    .reports
+                    .send(Report::PodStatus { namespace, name, uid, status: body.into() })
+                    .await;
                 self.memory.reported = Some(status);
                 self.memory.reported_at = Some(now);
             }
@@ -355,9 +362,10 @@ impl Worker {
                 return self.start_container(desired, observed, start).await;
             }
             Action::StopContainers(stops) => self.stop_containers(desired, stops).await,
-            Action::StopSandbox { id } => {
-                runtime.stop_sandbox(id).await.map_err(|e| Failure::of("FailedKillPod", "error killing pod", e))
-            }
+            Action::StopSandbox { id } => runtime
+                .stop_sandbox(id)
+                .await
+                .map_err(|e| Failure::of("FailedKillPod", "error killing pod", e)),
             Action::RemoveSandbox { id } => {
                 let removed = runtime.remove_sandbox(id).await;
                 removed.map_err(|e| Failure::of("FailedKillPod", "error removing sandbox", e))
@@ -445,7 +453,8 @@ impl Worker {
         observed: &ObservedPod,
         (name, sandbox, attempt, ended): (&str, &str, u32, Option<Timestamp>),
     ) -> bool {
-        let Some((pod, container)) = desired.pod().and_then(|pod| Some((pod, find_container(pod, name)?))) else {
+        let Some((pod, container)) = desired.pod().and_then(|pod| Some((pod, find_container(pod, name)?)))
+        else {
             return true;
         };
         let seen = observed.sandboxes.iter().find(|s| s.id == sandbox);
@@ -533,7 +542,9 @@ impl Worker {
                     StopReason::SpecChanged => {
                         format!("Container {} definition changed, will be restarted", stop.name)
                     }
-                    StopReason::SandboxChanged => format!("Stopping container {}: its sandbox changed", stop.name),
+                    StopReason::SandboxChanged => {
+                        format!("Stopping container {}: its sandbox changed", stop.name)
+                    }
                 };
                 self.say(Severity::Normal, "Killing", message, Some(&stop.name)).await;
             }
@@ -591,6 +602,23 @@ impl Worker {
     }
 }
 
+impl Memory {
+    /// While a node is away the control plane writes "not ready" over what we said. Only a stored status that has
+    /// changed tells of that; one that never follows ours (a cloud that sends no echoes) must not make us repeat
+    /// ourselves for ever.
+    fn is_overwritten(&mut self, stored: bool, ours: bool, now: Timestamp) -> bool {
+        if self.stored_ready.replace(stored) != Some(stored) {
+            let earliest = self.reported_at.map(|at| later(at, SignedDuration::from_secs(CORRECT_SECS)));
+            self.correct_at = (stored != ours).then(|| earliest.unwrap_or(now));
+        }
+        let is_due = self.correct_at.is_some_and(|at| at <= now);
+        if is_due {
+            self.correct_at = None;
+        }
+        is_due && stored != ours
+    }
+}
+
 /// Whether what is wanted now cannot wait for an action that was right for `before`.
 fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
     let is_run = |desired: &DesiredPod| matches!(desired.want, Desired::Run(_));
@@ -619,7 +647,9 @@ fn is_ready(status: &PodStatus) -> bool {
 }
 
 fn wait_for(until: Timestamp) -> Duration {
-    Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO).max(Duration::from_millis(5))
+    Duration::try_from(until.duration_since(Timestamp::now()))
+        .unwrap_or(Duration::ZERO)
+        .max(Duration::from_millis(5))
 }
 
 fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
@@ -670,7 +700,11 @@ fn observed_container(listed: &v1::Container, status: &v1::ContainerStatus) -> O
         state,
         hash: listed.annotations.get(OUR_HASH).cloned(),
         image: user_image,
-        image_id: if status.image_ref.is_empty() { listed.image_ref.clone() } else { status.image_ref.clone() },
+        image_id: if status.image_ref.is_empty() {
+            listed.image_ref.clone()
+        } else {
+            status.image_ref.clone()
+        },
         grace_secs: number(TERMINATION_GRACE),
         source: Source::Runtime,
     }
