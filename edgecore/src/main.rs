@@ -10,8 +10,8 @@ use edgecore::admin::Admin;
 use edgecore::config::EdgeCoreConfig;
 use edgecore::db::{Db, Opened, Synchronous};
 use edgecore::edge_hub::{Cloud, EdgeHub};
-use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::Edged;
+use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::meta_manager::{MetaManager, News};
 use edgecore::node::{Host, NodeAgent, NodeConfig};
 use edgecore::report_queue::ReportQueue;
@@ -38,7 +38,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         tracing::warn!("{warning}");
     }
     if !rustix::process::geteuid().is_root() {
-        bail!("edgecore must run as root: it makes mounts and cgroups for pods. Start it with sudo or as a system service");
+        bail!(
+            "edgecore must run as root: it makes mounts and cgroups for pods. Start it with sudo or as a system service"
+        );
     }
     let shutdown = Shutdown::on_signals().context("listen for signals")?;
     let mut tasks = Supervisor::new(shutdown);
@@ -118,7 +120,10 @@ fn node_name(wanted: &str) -> anyhow::Result<NodeName> {
     let text = if wanted.is_empty() { machine.trim().to_lowercase() } else { wanted.to_owned() };
     text.parse().with_context(|| {
         let key = "modules.edged.hostnameOverride";
-        format!("{key}: set it to a valid node name (now {text:?}, from {})", if wanted.is_empty() { "the machine's host name" } else { key })
+        format!(
+            "{key}: set it to a valid node name (now {text:?}, from {})",
+            if wanted.is_empty() { "the machine's host name" } else { key }
+        )
     })
 }
 
@@ -132,4 +137,3 @@ fn taints(is_schedulable: bool, mut taints: Vec<Taint>) -> Vec<Taint> {
     }
     taints
 }
-
