@@ -1,1 +1,18 @@
-//! Nothing here yet.
+//! Real peers on one machine for the stories and the demo: control plane, container runtime, images, our two
+//! binaries, and the wire between them. Nothing here is part of what ships.
+//!
+//! Everything blocks: a story reads top to bottom. What a run makes stands in its `RunDir`, and whoever comes
+//! later removes what a killed run left behind.
+
+pub mod cluster;
+pub mod images;
+pub mod leftovers;
+pub mod need;
+pub mod node;
+pub mod pki;
+pub mod process;
+pub mod run_dir;
+pub mod runtime;
+pub mod tar;
+pub mod wait;
+pub mod wire;

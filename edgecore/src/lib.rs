@@ -1,7 +1,13 @@
 //! edgecore: runs this machine's pods, keeps all it needs in SQLite, goes on without the cloud.
 //!
-//! The modules stand in the order in which a message from the cloud meets them.
+//! It never talks to the Kubernetes API: all it knows comes over one link from cloudcore, and is in the store before it
+//! is used. The modules stand in the order in which a message from the cloud meets them.
 
+pub mod admin;
+pub mod config;
+pub mod db;
+pub mod edge_hub;
 pub mod edged;
 pub mod meta_manager;
+pub mod node;
 pub mod report_queue;

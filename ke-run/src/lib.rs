@@ -4,6 +4,8 @@
 //! Imports none of our other crates.
 
 pub mod backoff;
+pub mod cli;
+pub mod config;
 pub mod process;
 pub mod shutdown;
 pub mod supervise;

@@ -27,7 +27,8 @@ pub enum LogFormat {
 }
 
 /// Which log lines are written: a level (`info`), or levels by module (`info,edgecore::edged=debug`).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct LogLevel {
     text: String,
     targets: Targets,
@@ -61,6 +62,12 @@ impl FromStr for LogLevel {
 impl fmt::Display for LogLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+impl From<LogLevel> for String {
+    fn from(level: LogLevel) -> Self {
+        level.text
     }
 }
 

@@ -2,23 +2,28 @@
 //!
 //! Decides nothing about when; every method may be repeated. `worker.rs` is the only caller.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use tokio::sync::Semaphore;
 
 use super::cgroups::PodCgroups;
 use super::container::{NodeFacts, Start, container_config, spec_hash_text};
 use super::cri::{Runtime, RuntimeError};
+use super::env::{Environment, environment};
+use super::fields::PodFacts;
 use super::images::{ImageNotice, Images, Wish};
 use super::pull_secrets::Keyring;
 use super::resources::{CpuQuota, pod_resources, qos};
-use super::sandbox::{SandboxFacts, SandboxPlan, sandbox_config};
+use super::sandbox::{SandboxFacts, SandboxPlan, hostname, on_host_network, sandbox_config};
 use super::security::{ImageUser, SecurityFacts};
 use crate::meta_manager::Objects;
 
@@ -26,26 +31,20 @@ use crate::meta_manager::Objects;
 /// hash differs between its versions, so it never is a reason to restart what another program made.
 pub const OUR_HASH: &str = "isthmus.dev/container-hash";
 
-/// Volumes and environment of pods on this machine.
+/// Volumes of pods on this machine.
 #[async_trait]
 pub trait PodFiles: Send + Sync + 'static {
-    /// Writes the Pod's volumes, or brings them up to date. Done already: success. Gives the time until a token in
-    /// them wants to be renewed.
-    async fn prepare(&self, pod: &Pod) -> Result<Option<Duration>, FilesError>;
-    /// Mounts of one container, with the termination message file, the hosts file and its volumes.
+    /// Writes the Pod's volumes, or brings them up to date. Done already: success. Gives the time at which a token in
+    /// them wants to be renewed; it may have passed already, when the cloud is away.
+    async fn prepare(&self, pod: &Pod, facts: &PodFacts) -> Result<Option<Timestamp>, FilesError>;
+    /// What one start of a container gets mounted: its volumes, the hosts file, a new termination message file.
     async fn mounts(
         &self,
         pod: &Pod,
         container: &Container,
-        ips: &[IpAddr],
+        env: &[(String, String)],
+        facts: &PodFacts,
     ) -> Result<Vec<v1::Mount>, FilesError>;
-    /// Resolved environment of one container, in order.
-    async fn env(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        ips: &[IpAddr],
-    ) -> Result<Vec<(String, String)>, FilesError>;
     /// Takes the volumes of a Pod down and removes its directory. Gone already: success.
     async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
     /// Uids of the pods that have a directory on this machine.
@@ -80,6 +79,8 @@ pub struct Settings {
     pub n_cpus: usize,
     /// Bytes.
     pub memory_capacity: i64,
+    /// What the node gives to pods: stands in for limits that a container does not set.
+    pub allocatable: BTreeMap<String, Quantity>,
     /// `podPidsLimit`.
     pub n_pids: Option<i64>,
 }
@@ -113,6 +114,21 @@ pub(super) const N_HEAVY: usize = 8;
 type Tell<'a> = &'a (dyn Fn(ImageNotice) + Send + Sync);
 
 impl Hands {
+    /// What a Pod may ask about itself and its machine.
+    pub(super) fn pod_facts(&self, pod: &Pod, host_ips: &[IpAddr], pod_ips: &[IpAddr]) -> PodFacts {
+        let domain = &self.settings.cluster_domain;
+        PodFacts {
+            node_name: self.settings.node_name.clone(),
+            host_ips: host_ips.to_vec(),
+            pod_ips: if on_host_network(pod) { host_ips.to_vec() } else { pod_ips.to_vec() },
+            // A name that cannot be made is refused where the sandbox is.
+            hostname: hostname(pod, domain).unwrap_or_default(),
+            cluster_domain: domain.clone(),
+            allocatable: self.settings.allocatable.clone(),
+            service_env: Vec::new(),
+        }
+    }
+
     /// The sandbox as the runtime wants it, with what the user should be told about it.
     pub(super) fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<SandboxPlan, Failure> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -168,22 +184,28 @@ impl Hands {
         &self,
         pod: &Pod,
         container: &Container,
-        sandbox: (&str, u32, &[IpAddr]),
+        sandbox: (&str, u32),
+        facts: &PodFacts,
         attempt: u32,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let (sandbox_id, sandbox_attempt, ips) = sandbox;
+        let (sandbox_id, sandbox_attempt) = sandbox;
         let sandbox_config = self.sandbox_config(pod, sandbox_attempt)?.config;
         let image_id = self.image(pod, container, &sandbox_config, tell).await?;
         let _permit = self.heavy.acquire().await;
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
-        let env = self.files.env(pod, container, ips).await.map_err(|e| config_error(e.to_string()))?;
-        let mounts = self.files.mounts(pod, container, ips).await.map_err(|e| config_error(e.to_string()))?;
+        let env = environment(pod, container, &*self.objects, facts).await;
+        let Environment { variables: env, skipped } = env.map_err(|e| config_error(e.to_string()))?;
+        for message in skipped {
+            tell(ImageNotice { warning: true, reason: "InvalidEnvironmentVariableNames", message });
+        }
+        let mounts = self.files.mounts(pod, container, &env, facts).await;
+        let mounts = mounts.map_err(|e| config_error(e.to_string()))?;
         let spec = v1::ImageSpec { image: image_id.clone(), ..v1::ImageSpec::default() };
         let image = self.runtime.image_status(&spec).await;
         let image = image.map_err(|e| Failure::of("ImageInspectError", "Failed to inspect image", e))?;
         let image_user = image.as_ref().map_or(ImageUser::Uid(0), ImageUser::of);
-        let facts = NodeFacts {
+        let node = NodeFacts {
             memory_capacity: self.settings.memory_capacity,
             cpu: self.settings.cpu,
             security: SecurityFacts {
@@ -201,7 +223,7 @@ impl Hands {
             mounts,
             target_id: None,
         };
-        let mut config = container_config(pod, start, &facts).map_err(|e| config_error(e.to_string()))?;
+        let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
         let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
         if let Some(directory) = log.parent() {

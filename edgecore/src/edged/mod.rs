@@ -9,8 +9,10 @@ pub mod cgroups;
 pub mod container;
 pub mod cri;
 pub mod cri_fake;
+pub mod env;
 mod events;
 pub mod expand;
+pub mod fields;
 mod hands;
 pub mod image_gc;
 pub mod image_name;
@@ -23,6 +25,7 @@ pub mod quantity;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+pub mod sources;
 pub mod status;
 mod worker;
 

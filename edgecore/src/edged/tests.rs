@@ -13,6 +13,7 @@ use ke_wire::{Namespace, ObjectName};
 use serde_json::json;
 
 use super::cri_fake::FakeRuntime;
+use super::fields::PodFacts;
 use super::resources::CpuQuota;
 use super::*;
 use crate::meta_manager::LookupError;
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Files {
     calls: Mutex<Vec<String>>,
-    /// Environment cannot be resolved while this is set.
+    /// Mounts cannot be made while this is set.
     missing: Mutex<Option<String>>,
 }
 
@@ -40,14 +41,17 @@ impl Files {
 
 #[async_trait]
 impl PodFiles for Files {
-    async fn prepare(&self, pod: &Pod) -> Result<Option<Duration>, FilesError> {
+    async fn prepare(&self, pod: &Pod, _: &PodFacts) -> Result<Option<Timestamp>, FilesError> {
         self.note(format!("prepare {}", pod.metadata.uid.as_deref().unwrap()));
         Ok(None)
     }
-    async fn mounts(&self, _: &Pod, _: &Container, _: &[IpAddr]) -> Result<Vec<v1::Mount>, FilesError> {
-        Ok(Vec::new())
-    }
-    async fn env(&self, _: &Pod, _: &Container, _: &[IpAddr]) -> Result<Vec<(String, String)>, FilesError> {
+    async fn mounts(
+        &self,
+        _: &Pod,
+        _: &Container,
+        _: &[(String, String)],
+        _: &PodFacts,
+    ) -> Result<Vec<v1::Mount>, FilesError> {
         self.missing.lock().unwrap().clone().map_or(Ok(Vec::new()), |why| Err(FilesError(why)))
     }
     async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError> {
@@ -120,6 +124,7 @@ impl Machine {
             seccomp_default: false,
             n_cpus: 2,
             memory_capacity: 1 << 30,
+            allocatable: BTreeMap::new(),
             n_pids: None,
         };
         let edged = Edged::new(Parts {
@@ -302,7 +307,8 @@ async fn what_a_container_waits_for_starts_it_at_once() {
     let machine = Machine::new();
     *machine.files.missing.lock().unwrap() = Some("configmap \"cfg\" not found".into());
     let spec = json!({"containers": [{"name": "app", "image": "i:1", "imagePullPolicy": "IfNotPresent",
-        "envFrom": [{"configMapRef": {"name": "cfg"}}]}]});
+        "volumeMounts": [{"name": "cfg", "mountPath": "/cfg"}]}],
+        "volumes": [{"name": "cfg", "configMap": {"name": "cfg"}}]});
     let mut edged = machine.start(vec![Arc::new(pod("u1", spec))]);
     let refused = |status: &PodStatus| {
         let app = &status.container_statuses.as_ref().unwrap()[0];

@@ -103,6 +103,8 @@ const LONGEST_HOLD_SECS: i64 = 60;
 const AWAY: Duration = Duration::from_secs(2);
 /// Kubernetes keeps this much of a termination message.
 const MAX_MESSAGE: usize = 4096;
+/// A token that could not be renewed is asked for again no more often than this.
+const RENEW_SECS: i64 = 30;
 /// A status that differs from ours in the cloud is corrected no more often than this.
 const CORRECT_SECS: i64 = 10;
 
@@ -417,10 +419,14 @@ impl Worker {
 
     async fn prepare_volumes(&mut self, desired: &DesiredPod) -> Result<(), Failure> {
         let Some(pod) = desired.pod() else { return Ok(()) };
-        match self.shared.hands.files.prepare(pod).await {
-            Ok(refresh) => {
-                let wait = refresh.map(|wait| SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX));
-                self.memory.refresh_at = wait.map(|wait| later(Timestamp::now(), wait));
+        let host_ips = self.shared.facts.borrow().host_ips.clone();
+        let addresses = self.memory.addresses.values().next().cloned().unwrap_or_default();
+        let facts = self.shared.hands.pod_facts(pod, &host_ips, &addresses);
+        match self.shared.hands.files.prepare(pod, &facts).await {
+            Ok(renew_at) => {
+                // A time that has passed: the cloud is away, and is asked again at leisure.
+                let soonest = later(Timestamp::now(), SignedDuration::from_secs(RENEW_SECS));
+                self.memory.refresh_at = renew_at.map(|at| at.max(soonest));
                 self.memory.volumes = Volumes::Ready;
                 Ok(())
             }
@@ -460,7 +466,7 @@ impl Worker {
         let seen = observed.sandboxes.iter().find(|s| s.id == sandbox);
         let (sandbox_attempt, ips) = seen.map_or((0, Vec::new()), |s| (s.attempt, s.ips.clone()));
         let host_ips = self.shared.facts.borrow().host_ips.clone();
-        let ips = if on_host_network(pod) { host_ips } else { ips };
+        let facts = self.shared.hands.pod_facts(pod, &host_ips, &ips);
         if let Some(ended) = ended {
             self.memory.backoffs.restarted(name, ended, Timestamp::now());
         }
@@ -474,7 +480,8 @@ impl Worker {
             let start = shared.hands.start_container(
                 pod,
                 container,
-                (sandbox, sandbox_attempt, &ips),
+                (sandbox, sandbox_attempt),
+                &facts,
                 attempt,
                 &tell,
             );

@@ -38,7 +38,11 @@ pub enum LookupError {
 #[async_trait]
 pub trait Objects: Send + Sync + 'static {
     /// The ConfigMap as the store holds it; asked from the cloud and kept when it holds none.
-    async fn config_map(&self, namespace: &Namespace, name: &ObjectName) -> Result<Arc<ConfigMap>, LookupError>;
+    async fn config_map(
+        &self,
+        namespace: &Namespace,
+        name: &ObjectName,
+    ) -> Result<Arc<ConfigMap>, LookupError>;
     /// The Secret as the store holds it; asked from the cloud and kept when it holds none.
     async fn secret(&self, namespace: &Namespace, name: &ObjectName) -> Result<Arc<Secret>, LookupError>;
     /// A token for this service account and request. A kept one serves until four fifths of its life are over, and

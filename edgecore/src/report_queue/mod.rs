@@ -1,31 +1,51 @@
 //! What this node wants the cloud to know, kept until the cloud has it.
+//!
+//! A report is on disk before anyone may forget it. Status is coalesced to the newest per subject; events and pod deletions
+//! all go, in order. While the cloud is away nothing grows but events, and those have a bound. The queue decides what goes
+//! next ([`order`]); EdgeHub sends it and says what became of it. It never looks into a report.
+
+mod order;
+mod patch;
+mod store;
 
 use bytes::Bytes;
+use ke_run::shutdown::Shutdown;
 use ke_wire::{Namespace, ObjectKey, ObjectName, Uid};
+use tokio::sync::mpsc;
+
+use crate::db::{Db, DbError};
+use order::Order;
+pub use order::Ticket;
+pub use patch::pod_status_patch;
+
+/// Events kept while the cloud is away; the oldest beyond are dropped and counted. 2,000 events are about 1 MB.
+const MAX_EVENTS: usize = 2000;
+/// At most so many reports share one commit.
+const BATCH: usize = 64;
+/// Reports on their way at once. Bounds what a cut link must send again.
+const IN_FLIGHT: usize = 32;
 
 /// One thing the cloud should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// The Pod's whole status. Only the newest per uid is kept. `status` is a `PodStatus` as Kubernetes JSON.
+    /// The Pod's whole status, a `PodStatus` as Kubernetes JSON. Only the newest per uid is kept.
     PodStatus { namespace: Namespace, name: ObjectName, uid: Uid, status: Bytes },
     /// Every container of a deleted Pod has ended and its volumes are gone: it may leave the cloud. Kept, in order.
     PodGone { namespace: Namespace, name: ObjectName, uid: Uid },
-    /// The Node's status. Only the newest is kept. A strategic merge patch, JSON text.
-    NodeStatus { patch: String },
     /// A Kubernetes event (`v1 Event`, JSON). Kept, in order; the oldest is dropped and counted beyond a bound.
     Event { key: ObjectKey, body: Bytes },
 }
 
 /// Hands reports to the queue. Cloneable; `send` waits while the queue is busy and never loses one.
 #[derive(Clone, Debug)]
-pub struct Reports(tokio::sync::mpsc::Sender<Report>);
+pub struct Reports(mpsc::Sender<Report>);
 
 impl Reports {
     /// A handle and the end that [`ReportQueue`] reads. Full: the sender waits, so that status work slows down
     /// instead of memory growing.
     #[must_use]
-    pub fn channel() -> (Self, tokio::sync::mpsc::Receiver<Report>) {
-        let (sender, receiver) = tokio::sync::mpsc::channel(64);
+    pub fn channel() -> (Self, mpsc::Receiver<Report>) {
+        let (sender, receiver) = mpsc::channel(64);
         (Self(sender), receiver)
     }
 
@@ -33,4 +53,141 @@ impl Reports {
     pub async fn send(&self, report: Report) {
         let _ = self.0.send(report).await;
     }
+}
+
+/// One report on its way to the cloud.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Names it in the [`Verdict`].
+    pub ticket: Ticket,
+    /// What to tell.
+    pub report: Report,
+}
+
+/// What became of reports on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The cloud has it, or will never take it.
+    Settled(Ticket),
+    /// The cloud did not take it now; it goes again after the others.
+    Again(Ticket),
+    /// The link broke: everything on its way goes again.
+    LinkLost,
+}
+
+/// EdgeHub's end of the queue.
+pub struct Outbox {
+    /// What goes next. Read only while connected.
+    pub outgoing: mpsc::Receiver<Outgoing>,
+    /// What became of it.
+    pub verdicts: mpsc::Sender<Verdict>,
+}
+
+/// The module.
+pub struct ReportQueue {
+    reports: mpsc::Receiver<Report>,
+    outgoing: mpsc::Sender<Outgoing>,
+    verdicts: mpsc::Receiver<Verdict>,
+    order: Order,
+    db: Db,
+}
+
+enum Event {
+    Reports,
+    Room,
+    Verdict(Verdict),
+    Stop,
+}
+
+impl ReportQueue {
+    /// Reads what an earlier run left unsent.
+    pub async fn new(db: Db) -> Result<(Reports, Outbox, Self), DbError> {
+        let (handle, reports) = Reports::channel();
+        // One place: what waits here while the link is down cannot be coalesced any more.
+        let (sender, outgoing) = mpsc::channel(1);
+        // Full: EdgeHub waits for the queue's disk.
+        let (verdict_sender, verdicts) = mpsc::channel(IN_FLIGHT * 2);
+        let mut order = Order::new(MAX_EVENTS, IN_FLIGHT);
+        db.call(store::forget_strangers).await?;
+        for report in db.call(store::unsent).await? {
+            order.add(report);
+        }
+        Ok((
+            handle,
+            Outbox { outgoing, verdicts: verdict_sender },
+            Self { reports, outgoing: sender, verdicts, order, db },
+        ))
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), DbError> {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let event = tokio::select! {
+                n_reports = self.reports.recv_many(&mut batch, BATCH) => {
+                    if n_reports == 0 { Event::Stop } else { Event::Reports }
+                }
+                Some(verdict) = self.verdicts.recv() => Event::Verdict(verdict),
+                Ok(permit) = self.outgoing.reserve(), if self.order.has_next() => { drop(permit); Event::Room }
+                () = shutdown.wait() => Event::Stop,
+            };
+            match event {
+                Event::Reports => self.on_reports(&mut batch).await,
+                Event::Room => self.on_room(),
+                Event::Verdict(verdict) => self.on_verdict(verdict).await,
+                Event::Stop => return Ok(()),
+            }
+        }
+    }
+
+    async fn on_reports(&mut self, batch: &mut Vec<Report>) {
+        let keep = batch.clone();
+        if let Err(error) = self.db.call(move |connection| store::keep(connection, &keep)).await {
+            // Still told from memory: a full disk must not silence the node.
+            tracing::error!(%error, "{} reports could not be kept on disk; a crash now would lose them", batch.len());
+        }
+        for report in batch.drain(..) {
+            let dropped = self.order.add(report);
+            if let Some(dropped) = dropped {
+                tracing::warn!(
+                    n_dropped = self.order.n_dropped(),
+                    "more than {MAX_EVENTS} events wait for the cloud; the oldest is dropped"
+                );
+                self.forget(&dropped).await;
+            }
+        }
+    }
+
+    fn on_room(&mut self) {
+        if let Some((ticket, report)) = self.order.next() {
+            // `reserve` saw room, and nobody else sends: this cannot be full.
+            if self.outgoing.try_send(Outgoing { ticket, report }).is_err() {
+                self.order.again(ticket);
+            }
+        }
+    }
+
+    async fn on_verdict(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Settled(ticket) => {
+                if let Some(report) = self.order.settled(ticket) {
+                    self.forget(&report).await;
+                }
+            }
+            Verdict::Again(ticket) => self.order.again(ticket),
+            Verdict::LinkLost => self.order.all_again(),
+        }
+    }
+
+    async fn forget(&self, report: &Report) {
+        let report = report.clone();
+        if let Err(error) = self.db.call(move |connection| store::settled(connection, &report)).await {
+            tracing::warn!(%error, "a settled report could not be struck out; it will be sent once more after a restart");
+        }
+    }
+}
+
+/// The last status of every Pod that was reported, sent or not: where Edged goes on after a restart.
+pub async fn last_pod_statuses(db: &Db) -> Result<Vec<(Uid, Bytes)>, DbError> {
+    db.call(store::statuses).await
 }

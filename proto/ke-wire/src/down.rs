@@ -1,10 +1,15 @@
 //! Everything the cloud may say.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
+use crate::application::Application;
 use crate::id::{MessageId, Namespace, NodeName, ObjectName, Uid};
+use crate::job::{JobAction, JobOrder, Task, TaskUpgrade};
 use crate::key::ObjectKey;
 use crate::refusal::Refusal;
+use crate::router::RouterOrder;
 use crate::version::Version;
 
 /// A message from cloud to edge.
@@ -40,6 +45,17 @@ pub enum Down {
         /// Devices that left.
         removed: Vec<DeviceRef>,
     },
+    /// All devices of this node. Go clouds never send it; Go edges take it, and drop what is not listed.
+    MembershipAll {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the event, told to local clients.
+        event_id: String,
+        /// Unix milliseconds in the cloud.
+        timestamp_ms: i64,
+        /// The devices.
+        devices: Vec<DeviceRef>,
+    },
     /// A device report arrived in the cloud.
     TwinConfirmed {
         /// Id of this message.
@@ -47,6 +63,98 @@ pub enum Down {
         /// Id of the report.
         to: MessageId,
     },
+    /// What came of a local API client's request.
+    Applied {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the request.
+        to: MessageId,
+        /// The request with its answer.
+        application: Application,
+    },
+    /// What came of a set of watches.
+    WatchesSet {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the set.
+        to: MessageId,
+        /// Those that failed, by the id of the application.
+        failed: BTreeMap<String, Application>,
+    },
+    /// A rule in the cloud wants something from MQTT or a local HTTP service.
+    Router {
+        /// Id of this message. The answer to a call names it.
+        id: MessageId,
+        /// What it wants.
+        order: RouterOrder,
+    },
+    /// What a REST service in the cloud said to an upload.
+    UploadAnswered {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the upload.
+        to: MessageId,
+        /// The URL that the upload named.
+        url: String,
+        /// What it said.
+        body: String,
+    },
+    /// A storage request, answered by [`crate::Up::CsiAnswered`].
+    Csi {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the volume.
+        volume: ObjectName,
+        /// What is wanted.
+        verb: CsiVerb,
+        /// The CSI request as protobuf's JSON.
+        request: String,
+    },
+    /// A job of `operations.kubeedge.io/v1alpha2`.
+    Job {
+        /// Id of this message.
+        id: MessageId,
+        /// Name of the job.
+        job: ObjectName,
+        /// The node it is for.
+        node: NodeName,
+        /// The step to begin with.
+        action: JobAction,
+        /// The job.
+        order: JobOrder,
+    },
+    /// A job of `operations.kubeedge.io/v1alpha1`.
+    Task {
+        /// Id of this message.
+        id: MessageId,
+        /// Name of the job.
+        job: ObjectName,
+        /// The node it is for.
+        node: NodeName,
+        /// The job.
+        task: Task,
+    },
+    /// An upgrade as edges before v1.16 read it.
+    OldUpgrade {
+        /// Id of this message.
+        id: MessageId,
+        /// Name of the job.
+        job: ObjectName,
+        /// The node it is for.
+        node: NodeName,
+        /// The upgrade.
+        upgrade: TaskUpgrade,
+    },
+}
+
+/// What a storage request wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "CSI's words")]
+pub enum CsiVerb {
+    CreateVolume,
+    DeleteVolume,
+    ControllerPublishVolume,
+    ControllerUnpublishVolume,
 }
 
 /// An object that the node must hold: an upsert, whatever `change` says.
@@ -118,6 +226,10 @@ pub enum About {
     Token(Namespace, ObjectName),
     /// The certificate authority of the API server.
     ApiServerCa,
+    /// Pod status of edges before v1.23; without a name, several Pods of the namespace.
+    OldPodStatus(Namespace, Option<ObjectName>),
+    /// Not told, or in words that only the sender knows. Seen in acknowledgements, where the id decides.
+    Unnamed,
 }
 
 /// What came of a question.

@@ -50,7 +50,9 @@ fn subdomain(text: &str) -> Option<&'static str> {
     if text.split('.').all(good) {
         None
     } else {
-        Some("lower case letters, digits, '-' and '.' only, each part beginning and ending with a letter or digit")
+        Some(
+            "lower case letters, digits, '-' and '.' only, each part beginning and ending with a letter or digit",
+        )
     }
 }
 

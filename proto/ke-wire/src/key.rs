@@ -173,7 +173,9 @@ mod tests {
 
     #[test]
     fn text_goes_round() {
-        for text in ["default/pod/web", "null/node/edge-1", "kube-system/configmap/kube-root-ca.crt", "a/gateway/b"] {
+        for text in
+            ["default/pod/web", "null/node/edge-1", "kube-system/configmap/kube-root-ca.crt", "a/gateway/b"]
+        {
             assert_eq!(text.parse::<ObjectKey>().unwrap().to_string(), text);
         }
         for text in ["pod/web", "default/pod/web/x", "default/pod/", "De/pod/x", ""] {

@@ -5,18 +5,35 @@
 
 #![warn(missing_docs)]
 
+mod application;
+mod device_report;
 mod down;
+mod go_json;
 mod id;
+mod job;
 mod key;
+mod legacy;
 mod refusal;
+mod router;
 mod up;
 mod version;
 
 pub mod kubeedge;
 
-pub use down::{About, Answer, Change, Delete, DeviceRef, Down, Origin, Put};
+pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo, PatchOptions};
+pub use device_report::{
+    DeviceState, StateReport, TwinProperty, TwinReport, TwinTime, TwinType, TwinValue, TwinVersion,
+};
+pub use down::{About, Answer, Change, CsiVerb, Delete, DeviceRef, Down, Origin, Put};
 pub use id::{InvalidId, MessageId, Namespace, NodeName, ObjectName, Uid};
+pub use job::{
+    ConfigUpdateSpec, ImageDigestGetter, ImagePrePullSpec, ImagePrePullTemplate, JobAction, JobKind,
+    JobOrder, JobReport, LabelRequirement, LabelSelector, NodeUpgradeSpec, RegistryApi, RegistryToken, Task,
+    TaskCheck, TaskItem, TaskKind, TaskPrePull, TaskReport, TaskUpgrade,
+};
 pub use key::{InvalidKey, Kind, ObjectKey, Scope};
+pub use legacy::{ExtendResource, OldNodeStatus, OldPodStatus};
 pub use refusal::{Reason, Refusal, RefusalDetails};
+pub use router::{HttpAnswer, HttpMethod, RouterOrder, ServiceCall};
 pub use up::{AckRoute, EventChange, Question, Up};
 pub use version::{InvalidVersion, Version};

@@ -111,3 +111,89 @@ impl From<Reason> for String {
         }
     }
 }
+
+/// A refusal as Go prints an API error: `{"ErrStatus":{"metadata":{},"status":"Failure",...}}`. No error is the same
+/// without any of the rest, null, or an object without `ErrStatus`.
+pub(crate) mod go_error {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Reason, Refusal, RefusalDetails};
+
+    #[derive(Serialize)]
+    struct Empty {}
+
+    #[derive(Serialize)]
+    struct ErrorOut<'a> {
+        #[serde(rename = "ErrStatus")]
+        err_status: StatusOut<'a>,
+    }
+
+    #[derive(Serialize)]
+    struct StatusOut<'a> {
+        metadata: Empty,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<&'static str>,
+        #[serde(flatten)]
+        refusal: Option<Fields<'a>>,
+    }
+
+    #[derive(Serialize)]
+    struct Fields<'a> {
+        #[serde(skip_serializing_if = "str::is_empty")]
+        message: &'a str,
+        #[serde(skip_serializing_if = "Reason::is_unknown")]
+        reason: &'a Reason,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        details: &'a Option<RefusalDetails>,
+        #[serde(skip_serializing_if = "is_zero")]
+        code: u16,
+    }
+
+    fn is_zero(code: &u16) -> bool {
+        *code == 0
+    }
+
+    #[derive(Deserialize)]
+    struct ErrorIn {
+        #[serde(default, rename = "ErrStatus")]
+        err_status: Option<StatusIn>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(default)]
+    #[derive(Default)]
+    struct StatusIn {
+        status: String,
+        message: String,
+        reason: Reason,
+        details: Option<RefusalDetails>,
+        code: i64,
+    }
+
+    pub(crate) fn serialize<S: Serializer>(
+        error: &Option<Refusal>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let status = error.as_ref().map(|_| "Failure");
+        let refusal = error.as_ref().map(|refusal| Fields {
+            message: &refusal.message,
+            reason: &refusal.reason,
+            details: &refusal.details,
+            code: refusal.code,
+        });
+        ErrorOut { err_status: StatusOut { metadata: Empty {}, status, refusal } }.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Refusal>, D::Error> {
+        let Some(ErrorIn { err_status: Some(it) }) = Option::<ErrorIn>::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        if it.status.is_empty() && it.message.is_empty() && it.reason.is_unknown() && it.code == 0 {
+            return Ok(None);
+        }
+        let code = u16::try_from(it.code).unwrap_or(0);
+        Ok(Some(Refusal { message: it.message, reason: it.reason, details: it.details, code }))
+    }
+}

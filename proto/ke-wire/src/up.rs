@@ -1,10 +1,17 @@
 //! Everything an edge may say.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
+use crate::application::Application;
+use crate::device_report::{StateReport, TwinReport};
 use crate::down::{About, Origin};
 use crate::id::{MessageId, Namespace, NodeName, ObjectName};
-use crate::key::ObjectKey;
+use crate::job::{JobKind, JobReport, TaskKind, TaskReport};
+use crate::key::{ObjectKey, Scope};
+use crate::legacy::{OldNodeStatus, OldPodStatus};
+use crate::router::HttpAnswer;
 
 /// A message from edge to cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +65,157 @@ pub enum Up {
         id: MessageId,
         /// The request's text, a JSON document of the device protocol.
         request: String,
+    },
+    /// Properties of a device changed here. Answered by [`crate::Down::TwinConfirmed`].
+    TwinReport {
+        /// Id of this message.
+        id: MessageId,
+        /// Namespace of the device.
+        namespace: Namespace,
+        /// Its name.
+        device: ObjectName,
+        /// What changed.
+        report: TwinReport,
+    },
+    /// A device came or went. Answered by [`crate::Down::TwinConfirmed`].
+    StateReport {
+        /// Id of this message.
+        id: MessageId,
+        /// Namespace of the device.
+        namespace: Namespace,
+        /// Its name.
+        device: ObjectName,
+        /// Its state.
+        report: StateReport,
+    },
+    /// A local API client's request. Answered by [`crate::Down::Applied`].
+    Apply {
+        /// Id of this message.
+        id: MessageId,
+        /// The request.
+        application: Application,
+    },
+    /// Every watch that local API clients have now. Answered by [`crate::Down::WatchesSet`].
+    SetWatches {
+        /// Id of this message.
+        id: MessageId,
+        /// By the id of the application.
+        watches: BTreeMap<String, Application>,
+    },
+    /// A local MQTT message for a rule in the cloud. Nothing answers it.
+    MqttUpload {
+        /// Id of this message.
+        id: MessageId,
+        /// Its topic.
+        topic: String,
+        /// Its text.
+        payload: String,
+    },
+    /// A local program's request to a URL in the cloud. Answered by [`crate::Down::UploadAnswered`].
+    ServiceUpload {
+        /// Id of this message.
+        id: MessageId,
+        /// The URL.
+        url: String,
+        /// The request's JSON. Go clouds pass it on as base64 text.
+        body: Bytes,
+    },
+    /// What a local HTTP service said to a call.
+    ServiceReplied {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the call.
+        to: MessageId,
+        /// What it said.
+        answer: HttpAnswer,
+    },
+    /// A call that reached no service, as Go edges tell it. A Go cloud loses it, so ours sends `ServiceReplied`.
+    ServiceFailed {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the call.
+        to: MessageId,
+        /// What the edge says in the service's place.
+        answer: HttpAnswer,
+    },
+    /// What came of a storage request.
+    CsiAnswered {
+        /// Id of this message.
+        id: MessageId,
+        /// Id of the request.
+        to: MessageId,
+        /// Id of the volume.
+        volume: ObjectName,
+        /// The CSI response as protobuf's JSON; nothing when it failed.
+        response: Option<Bytes>,
+    },
+    /// A step of a `v1alpha2` job ended. Nothing answers it.
+    JobReport {
+        /// Id of this message.
+        id: MessageId,
+        /// The job's sort.
+        kind: JobKind,
+        /// Its name.
+        job: ObjectName,
+        /// This node.
+        node: NodeName,
+        /// What came of it.
+        report: JobReport,
+    },
+    /// A `v1alpha1` job got on. Nothing answers it.
+    TaskReport {
+        /// Id of this message.
+        id: MessageId,
+        /// The job's sort.
+        kind: TaskKind,
+        /// Its name.
+        job: ObjectName,
+        /// This node.
+        node: NodeName,
+        /// How far it got.
+        report: TaskReport,
+    },
+    /// Status of one Pod, from an edge before v1.23.
+    OldPodStatus {
+        /// Id of this message.
+        id: MessageId,
+        /// Its namespace.
+        namespace: Namespace,
+        /// Its name.
+        name: ObjectName,
+        /// Its status.
+        status: OldPodStatus,
+    },
+    /// Status of several Pods, from an edge before v1.23.
+    OldPodStatuses {
+        /// Id of this message.
+        id: MessageId,
+        /// Their namespace.
+        namespace: Namespace,
+        /// Each Pod's status.
+        statuses: Vec<OldPodStatus>,
+    },
+    /// Registration of the Node, from an edge before v1.23.
+    OldNode {
+        /// Id of this message.
+        id: MessageId,
+        /// Namespace that the edge claims for it.
+        scope: Scope,
+        /// The node.
+        node: NodeName,
+        /// The Node as Kubernetes JSON.
+        body: Bytes,
+    },
+    /// Status of the Node, from an edge before v1.23.
+    OldNodeStatus {
+        /// Id of this message.
+        id: MessageId,
+        /// Namespace that the edge claims for it.
+        scope: Scope,
+        /// The node.
+        node: NodeName,
+        /// Its status.
+        status: OldNodeStatus,
     },
 }
 

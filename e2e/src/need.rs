@@ -1,0 +1,228 @@
+//! What this machine must offer, and the making of what can be made: packages, the control plane, the pause program.
+//!
+//! A missing need is an error that holds the line to type, never a skip. Builds are kept outside the clone, in
+//! `$ISTHMUS_CACHE` (or `~/.cache/isthmus`), under the hash of what they were built from.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// Debian package, and a file that shows that it (or something as good) is there.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("containerd", &["/usr/bin/containerd", "/usr/local/bin/containerd"]),
+    ("runc", &["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"]),
+    ("containernetworking-plugins", &["/usr/lib/cni/bridge"]),
+    ("busybox-static", &["/bin/busybox"]),
+    ("iptables", &["/usr/sbin/iptables", "/sbin/iptables"]),
+    ("iproute2", &["/sbin/ip", "/usr/sbin/ip", "/bin/ip"]),
+];
+/// Only some stories want these; they ask with `packages`.
+const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
+    ("faketime", &["/usr/bin/faketime"]),
+    ("libfuse3-dev", &["/usr/include/fuse3/fuse.h"]),
+    ("mosquitto", &["/usr/sbin/mosquitto"]),
+];
+/// Kubernetes' components each hold some hundreds of files and sockets open.
+const OPEN_FILES: u64 = 4096;
+
+/// Needs of a control plane: programs only, no root.
+pub fn for_cluster() -> Result<()> {
+    tool("go", "install Go 1.26 or newer (https://go.dev/dl/) and put its bin folder on PATH")?;
+    tool("kubectl", "install kubectl 1.31 or newer (https://kubernetes.io/docs/tasks/tools/)")?;
+    open_files()
+}
+
+/// Needs of a container runtime: root, cgroups, Debian's packages (installed here), a C compiler for pause.
+pub fn for_runtime() -> Result<()> {
+    root()?;
+    if !Path::new("/sys/fs/cgroup/memory").is_dir()
+        && !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+    {
+        bail!("no cgroups below /sys/fs/cgroup; type: mount -t cgroup2 none /sys/fs/cgroup");
+    }
+    packages(&PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>())?;
+    tool("gcc", "apt-get install -y gcc libc6-dev")?;
+    open_files()
+}
+
+pub fn root() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("this needs root (containers, mounts, bridges); type: sudo -E make e2e");
+    }
+    Ok(())
+}
+
+/// A program on PATH. `line` is what a person types to get it.
+pub fn tool(name: &str, line: &str) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
+        return Ok(());
+    }
+    bail!("`{name}` is not on PATH; {line}")
+}
+
+fn open_files() -> Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    if limit.current.is_some_and(|n| n < OPEN_FILES) {
+        bail!(
+            "at most {:?} files may be open, {OPEN_FILES} are needed; type: ulimit -n {OPEN_FILES}",
+            limit.current
+        );
+    }
+    Ok(())
+}
+
+/// Installs those of `names` that are not there yet. Two runs at once do not collide: apt has one lock of ours before it.
+pub fn packages(names: &[&str]) -> Result<()> {
+    if missing(names)?.is_empty() {
+        return Ok(());
+    }
+    let _lock = lock("apt")?;
+    let missing = missing(names)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let line = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    if !rustix::process::geteuid().is_root() {
+        bail!("packages are missing; type: sudo {line}");
+    }
+    eprintln!("installing packages: {}", missing.join(" "));
+    let apt = |arguments: &[&str]| -> Result<bool> {
+        let status = Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null())
+            .status()
+            .context("run apt-get (this testbed is made for Debian 12)")?;
+        Ok(status.success())
+    };
+    let mut install = vec!["install", "-y", "-q", "--no-install-recommends"];
+    install.extend(&missing);
+    // A machine fresh from its image has no package lists, or old ones.
+    if !apt(&install)? && !(apt(&["update", "-q"])? && apt(&install)?) {
+        bail!("packages could not be installed; type: apt-get update && {line}");
+    }
+    Ok(())
+}
+
+fn missing<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
+    let mut missing = Vec::new();
+    for name in names {
+        let known = PACKAGES.iter().chain(EXTRA_PACKAGES).find(|(package, _)| package == name);
+        let Some((_, files)) = known else { bail!("package {name} has no line in need.rs") };
+        if !files.iter().any(|file| Path::new(file).exists()) {
+            missing.push(*name);
+        }
+    }
+    Ok(missing)
+}
+
+/// Where builds are kept between runs and clones.
+pub fn cache() -> Result<PathBuf> {
+    let folder = match std::env::var_os("ISTHMUS_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => match std::env::var_os("HOME") {
+            Some(home) => PathBuf::from(home).join(".cache/isthmus"),
+            None => {
+                bail!("neither ISTHMUS_CACHE nor HOME is set; type: export ISTHMUS_CACHE=/var/cache/isthmus")
+            }
+        },
+    };
+    fs::create_dir_all(&folder).with_context(|| format!("create cache {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Held until dropped, and let go by the kernel if the holder dies.
+fn lock(name: &str) -> Result<File> {
+    let path = cache()?.join(format!("{name}.lock"));
+    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    file.lock().with_context(|| format!("lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// The control plane's one binary, built at the first call on a machine (3 to 10 minutes), later found.
+pub fn devcluster() -> Result<PathBuf> {
+    for_cluster()?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("devcluster");
+    let inputs: Vec<PathBuf> = ["go.mod", "go.sum", "main.go"].iter().map(|f| source.join(f)).collect();
+    built("devcluster", &inputs, "control plane from its Go module (3 to 10 minutes, once)", |target| {
+        let version = "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
+                       -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
+        let mut go = Command::new("go");
+        go.args(["build", "-trimpath", "-ldflags", &format!("-s -w {version}"), "-o"]);
+        go.arg(target).arg(".").current_dir(&source).env("CGO_ENABLED", "0");
+        go
+    })
+}
+
+/// A static program from one C file of this crate.
+pub fn c_program(name: &str) -> Result<PathBuf> {
+    tool("gcc", "apt-get install -y gcc libc6-dev")?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(format!("{name}.c"));
+    built(name, std::slice::from_ref(&source), name, |target| {
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-static", "-Os", "-Wall", "-Werror", "-o"]).arg(target).arg(&source);
+        gcc
+    })
+}
+
+/// Finds or makes `name` for exactly these inputs. Built under another name and renamed, so that a killed build leaves nothing half done.
+fn built(
+    name: &str,
+    inputs: &[PathBuf],
+    what: &str,
+    command: impl FnOnce(&Path) -> Command,
+) -> Result<PathBuf> {
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    for input in inputs {
+        let content = fs::read(input).with_context(|| format!("read {}", input.display()))?;
+        hash.update(&(content.len() as u64).to_le_bytes());
+        hash.update(&content);
+    }
+    let key: String = hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let target = cache()?.join(format!("{name}-{key}"));
+    if target.exists() {
+        return Ok(target);
+    }
+    let _lock = lock(name)?;
+    if target.exists() {
+        return Ok(target);
+    }
+    eprintln!("building {what}");
+    let start = Instant::now();
+    let unfinished = cache()?.join(format!("{name}-{key}.{}", std::process::id()));
+    let mut command = command(&unfinished);
+    let mut child = command.spawn().with_context(|| format!("build {name}: start {command:?}"))?;
+    let mut told = start;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if told.elapsed() > Duration::from_secs(20) {
+            told = Instant::now();
+            eprintln!("  still building {name}: {:.0} s", start.elapsed().as_secs_f64());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    if !status.success() {
+        fs::remove_file(&unfinished).ok();
+        bail!("building {name} failed ({status}): {command:?}");
+    }
+    fs::rename(&unfinished, &target).with_context(|| format!("rename to {}", target.display()))?;
+    eprintln!("  {name} built in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_tool_names_the_line_to_type() {
+        let error = tool("no-such-tool", "type: get it").unwrap_err().to_string();
+        assert_eq!(error, "`no-such-tool` is not on PATH; type: get it");
+    }
+}

@@ -1,0 +1,124 @@
+//! Health and metrics over HTTP, on loopback unless configured otherwise.
+//!
+//! `/healthz` says that the process runs, `/readyz` that the runtime answers and the store opened (the cloud may be away:
+//! that is no fault of this node), `/metrics` what was counted. It changes nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use ke_run::shutdown::Shutdown;
+use ke_run::telemetry::Metrics;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::edge_hub::{Cloud, LinkState};
+use crate::edged::cri::Runtime;
+
+/// A scraper and a prober; more at once wait.
+const MAX_CONNECTIONS: usize = 8;
+/// One connection may live this long.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why nothing can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address is taken or not this machine's.
+    #[error("admin.bindAddress: listen on {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+}
+
+/// The module.
+pub struct Admin {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    metrics: Metrics,
+    connected: Gauge,
+    cloud: Cloud,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Admin {
+    /// Takes the address now, so that a port in use is found before anything else starts.
+    pub async fn bind(
+        address: SocketAddr,
+        mut metrics: Metrics,
+        cloud: Cloud,
+        runtime: Arc<dyn Runtime>,
+    ) -> Result<Self, AdminError> {
+        let listener =
+            TcpListener::bind(address).await.map_err(|error| AdminError::Listen(address, error))?;
+        let connected = metrics.gauge("edgecore_cloud_connected", "1 while the link to the cloud stands");
+        Ok(Self { listener, shared: Arc::new(Shared { metrics, connected, cloud, runtime }) })
+    }
+
+    /// Serves until shutdown.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), AdminError> {
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+            let stream = tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "accept a connection to the admin port");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+                () = shutdown.wait() => return Ok(()),
+            };
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move {
+                let _permit = permit;
+                let answer = service_fn(|request| {
+                    let shared = Arc::clone(&shared);
+                    async move { Ok::<_, std::convert::Infallible>(shared.answer(&request).await) }
+                });
+                let connection =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+                let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+            });
+        }
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: &Request<hyper::body::Incoming>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
+            "/healthz" | "/livez" => text(StatusCode::OK, "ok"),
+            "/readyz" => match self.runtime.version().await {
+                Ok(_) => text(StatusCode::OK, "ok"),
+                Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("container runtime: {error}")),
+            },
+            "/metrics" => {
+                self.connected.set(i64::from(*self.cloud.state().borrow() != LinkState::Away));
+                match self.metrics.encode() {
+                    Ok(body) => {
+                        let mut response = text(StatusCode::OK, &body);
+                        let kind = hyper::header::HeaderValue::from_static(Metrics::CONTENT_TYPE);
+                        response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
+                        response
+                    }
+                    Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"),
+                }
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics here"),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,97 @@
+//! KubeEdge's own defaults load, and what cannot work is refused.
+
+use std::path::Path;
+
+use super::*;
+use ke_run::config::{ConfigError, Loaded, check, default_yaml, minimal_yaml};
+
+fn read(yaml: &str) -> Result<Loaded<EdgeCoreConfig>, ConfigError> {
+    check(yaml, Path::new("edgecore.yaml"))
+}
+
+fn refuses(yaml: &str, expected: &[&str]) {
+    let ConfigError::Keys { problems, .. } = read(yaml).unwrap_err() else { panic!("{yaml}") };
+    assert_eq!(problems.iter().map(Problem::to_string).collect::<Vec<_>>(), expected, "{yaml}");
+}
+
+#[test]
+fn kubeedge_defaults_load_with_warnings_only() {
+    let loaded = read(include_str!("../../tests/data/kubeedge-v1.23-edgecore.yaml")).unwrap();
+    let told: Vec<&str> = loaded.warnings.iter().filter_map(|warning| warning.split(':').next()).collect();
+    assert_eq!(
+        told,
+        ["modules.deviceTwin", "modules.edged.tailoredKubeletConfig.staticPodPath", "modules.eventBus"]
+    );
+    let modules = loaded.config.modules;
+    assert_eq!(modules.edge_hub.websocket.server.to_string(), "10.0.0.1:10000");
+    assert!(!modules.edged.report_event);
+}
+
+#[test]
+fn printed_files_can_be_read_back() {
+    for yaml in [default_yaml::<EdgeCoreConfig>(), minimal_yaml::<EdgeCoreConfig>()] {
+        let loaded = read(&yaml).unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        assert_eq!(
+            serde_json::to_value(loaded.config).unwrap(),
+            serde_json::to_value(EdgeCoreConfig::default()).unwrap()
+        );
+    }
+}
+
+#[test]
+fn no_key_is_both_ours_and_unsupported() {
+    let defaults = serde_json::to_value(EdgeCoreConfig::default()).unwrap();
+    for line in EdgeCoreConfig::UNSUPPORTED.lines() {
+        let path = line.split(' ').next().unwrap();
+        assert!(defaults.pointer(&format!("/{}", path.replace('.', "/"))).is_none(), "{path}");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    refuses(
+        "modules:\n  edgeHub:\n    websocket:\n      sever: a:1\n",
+        &["modules.edgeHub.websocket.sever: unknown key; did you mean \"server\"? (line 4)"],
+    );
+    refuses(
+        "modules: {edgeHub: {quic: {enable: true}, httpServer: 'http://x'}}",
+        &[
+            "modules.edgeHub.quic.enable: found true, but QUIC is not supported yet; set it to false and \
+             websocket.enable to true",
+            "modules.edgeHub.httpServer: found \"http://x\", expected https://host:port",
+        ],
+    );
+    refuses(
+        "modules: {edged: {clusterDNS: [10.0.0.1]}}",
+        &["modules.edged.clusterDNS: unknown key here; did you mean \
+           \"modules.edged.tailoredKubeletConfig.clusterDNS\"? (line 1)"],
+    );
+    refuses(
+        "modules: {edged: {nodeIP: x, tailoredKubeletConfig: {imageGCLowThresholdPercent: 90}}}",
+        &[
+            "modules.edged.nodeIP: found \"x\", expected an IP address",
+            "modules.edged.tailoredKubeletConfig.imageGCLowThresholdPercent: found 90, expected less than \
+             imageGCHighThresholdPercent, which is 85",
+        ],
+    );
+    refuses(
+        "modules: {edged: {tailoredKubeletConfig: {cgroupDriver: x, syncFrequency: 60}}}",
+        &[
+            "modules.edged.tailoredKubeletConfig.cgroupDriver: unknown variant `x`, expected `cgroupfs` or \
+             `systemd` (line 1)",
+            "modules.edged.tailoredKubeletConfig.syncFrequency: invalid type: integer `60`, expected a duration \
+             such as \"1m30s\" from 1s to 1h0m0s (line 1)",
+        ],
+    );
+    refuses("kind: CloudCore", &["kind: found \"CloudCore\", expected \"EdgeCore\" (line 1)"]);
+}
+
+#[test]
+fn labels_and_taints_are_taken_as_they_are() {
+    let yaml = "modules:\n  edged:\n    nodeLabels: {a.b/c: d}\n    tailoredKubeletConfig:\n      \
+                registerWithTaints: [{key: edge, effect: NoSchedule}]\n";
+    let edged = read(yaml).unwrap().config.modules.edged;
+    assert_eq!(edged.node_labels.get("a.b/c").map(String::as_str), Some("d"));
+    assert_eq!(edged.tailored_kubelet_config.register_with_taints[0].effect, "NoSchedule");
+}

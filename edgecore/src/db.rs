@@ -1,0 +1,311 @@
+//! The edge's one SQLite file: opened, migrated and written by one thread.
+//!
+//! Every statement about objects stands in `meta_manager/store.rs`, every statement about reports in
+//! `report_queue/store.rs`; this file only opens, migrates and carries closures to the thread. A commit that returned is
+//! on disk (`synchronous=FULL`). A file that cannot be read is set aside under another name, never deleted, and a fresh
+//! one is begun: the cloud refills it.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+/// Schema steps in order; `PRAGMA user_version` says how many a file has seen. Never edit one that was released.
+const MIGRATIONS: &[&str] = &[
+    // What the cloud wants this node to hold, and what was asked from it.
+    "CREATE TABLE object (
+        kind TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        name TEXT NOT NULL,
+        uid TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (kind, scope, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE token (
+        namespace TEXT NOT NULL,
+        account TEXT NOT NULL,
+        request TEXT NOT NULL,
+        pod_uid TEXT NOT NULL,
+        obtained_at INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (namespace, account, request)
+    ) WITHOUT ROWID;
+    CREATE TABLE pod_status (
+        uid TEXT PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        status BLOB NOT NULL,
+        sent INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE report (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        sort INTEGER NOT NULL,
+        subject TEXT NOT NULL,
+        uid TEXT NOT NULL,
+        body BLOB NOT NULL
+    );",
+];
+
+/// How hard a commit is pushed to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronous {
+    /// A commit that returned survives a power cut. The only setting for a machine in use.
+    #[default]
+    Full,
+    /// A commit may be lost with the power; for the test that shows that `Full` is needed.
+    Off,
+}
+
+/// How opening went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// There was no file.
+    Fresh,
+    /// The file was good.
+    Existing,
+    /// The file could not be read; it now has this name, and a fresh one was begun.
+    SetAside(PathBuf, String),
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// SQLite refused.
+    #[error("{doing}: {source}")]
+    Sqlite {
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// The file system refused.
+    #[error("{doing} {path}: {source}")]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// The file was written by a newer edgecore.
+    #[error(
+        "{0} was written by a newer edgecore (schema {1}, this one knows {2}): install that version again, or move the file away to be refilled by the cloud"
+    )]
+    Newer(PathBuf, usize, usize),
+    /// The writer thread has ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for DbError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite { doing: "use the store", source }
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Cloneable handle to the writer thread.
+#[derive(Clone, Debug)]
+pub struct Db(mpsc::Sender<Job>);
+
+impl Db {
+    /// Opens or begins the file and starts its thread, which ends when the last handle is dropped.
+    /// Errors: the folder cannot be made or written, or the file is a newer edgecore's.
+    pub fn open(path: &Path, synchronous: Synchronous) -> Result<(Self, Opened), DbError> {
+        let (connection, opened) = open_or_set_aside(path, synchronous)?;
+        // Full: the caller waits; what it has not yet handed over is not acknowledged either.
+        let (sender, mut jobs) = mpsc::channel::<Job>(64);
+        let begin = move || {
+            let mut connection = connection;
+            while let Some(job) = jobs.blocking_recv() {
+                job(&mut connection);
+            }
+        };
+        thread::Builder::new().name("db".into()).spawn(begin).map_err(|source| DbError::File {
+            doing: "start the thread for",
+            path: path.into(),
+            source,
+        })?;
+        Ok((Self(sender), opened))
+    }
+
+    /// Runs `job` on the writer thread and gives back what it returned. Not undone when the caller stops waiting.
+    pub async fn call<T, F>(&self, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let _ = sender.send(job(connection));
+        });
+        self.0.send(job).await.map_err(|_| DbError::Closed)?;
+        Ok(receiver.await.map_err(|_| DbError::Closed)??)
+    }
+}
+
+fn open_or_set_aside(path: &Path, synchronous: Synchronous) -> Result<(Connection, Opened), DbError> {
+    if let Some(folder) = path.parent() {
+        let doing = "make the folder";
+        std::fs::create_dir_all(folder).map_err(|source| DbError::File {
+            doing,
+            path: folder.into(),
+            source,
+        })?;
+    }
+    let existed = path.exists();
+    match open(path, synchronous) {
+        Ok(connection) if existed => Ok((connection, Opened::Existing)),
+        Ok(connection) => Ok((connection, Opened::Fresh)),
+        Err(DbError::Sqlite { doing, source }) if existed && is_unreadable(&source) => {
+            let aside = set_aside(path)?;
+            let connection = open(path, synchronous)?;
+            Ok((connection, Opened::SetAside(aside, format!("{doing}: {source}"))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn open(path: &Path, synchronous: Synchronous) -> Result<Connection, DbError> {
+    let doing = |doing| move |source| DbError::Sqlite { doing, source };
+    restrict(path)?;
+    let mut connection = Connection::open(path).map_err(doing("open the store"))?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(doing("set the store's patience"))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let synchronous = match synchronous {
+        Synchronous::Full => "FULL",
+        Synchronous::Off => "OFF",
+    };
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(doing("switch the store to WAL"))?;
+    connection.pragma_update(None, "synchronous", synchronous).map_err(doing("set the store's sync"))?;
+    // Bounded: a file of a few megabytes needs no cache of its own size.
+    connection.pragma_update(None, "cache_size", -512).map_err(doing("bound the store's cache"))?;
+    connection
+        .pragma_update(None, "journal_size_limit", 1_048_576)
+        .map_err(doing("bound the store's journal"))?;
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(doing("check the store"))?;
+    if verdict != "ok" {
+        let source = rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(verdict),
+        );
+        return Err(DbError::Sqlite { doing: "check the store", source });
+    }
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// The file holds Secrets and tokens: only root may read it, from its first byte on.
+fn restrict(path: &Path) -> Result<(), DbError> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let failed = |source| DbError::File { doing: "open the store", path: path.into(), source };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), DbError> {
+    let failed = |source| DbError::Sqlite { doing: "bring the store to this version's schema", source };
+    let done: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    let done = usize::try_from(done).unwrap_or(usize::MAX);
+    if done > MIGRATIONS.len() {
+        return Err(DbError::Newer(path.into(), done, MIGRATIONS.len()));
+    }
+    for (index, step) in MIGRATIONS.iter().enumerate().skip(done) {
+        // One transaction per step: a kill in between leaves the file at a version that is known.
+        let transaction = connection.transaction().map_err(failed)?;
+        transaction.execute_batch(step).map_err(failed)?;
+        let done = i64::try_from(index + 1).unwrap_or(i64::MAX);
+        transaction.pragma_update(None, "user_version", done).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Damage of the file itself; a full disk or missing right is not healed by a fresh file.
+fn is_unreadable(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let damaged = matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase));
+    // A table of ours that is there already without our version number, or lacks a column: another program's file.
+    let foreign = matches!(error, rusqlite::Error::SqliteFailure(code, Some(text))
+        if code.code == rusqlite::ErrorCode::Unknown && (text.contains("already exists") || text.contains("no such")));
+    damaged || foreign
+}
+
+fn set_aside(path: &Path) -> Result<PathBuf, DbError> {
+    let named = |extra: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(extra);
+        PathBuf::from(name)
+    };
+    let free = (1..).map(|n| named(&format!(".unreadable-{n}"))).find(|name| !name.exists());
+    let aside = free.unwrap_or_else(|| named(".unreadable"));
+    let failed = |source| DbError::File { doing: "set aside", path: path.into(), source };
+    // The journal first: were the file moved alone, the fresh one would meet a stranger's journal.
+    for extra in ["-wal", "-shm"] {
+        let from = named(extra);
+        if from.exists() {
+            let mut to = aside.as_os_str().to_owned();
+            to.push(extra);
+            std::fs::rename(&from, PathBuf::from(to)).map_err(failed)?;
+        }
+    }
+    std::fs::rename(path, &aside).map_err(failed)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edgecore.db");
+        std::fs::write(&path, vec![7; 8192]).unwrap();
+        let (_db, opened) = Db::open(&path, Synchronous::Full).unwrap();
+        let Opened::SetAside(aside, why) = opened else { panic!("{opened:?}") };
+        assert_eq!(std::fs::read(aside).unwrap(), vec![7; 8192]);
+        assert!(!why.is_empty());
+    }
+
+    #[test]
+    fn a_newer_file_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edgecore.db");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let error = Db::open(&path, Synchronous::Full).unwrap_err().to_string();
+        assert!(error.contains("newer edgecore") && error.contains("move the file away"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn only_root_reads_it_and_data_stays() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/edgecore.db");
+        let (db, _) = Db::open(&path, Synchronous::Full).unwrap();
+        db.call(|c| c.execute("INSERT INTO report(sort, subject, uid, body) VALUES (1, 'a', '', x'00')", []))
+            .await
+            .unwrap();
+        drop(db);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (db, opened) = Db::open(&path, Synchronous::Full).unwrap();
+        assert_eq!(opened, Opened::Existing);
+        let rows: i64 =
+            db.call(|c| c.query_row("SELECT count(*) FROM report", [], |r| r.get(0))).await.unwrap();
+        assert_eq!(rows, 1);
+    }
+}

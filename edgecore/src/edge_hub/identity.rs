@@ -1,0 +1,468 @@
+//! Who this machine is to the cloud: key and certificate on disk, first enrolment with a join token, rotation.
+//!
+//! The files are KubeEdge's, so that either program finds the other's. A key never leaves this machine. Certificate and key
+//! are written under new names and renamed, key first: a kill in between leaves a pair that does not fit, which the next
+//! start notices and enrols again where it may, or says so.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use ke_run::config::Secret;
+use ke_wire::NodeName;
+use rcgen::PublicKeyData;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use super::dial::{self, DialError};
+use crate::config::EdgeHubConfig;
+
+/// A certificate or CA is a few hundred bytes; more than this is somebody else answering.
+const MAX_BODY: usize = 1 << 20;
+/// The cloud has this long for one request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why this machine has no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The token cannot be one.
+    #[error(
+        "the join token is not valid: {0}. Get a new one in the cloud with `keadm gettoken` and put it into modules.edgeHub.token"
+    )]
+    Token(&'static str),
+    /// No certificate, and no token to get one.
+    #[error(
+        "this machine has no certificate ({0}) and no join token: get one in the cloud with `keadm gettoken` and put it into modules.edgeHub.token"
+    )]
+    NoToken(String),
+    /// The cloud's CA is not the one that the token names.
+    #[error(
+        "the CA of {server} is not the one that the join token names: the token is another cloud's, or somebody stands between. Get a new token with `keadm gettoken` and check modules.edgeHub.httpServer"
+    )]
+    WrongCa { server: String },
+    /// The cloud said no.
+    #[error(
+        "{server} refused to sign this machine's certificate: {why}. A new token comes from `keadm gettoken` in the cloud"
+    )]
+    Refused { server: String, why: String },
+    /// The cloud is not there; worth trying again.
+    #[error("{0}")]
+    Unreachable(#[from] DialError),
+    /// The cloud answered nonsense; worth trying again.
+    #[error("{server} answered {what}")]
+    Nonsense { server: String, what: String },
+    /// A file cannot be read or written.
+    #[error("{doing} {path}: {source}")]
+    File { doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// Key or request could not be made.
+    #[error("make a certificate request: {0}")]
+    Request(#[from] rcgen::Error),
+    /// The node's name does not fit into the configured addresses.
+    #[error(
+        "modules.edgeHub.httpServer: {0:?} is no https address; it has the form https://cloud.example:10002"
+    )]
+    Address(String),
+}
+
+impl IdentityError {
+    /// Whether trying again cannot help: a person must act.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Token(_)
+            | Self::NoToken(_)
+            | Self::WrongCa { .. }
+            | Self::Refused { .. }
+            | Self::Address(_) => true,
+            Self::Unreachable(_) | Self::Nonsense { .. } | Self::File { .. } | Self::Request(_) => false,
+        }
+    }
+}
+
+/// Certificate, key and CA as rustls takes them.
+pub(super) struct Credentials {
+    pub(super) ca: CertificateDer<'static>,
+    pub(super) certificate: Vec<CertificateDer<'static>>,
+    pub(super) key: PrivateKeyDer<'static>,
+}
+
+/// The files and how to renew them.
+pub struct Identity {
+    node: NodeName,
+    http_server: String,
+    token: Secret,
+    token_file: PathBuf,
+    ca_file: PathBuf,
+    cert_file: PathBuf,
+    key_file: PathBuf,
+    rotate: bool,
+    renew_at: Option<SystemTime>,
+    failures: u32,
+}
+
+impl Identity {
+    pub(super) fn new(config: &EdgeHubConfig, node: NodeName) -> Self {
+        Self {
+            node,
+            http_server: config.http_server.clone(),
+            token: config.token.clone(),
+            token_file: config.bootstrap_file.clone(),
+            ca_file: config.tls_ca_file.clone(),
+            cert_file: config.tls_cert_file.clone(),
+            key_file: config.tls_private_key_file.clone(),
+            rotate: config.rotate_certificates,
+            renew_at: None,
+            failures: 0,
+        }
+    }
+
+    /// Makes sure that the files hold a pair of this node's; enrols when they do not.
+    pub(super) async fn ensure(&mut self) -> Result<(), IdentityError> {
+        match self.credentials() {
+            Ok(credentials) => {
+                self.plan_renewal(&credentials);
+                Ok(())
+            }
+            Err(why) => self.enroll(&why).await,
+        }
+    }
+
+    /// What the files hold, if it is a whole pair of this node's. Validity in time is the cloud's to judge: this
+    /// machine's clock may be wrong after a cold start.
+    pub(super) fn credentials(&self) -> Result<Credentials, String> {
+        let named = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let ca =
+            CertificateDer::from_pem_file(&self.ca_file).map_err(|error| named(&self.ca_file, &error))?;
+        let certificate =
+            CertificateDer::from_pem_file(&self.cert_file).map_err(|error| named(&self.cert_file, &error))?;
+        let key =
+            PrivateKeyDer::from_pem_file(&self.key_file).map_err(|error| named(&self.key_file, &error))?;
+        let facts = Facts::of(&certificate).map_err(|error| named(&self.cert_file, &error))?;
+        let wanted = format!("system:node:{}", self.node);
+        if facts.common_name != wanted {
+            let why = format!("it is {}'s, not {wanted}'s", facts.common_name);
+            return Err(named(&self.cert_file, &why));
+        }
+        let signing = rustls::crypto::ring::sign::any_supported_type(&key)
+            .map_err(|error| named(&self.key_file, &error))?;
+        let fits = signing.public_key().is_some_and(|public| public.as_ref() == facts.public_key);
+        if !fits {
+            return Err(named(&self.key_file, &"it is not the key of the certificate"));
+        }
+        Ok(Credentials { ca, certificate: vec![certificate], key })
+    }
+
+    /// Completes when the certificate was renewed, so that the link is made anew. Never completes when rotation is off.
+    /// Not to be dropped half-way without need: the cloud may then know a key that this machine has not.
+    pub(super) async fn renewed(&mut self) {
+        loop {
+            let Some(renew_at) = self.renew_at.filter(|_| self.rotate) else {
+                return std::future::pending().await;
+            };
+            let wait = renew_at.duration_since(SystemTime::now()).unwrap_or_default();
+            // 2 s doubling to 32 s between failures, as Go edges do.
+            let pause = Duration::from_secs(2_u64 << self.failures.min(4));
+            tokio::time::sleep(if self.failures == 0 { wait } else { pause }).await;
+            match self.request_certificate(Some(()), None).await {
+                Ok(()) => {
+                    self.failures = 0;
+                    tracing::info!("the certificate of this machine was renewed");
+                    return;
+                }
+                Err(error) => {
+                    self.failures += 1;
+                    tracing::warn!(%error, "the certificate could not be renewed yet; trying again");
+                }
+            }
+        }
+    }
+
+    fn plan_renewal(&mut self, credentials: &Credentials) {
+        let Some(facts) = credentials.certificate.first().and_then(|der| Facts::of(der).ok()) else { return };
+        // Between 70 and 90 per cent of its life, spread so that a fleet does not renew in step.
+        let share = 0.7 + 0.2 * super::random_fraction();
+        let life = facts.not_after.saturating_sub(facts.not_before);
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "a date to the second"
+        )]
+        let offset = (life as f64 * share) as i64;
+        let at = facts.not_before.saturating_add(offset);
+        self.renew_at = Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(at).unwrap_or(0)));
+    }
+
+    async fn enroll(&mut self, why: &str) -> Result<(), IdentityError> {
+        let token = match std::fs::read_to_string(&self.token_file) {
+            Ok(text) => text.trim().to_owned(),
+            Err(_) => self.token.reveal().trim().to_owned(),
+        };
+        if token.is_empty() {
+            return Err(IdentityError::NoToken(why.to_owned()));
+        }
+        let token = JoinToken::parse(&token)?;
+        tracing::info!(server = %self.http_server, "asking the cloud for this machine's certificate");
+        let ca = self.fetch_ca().await?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, &ca);
+        if hex(digest.as_ref()) != token.ca_hash {
+            return Err(IdentityError::WrongCa { server: self.http_server.clone() });
+        }
+        write_file(&self.ca_file, pem("CERTIFICATE", &ca).as_bytes(), 0o644)?;
+        self.request_certificate(None, Some(&token.jwt)).await?;
+        tracing::info!("this machine has its certificate");
+        Ok(())
+    }
+
+    /// The CA, over a connection that trusts anybody: the hash in the token is what protects.
+    async fn fetch_ca(&self) -> Result<Vec<u8>, IdentityError> {
+        let (status, body) =
+            self.get("/ca.crt", dial::tls_trusting_anybody(), Vec::new(), Bytes::new()).await?;
+        if status != 200 || Facts::of(&CertificateDer::from(body.clone())).is_err() {
+            let what = format!("status {status} and no certificate to /ca.crt");
+            return Err(IdentityError::Nonsense { server: self.http_server.clone(), what });
+        }
+        Ok(body)
+    }
+
+    async fn request_certificate(
+        &mut self,
+        renewal: Option<()>,
+        jwt: Option<&str>,
+    ) -> Result<(), IdentityError> {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{}", self.node));
+        let csr = params.serialize_request(&key)?;
+
+        let nonsense = |what: String| IdentityError::Nonsense { server: self.http_server.clone(), what };
+        let ca = CertificateDer::from_pem_file(&self.ca_file)
+            .map_err(|error| nonsense(format!("no usable CA in {}: {error}", self.ca_file.display())))?;
+        let credentials = renewal.and_then(|()| self.credentials().ok());
+        let tls = dial::tls(&ca, credentials)?;
+        let mut headers = vec![("Nodename", self.node.to_string())];
+        headers.extend(jwt.map(|jwt| ("Authorization", format!("Bearer {jwt}"))));
+        let (status, body) = self.get("/edge.crt", tls, headers, Bytes::copy_from_slice(csr.der())).await?;
+        if status != 200 {
+            let why: String =
+                String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(300).collect();
+            let server = self.http_server.clone();
+            return Err(match status {
+                400..=499 => IdentityError::Refused { server, why },
+                _ => IdentityError::Nonsense { server, what: format!("status {status}: {why}") },
+            });
+        }
+        let certificate = CertificateDer::from(body);
+        let facts = Facts::of(&certificate).map_err(|error| nonsense(format!("no certificate: {error}")))?;
+        if facts.public_key != key.subject_public_key_info() {
+            return Err(nonsense("a certificate for another key".into()));
+        }
+        // The key first: a certificate without its key would be refused at every start, a key without its certificate
+        // is noticed and enrolled again.
+        write_file(&self.key_file, sec1_pem(&key)?.as_bytes(), 0o600)?;
+        write_file(&self.cert_file, pem("CERTIFICATE", &certificate).as_bytes(), 0o644)?;
+        if let Ok(credentials) = self.credentials() {
+            self.plan_renewal(&credentials);
+        }
+        Ok(())
+    }
+
+    async fn get(
+        &self,
+        path: &str,
+        tls: Arc<rustls::ClientConfig>,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+    ) -> Result<(u16, Vec<u8>), IdentityError> {
+        let bad_address = || IdentityError::Address(self.http_server.clone());
+        let authority =
+            self.http_server.strip_prefix("https://").ok_or_else(bad_address)?.trim_end_matches('/');
+        let (host, port) = dial::split_authority(authority, 443).ok_or_else(bad_address)?;
+        let server_name = ServerName::try_from(host.clone()).map_err(|_| bad_address())?;
+        let nonsense = |what: String| IdentityError::Nonsense { server: self.http_server.clone(), what };
+        let exchange = async {
+            let stream = dial::tls_stream(&host, port, server_name, tls).await?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| nonsense(error.to_string()))?;
+            let connection = tokio::spawn(connection);
+            let mut request = hyper::Request::get(path).header("Host", authority);
+            for (name, value) in headers {
+                request = request.header(name, value);
+            }
+            // A GET with a body, which is what this protocol wants; the length must stand in a header.
+            let request = request
+                .header("Content-Length", body.len())
+                .body(Full::new(body))
+                .map_err(|error| nonsense(error.to_string()))?;
+            let response = sender.send_request(request).await.map_err(|error| nonsense(error.to_string()))?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), MAX_BODY)
+                .collect()
+                .await
+                .map_err(|error| nonsense(error.to_string()))?;
+            connection.abort();
+            Ok((status, body.to_bytes().to_vec()))
+        };
+        match tokio::time::timeout(REQUEST_LIMIT, exchange).await {
+            Ok(done) => done,
+            Err(_) => Err(nonsense(format!("nothing for {} s", REQUEST_LIMIT.as_secs()))),
+        }
+    }
+}
+
+/// `<hash of the CA>.<header>.<claims>.<signature>`; the last three are what the cloud checks.
+struct JoinToken {
+    ca_hash: String,
+    jwt: String,
+}
+
+impl JoinToken {
+    fn parse(text: &str) -> Result<Self, IdentityError> {
+        let (ca_hash, jwt) = text.split_once('.').ok_or(IdentityError::Token("it has no dot"))?;
+        if jwt.split('.').count() != 3 {
+            return Err(IdentityError::Token("it must have four parts with dots between"));
+        }
+        if ca_hash.len() != 64 || !ca_hash.chars().all(|c| c.is_ascii_hexdigit()) {
+            return Err(IdentityError::Token("its first part must be 64 hexadecimal digits"));
+        }
+        Ok(Self { ca_hash: ca_hash.to_lowercase(), jwt: jwt.to_owned() })
+    }
+}
+
+/// What this module needs to know of a certificate. Times in Unix seconds.
+struct Facts {
+    common_name: String,
+    public_key: Vec<u8>,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Facts {
+    fn of(der: &CertificateDer<'_>) -> Result<Self, String> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(|error| error.to_string())?;
+        let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        Ok(Self {
+            common_name: common_name.unwrap_or_default().to_owned(),
+            public_key: parsed.public_key().raw.to_vec(),
+            not_before: parsed.validity().not_before.timestamp(),
+            not_after: parsed.validity().not_after.timestamp(),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut out = format!("-----BEGIN {label}-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at(rest.len().min(64));
+        out.push_str(line);
+        out.push('\n');
+        rest = more;
+    }
+    out.push_str(&format!("-----END {label}-----\n"));
+    out
+}
+
+/// The key in the form that Go edges read: SEC1 `EC PRIVATE KEY`. ring makes PKCS#8, whose only octet string at the end
+/// of the structure is the SEC1 form.
+fn sec1_pem(key: &rcgen::KeyPair) -> Result<String, IdentityError> {
+    let pkcs8 = key.serialize_der();
+    match sec1_in_pkcs8(&pkcs8) {
+        Some(sec1) => Ok(pem("EC PRIVATE KEY", sec1)),
+        None => Err(IdentityError::Request(rcgen::Error::CouldNotParseKeyPair)),
+    }
+}
+
+/// `PrivateKeyInfo ::= SEQUENCE { version, algorithm, privateKey OCTET STRING, ... }`; all lengths below 256 here.
+fn sec1_in_pkcs8(der: &[u8]) -> Option<&[u8]> {
+    fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+        let (&tag, rest) = der.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            0x81 => rest.split_first().map(|(&length, rest)| (usize::from(length), rest))?,
+            _ => return None,
+        };
+        Some((tag, rest.get(..length)?, rest.get(length..)?))
+    }
+    let (0x30, body, _) = element(der)? else { return None };
+    let (0x02, _, rest) = element(body)? else { return None };
+    let (0x30, _, rest) = element(rest)? else { return None };
+    let (0x04, sec1, _) = element(rest)? else { return None };
+    Some(sec1)
+}
+
+/// Whole or not at all, and on disk: written beside, synced, renamed, folder synced.
+fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), IdentityError> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let failed = |doing: &'static str| move |source| IdentityError::File { doing, path: path.into(), source };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    // A left-over of a killed run may have other rights.
+    let _ = std::fs::remove_file(&beside);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)
+        .map_err(failed("write"))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("write"))?;
+    std::fs::rename(&beside, path).map_err(failed("write"))?;
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync the folder of"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens() {
+        let hash = "a".repeat(64);
+        let check =
+            |text: &str, expected: bool| assert_eq!(JoinToken::parse(text).is_ok(), expected, "{text:?}");
+        check(&format!("{hash}.a.b.c"), true);
+        check(&format!("{hash}.a.b"), false);
+        check("abc.a.b.c", false);
+        check("", false);
+    }
+
+    #[test]
+    fn keys_are_written_as_go_edges_read_them() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let text = sec1_pem(&key).unwrap();
+        assert!(text.starts_with("-----BEGIN EC PRIVATE KEY-----\n"));
+        let key_der = PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap();
+        let signing = rustls::crypto::ring::sign::any_supported_type(&key_der).unwrap();
+        assert_eq!(signing.public_key().unwrap().as_ref(), key.subject_public_key_info());
+    }
+
+    #[test]
+    fn files_are_written_whole_with_their_rights() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("certs/server.key");
+        write_file(&path, b"one", 0o600).unwrap();
+        write_file(&path, b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

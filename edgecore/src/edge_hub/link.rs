@@ -1,0 +1,286 @@
+//! One connection: moves bytes and messages between the socket, `EdgeEnd`, MetaManager and those who ask.
+//!
+//! Events of Kubernetes have no answer on this wire. They count as told when the cloud has answered a ping that was sent
+//! after them: it reads its socket in order.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, StreamExt};
+use ke_link::edge::Output;
+use ke_link::{EdgeConfig, EdgeEnd};
+use ke_run::shutdown::Shutdown;
+use ke_wire::{Down, MessageId};
+use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::dial::Conn;
+use super::identity::Identity;
+use super::sending::{Sending, Settlement, sending, settlement};
+use super::{Answered, AskError, CloudInbox, Receipt, Request};
+use crate::config::EdgeHubConfig;
+use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
+use crate::report_queue::{Outbox, Outgoing, Ticket, Verdict};
+
+/// A frame that cannot be written for this long means that the link is gone.
+const WRITE_LIMIT: Duration = Duration::from_secs(15);
+/// A report that the cloud could not take goes again after this long.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+type Applying = Pin<Box<dyn Future<Output = (MessageId, Result<Applied, MetaError>)> + Send>>;
+type Pause = Pin<Box<dyn Future<Output = Ticket> + Send>>;
+
+/// Who waits for an answer.
+enum Waiting {
+    Module(oneshot::Sender<Result<Answered, AskError>>),
+    Report(Ticket),
+}
+
+/// One connection and all that belongs to it; dropped with it.
+pub(super) struct Link<'a> {
+    conn: Conn,
+    end: EdgeEnd,
+    meta: &'a Meta,
+    inbox: &'a mut CloudInbox,
+    outbox: &'a mut Outbox,
+    waiting: HashMap<MessageId, Waiting>,
+    applying: FuturesUnordered<Applying>,
+    pauses: FuturesUnordered<Pause>,
+    /// Events sent since the last ping, and those sent before the ping of that number.
+    told: Vec<Ticket>,
+    told_before_ping: Option<(u64, Vec<Ticket>)>,
+    n_pings: u64,
+}
+
+enum Event {
+    Frame(Option<Result<Message, tungstenite::Error>>),
+    Applied(MessageId, Result<Applied, MetaError>),
+    Request(Request),
+    Report(Outgoing),
+    Again(Ticket),
+    Timeout,
+    Renewed,
+    Stop,
+}
+
+impl<'a> Link<'a> {
+    pub(super) fn new(
+        conn: Conn,
+        config: &EdgeHubConfig,
+        meta: &'a Meta,
+        inbox: &'a mut CloudInbox,
+        outbox: &'a mut Outbox,
+    ) -> Self {
+        let heartbeat = config.heartbeat.secs();
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let config = EdgeConfig {
+            heartbeat,
+            silence_limit: heartbeat * 2,
+            started_unix_ms: i64::try_from(unix_ms).unwrap_or(0),
+            ..EdgeConfig::default()
+        };
+        Self {
+            conn,
+            end: EdgeEnd::new(Instant::now(), config),
+            meta,
+            inbox,
+            outbox,
+            waiting: HashMap::new(),
+            applying: FuturesUnordered::new(),
+            pauses: FuturesUnordered::new(),
+            told: Vec::new(),
+            told_before_ping: None,
+            n_pings: 0,
+        }
+    }
+
+    /// Runs until the link ends; says why it did.
+    pub(super) async fn run(mut self, identity: &mut Identity, shutdown: &Shutdown) -> String {
+        // Kept across the loop: a renewal that other events interrupted would leave the cloud with a key nobody has.
+        let mut renewed = std::pin::pin!(identity.renewed());
+        loop {
+            if let Err(why) = self.flush().await {
+                return why;
+            }
+            let timeout = self.end.poll_timeout().unwrap_or_else(Instant::now);
+            let event = tokio::select! {
+                frame = self.conn.next() => Event::Frame(frame),
+                Some((id, applied)) = self.applying.next() => Event::Applied(id, applied),
+                Some(request) = self.inbox.requests.recv() => Event::Request(request),
+                Some(outgoing) = self.outbox.outgoing.recv() => Event::Report(outgoing),
+                Some(ticket) = self.pauses.next() => Event::Again(ticket),
+                () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
+                () = &mut renewed => Event::Renewed,
+                () = shutdown.wait() => Event::Stop,
+            };
+            let now = Instant::now();
+            match event {
+                Event::Frame(Some(Ok(message))) => {
+                    if let Err(why) = self.on_frame(now, message).await {
+                        return why;
+                    }
+                }
+                Event::Frame(Some(Err(error))) => return format!("the connection broke: {error}"),
+                Event::Frame(None) => return "the cloud closed the connection".into(),
+                Event::Applied(id, Ok(_)) => drop(self.end.acknowledge(now, &id)),
+                Event::Applied(id, Err(error)) => {
+                    tracing::error!(%error, message = %id, "a pushed object was not kept");
+                    self.end.not_kept(now, &id, error.to_string());
+                }
+                Event::Request(Request::Ask(question, reply)) => {
+                    let id = self.end.ask(now, question);
+                    self.waiting.insert(id, Waiting::Module(reply));
+                }
+                Event::Request(Request::Kept(Receipt(id))) => drop(self.end.acknowledge(now, &id)),
+                Event::Report(outgoing) => self.on_report(now, outgoing).await,
+                Event::Again(ticket) => self.verdict(Verdict::Again(ticket)).await,
+                Event::Timeout => self.end.handle_timeout(now),
+                Event::Renewed => {
+                    self.close().await;
+                    return "the certificate was renewed".into();
+                }
+                Event::Stop => {
+                    self.close().await;
+                    return "edgecore stops".into();
+                }
+            }
+        }
+    }
+
+    async fn on_frame(&mut self, now: Instant, message: Message) -> Result<(), String> {
+        match message {
+            Message::Text(text) => {
+                self.end.handle_bytes(now, text.as_bytes()).map_err(|error| error.to_string())
+            }
+            Message::Binary(bytes) => self.end.handle_bytes(now, &bytes).map_err(|error| error.to_string()),
+            Message::Pong(number) => {
+                self.end.handle_pong(now);
+                let number = <[u8; 8]>::try_from(&number[..]).map_or(0, u64::from_be_bytes);
+                if let Some((_, told)) = self.told_before_ping.take_if(|(awaited, _)| *awaited <= number) {
+                    for ticket in told {
+                        self.verdict(Verdict::Settled(ticket)).await;
+                    }
+                }
+                Ok(())
+            }
+            Message::Ping(_) | Message::Frame(_) => {
+                self.end.handle_life(now);
+                Ok(())
+            }
+            Message::Close(Some(frame)) => Err(format!("the cloud closed the connection: {}", frame.reason)),
+            Message::Close(None) => Err("the cloud closed the connection".into()),
+        }
+    }
+
+    async fn on_report(&mut self, now: Instant, outgoing: Outgoing) {
+        match sending(&outgoing.report) {
+            Sending::Ask(question) => {
+                let id = self.end.ask(now, question);
+                self.waiting.insert(id, Waiting::Report(outgoing.ticket));
+            }
+            Sending::Tell(message) => {
+                self.end.tell(now, message);
+                self.told.push(outgoing.ticket);
+            }
+            Sending::Never(why) => {
+                tracing::error!(why, "a report cannot be told and is dropped");
+                self.verdict(Verdict::Settled(outgoing.ticket)).await;
+            }
+        }
+    }
+
+    /// Does what the end wants done. Errors: why the link is over.
+    async fn flush(&mut self) -> Result<(), String> {
+        while let Some(output) = self.end.poll_output() {
+            match output {
+                Output::Transmit(bytes) => {
+                    let text = tungstenite::Utf8Bytes::try_from(bytes)
+                        .map_err(|_| "a message of ours is no text")?;
+                    self.write(Message::Text(text)).await?;
+                }
+                Output::Ping => self.ping().await?,
+                Output::Received(message) => self.on_message(message),
+                Output::Answered { id, answer, version, receipt } => {
+                    let receipt = receipt.map(Receipt);
+                    match self.waiting.remove(&id) {
+                        Some(Waiting::Module(reply)) => {
+                            let _ = reply.send(Ok(Answered { answer, version, receipt }));
+                        }
+                        Some(Waiting::Report(ticket)) => match settlement(&answer) {
+                            Settlement::Done | Settlement::Moot => {
+                                self.verdict(Verdict::Settled(ticket)).await
+                            }
+                            Settlement::Later => {
+                                tracing::warn!(?answer, "the cloud did not take a report; it goes again");
+                                self.pause(ticket);
+                            }
+                        },
+                        None => {}
+                    }
+                }
+                Output::TimedOut { id } => match self.waiting.remove(&id) {
+                    Some(Waiting::Module(reply)) => drop(reply.send(Err(AskError::NoAnswer))),
+                    Some(Waiting::Report(ticket)) => self.verdict(Verdict::Again(ticket)).await,
+                    None => {}
+                },
+                Output::Ignored { why } => tracing::debug!(%why, "a message of the cloud has no effect"),
+                Output::Closed(reason) => {
+                    return Err(format!("the link is {reason:?}: nothing was heard for two heartbeats"));
+                }
+            }
+        }
+        // One ping for all events told since the last one.
+        if !self.told.is_empty() && self.told_before_ping.is_none() {
+            self.ping().await?;
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: Down) {
+        let (id, pushed) = match message {
+            Down::Put(put) => (put.id.clone(), Pushed::Put(put)),
+            Down::Delete(delete) => (delete.id.clone(), Pushed::Delete(delete)),
+            other => {
+                // Devices, rules, jobs and volumes get their modules with their issues; told, not swallowed.
+                tracing::warn!(message = ?std::mem::discriminant(&other), "this edgecore has no module for a message of the cloud yet");
+                return;
+            }
+        };
+        let applied = self.meta.apply(pushed);
+        self.applying.push(Box::pin(async move { (id, applied.await) }));
+    }
+
+    async fn ping(&mut self) -> Result<(), String> {
+        self.n_pings += 1;
+        if self.told_before_ping.is_none() && !self.told.is_empty() {
+            self.told_before_ping = Some((self.n_pings, std::mem::take(&mut self.told)));
+        }
+        self.write(Message::Ping(self.n_pings.to_be_bytes().to_vec().into())).await
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), String> {
+        match tokio::time::timeout(WRITE_LIMIT, self.conn.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("the connection broke: {error}")),
+            Err(_) => Err(format!("the cloud took nothing for {} s", WRITE_LIMIT.as_secs())),
+        }
+    }
+
+    fn pause(&mut self, ticket: Ticket) {
+        self.pauses.push(Box::pin(async move {
+            tokio::time::sleep(RETRY_AFTER).await;
+            ticket
+        }));
+    }
+
+    async fn verdict(&self, verdict: Verdict) {
+        // Closed at shutdown only: the queue then has everything on disk.
+        let _ = self.outbox.verdicts.send(verdict).await;
+    }
+
+    async fn close(&mut self) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.conn.close(None)).await;
+    }
+}

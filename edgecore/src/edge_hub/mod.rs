@@ -1,0 +1,219 @@
+//! EdgeHub: dial, drive `EdgeEnd`, back off, again.
+//!
+//! The only module that talks to the cloud. What comes down goes to MetaManager and is acknowledged when that has it on
+//! disk; what goes up comes from the report queue and from modules that ask through the [`Cloud`] handle. It stores
+//! nothing and decides nothing about objects.
+
+mod dial;
+mod identity;
+mod link;
+mod sending;
+
+use std::time::{Duration, Instant};
+
+use ke_run::backoff::Backoff;
+use ke_run::shutdown::Shutdown;
+use ke_wire::{Answer, MessageId, NodeName, Question, Version};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use identity::{Identity, IdentityError};
+
+use crate::config::EdgeHubConfig;
+use crate::meta_manager::Meta;
+use crate::report_queue::{Outbox, Verdict};
+use dial::DialError;
+
+/// Whether the cloud can be asked now. The number counts connections, so that a reader notices one it slept through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// No connection.
+    Away,
+    /// The n-th connection of this run stands.
+    Connected(u64),
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// There is no connection, or it broke before the answer came.
+    #[error("the cloud is not reachable")]
+    Offline,
+    /// The connection stands, but no answer came in time.
+    #[error("the cloud did not answer in time")]
+    NoAnswer,
+}
+
+/// Says that an answer's object is on disk, so that the cloud may count on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt(MessageId);
+
+/// What came of a question.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The answer.
+    pub answer: Answer,
+    /// Version of the object in it, where there is one.
+    pub version: Option<Version>,
+    /// Owed to the cloud once the object is on disk.
+    pub receipt: Option<Receipt>,
+}
+
+enum Request {
+    Ask(Question, oneshot::Sender<Result<Answered, AskError>>),
+    Kept(Receipt),
+}
+
+/// Cloneable handle: asks the cloud, tells whether it is there.
+#[derive(Clone, Debug)]
+pub struct Cloud {
+    requests: mpsc::Sender<Request>,
+    state: watch::Receiver<LinkState>,
+}
+
+/// EdgeHub's end of [`Cloud`].
+pub struct CloudInbox {
+    requests: mpsc::Receiver<Request>,
+    state: watch::Sender<LinkState>,
+}
+
+impl Cloud {
+    /// The handle, and the end that EdgeHub reads. Made before EdgeHub, since MetaManager asks through it and EdgeHub
+    /// hands MetaManager what comes. Full: whoever asks waits.
+    #[must_use]
+    pub fn channel() -> (Self, CloudInbox) {
+        let (sender, receiver) = mpsc::channel(64);
+        let (state_sender, state) = watch::channel(LinkState::Away);
+        (Self { requests: sender, state }, CloudInbox { requests: receiver, state: state_sender })
+    }
+
+    /// Asks the cloud. Fails at once while there is no connection.
+    pub async fn ask(&self, question: Question) -> Result<Answered, AskError> {
+        if *self.state.borrow() == LinkState::Away {
+            return Err(AskError::Offline);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.requests.send(Request::Ask(question, sender)).await.map_err(|_| AskError::Offline)?;
+        receiver.await.map_err(|_| AskError::Offline)?
+    }
+
+    /// The object that came with this receipt is on disk.
+    pub async fn kept(&self, receipt: Option<Receipt>) {
+        if let Some(receipt) = receipt {
+            // Closed at shutdown only; the cloud then sends it again to the next run.
+            let _ = self.requests.send(Request::Kept(receipt)).await;
+        }
+    }
+
+    /// The link's state and its changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+}
+
+/// The module.
+pub struct EdgeHub {
+    config: EdgeHubConfig,
+    node: NodeName,
+    identity: Identity,
+    inbox: CloudInbox,
+    meta: Meta,
+    outbox: Outbox,
+    n_connections: u64,
+}
+
+impl EdgeHub {
+    /// Nothing is dialled before `run`.
+    pub fn new(config: EdgeHubConfig, node: NodeName, inbox: CloudInbox, meta: Meta, outbox: Outbox) -> Self {
+        let identity = Identity::new(&config, node.clone());
+        Self { config, node, identity, inbox, meta, outbox, n_connections: 0 }
+    }
+
+    /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), IdentityError> {
+        let backoff = Backoff::full_jitter(Duration::from_secs(1), self.config.reconnect_max_secs.secs());
+        let mut attempt = 0_u32;
+        loop {
+            let started = Instant::now();
+            let ended = tokio::select! {
+                ended = self.one_connection(&shutdown) => ended,
+                () = shutdown.wait() => return Ok(()),
+            };
+            // Nobody waits for an answer of a link that is gone, and everything under way goes again.
+            self.inbox.state.send_replace(LinkState::Away);
+            self.refuse_requests();
+            let _ = self.outbox.verdicts.send(Verdict::LinkLost).await;
+            if shutdown.is_triggered() {
+                return Ok(());
+            }
+            match ended {
+                Ok(why) => tracing::warn!(why, "the link to the cloud ended; this node goes on without it"),
+                Err(LinkError::Identity(error)) if error.is_final() => return Err(error),
+                Err(error) => tracing::warn!(%error, attempt, "the cloud is not reachable; trying again"),
+            }
+            // A link that stood for a while was good: begin anew with the short delay.
+            if started.elapsed() > Duration::from_secs(60) || *self.inbox.state.borrow() != LinkState::Away {
+                attempt = 0;
+            }
+            let delay = backoff.delay(attempt, random_fraction());
+            attempt = attempt.saturating_add(1);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.refuse_requests_until_cancelled() => {}
+                () = shutdown.wait() => return Ok(()),
+            }
+        }
+    }
+
+    async fn one_connection(&mut self, shutdown: &Shutdown) -> Result<String, LinkError> {
+        self.identity.ensure().await?;
+        let conn = dial::websocket(&self.config, &self.node, &self.identity).await?;
+        self.n_connections += 1;
+        tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
+        // Old reports wait in the one place of the channel: they were taken back by `LinkLost` and would go twice.
+        while self.outbox.outgoing.try_recv().is_ok() {}
+        self.inbox.state.send_replace(LinkState::Connected(self.n_connections));
+        let link = link::Link::new(conn, &self.config, &self.meta, &mut self.inbox, &mut self.outbox);
+        Ok(link.run(&mut self.identity, shutdown).await)
+    }
+
+    fn refuse_requests(&mut self) {
+        while let Ok(request) = self.inbox.requests.try_recv() {
+            refuse(request);
+        }
+    }
+
+    /// Requests that slipped in while the link broke are refused at once, not after the pause.
+    async fn refuse_requests_until_cancelled(&mut self) {
+        while let Some(request) = self.inbox.requests.recv().await {
+            refuse(request);
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+fn refuse(request: Request) {
+    match request {
+        Request::Ask(_, reply) => drop(reply.send(Err(AskError::Offline))),
+        Request::Kept(_) => {}
+    }
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+/// Uniform in 0..1, for jitter: many edges of one cloud must not dial in step.
+fn random_fraction() -> f64 {
+    let mut bytes = [0_u8; 4];
+    let random = ring::rand::SystemRandom::new();
+    match ring::rand::SecureRandom::fill(&random, &mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}

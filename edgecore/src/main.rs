@@ -1,0 +1,139 @@
+//! The outside world in: configuration, store, runtime, sockets; every module built and joined, in the order in which a
+//! message from the cloud meets them.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use edgecore::admin::Admin;
+use edgecore::config::EdgeCoreConfig;
+use edgecore::db::{Db, Opened, Synchronous};
+use edgecore::edge_hub::{Cloud, EdgeHub};
+use edgecore::edged::Edged;
+use edgecore::edged::cri::{CriClient, Runtime};
+use edgecore::meta_manager::{MetaManager, News};
+use edgecore::node::{Host, NodeAgent, NodeConfig};
+use edgecore::report_queue::ReportQueue;
+use k8s_openapi::api::core::v1::Taint;
+use ke_run::config::Loaded;
+use ke_run::shutdown::Shutdown;
+use ke_run::supervise::Supervisor;
+use ke_run::telemetry::{self, Metrics};
+use ke_wire::NodeName;
+use tokio::sync::mpsc;
+
+fn main() -> ExitCode {
+    // A second install fails and changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match ke_run::cli::start::<EdgeCoreConfig>(env!("CARGO_PKG_VERSION")) {
+        Ok(loaded) => ke_run::process::run(run(loaded)),
+        Err(code) => code,
+    }
+}
+
+async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Result<()> {
+    telemetry::init(config.logging.format, &config.logging.level)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "edgecore must run as root: it makes mounts and cgroups for pods. Start it with sudo or as a system service"
+        );
+    }
+    let shutdown = Shutdown::on_signals().context("listen for signals")?;
+    let mut tasks = Supervisor::new(shutdown);
+    let metrics = Metrics::new();
+
+    let edged_config = &config.modules.edged;
+    let kubelet = &edged_config.tailored_kubelet_config;
+    let name = node_name(&edged_config.hostname_override)?;
+    let wanted_ip: Option<IpAddr> = edged_config.node_ip.parse().ok();
+    let host = Host::read(wanted_ip, &edged_config.root_directory)?;
+
+    let runtime: Arc<dyn Runtime> = Arc::new(CriClient::connect(&kubelet.container_runtime_endpoint)?);
+    if let Err(error) = runtime.version().await {
+        // Not the end: the runtime may come up after us, and the Node says so until then.
+        tracing::error!(%error, "the container runtime does not answer; pods wait for it");
+    }
+
+    let (db, opened) = Db::open(&config.database.data_source, Synchronous::Full)?;
+    match &opened {
+        Opened::Existing => {}
+        Opened::Fresh => tracing::info!("a fresh store was begun"),
+        Opened::SetAside(aside, why) => tracing::error!(
+            "the store could not be read ({why}); it was set aside as {} and the cloud refills a fresh one",
+            aside.display()
+        ),
+    }
+
+    let (cloud, inbox) = Cloud::channel();
+    let admin = Admin::bind(config.admin.bind_address, metrics, cloud.clone(), Arc::clone(&runtime)).await?;
+
+    // Full: MetaManager waits, so acknowledgements do, so the cloud does.
+    let (news, told) = mpsc::channel::<News>(256);
+    let (node_news, nodes) = mpsc::channel(4);
+    let (meta, meta_manager) = MetaManager::new(db.clone(), name.clone(), cloud.clone(), news, node_news);
+    let (reports, outbox, report_queue) = ReportQueue::new(db.clone()).await?;
+    let edge_hub = EdgeHub::new(config.modules.edge_hub.clone(), name.clone(), inbox, meta.clone(), outbox);
+
+    let known = meta.node(&name).await?;
+    let pods = meta.pods().await?;
+    tracing::info!(node = %name, n_pods = pods.len(), "edgecore starts with what its store holds");
+    let statuses = edgecore::report_queue::last_pod_statuses(&db).await?;
+    let edged = Edged::new(
+        edgecore::edged::EdgedConfig::new(edged_config, &name, host.clone()),
+        Arc::clone(&runtime),
+        Arc::new(meta.clone()),
+        reports,
+        told,
+        pods,
+        statuses,
+    );
+    let node_config = NodeConfig {
+        labels: edged_config.node_labels.clone(),
+        taints: taints(edged_config.register_schedulable, kubelet.register_with_taints.clone()),
+        max_pods: kubelet.max_pods.to_u32(),
+        status_period: kubelet.node_status_update_frequency.get(),
+        report_period: kubelet.node_status_report_frequency.get(),
+        lease_duration: kubelet.node_lease_duration_seconds.secs(),
+        kubelet_port: 10350,
+    };
+    let node = NodeAgent::new(node_config, name, host, cloud, meta, runtime, nodes, known);
+
+    tasks.add("meta_manager", |stop| meta_manager.run(stop));
+    tasks.add("edged", |stop| edged.run(stop));
+    tasks.add("report_queue", |stop| report_queue.run(stop));
+    if config.modules.edge_hub.enable {
+        tasks.add("edge_hub", |stop| edge_hub.run(stop));
+    }
+    if kubelet.register_node {
+        tasks.add("node", |stop| node.run(stop));
+    }
+    tasks.add("admin", |stop| admin.run(stop));
+    tasks.join().await
+}
+
+fn node_name(wanted: &str) -> anyhow::Result<NodeName> {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let text = if wanted.is_empty() { machine.trim().to_lowercase() } else { wanted.to_owned() };
+    text.parse().with_context(|| {
+        let key = "modules.edged.hostnameOverride";
+        format!(
+            "{key}: set it to a valid node name (now {text:?}, from {})",
+            if wanted.is_empty() { "the machine's host name" } else { key }
+        )
+    })
+}
+
+fn taints(is_schedulable: bool, mut taints: Vec<Taint>) -> Vec<Taint> {
+    if !is_schedulable {
+        taints.push(Taint {
+            key: "node.kubernetes.io/unschedulable".into(),
+            effect: "NoSchedule".into(),
+            ..Taint::default()
+        });
+    }
+    taints
+}

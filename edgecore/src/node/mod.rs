@@ -1,0 +1,281 @@
+//! This machine as a Node: registration, status, lease.
+//!
+//! Asks the cloud itself instead of going through the report queue: an old Node status is worth nothing, and its answer
+//! decides what comes next (a Node that is gone in the cloud is registered again at once).
+
+mod host;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
+use ke_run::shutdown::Shutdown;
+use ke_wire::{Answer, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+pub use host::{Host, HostError};
+pub use status::NodeConfig;
+use status::{Measured, RuntimeState};
+
+use crate::edge_hub::{AskError, Cloud, LinkState};
+use crate::edged::cri::Runtime;
+use crate::meta_manager::Meta;
+
+/// Namespace of node leases.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// After a failure the same is tried again this soon, whatever the normal pace.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The module.
+pub struct NodeAgent {
+    config: NodeConfig,
+    name: NodeName,
+    host: Host,
+    cloud: Cloud,
+    meta: Meta,
+    runtime: Arc<dyn Runtime>,
+    nodes: mpsc::Receiver<Arc<Node>>,
+    /// Whether the store was empty at start: then the cloud must send all it thinks this node has.
+    must_register: bool,
+    known: Option<Node>,
+    lease: Option<Value>,
+    last_told: Option<(Instant, Value)>,
+}
+
+enum Event {
+    Link,
+    Node(Arc<Node>),
+    StatusDue,
+    LeaseDue,
+}
+
+/// Why a step with the cloud did not work; all are tried again.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("the cloud refused to {0}: {1}")]
+    Refused(&'static str, Refusal),
+    #[error("the cloud's answer to {0} makes no sense")]
+    Nonsense(&'static str),
+}
+
+impl NodeAgent {
+    /// `nodes` brings this machine's Node as the cloud pushes it.
+    #[expect(clippy::too_many_arguments, reason = "each is another module's handle")]
+    pub fn new(
+        config: NodeConfig,
+        name: NodeName,
+        host: Host,
+        cloud: Cloud,
+        meta: Meta,
+        runtime: Arc<dyn Runtime>,
+        nodes: mpsc::Receiver<Arc<Node>>,
+        known: Option<Node>,
+    ) -> Self {
+        let must_register = known.is_none();
+        Self {
+            config,
+            name,
+            host,
+            cloud,
+            meta,
+            runtime,
+            nodes,
+            must_register,
+            known,
+            lease: None,
+            last_told: None,
+        }
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), std::convert::Infallible> {
+        let mut link = self.cloud.state();
+        link.mark_changed();
+        let mut status = interval(self.config.status_period);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A quarter of the lease, so that three renewals may be lost before the control plane worries.
+        let mut lease = interval(self.config.lease_duration / 4);
+        lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                Ok(()) = link.changed() => Event::Link,
+                Some(node) = self.nodes.recv() => Event::Node(node),
+                _ = status.tick() => Event::StatusDue,
+                _ = lease.tick() => Event::LeaseDue,
+                () = shutdown.wait() => return Ok(()),
+            };
+            let connected = *link.borrow() != LinkState::Away;
+            let done = match event {
+                Event::Link => {
+                    self.last_told = None;
+                    if connected { self.greet().await } else { Ok(()) }
+                }
+                Event::Node(node) => {
+                    self.known = Some(Arc::unwrap_or_clone(node));
+                    Ok(())
+                }
+                Event::StatusDue if connected => self.tell_status().await,
+                Event::LeaseDue if connected && self.known.is_some() => self.renew_lease().await,
+                Event::StatusDue | Event::LeaseDue => Ok(()),
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "node status or lease; trying again");
+                status.reset_after(RETRY);
+                lease.reset_after(RETRY);
+            }
+        }
+    }
+
+    /// The first words on each connection.
+    async fn greet(&mut self) -> Result<(), StepError> {
+        self.tell_status().await?;
+        self.renew_lease().await
+    }
+
+    async fn tell_status(&mut self) -> Result<(), StepError> {
+        let status = self.status().await;
+        if self.must_register {
+            return self.register(status).await;
+        }
+        let told_lately = self.last_told.as_ref().is_some_and(|(at, told)| {
+            at.elapsed() < self.config.report_period && status::says_the_same(told, &status)
+        });
+        if told_lately {
+            return Ok(());
+        }
+        let patch = json!({"status": status}).to_string();
+        match self.cloud.ask(Question::PatchNodeStatus { node: self.name.clone(), patch }).await?.answer {
+            Answer::Stored(_) | Answer::Object(_) | Answer::Done => {
+                self.last_told = Some((Instant::now(), status));
+                Ok(())
+            }
+            Answer::NotStored(refusal) | Answer::Refused(refusal) if refusal.reason == Reason::NotFound => {
+                tracing::warn!("this Node is gone in the cloud; registering it again");
+                self.register(status).await
+            }
+            Answer::NotStored(refusal) | Answer::Refused(refusal) => {
+                Err(StepError::Refused("keep the node status", refusal))
+            }
+            Answer::Pem(_) => Err(StepError::Nonsense("a node status")),
+        }
+    }
+
+    async fn register(&mut self, status: Value) -> Result<(), StepError> {
+        let node = status::node_object(&self.name, &self.config, &self.host, status.clone());
+        let key = self.node_key()?;
+        let body = Bytes::from(node.to_string());
+        match self.cloud.ask(Question::Create { key: key.clone(), body: body.clone() }).await?.answer {
+            Answer::Stored(stored) | Answer::Object(stored) => {
+                self.known = serde_json::from_slice(&stored).ok();
+                // So that a restart knows that it is registered; the push of the same object comes as well.
+                if let Err(error) = self.meta.keep_answer(key, stored).await {
+                    tracing::warn!(%error, "the registered Node could not be kept");
+                }
+                tracing::info!(node = %self.name, "registered");
+            }
+            Answer::NotStored(refusal) | Answer::Refused(refusal)
+                if refusal.reason == Reason::AlreadyExists =>
+            {
+                // Registered by an earlier life of this machine. Its labels may have changed since; the status is told
+                // next, and the cloud pushes the Node.
+                self.cloud.ask(Question::Update { key, body }).await?;
+                tracing::info!(node = %self.name, "the Node was registered before; the cloud sends all it should hold");
+            }
+            Answer::NotStored(refusal) | Answer::Refused(refusal) => {
+                return Err(StepError::Refused("register this Node", refusal));
+            }
+            Answer::Done | Answer::Pem(_) => return Err(StepError::Nonsense("a registration")),
+        }
+        self.must_register = false;
+        self.lease = None;
+        // The Node holds this status already if it was created now; if it was there before, it does not.
+        let patch = json!({"status": status}).to_string();
+        self.cloud.ask(Question::PatchNodeStatus { node: self.name.clone(), patch }).await?;
+        self.last_told = Some((Instant::now(), status));
+        Ok(())
+    }
+
+    async fn renew_lease(&mut self) -> Result<(), StepError> {
+        let key = self.lease_key()?;
+        if self.lease.is_none() {
+            match self.cloud.ask(Question::Get(key.clone())).await?.answer {
+                Answer::Stored(body) | Answer::Object(body) => {
+                    self.lease = serde_json::from_slice(&body).ok();
+                }
+                Answer::NotStored(refusal) | Answer::Refused(refusal)
+                    if refusal.reason == Reason::NotFound => {}
+                Answer::NotStored(refusal) | Answer::Refused(refusal) => {
+                    return Err(StepError::Refused("show the lease", refusal));
+                }
+                Answer::Done | Answer::Pem(_) => return Err(StepError::Nonsense("a lease query")),
+            }
+        }
+        let owner = self.known.as_ref().and_then(|node| node.metadata.uid.clone());
+        let seconds = self.config.lease_duration.as_secs();
+        let lease = status::lease(self.lease.take(), &self.name, owner.as_deref(), seconds, Timestamp::now());
+        let exists = lease.pointer("/metadata/resourceVersion").is_some();
+        let body = Bytes::from(lease.to_string());
+        let question = if exists { Question::Update { key, body } } else { Question::Create { key, body } };
+        match self.cloud.ask(question).await?.answer {
+            Answer::Stored(body) | Answer::Object(body) => {
+                self.lease = serde_json::from_slice(&body).ok();
+                Ok(())
+            }
+            // Read it anew next time: it is gone, or somebody else wrote it.
+            Answer::NotStored(refusal) | Answer::Refused(refusal) => {
+                Err(StepError::Refused("renew the lease", refusal))
+            }
+            Answer::Done | Answer::Pem(_) => Err(StepError::Nonsense("a lease renewal")),
+        }
+    }
+
+    async fn status(&self) -> Value {
+        let runtime = match (self.runtime.status().await, self.runtime.version().await) {
+            (Ok(status), Ok(version)) => {
+                let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
+                let unready = conditions.iter().find(|condition| !condition.status);
+                RuntimeState {
+                    version: format!("{}://{}", version.runtime_name, version.runtime_version),
+                    unready: unready.map(|condition| {
+                        format!("container runtime {} is not ready: {}", condition.r#type, condition.message)
+                    }),
+                }
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                RuntimeState { version: String::new(), unready: Some(error.to_string()) }
+            }
+        };
+        let measured = Measured::of(&self.host.root_dir);
+        let before = self.known.as_ref().and_then(|node| node.status.as_ref()?.conditions.clone());
+        status::node_status(
+            &self.name,
+            &self.config,
+            &self.host,
+            &runtime,
+            &measured,
+            before.as_deref(),
+            Timestamp::now(),
+        )
+    }
+
+    fn node_key(&self) -> Result<ObjectKey, StepError> {
+        let name: ObjectName =
+            self.name.as_str().parse().map_err(|_| StepError::Nonsense("this node's name"))?;
+        Ok(ObjectKey::cluster(Kind::Node, name))
+    }
+
+    fn lease_key(&self) -> Result<ObjectKey, StepError> {
+        let name: ObjectName =
+            self.name.as_str().parse().map_err(|_| StepError::Nonsense("this node's name"))?;
+        let namespace: Namespace =
+            LEASE_NAMESPACE.parse().map_err(|_| StepError::Nonsense("the lease namespace"))?;
+        Ok(ObjectKey::namespaced(Kind::Lease, namespace, name))
+    }
+}

@@ -1,0 +1,307 @@
+//! Pure: host, runtime and measurements to Node, NodeStatus and Lease.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{NodeCondition, Taint};
+use k8s_openapi::jiff::Timestamp;
+use ke_wire::NodeName;
+use serde_json::{Value, json};
+
+use super::host::{Host, disk, meminfo};
+
+/// Below so much available memory a node says MemoryPressure: Kubernetes' own default.
+const MIN_MEMORY_BYTES: u64 = 100 << 20;
+/// Below this share of free disk a node says DiskPressure: Kubernetes' own default.
+const MIN_DISK_PERCENT: u64 = 10;
+/// Beyond this share of used process ids a node says PIDPressure.
+const MAX_PIDS_PERCENT: u64 = 90;
+/// What is kept back from pods, as Kubernetes does by default.
+const RESERVED_MEMORY_BYTES: u64 = 100 << 20;
+
+/// The version that the Node shows. Its form is read by programs that look for the KubeEdge version a node speaks.
+const KUBELET_VERSION: &str = concat!("v1.32.10-kubeedge-v1.23.1+isthmus-", env!("CARGO_PKG_VERSION"));
+
+/// What the configuration says about this Node.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Labels beyond the usual ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the Node is registered with.
+    pub taints: Vec<Taint>,
+    /// How many pods may run.
+    pub max_pods: u32,
+    /// How often status is looked at.
+    pub status_period: Duration,
+    /// How often it is told when nothing changed.
+    pub report_period: Duration,
+    /// Without a renewal for this long the control plane holds the node for lost.
+    pub lease_duration: Duration,
+    /// Port told as the kubelet's.
+    pub kubelet_port: u16,
+}
+
+/// What the container runtime says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RuntimeState {
+    /// `containerd://1.7`; empty when it does not answer.
+    pub(super) version: String,
+    /// Why it is not ready.
+    pub(super) unready: Option<String>,
+}
+
+/// Figures that change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Measured {
+    memory_available_bytes: u64,
+    disk_available_percent: u64,
+    pids_used_percent: u64,
+}
+
+impl Measured {
+    pub(super) fn of(root_dir: &Path) -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole);
+        let disk = disk(root_dir).and_then(|(total, available)| percent(available, total));
+        // The fourth word of /proc/loadavg is running/existing tasks.
+        let tasks = read("/proc/loadavg")
+            .split_whitespace()
+            .nth(3)
+            .and_then(|word| word.split('/').nth(1)?.parse().ok());
+        let max_tasks = read("/proc/sys/kernel/pid_max").trim().parse().ok();
+        Self {
+            memory_available_bytes: meminfo(&read("/proc/meminfo"), "MemAvailable"),
+            disk_available_percent: disk.unwrap_or(100),
+            pids_used_percent: tasks.zip(max_tasks).and_then(|(used, max)| percent(used, max)).unwrap_or(0),
+        }
+    }
+}
+
+/// The Node as it is registered. Shape: `v1 Node` without `apiVersion` and `kind`, as Go edges send it.
+pub(super) fn node_object(name: &NodeName, config: &NodeConfig, host: &Host, status: Value) -> Value {
+    let mut labels = BTreeMap::from([
+        ("beta.kubernetes.io/arch".to_owned(), host.architecture.to_owned()),
+        ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("kubernetes.io/arch".to_owned(), host.architecture.to_owned()),
+        ("kubernetes.io/hostname".to_owned(), name.to_string()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("node-role.kubernetes.io/agent".to_owned(), String::new()),
+        ("node-role.kubernetes.io/edge".to_owned(), String::new()),
+    ]);
+    labels.extend(config.labels.clone());
+    let mut spec = json!({});
+    if let (false, Ok(taints)) = (config.taints.is_empty(), serde_json::to_value(&config.taints)) {
+        spec = json!({"taints": taints});
+    }
+    json!({
+        "metadata": {
+            "name": name.as_str(),
+            "creationTimestamp": null,
+            "labels": labels,
+            "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+        },
+        "spec": spec,
+        "status": status,
+    })
+}
+
+/// The status as it is now. `before`: conditions as last known, whose transition times stay where nothing changed.
+pub(super) fn node_status(
+    name: &NodeName,
+    config: &NodeConfig,
+    host: &Host,
+    runtime: &RuntimeState,
+    measured: &Measured,
+    before: Option<&[NodeCondition]>,
+    now: Timestamp,
+) -> Value {
+    let cpu = host.n_cpus.to_string();
+    let pods = config.max_pods.to_string();
+    let kib = |bytes: u64| format!("{}Ki", bytes / 1024);
+    let allocatable_disk = host.disk_bytes / 100 * (100 - MIN_DISK_PERCENT);
+    let mut runtime_version = runtime.version.clone();
+    if runtime_version.is_empty() {
+        // A field that must not be empty; the Ready condition says why nothing is known.
+        runtime_version = "unknown://".to_owned();
+    }
+    json!({
+        "addresses": [
+            {"type": "InternalIP", "address": host.node_ip.to_string()},
+            {"type": "Hostname", "address": name.as_str()},
+        ],
+        "capacity": {
+            "cpu": cpu, "memory": kib(host.memory_bytes), "ephemeral-storage": kib(host.disk_bytes), "pods": pods,
+        },
+        "allocatable": {
+            "cpu": cpu,
+            "memory": kib(host.memory_bytes.saturating_sub(RESERVED_MEMORY_BYTES)),
+            "ephemeral-storage": allocatable_disk.to_string(),
+            "pods": pods,
+        },
+        "conditions": conditions(runtime, measured, before, now),
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
+        "nodeInfo": {
+            "machineID": host.machine_id,
+            "systemUUID": host.system_uuid,
+            "bootID": host.boot_id,
+            "kernelVersion": host.kernel_version,
+            "osImage": host.os_image,
+            "containerRuntimeVersion": runtime_version,
+            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": host.architecture,
+        },
+    })
+}
+
+fn conditions(
+    runtime: &RuntimeState,
+    measured: &Measured,
+    before: Option<&[NodeCondition]>,
+    now: Timestamp,
+) -> Vec<Value> {
+    let pressure = |kind: &str, is_short: bool, short: [&str; 2], fine: [&str; 2]| {
+        let [reason, message] = if is_short { short } else { fine };
+        (kind.to_owned(), is_short, reason.to_owned(), message.to_owned())
+    };
+    let ready = match &runtime.unready {
+        None => ("Ready".to_owned(), true, "EdgeReady".to_owned(), "edge is posting ready status".to_owned()),
+        Some(why) => ("Ready".to_owned(), false, "EdgeNotReady".to_owned(), why.clone()),
+    };
+    let all = [
+        pressure(
+            "MemoryPressure",
+            measured.memory_available_bytes < MIN_MEMORY_BYTES,
+            ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+            ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
+        ),
+        pressure(
+            "DiskPressure",
+            measured.disk_available_percent < MIN_DISK_PERCENT,
+            ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+            ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
+        ),
+        pressure(
+            "PIDPressure",
+            measured.pids_used_percent > MAX_PIDS_PERCENT,
+            ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+            ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
+        ),
+        ready,
+    ];
+    let told = |(kind, holds, reason, message): (String, bool, String, String)| {
+        let status = if holds { "True" } else { "False" };
+        let same = before.and_then(|all| all.iter().find(|old| old.type_ == kind && old.status == status));
+        let since = same.and_then(|old| old.last_transition_time.clone()).map_or(now, |time| time.0);
+        json!({
+            "type": kind, "status": status, "reason": reason, "message": message,
+            "lastHeartbeatTime": seconds(now), "lastTransitionTime": seconds(since),
+        })
+    };
+    all.into_iter().map(told).collect()
+}
+
+/// Whether two statuses say the same, their times apart.
+pub(super) fn says_the_same(one: &Value, other: &Value) -> bool {
+    fn timeless(status: &Value) -> Value {
+        let mut status = status.clone();
+        for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(fields) = condition.as_object_mut() {
+                fields.remove("lastHeartbeatTime");
+                fields.remove("lastTransitionTime");
+            }
+        }
+        status
+    }
+    timeless(one) == timeless(other)
+}
+
+/// The lease with a new renewal; begun when there is none. `node_uid`: so that it goes when the Node goes.
+pub(super) fn lease(
+    held: Option<Value>,
+    name: &NodeName,
+    node_uid: Option<&str>,
+    duration_secs: u64,
+    now: Timestamp,
+) -> Value {
+    let mut lease = held.unwrap_or_else(|| {
+        json!({"metadata": {"name": name.as_str(), "namespace": super::LEASE_NAMESPACE, "creationTimestamp": null}})
+    });
+    if let (Some(uid), Some(metadata)) = (node_uid, lease.get_mut("metadata").and_then(Value::as_object_mut))
+    {
+        let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": name.as_str(), "uid": uid}]);
+        metadata.insert("ownerReferences".into(), owner);
+        metadata.remove("managedFields");
+    }
+    if let Some(fields) = lease.as_object_mut() {
+        let spec = json!({
+            "holderIdentity": name.as_str(),
+            "leaseDurationSeconds": duration_secs,
+            "renewTime": now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+        });
+        fields.insert("spec".into(), spec);
+    }
+    lease
+}
+
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn measured(memory: u64, disk: u64, pids: u64) -> Measured {
+        Measured { memory_available_bytes: memory, disk_available_percent: disk, pids_used_percent: pids }
+    }
+
+    #[test]
+    fn conditions_say_what_is_measured() {
+        let check = |runtime: Option<&str>, figures: Measured, expected: [&str; 4]| {
+            let runtime = RuntimeState { version: "x://1".into(), unready: runtime.map(str::to_owned) };
+            let told = conditions(&runtime, &figures, None, at(0));
+            let told: Vec<_> = told.iter().map(|c| c["status"].as_str().unwrap()).collect();
+            assert_eq!(told, expected);
+        };
+        check(None, measured(1 << 30, 50, 1), ["False", "False", "False", "True"]);
+        check(None, measured(1 << 20, 50, 1), ["True", "False", "False", "True"]);
+        check(None, measured(1 << 30, 9, 1), ["False", "True", "False", "True"]);
+        check(None, measured(1 << 30, 50, 91), ["False", "False", "True", "True"]);
+        check(Some("no socket"), measured(1 << 30, 50, 1), ["False", "False", "False", "False"]);
+    }
+
+    #[test]
+    fn transition_times_stay_until_something_changes() {
+        let runtime = RuntimeState { version: "x://1".into(), unready: None };
+        let first = conditions(&runtime, &measured(1 << 30, 50, 1), None, at(1));
+        let before: Vec<NodeCondition> =
+            first.iter().map(|c| serde_json::from_value(c.clone()).unwrap()).collect();
+        let later = conditions(&runtime, &measured(1, 50, 1), Some(&before), at(60));
+        assert_eq!(later[0]["lastTransitionTime"], "1970-01-01T00:01:00Z");
+        assert_eq!(later[3]["lastTransitionTime"], "1970-01-01T00:00:01Z");
+        let (one, two) = (json!({"conditions": first}), json!({"conditions": later}));
+        assert!(!says_the_same(&one, &two));
+        let again = conditions(&runtime, &measured(1 << 30, 50, 1), Some(&before), at(90));
+        assert!(says_the_same(&one, &json!({"conditions": again})));
+    }
+
+    #[test]
+    fn a_lease_is_begun_and_renewed() {
+        let name: NodeName = "edge-1".parse().unwrap();
+        let begun = lease(None, &name, Some("u"), 40, at(1));
+        assert_eq!(begun["metadata"]["ownerReferences"][0]["uid"], "u");
+        assert_eq!(begun["spec"]["renewTime"], "1970-01-01T00:00:01.000000Z");
+        let mut held = begun;
+        held["metadata"]["resourceVersion"] = json!("7");
+        let renewed = lease(Some(held), &name, Some("u"), 40, at(11));
+        assert_eq!(renewed["metadata"]["resourceVersion"], "7");
+        assert_eq!(renewed["spec"]["renewTime"], "1970-01-01T00:00:11.000000Z");
+    }
+}

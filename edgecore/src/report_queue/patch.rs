@@ -1,0 +1,41 @@
+//! Pure: a Pod's status as the strategic merge patch that makes the API server's copy equal to it.
+
+use ke_wire::Uid;
+use serde_json::{Map, Value, json};
+
+/// Fields that a merge would otherwise leave standing when the new status no longer has them.
+const CLEARED: &[&str] =
+    &["message", "reason", "podIP", "hostIP", "containerStatuses", "initContainerStatuses"];
+
+/// The patch text. The uid makes the API server refuse it for another Pod of the same name. `None`: not JSON.
+#[must_use]
+pub fn pod_status_patch(uid: &Uid, status: &[u8]) -> Option<String> {
+    let mut status: Map<String, Value> = serde_json::from_slice(status).ok()?;
+    for field in CLEARED {
+        status.entry(*field).or_insert(Value::Null);
+    }
+    // Addresses are merged by their text: without the directive those of an earlier sandbox would stay for ever.
+    for field in ["podIPs", "hostIPs"] {
+        if let Some(Value::Array(addresses)) = status.get_mut(field) {
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    serde_json::to_string(&json!({"metadata": {"uid": uid.as_str()}, "status": status})).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_fields_are_cleared_and_addresses_replaced() {
+        let uid = "u".parse().unwrap();
+        let text = pod_status_patch(&uid, br#"{"phase":"Running","podIPs":[{"ip":"10.0.0.2"}]}"#).unwrap();
+        let patch: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(patch["metadata"]["uid"], "u");
+        assert_eq!(patch["status"]["podIPs"], json!([{"$patch":"replace"},{"ip":"10.0.0.2"}]));
+        assert_eq!(patch["status"]["reason"], Value::Null);
+        assert_eq!(patch["status"]["phase"], "Running");
+        assert_eq!(pod_status_patch(&uid, b"no"), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! Every SQL statement about reports.
+
+use bytes::Bytes;
+use ke_wire::Uid;
+use rusqlite::{Connection, params};
+
+use super::Report;
+
+/// What a row of `report` is. Never renumber.
+const POD_GONE: i64 = 1;
+const EVENT: i64 = 2;
+
+/// Keeps reports in one commit.
+pub(super) fn keep(connection: &mut Connection, reports: &[Report]) -> Result<(), rusqlite::Error> {
+    let transaction = connection.transaction()?;
+    for report in reports {
+        match report {
+            Report::PodStatus { namespace, name, uid, status } => {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO pod_status VALUES (?1, ?2, ?3, ?4, 0)")?
+                    .execute(params![uid.as_str(), namespace.as_str(), name.as_str(), &status[..]])?;
+            }
+            Report::PodGone { namespace, name, uid } => {
+                let subject = format!("{namespace}/{name}");
+                insert(&transaction, POD_GONE, &subject, uid.as_str(), b"")?;
+            }
+            Report::Event { key, body } => insert(&transaction, EVENT, &key.to_string(), "", body)?,
+        }
+    }
+    transaction.commit()
+}
+
+fn insert(
+    connection: &Connection,
+    sort: i64,
+    subject: &str,
+    uid: &str,
+    body: &[u8],
+) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached("INSERT INTO report (sort, subject, uid, body) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![sort, subject, uid, body])
+        .map(|_| ())
+}
+
+/// Strikes out what the cloud has. A Pod's status stays as its last known one until the Pod is gone.
+pub(super) fn settled(connection: &mut Connection, report: &Report) -> Result<(), rusqlite::Error> {
+    match report {
+        Report::PodStatus { uid, status, .. } => connection
+            .prepare_cached("UPDATE pod_status SET sent = 1 WHERE uid = ?1 AND status = ?2")?
+            .execute(params![uid.as_str(), &status[..]])
+            .map(|_| ()),
+        Report::PodGone { uid, .. } => {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "DELETE FROM report WHERE sort = ?1 AND uid = ?2",
+                params![POD_GONE, uid.as_str()],
+            )?;
+            transaction.execute("DELETE FROM pod_status WHERE uid = ?1", [uid.as_str()])?;
+            transaction.commit()
+        }
+        Report::Event { key, body } => connection
+            .prepare_cached(
+                "DELETE FROM report WHERE sequence =
+                 (SELECT min(sequence) FROM report WHERE sort = ?1 AND subject = ?2 AND body = ?3)",
+            )?
+            .execute(params![EVENT, key.to_string(), &body[..]])
+            .map(|_| ()),
+    }
+}
+
+/// Forgets the status of Pods that the store no longer holds: the cloud has let them go.
+pub(super) fn forget_strangers(connection: &mut Connection) -> Result<usize, rusqlite::Error> {
+    connection.execute(
+        "DELETE FROM pod_status WHERE uid NOT IN (SELECT uid FROM object WHERE kind = 'pod')
+         AND uid NOT IN (SELECT uid FROM report)",
+        [],
+    )
+}
+
+/// What an earlier run left unsent, oldest first. Rows that are no longer valid text are left out.
+pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlite::Error> {
+    let mut reports = Vec::new();
+    let mut statement =
+        connection.prepare("SELECT namespace, name, uid, status FROM pod_status WHERE sent = 0")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (namespace, name, uid): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let status: Vec<u8> = row.get(3)?;
+        if let (Ok(namespace), Ok(name), Ok(uid)) = (namespace.parse(), name.parse(), uid.parse()) {
+            reports.push(Report::PodStatus { namespace, name, uid, status: status.into() });
+        }
+    }
+    let mut statement =
+        connection.prepare("SELECT sort, subject, uid, body FROM report ORDER BY sequence")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (sort, subject, uid): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let body: Vec<u8> = row.get(3)?;
+        match sort {
+            POD_GONE => {
+                let Some((namespace, name)) = subject.split_once('/') else { continue };
+                if let (Ok(namespace), Ok(name), Ok(uid)) = (namespace.parse(), name.parse(), uid.parse()) {
+                    reports.push(Report::PodGone { namespace, name, uid });
+                }
+            }
+            EVENT => {
+                if let Ok(key) = subject.parse() {
+                    reports.push(Report::Event { key, body: body.into() });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(reports)
+}
+
+/// The last status of every Pod, sent or not.
+pub(super) fn statuses(connection: &mut Connection) -> Result<Vec<(Uid, Bytes)>, rusqlite::Error> {
+    let mut statement = connection.prepare("SELECT uid, status FROM pod_status")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+    rows.filter_map(|row| row.map(|(uid, status)| Some((uid.parse().ok()?, status.into()))).transpose())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::{Db, Synchronous};
+
+    #[tokio::test]
+    async fn unsent_reports_survive_a_restart_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e.db");
+        let status = |n: u8| Report::PodStatus {
+            namespace: "default".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            uid: "u1".parse().unwrap(),
+            status: vec![n].into(),
+        };
+        let gone = Report::PodGone {
+            namespace: "default".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            uid: "u1".parse().unwrap(),
+        };
+        let event = |n: u8| Report::Event {
+            key: format!("default/event/e{n}").parse().unwrap(),
+            body: vec![n].into(),
+        };
+        let all = vec![status(1), status(2), event(1), gone.clone(), event(2)];
+        let (db, _) = Db::open(&path, Synchronous::Full).unwrap();
+        db.call(move |c| keep(c, &all)).await.unwrap();
+        drop(db);
+
+        let (db, _) = Db::open(&path, Synchronous::Full).unwrap();
+        let unsent_now = db.call(unsent).await.unwrap();
+        assert_eq!(unsent_now, vec![status(2), event(1), gone.clone(), event(2)]);
+
+        // An answer to an older status does not settle the newer one.
+        db.call(move |c| settled(c, &status(1))).await.unwrap();
+        assert_eq!(db.call(unsent).await.unwrap().len(), 4);
+        db.call(move |c| settled(c, &status(2))).await.unwrap();
+        db.call(move |c| settled(c, &event(1))).await.unwrap();
+        assert_eq!(db.call(unsent).await.unwrap(), vec![gone.clone(), event(2)]);
+        assert_eq!(db.call(statuses).await.unwrap().len(), 1, "the last status stays known");
+        db.call(move |c| settled(c, &gone)).await.unwrap();
+        assert_eq!(db.call(unsent).await.unwrap(), vec![event(2)]);
+        assert!(db.call(statuses).await.unwrap().is_empty());
+    }
+}
