@@ -1,15 +1,531 @@
 //! Edged: runs this machine's pods through its container runtime.
+//!
+//! [`Edged::run`] hears what the store says and what the runtime shows, and keeps one worker for each Pod. It never talks
+//! to the cloud (that is `report_queue`), never reads the store (that is `meta_manager`), and decides nothing about
+//! containers (that is `plan.rs`).
 
+pub mod backoff;
 pub mod cgroups;
 pub mod container;
 pub mod cri;
 pub mod cri_fake;
+pub mod env;
+mod events;
 pub mod expand;
+pub mod fields;
+mod hands;
 pub mod image_gc;
 pub mod image_name;
 pub mod images;
+pub mod observed;
+mod observer;
+pub mod plan;
 pub mod pull_secrets;
 pub mod quantity;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+pub mod sources;
+pub mod status;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use ke_run::shutdown::Shutdown;
+use ke_wire::{Kind, ObjectKey, Uid};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use self::cgroups::PodCgroups;
+use self::container::{POD_NAME, POD_NAMESPACE, spec_hash_text};
+use self::cri::{Events, Runtime, RuntimeError};
+use self::events::{Recorder, Subject};
+pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
+use self::hands::{Hands, N_HEAVY};
+use self::images::Images;
+use self::observer::{Listings, Observer};
+use self::plan::{Desired, DesiredPod, inits};
+use self::resources::{Qos, pod_request, qos};
+use self::status::Facts;
+use self::worker::{Ears, Memory, Shared, Worker};
+use crate::meta_manager::{News, Objects};
+use crate::report_queue::Reports;
+
+/// How often the runtime is asked what it runs. containerd before 1.7 tells nothing by itself; two lists cost it about a
+/// millisecond. Shortly after a change the next one is near.
+const QUIET: Duration = Duration::from_secs(1);
+const BUSY: Duration = Duration::from_millis(200);
+/// How long a change makes the machine busy.
+const BUSY_FOR: Duration = Duration::from_secs(3);
+
+/// What Edged needs from the rest of edgecore.
+pub struct Parts {
+    /// This machine's settings for pods.
+    pub settings: Settings,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Its images.
+    pub images: Images,
+    /// Volumes and environment.
+    pub files: Arc<dyn PodFiles>,
+    /// ConfigMaps and Secrets.
+    pub objects: Arc<dyn Objects>,
+    /// `None` where this machine offers none that may be written.
+    pub cgroups: Option<PodCgroups>,
+    /// Where statuses and events go.
+    pub reports: Reports,
+    /// What MetaManager tells.
+    pub news: mpsc::Receiver<News>,
+    /// Every Pod in the store. It was read in full: what the runtime has beyond it is removed.
+    pub pods: Vec<Arc<Pod>>,
+    /// This machine's addresses, the preferred one first.
+    pub host_ips: watch::Receiver<Vec<IpAddr>>,
+}
+
+/// Why Edged ends before it is asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgedError {
+    /// MetaManager is gone.
+    #[error("nobody tells edged about pods any more")]
+    Deaf,
+}
+
+/// Runs this machine's pods.
+pub struct Edged {
+    shared: Arc<Shared>,
+    facts: watch::Sender<Facts>,
+    host_ips: watch::Receiver<Vec<IpAddr>>,
+    news: mpsc::Receiver<News>,
+    pods: HashMap<String, Entry>,
+    workers: JoinSet<String>,
+    seen: BTreeMap<String, Vec<(String, i32)>>,
+    events: Option<Events>,
+    observer_work: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
+    look_at: Instant,
+    busy_until: Instant,
+    strays_looked_for: bool,
+    /// The runtime has answered once.
+    met: bool,
+}
+
+/// One Pod with its worker.
+struct Entry {
+    desired: watch::Sender<DesiredPod>,
+    wake: Arc<Notify>,
+    config_changed: mpsc::Sender<()>,
+    /// ConfigMaps and Secrets that it uses.
+    uses: BTreeSet<ObjectKey>,
+    key: Option<ObjectKey>,
+}
+
+enum Event {
+    News(Option<News>),
+    Runtime(Result<String, RuntimeError>),
+    RuntimeSilent,
+    Ended(String),
+    Addresses,
+    Look,
+    Stop,
+}
+
+impl Edged {
+    /// An Edged for these pods; nothing happens before `run`.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let (observer, observer_work) = Observer::new(parts.runtime.clone());
+        let (facts, facts_seen) = watch::channel(Facts::default());
+        let hands = Hands {
+            settings: parts.settings,
+            runtime: parts.runtime,
+            images: parts.images,
+            files: parts.files,
+            objects: parts.objects,
+            cgroups: parts.cgroups,
+            heavy: Semaphore::new(N_HEAVY),
+        };
+        let shared = Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen });
+        let now = Instant::now();
+        let mut edged = Self {
+            shared,
+            facts,
+            host_ips: parts.host_ips,
+            news: parts.news,
+            pods: HashMap::new(),
+            workers: JoinSet::new(),
+            seen: BTreeMap::new(),
+            events: None,
+            observer_work: Some(Box::pin(observer_work)),
+            look_at: now,
+            busy_until: now,
+            strays_looked_for: false,
+            met: false,
+        };
+        edged.put_all(parts.pods);
+        edged
+    }
+
+    /// Runs until it is told to stop. Containers go on: whoever starts edgecore again finds and adopts them.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), EdgedError> {
+        if let Some(work) = self.observer_work.take() {
+            self.workers.spawn(async move {
+                work.await;
+                String::new()
+            });
+        }
+        // Container ids in statuses carry the runtime's name: no worker starts before it is known. What MetaManager tells
+        // meanwhile is kept, since it waits for us when the channel is full.
+        let meeting = meet_runtime(self.shared.hands.runtime.clone());
+        tokio::pin!(meeting);
+        let runtime_name = loop {
+            tokio::select! {
+                name = &mut meeting => break name,
+                () = shutdown.wait() => return Ok(()),
+                news = self.news.recv() => match news {
+                    Some(news) => self.on_news(news),
+                    None => return Err(EdgedError::Deaf),
+                },
+            }
+        };
+        let host_ips = self.host_ips.borrow_and_update().clone();
+        self.facts.send_replace(Facts { host_ips, runtime_name });
+        self.met = true;
+        self.weigh_classes();
+        let uids: Vec<String> = self.pods.keys().cloned().collect();
+        for uid in uids {
+            self.start_worker(&uid);
+        }
+        loop {
+            match self.next_event(&shutdown).await {
+                Event::News(Some(news)) => self.on_news(news),
+                Event::News(None) => return Err(EdgedError::Deaf),
+                Event::Runtime(Ok(uid)) => self.wake(&uid),
+                // The stream is gone with its runtime; the next look that works opens another one.
+                Event::Runtime(Err(_)) | Event::RuntimeSilent => self.events = None,
+                Event::Ended(uid) => self.on_ended(&uid),
+                Event::Addresses => self.on_addresses(),
+                Event::Look => self.on_look().await,
+                Event::Stop => return Ok(()),
+            }
+        }
+    }
+
+    async fn next_event(&mut self, shutdown: &Shutdown) -> Event {
+        let runtime_event = async {
+            match &mut self.events {
+                Some(events) => match events.next().await {
+                    Some(Ok(event)) => {
+                        let metadata = event.pod_sandbox_status.and_then(|status| status.metadata);
+                        Event::Runtime(Ok(metadata.map(|metadata| metadata.uid).unwrap_or_default()))
+                    }
+                    Some(Err(error)) => Event::Runtime(Err(error)),
+                    None => Event::RuntimeSilent,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shutdown.wait() => Event::Stop,
+            news = self.news.recv() => Event::News(news),
+            event = runtime_event => event,
+            Some(ended) = self.workers.join_next() => Event::Ended(ended.unwrap_or_default()),
+            Ok(()) = self.host_ips.changed() => Event::Addresses,
+            () = sleep_until(self.look_at) => Event::Look,
+        }
+    }
+
+    fn on_news(&mut self, news: News) {
+        match news {
+            News::PodPut(pod) => {
+                self.put(pod);
+            }
+            News::PodDeleted(key, uid) => self.on_pod_deleted(&key, uid.as_ref()),
+            News::ConfigChanged(key) => {
+                for entry in self.pods.values().filter(|entry| entry.uses.contains(&key)) {
+                    let _ = entry.config_changed.try_send(());
+                }
+            }
+            News::NodePut(_) => {}
+        }
+    }
+
+    fn put_all(&mut self, pods: Vec<Arc<Pod>>) {
+        for pod in pods {
+            // Their workers start with `run`.
+            if let Some((uid, entry)) = self.entry(&pod) {
+                self.pods.insert(uid, entry);
+            }
+        }
+    }
+
+    fn put(&mut self, pod: Arc<Pod>) {
+        let Some((uid, entry)) = self.entry(&pod) else { return };
+        self.busy();
+        // Another Pod of this name: the one before is gone from the cloud, whether we were told or not.
+        let replaced = self.pods.iter().filter(|(other, known)| **other != uid && known.key == entry.key);
+        let replaced: Vec<String> = replaced.map(|(other, _)| other.clone()).collect();
+        for other in replaced {
+            self.remove(&other);
+        }
+        match self.pods.get_mut(&uid) {
+            Some(known) => {
+                known.uses = entry.uses;
+                known.key = entry.key;
+                known.desired.send_replace(desired(pod));
+            }
+            None => {
+                self.pods.insert(uid.clone(), entry);
+                self.weigh_classes();
+                self.start_worker(&uid);
+            }
+        }
+    }
+
+    fn on_pod_deleted(&mut self, key: &ObjectKey, uid: Option<&Uid>) {
+        let gone = self.pods.iter().filter(|(known, entry)| match uid {
+            Some(uid) => uid.as_str() == known.as_str(),
+            None => entry.key.as_ref() == Some(key),
+        });
+        let gone: Vec<String> = gone.map(|(uid, _)| uid.clone()).collect();
+        for uid in gone {
+            self.remove(&uid);
+        }
+    }
+
+    fn remove(&mut self, uid: &str) {
+        self.busy();
+        if let Some(entry) = self.pods.get(uid) {
+            entry.desired.send_modify(|desired| desired.want = Desired::Removed(desired.pod().cloned()));
+        }
+    }
+
+    /// A worker ends when its Pod is forgotten. One that broke is started again.
+    fn on_ended(&mut self, uid: &str) {
+        let Some(entry) = self.pods.get(uid) else { return };
+        if matches!(entry.desired.borrow().want, Desired::Removed(_)) {
+            self.pods.remove(uid);
+            self.seen.remove(uid);
+            self.weigh_classes();
+        } else {
+            self.start_worker(uid);
+        }
+    }
+
+    fn on_addresses(&mut self) {
+        let host_ips = self.host_ips.borrow_and_update().clone();
+        self.facts.send_modify(|facts| facts.host_ips = host_ips);
+        for entry in self.pods.values() {
+            entry.wake.notify_one();
+        }
+    }
+
+    async fn on_look(&mut self) {
+        if let Ok(listings) = self.shared.observer.look().await {
+            self.compare(&listings);
+            if self.events.is_none() && !self.strays_looked_for {
+                // Asked once after the first look: a runtime without events never gets any.
+                self.events = self.shared.hands.runtime.events().await.ok().flatten();
+            }
+            if !std::mem::replace(&mut self.strays_looked_for, true) {
+                self.adopt_directories().await;
+            }
+        }
+        let now = Instant::now();
+        let wait = if now < self.busy_until { BUSY } else { QUIET };
+        self.look_at = now + wait;
+    }
+
+    /// Wakes the workers of pods that changed, and gives pods that nobody asks for a worker that removes them.
+    fn compare(&mut self, listings: &Listings) {
+        for (uid, listing) in listings.iter() {
+            let fingerprint = listing.fingerprint();
+            if self.seen.get(uid) == Some(&fingerprint) {
+                continue;
+            }
+            self.seen.insert(uid.clone(), fingerprint);
+            self.busy();
+            if self.pods.contains_key(uid) {
+                self.wake(uid);
+                continue;
+            }
+            let labels = listing
+                .sandboxes
+                .first()
+                .map(|sandbox| &sandbox.labels)
+                .or(listing.containers.first().map(|container| &container.labels));
+            let label = |key: &str| labels.and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
+            tracing::info!(pod = %label(POD_NAME), namespace = %label(POD_NAMESPACE), uid = %uid, "a pod that the store does not have is removed");
+            self.add_orphan(uid);
+        }
+        let gone: Vec<String> =
+            self.seen.keys().filter(|uid| !listings.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            self.seen.remove(&uid);
+            self.wake(&uid);
+        }
+    }
+
+    /// Directories of pods of which neither the store nor the runtime knows anything: removed the same way.
+    async fn adopt_directories(&mut self) {
+        for uid in self.shared.hands.files.on_disk().await {
+            if !self.pods.contains_key(&uid) {
+                self.add_orphan(&uid);
+            }
+        }
+    }
+
+    /// Burstable pods together weigh what they ask for, against best-effort ones and the rest of the machine.
+    fn weigh_classes(&self) {
+        let Some(cgroups) = &self.shared.hands.cgroups else { return };
+        let asked = self.pods.values().filter_map(|entry| {
+            let desired = entry.desired.borrow();
+            let pod = desired.pod().filter(|pod| qos(pod) == Qos::Burstable)?;
+            Some(pod_request(pod, "cpu").millis())
+        });
+        if let Err(error) = cgroups.ensure_classes(asked.fold(0, i64::saturating_add)) {
+            tracing::warn!(%error, "the cgroups of the pod classes are not as they should be");
+        }
+    }
+
+    fn add_orphan(&mut self, uid: &str) {
+        let wanted = DesiredPod { want: Desired::Removed(None), hashes: BTreeMap::new() };
+        self.pods.insert(uid.to_owned(), Entry::new(wanted, BTreeSet::new(), None));
+        self.start_worker(uid);
+    }
+
+    /// An entry for a Pod of this machine; `None` for one that is not ours or that has no usable names.
+    fn entry(&self, pod: &Arc<Pod>) -> Option<(String, Entry)> {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        if node != Some(self.shared.hands.settings.node_name.as_str()) {
+            return None;
+        }
+        let uid = pod.metadata.uid.clone()?;
+        // Host ports, CPU and memory that do not fit are refused here, once the node knows what it may give away.
+        let key = pod_key(pod);
+        if key.is_none() {
+            tracing::warn!(%uid, "a pod has no usable namespace and name and is not run");
+        }
+        let key = Some(key?);
+        Some((uid, Entry::new(desired(pod.clone()), uses(pod), key)))
+    }
+
+    fn start_worker(&mut self, uid: &str) {
+        let Some(entry) = self.pods.get_mut(uid).filter(|_| self.met) else { return };
+        // One waiting word is enough: it makes the worker look at everything that changed.
+        let (config_changed, changes) = mpsc::channel(1);
+        entry.config_changed = config_changed;
+        let desired = entry.desired.subscribe();
+        let subject = desired.borrow().pod().map_or_else(
+            || Subject { namespace: String::new(), name: String::new(), uid: uid.to_owned() },
+            |pod| Subject {
+                namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+                name: pod.metadata.name.clone().unwrap_or_default(),
+                uid: uid.to_owned(),
+            },
+        );
+        let worker = Worker {
+            shared: self.shared.clone(),
+            ears: Ears { desired, wake: entry.wake.clone(), config_changed: changes },
+            uid: uid.to_owned(),
+            recorder: Recorder::new(&self.shared.hands.settings.node_name, subject),
+            memory: Memory::default(),
+        };
+        let uid = uid.to_owned();
+        self.workers.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    fn wake(&mut self, uid: &str) {
+        if let Some(entry) = self.pods.get(uid) {
+            entry.wake.notify_one();
+        }
+    }
+
+    fn busy(&mut self) {
+        let now = Instant::now();
+        self.busy_until = now + BUSY_FOR;
+        self.look_at = self.look_at.min(now + BUSY);
+    }
+}
+
+/// Waits for a runtime that starts after edgecore, as is normal at boot; gives its name.
+async fn meet_runtime(runtime: Arc<dyn Runtime>) -> String {
+    let mut wait = BUSY;
+    loop {
+        match runtime.version().await {
+            Ok(version) => return version.runtime_name,
+            Err(error) if wait == BUSY => {
+                tracing::warn!(%error, "the container runtime does not answer yet; pods wait for it");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(wait).await;
+        wait = wait.saturating_mul(2).min(Duration::from_secs(5));
+    }
+}
+
+impl Entry {
+    fn new(wanted: DesiredPod, uses: BTreeSet<ObjectKey>, key: Option<ObjectKey>) -> Self {
+        // Replaced when the worker starts.
+        let (config_changed, _) = mpsc::channel(1);
+        Self { desired: watch::Sender::new(wanted), wake: Arc::default(), config_changed, uses, key }
+    }
+}
+
+/// What the store's Pod asks for.
+fn desired(pod: Arc<Pod>) -> DesiredPod {
+    let spec = pod.spec.as_ref();
+    let containers = spec.into_iter().flat_map(|spec| inits(spec).iter().chain(&spec.containers));
+    let hashes = containers.map(|c| (c.name.clone(), spec_hash_text(c))).collect();
+    let want = match pod.metadata.deletion_timestamp {
+        Some(_) => Desired::Terminate(pod),
+        None => Desired::Run(pod),
+    };
+    DesiredPod { want, hashes }
+}
+
+fn pod_key(pod: &Pod) -> Option<ObjectKey> {
+    let namespace = pod.metadata.namespace.as_deref()?.parse().ok()?;
+    let name = pod.metadata.name.as_deref()?.parse().ok()?;
+    Some(ObjectKey::namespaced(Kind::Pod, namespace, name))
+}
+
+/// The ConfigMaps and Secrets that a Pod's volumes, environment and image pulls name.
+fn uses(pod: &Pod) -> BTreeSet<ObjectKey> {
+    let mut names: Vec<(Kind, &str)> = Vec::new();
+    let Some(spec) = &pod.spec else { return BTreeSet::new() };
+    for volume in spec.volumes.iter().flatten() {
+        names.extend(volume.config_map.iter().map(|v| (Kind::ConfigMap, v.name.as_str())));
+        names.extend(volume.secret.iter().filter_map(|v| Some((Kind::Secret, v.secret_name.as_deref()?))));
+        for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+            names.extend(source.config_map.iter().map(|v| (Kind::ConfigMap, v.name.as_str())));
+            names.extend(source.secret.iter().map(|v| (Kind::Secret, v.name.as_str())));
+        }
+    }
+    for container in inits(spec).iter().chain(&spec.containers) {
+        for from in container.env_from.iter().flatten() {
+            names.extend(from.config_map_ref.iter().map(|r| (Kind::ConfigMap, r.name.as_str())));
+            names.extend(from.secret_ref.iter().map(|r| (Kind::Secret, r.name.as_str())));
+        }
+        for source in container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+            names.extend(source.config_map_key_ref.iter().map(|r| (Kind::ConfigMap, r.name.as_str())));
+            names.extend(source.secret_key_ref.iter().map(|r| (Kind::Secret, r.name.as_str())));
+        }
+    }
+    names.extend(spec.image_pull_secrets.iter().flatten().map(|r| (Kind::Secret, r.name.as_str())));
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let key = |(kind, name): (Kind, &str)| {
+        Some(ObjectKey::namespaced(kind, namespace.parse().ok()?, name.parse().ok()?))
+    };
+    names.into_iter().filter_map(key).collect()
+}
+
+#[cfg(test)]
+mod tests;

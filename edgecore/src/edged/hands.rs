@@ -1,0 +1,304 @@
+//! Carries out what `plan.rs` asks for: turns a Pod into calls of the runtime, its images, files and cgroups.
+//!
+//! Decides nothing about when; every method may be repeated. `worker.rs` is the only caller.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::jiff::Timestamp;
+use ke_cri::v1;
+use tokio::sync::Semaphore;
+
+use super::cgroups::PodCgroups;
+use super::container::{NodeFacts, Start, container_config, spec_hash_text};
+use super::cri::{Runtime, RuntimeError};
+use super::env::{Environment, environment};
+use super::fields::PodFacts;
+use super::images::{ImageNotice, Images, Wish};
+use super::pull_secrets::Keyring;
+use super::resources::{CpuQuota, pod_resources, qos};
+use super::sandbox::{SandboxFacts, SandboxPlan, hostname, on_host_network, sandbox_config};
+use super::security::{ImageUser, SecurityFacts};
+use crate::meta_manager::Objects;
+
+/// Annotation on containers that this program made: the hash that a change of the spec is told by. The kubelet's own
+/// hash differs between its versions, so it never is a reason to restart what another program made.
+pub const OUR_HASH: &str = "isthmus.dev/container-hash";
+
+/// Volumes of pods on this machine.
+#[async_trait]
+pub trait PodFiles: Send + Sync + 'static {
+    /// Writes the Pod's volumes, or brings them up to date. Done already: success. Gives the time at which a token in
+    /// them wants to be renewed; it may have passed already, when the cloud is away.
+    async fn prepare(&self, pod: &Pod, facts: &PodFacts) -> Result<Option<Timestamp>, FilesError>;
+    /// What one start of a container gets mounted: its volumes, the hosts file, a new termination message file.
+    async fn mounts(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        env: &[(String, String)],
+        facts: &PodFacts,
+    ) -> Result<Vec<v1::Mount>, FilesError>;
+    /// Takes the volumes of a Pod down and removes its directory. Gone already: success.
+    async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
+    /// Uids of the pods that have a directory on this machine.
+    async fn on_disk(&self) -> Vec<String>;
+}
+
+/// Why a Pod's files are not as they should be; worth trying again. Never holds data of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FilesError(pub String);
+
+/// Settings of this machine for its pods; `config.rs` fills them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This machine's name: pods of others are left alone.
+    pub node_name: String,
+    /// `podLogsDir`.
+    pub pod_logs_root: PathBuf,
+    /// `clusterDNS`.
+    pub cluster_dns: Vec<String>,
+    /// `clusterDomain`.
+    pub cluster_domain: String,
+    /// `resolvConf`: read at each start of a sandbox, since machines change networks. `None`: none.
+    pub resolv_conf: Option<PathBuf>,
+    /// How CPU limits are enforced.
+    pub cpu: CpuQuota,
+    /// Where `Localhost` seccomp profiles lie.
+    pub seccomp_root: PathBuf,
+    /// `seccompDefault`.
+    pub seccomp_default: bool,
+    /// CPUs of this machine.
+    pub n_cpus: usize,
+    /// Bytes.
+    pub memory_capacity: i64,
+    /// What the node gives to pods: stands in for limits that a container does not set.
+    pub allocatable: BTreeMap<String, Quantity>,
+    /// `podPidsLimit`.
+    pub n_pids: Option<i64>,
+}
+
+/// Why an action was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The word for status and event.
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    /// The runtime did not answer: nothing is wrong with the Pod.
+    pub(super) runtime_away: bool,
+}
+
+/// All that actions need.
+pub(super) struct Hands {
+    pub(super) settings: Settings,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) images: Images,
+    pub(super) files: Arc<dyn PodFiles>,
+    pub(super) objects: Arc<dyn Objects>,
+    /// `None` where this machine offers none that may be written.
+    pub(super) cgroups: Option<PodCgroups>,
+    /// Starting many sandboxes and containers at once makes each slower and a small machine swap.
+    pub(super) heavy: Semaphore,
+}
+
+/// How many sandboxes and containers are being made at a time: more than cores, since each waits for disk and plugins.
+pub(super) const N_HEAVY: usize = 8;
+
+type Tell<'a> = &'a (dyn Fn(ImageNotice) + Send + Sync);
+
+impl Hands {
+    /// What a Pod may ask about itself and its machine.
+    pub(super) fn pod_facts(&self, pod: &Pod, host_ips: &[IpAddr], pod_ips: &[IpAddr]) -> PodFacts {
+        let domain = &self.settings.cluster_domain;
+        PodFacts {
+            node_name: self.settings.node_name.clone(),
+            host_ips: host_ips.to_vec(),
+            pod_ips: if on_host_network(pod) { host_ips.to_vec() } else { pod_ips.to_vec() },
+            // A name that cannot be made is refused where the sandbox is.
+            hostname: hostname(pod, domain).unwrap_or_default(),
+            cluster_domain: domain.clone(),
+            allocatable: self.settings.allocatable.clone(),
+            service_env: Vec::new(),
+        }
+    }
+
+    /// The sandbox as the runtime wants it, with what the user should be told about it.
+    pub(super) fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<SandboxPlan, Failure> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let parent = self.cgroups.as_ref().map(|c| c.parent(qos(pod), uid)).unwrap_or_default();
+        let resolv_conf = match &self.settings.resolv_conf {
+            None => None,
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
+                Failure::new("FailedCreatePodSandBox", format!("cannot read {}: {error}", path.display()))
+            })?),
+        };
+        let facts = SandboxFacts {
+            pod_logs_root: &self.settings.pod_logs_root,
+            cgroup_parent: &parent,
+            cluster_dns: &self.settings.cluster_dns,
+            cluster_domain: &self.settings.cluster_domain,
+            resolv_conf: resolv_conf.as_deref(),
+            cpu: self.settings.cpu,
+        };
+        sandbox_config(pod, attempt, &facts)
+            .map_err(|error| Failure::new("FailedCreatePodSandBox", error.to_string()))
+    }
+
+    /// Makes cgroup, log directory and sandbox.
+    pub(super) async fn create_sandbox(
+        &self,
+        pod: &Pod,
+        attempt: u32,
+    ) -> Result<Vec<(&'static str, String)>, Failure> {
+        let SandboxPlan { config, warnings } = self.sandbox_config(pod, attempt)?;
+        let _permit = self.heavy.acquire().await;
+        let failed =
+            |what: &str, why: String| Failure::new("FailedCreatePodSandBox", format!("{what}: {why}"));
+        if let Some(cgroups) = &self.cgroups {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let resources = pod_resources(pod, self.settings.cpu);
+            cgroups
+                .ensure_pod(qos(pod), uid, &resources, self.settings.n_pids)
+                .map_err(|error| failed("cannot make the pod's cgroup", error.to_string()))?;
+        }
+        tokio::fs::create_dir_all(&config.log_directory)
+            .await
+            .map_err(|error| failed("cannot make the pod's log directory", error.to_string()))?;
+        let handler = runtime_handler(pod);
+        match self.runtime.run_sandbox(&config, handler).await {
+            // The one that is there will be found by the next look.
+            Ok(_) | Err(RuntimeError::AlreadyExists(_)) => Ok(warnings),
+            Err(error) => Err(Failure::of("FailedCreatePodSandBox", "Failed to create pod sandbox", error)),
+        }
+    }
+
+    /// Makes sure of the image, makes the container and starts it. `tell` hears about the image and each step.
+    pub(super) async fn start_container(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: (&str, u32),
+        facts: &PodFacts,
+        attempt: u32,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let (sandbox_id, sandbox_attempt) = sandbox;
+        let sandbox_config = self.sandbox_config(pod, sandbox_attempt)?.config;
+        let image_id = self.image(pod, container, &sandbox_config, tell).await?;
+        let _permit = self.heavy.acquire().await;
+        let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
+        let env = environment(pod, container, &*self.objects, facts).await;
+        let Environment { variables: env, skipped } = env.map_err(|e| config_error(e.to_string()))?;
+        for message in skipped {
+            tell(ImageNotice { warning: true, reason: "InvalidEnvironmentVariableNames", message });
+        }
+        let mounts = self.files.mounts(pod, container, &env, facts).await;
+        let mounts = mounts.map_err(|e| config_error(e.to_string()))?;
+        let spec = v1::ImageSpec { image: image_id.clone(), ..v1::ImageSpec::default() };
+        let image = self.runtime.image_status(&spec).await;
+        let image = image.map_err(|e| Failure::of("ImageInspectError", "Failed to inspect image", e))?;
+        let image_user = image.as_ref().map_or(ImageUser::Uid(0), ImageUser::of);
+        let node = NodeFacts {
+            memory_capacity: self.settings.memory_capacity,
+            cpu: self.settings.cpu,
+            security: SecurityFacts {
+                seccomp_root: &self.settings.seccomp_root,
+                seccomp_default: self.settings.seccomp_default,
+                n_cpus: self.settings.n_cpus,
+            },
+        };
+        let start = Start {
+            container,
+            restart_count: attempt,
+            image_id: &image_id,
+            image_user: &image_user,
+            env: &env,
+            mounts,
+            target_id: None,
+        };
+        let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
+        config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
+        let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
+        if let Some(directory) = log.parent() {
+            tokio::fs::create_dir_all(directory).await.map_err(|e| {
+                Failure::new("CreateContainerError", format!("cannot make the log directory: {e}"))
+            })?;
+        }
+        let id = self.runtime.create_container(sandbox_id, &config, &sandbox_config).await;
+        let id = id.map_err(|e| Failure::of("CreateContainerError", "Failed to create container", e))?;
+        tell(said("Created", format!("Created container: {}", container.name)));
+        let started = self.runtime.start_container(&id).await;
+        started.map_err(|e| Failure::of("RunContainerError", "Failed to start container", e))?;
+        tell(said("Started", format!("Started container {}", container.name)));
+        Ok(())
+    }
+
+    async fn image(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &v1::PodSandboxConfig,
+        tell: Tell<'_>,
+    ) -> Result<String, Failure> {
+        let keyring = self.keyring(pod, tell).await;
+        let wish = Wish {
+            pod_uid: pod.metadata.uid.as_deref().unwrap_or_default(),
+            image: container.image.as_deref().unwrap_or_default(),
+            policy: container.image_pull_policy.as_deref(),
+            keyring: &keyring,
+            sandbox,
+            runtime_handler: runtime_handler(pod),
+        };
+        let image = self.images.ensure(&wish, &Instant::now, tell).await;
+        image.map_err(|error| Failure::new(error.reason, error.message))
+    }
+
+    /// Credentials of the Pod. A secret that is missing is told, not fatal: the image may be public.
+    async fn keyring(&self, pod: &Pod, tell: Tell<'_>) -> Keyring {
+        let mut keyring = Keyring::new();
+        let secrets = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for name in secrets.map(|reference| reference.name.as_str()) {
+            let warn = |why: String| {
+                let message = format!("Unable to retrieve image pull secret {name}: {why}");
+                tell(ImageNotice { warning: true, reason: "FailedToRetrieveImagePullSecret", message });
+            };
+            let (Ok(namespace), Ok(key)) = (namespace.parse(), name.parse()) else {
+                warn("this is no name".into());
+                continue;
+            };
+            match self.objects.secret(&namespace, &key).await {
+                Ok(secret) => keyring.add_secret(&secret).unwrap_or_else(|error| warn(error.to_string())),
+                Err(error) => warn(error.to_string()),
+            }
+        }
+        keyring
+    }
+}
+
+impl Failure {
+    pub(super) fn new(reason: &'static str, message: String) -> Self {
+        Self { reason, message, runtime_away: false }
+    }
+
+    pub(super) fn of(reason: &'static str, what: &str, error: RuntimeError) -> Self {
+        let runtime_away = matches!(error, RuntimeError::Unavailable(_));
+        Self { reason, message: format!("{what}: {error}"), runtime_away }
+    }
+}
+
+fn said(reason: &'static str, message: String) -> ImageNotice {
+    ImageNotice { warning: false, reason, message }
+}
+
+/// A runtime class names a handler; until its objects are read here, the class's own name is the handler's.
+fn runtime_handler(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default()
+}

@@ -1,0 +1,467 @@
+//! What the cloud is told about one Pod: `pod_status(..)` builds a `PodStatus` in Kubernetes' own words. Pure.
+//!
+//! It decides nothing about what runs (that is `plan.rs`) and sends nothing (that is `worker.rs`, which compares the
+//! result with the last one and reports a change). Fields and conditions that are not the node's are passed through.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState as State, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
+use super::plan::{Outcome, RestartPolicy, inits, is_initialized, is_sidecar, outcome, restart_policy};
+use super::resources::qos;
+
+/// What the status needs to know about the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Addresses of this machine, the preferred one first.
+    pub host_ips: Vec<IpAddr>,
+    /// The runtime's name from its version answer: `containerd`, `cri-o`.
+    pub runtime_name: String,
+}
+
+/// Whether the Pod is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is to run, or ends by itself.
+    No,
+    /// It was deleted: once nothing runs it counts as ended, whatever its restart policy.
+    Deleted,
+}
+
+/// The Pod's status now. `previous` is the last one reported or, after a start, the stored one: start time,
+/// transition times and what other programs wrote come from it.
+#[must_use]
+pub fn pod_status(
+    pod: &Pod,
+    ending: Ending,
+    observed: &ObservedPod,
+    previous: &PodStatus,
+    facts: &Facts,
+    now: Timestamp,
+) -> PodStatus {
+    let Some(spec) = &pod.spec else { return previous.clone() };
+    let now = whole_seconds(now);
+    let view = View { pod, spec, ending, observed, previous, facts, now };
+    let mut status = previous.clone();
+    let ended = outcome(pod, observed, now);
+
+    let init_statuses = view.container_statuses(inits(spec), &previous.init_container_statuses);
+    let main_statuses = view.container_statuses(&spec.containers, &previous.container_statuses);
+    let phase = view.phase(&init_statuses, &main_statuses, ended);
+    status.conditions = Some(view.conditions(&init_statuses, &main_statuses, phase));
+    status.phase = Some(phase.into());
+    if ended == Some(Outcome::DeadlineExceeded) {
+        status.reason = Some("DeadlineExceeded".into());
+        status.message = Some("Pod was active on the node longer than the specified deadline".into());
+    }
+    status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
+    status.container_statuses = Some(main_statuses);
+    status.start_time = previous.start_time.clone().or(Some(Time(now)));
+    status.observed_generation = pod.metadata.generation.or(previous.observed_generation);
+    if status.qos_class.is_none() {
+        status.qos_class = Some(qos(pod).as_str().into());
+    }
+    view.addresses(&mut status);
+    status
+}
+
+/// Kubernetes' texts carry whole seconds; comparing with a status that came back from the API needs the same.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+struct View<'a> {
+    pod: &'a Pod,
+    spec: &'a PodSpec,
+    ending: Ending,
+    observed: &'a ObservedPod,
+    previous: &'a PodStatus,
+    facts: &'a Facts,
+    now: Timestamp,
+}
+
+impl View<'_> {
+    fn container_statuses(
+        &self,
+        containers: &[Container],
+        previous: &Option<Vec<ContainerStatus>>,
+    ) -> Vec<ContainerStatus> {
+        let previous = previous.as_deref().unwrap_or_default();
+        containers
+            .iter()
+            .map(|container| {
+                let previous = previous.iter().find(|status| status.name == container.name);
+                self.container_status(container, previous)
+            })
+            .collect()
+    }
+
+    fn container_status(&self, container: &Container, previous: Option<&ContainerStatus>) -> ContainerStatus {
+        let records = self.observed.records(&container.name);
+        let newest = records.first().copied();
+        // A container that was made and not started has not happened as far as the status goes.
+        let shown = records.iter().copied().find(|record| record.state != ContainerState::Created);
+        let waiting = self.waiting(container, newest);
+        let (state, last) = match (waiting, shown) {
+            (Some(waiting), shown) => {
+                (State { waiting: Some(waiting), ..State::default() }, shown.and_then(|r| self.terminated(r)))
+            }
+            (None, Some(record)) => {
+                let last =
+                    records.iter().copied().find(|older| older.id != record.id && older.exit().is_some());
+                (self.state(record), last.and_then(|older| self.terminated(older)))
+            }
+            (None, None) => (
+                State { waiting: Some(reason(self.not_started_yet(), None)), ..State::default() },
+                previous.and_then(|p| p.last_state.as_ref()).and_then(|s| s.terminated.clone()),
+            ),
+        };
+        let running = state.running.is_some();
+        let restart_count = shown.map_or_else(
+            || previous.map_or(0, |previous| previous.restart_count),
+            |record| i32::try_from(record.attempt).unwrap_or(i32::MAX),
+        );
+        let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
+        let ready = if is_init && !is_sidecar(container) {
+            state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0)
+        } else {
+            // A readiness probe's word goes here.
+            running
+        };
+        ContainerStatus {
+            name: container.name.clone(),
+            image: shown
+                .map(|record| record.image.clone())
+                .filter(|image| !image.is_empty())
+                .or_else(|| container.image.clone())
+                .unwrap_or_default(),
+            image_id: shown.map(|record| record.image_id.clone()).unwrap_or_default(),
+            container_id: shown.map(|record| self.container_id(record)),
+            // A startup probe's word goes here.
+            started: Some(running),
+            ready,
+            restart_count,
+            last_state: last.map(|ended| State { terminated: Some(ended), ..State::default() }),
+            state: Some(state),
+            ..ContainerStatus::default()
+        }
+    }
+
+    /// Why this container is not there yet; `None` when its newest record says all.
+    fn waiting(
+        &self,
+        container: &Container,
+        newest: Option<&ObservedContainer>,
+    ) -> Option<ContainerStateWaiting> {
+        if self.is_over() || newest.is_some_and(ObservedContainer::is_running) {
+            return None;
+        }
+        let will_start = match newest.and_then(ObservedContainer::exit) {
+            None => true,
+            Some(exit) => match self.policy(container) {
+                RestartPolicy::Always => true,
+                RestartPolicy::OnFailure => exit.code != 0,
+                RestartPolicy::Never => false,
+            },
+        };
+        if !will_start {
+            return None;
+        }
+        if let Some(failure) = self.observed.failures.get(&container.name) {
+            return Some(reason(&failure.reason, Some(failure.message.clone())));
+        }
+        let finished_at = newest?.exit()?.finished_at;
+        let (_, delay) = self.observed.backoffs.wait(&container.name, finished_at, self.now)?;
+        let message = format!(
+            "back-off {} restarting failed container={} pod={}_{}({})",
+            go_duration(delay.as_secs()),
+            container.name,
+            self.pod.metadata.name.as_deref().unwrap_or_default(),
+            self.pod.metadata.namespace.as_deref().unwrap_or_default(),
+            self.pod.metadata.uid.as_deref().unwrap_or_default(),
+        );
+        Some(reason("CrashLoopBackOff", Some(message)))
+    }
+
+    /// An init container that did its work is done under every policy; a sidecar never is.
+    fn policy(&self, container: &Container) -> RestartPolicy {
+        let policy = restart_policy(self.spec, container);
+        let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
+        match policy {
+            RestartPolicy::Always if is_init && !is_sidecar(container) => RestartPolicy::OnFailure,
+            policy => policy,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.ending == Ending::Deleted || outcome(self.pod, self.observed, self.now).is_some()
+    }
+
+    fn not_started_yet(&self) -> &'static str {
+        if inits(self.spec).is_empty() || is_initialized(self.spec, self.observed) {
+            "ContainerCreating"
+        } else {
+            "PodInitializing"
+        }
+    }
+
+    fn state(&self, record: &ObservedContainer) -> State {
+        match &record.state {
+            ContainerState::Running { started_at } => State {
+                running: Some(ContainerStateRunning { started_at: Some(Time(whole_seconds(*started_at))) }),
+                ..State::default()
+            },
+            ContainerState::Exited(_) => State { terminated: self.terminated(record), ..State::default() },
+            ContainerState::Created | ContainerState::Unknown => {
+                State { waiting: Some(reason(self.not_started_yet(), None)), ..State::default() }
+            }
+        }
+    }
+
+    fn terminated(&self, record: &ObservedContainer) -> Option<ContainerStateTerminated> {
+        let exit: &Exit = record.exit()?;
+        let time = |time: Timestamp| (time != Timestamp::UNIX_EPOCH).then(|| Time(whole_seconds(time)));
+        let word = match (exit.reason.as_str(), exit.code) {
+            ("", 0) => "Completed",
+            ("", _) => "Error",
+            (word, _) => word,
+        };
+        Some(ContainerStateTerminated {
+            container_id: Some(self.container_id(record)),
+            exit_code: exit.code,
+            reason: Some(word.into()),
+            message: (!exit.message.is_empty()).then(|| exit.message.clone()),
+            started_at: exit.started_at.and_then(time),
+            finished_at: time(exit.finished_at),
+            signal: None,
+        })
+    }
+
+    fn container_id(&self, record: &ObservedContainer) -> String {
+        format!("{}://{}", self.facts.runtime_name, record.id)
+    }
+
+    fn phase(
+        &self,
+        inits_now: &[ContainerStatus],
+        mains: &[ContainerStatus],
+        ended: Option<Outcome>,
+    ) -> &'static str {
+        let all = || inits_now.iter().chain(mains);
+        let any_alive = all().any(running) || self.any_alive();
+        match ended {
+            // The phase says that a Pod ended only when nothing of it runs any more.
+            Some(Outcome::Succeeded) if !any_alive => return "Succeeded",
+            Some(Outcome::Failed | Outcome::DeadlineExceeded) if !any_alive => return "Failed",
+            _ => {}
+        }
+        // A phase once told is never taken back.
+        match self.previous.phase.as_deref() {
+            Some("Succeeded") => return "Succeeded",
+            Some("Failed") => return "Failed",
+            _ => {}
+        }
+        if self.ending == Ending::Deleted && !any_alive {
+            let ended_well =
+                |status: &ContainerStatus| terminated(status).is_some_and(|end| end.exit_code == 0);
+            return match mains.iter().any(|status| terminated(status).is_some()) {
+                true if mains.iter().all(ended_well) => "Succeeded",
+                // Nothing ever ran: it ends as it began.
+                false => "Pending",
+                true => "Failed",
+            };
+        }
+        let initialized = is_initialized(self.spec, self.observed);
+        let began = |status: &ContainerStatus| {
+            running(status)
+                || terminated(status).is_some()
+                || status.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+        };
+        let was_running = self.previous.phase.as_deref() == Some("Running");
+        // A Pod whose sandbox is being made anew stays Running, as with a kubelet; one whose init containers have not
+        // run stays Pending.
+        if mains.iter().all(began) && (initialized || was_running || mains.iter().any(running)) {
+            "Running"
+        } else {
+            "Pending"
+        }
+    }
+
+    fn any_alive(&self) -> bool {
+        self.observed.containers.iter().any(|c| c.source == Source::Runtime && c.may_be_alive())
+    }
+
+    fn conditions(
+        &self,
+        inits_now: &[ContainerStatus],
+        mains: &[ContainerStatus],
+        phase: &'static str,
+    ) -> Vec<PodCondition> {
+        let previous = self.previous.conditions.as_deref().unwrap_or_default();
+        let mut conditions = vec![
+            self.ready_to_start(),
+            self.initialized(inits_now, phase),
+            self.readiness("Ready", inits_now, mains, phase),
+            self.readiness("ContainersReady", inits_now, mains, phase),
+        ];
+        for condition in &mut conditions {
+            let before = previous.iter().find(|p| p.type_ == condition.type_ && p.status == condition.status);
+            condition.last_transition_time =
+                before.and_then(|before| before.last_transition_time.clone()).or(Some(Time(self.now)));
+            condition.observed_generation = self.pod.metadata.generation;
+        }
+        if !previous.iter().any(|p| p.type_ == "PodScheduled") {
+            // It is here, so somebody placed it; a Pod created with its nodeName never met the scheduler.
+            let mut placed = condition("PodScheduled", Verdict::True);
+            placed.last_transition_time = Some(Time(self.now));
+            placed.observed_generation = self.pod.metadata.generation;
+            conditions.push(placed);
+        }
+        conditions.extend(previous.iter().filter(|p| !OURS.contains(&p.type_.as_str())).cloned());
+        conditions
+    }
+
+    fn ready_to_start(&self) -> PodCondition {
+        let ready = self.observed.current_sandbox().is_some();
+        condition(OURS[0], if ready { Verdict::True } else { Verdict::Bare })
+    }
+
+    fn initialized(&self, inits_now: &[ContainerStatus], phase: &str) -> PodCondition {
+        if phase == "Succeeded" {
+            return condition("Initialized", Verdict::TrueBecause("PodCompleted"));
+        }
+        if is_initialized(self.spec, self.observed) || (self.is_over() && phase != "Failed") {
+            return condition("Initialized", Verdict::True);
+        }
+        let missing: Vec<&str> =
+            inits_now.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+        if missing.is_empty() {
+            return condition("Initialized", Verdict::True);
+        }
+        let message = format!("containers with incomplete status: [{}]", missing.join(" "));
+        condition("Initialized", Verdict::False("ContainersNotInitialized", message))
+    }
+
+    fn readiness(
+        &self,
+        type_: &str,
+        inits_now: &[ContainerStatus],
+        mains: &[ContainerStatus],
+        phase: &str,
+    ) -> PodCondition {
+        match phase {
+            "Succeeded" => return condition(type_, Verdict::False("PodCompleted", String::new())),
+            "Failed" => return condition(type_, Verdict::False("PodFailed", String::new())),
+            _ => {}
+        }
+        let sidecars = inits(self.spec).iter().zip(inits_now).filter(|(init, _)| is_sidecar(init));
+        let unready: Vec<&str> = sidecars
+            .map(|(_, status)| status)
+            .chain(mains)
+            .filter(|status| !status.ready)
+            .map(|status| status.name.as_str())
+            .collect();
+        if !unready.is_empty() {
+            let message = format!("containers with unready status: [{}]", unready.join(" "));
+            return condition(type_, Verdict::False("ContainersNotReady", message));
+        }
+        if type_ == "Ready"
+            && let Some(message) = self.closed_gate()
+        {
+            return condition(type_, Verdict::False("ReadinessGatesNotReady", message));
+        }
+        condition(type_, Verdict::True)
+    }
+
+    /// The first readiness gate that is not open, in Kubernetes' words.
+    fn closed_gate(&self) -> Option<String> {
+        let conditions = self.previous.conditions.as_deref().unwrap_or_default();
+        self.spec.readiness_gates.iter().flatten().find_map(|gate| {
+            let type_ = &gate.condition_type;
+            match conditions.iter().find(|condition| condition.type_ == *type_) {
+                Some(condition) if condition.status == "True" => None,
+                Some(_) => {
+                    Some(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but False"))
+                }
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist."))
+                }
+            }
+        })
+    }
+
+    fn addresses(&self, status: &mut PodStatus) {
+        if !self.facts.host_ips.is_empty() {
+            let ips = self.facts.host_ips.iter();
+            status.host_ip = self.facts.host_ips.first().map(ToString::to_string);
+            status.host_ips = Some(ips.map(|ip| HostIP { ip: ip.to_string() }).collect());
+        }
+        let ips: Vec<String> = if self.spec.host_network == Some(true) {
+            self.facts.host_ips.iter().map(ToString::to_string).collect()
+        } else {
+            self.observed
+                .current_sandbox()
+                .into_iter()
+                .flat_map(|s| &s.ips)
+                .map(ToString::to_string)
+                .collect()
+        };
+        // Without a sandbox the last address stays until a new one takes its place: who looked it up finds why.
+        if !ips.is_empty() {
+            status.pod_ip = ips.first().cloned();
+            status.pod_ips = Some(ips.into_iter().map(|ip| PodIP { ip }).collect());
+        }
+    }
+}
+
+/// Conditions that the node writes.
+const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+enum Verdict {
+    True,
+    TrueBecause(&'static str),
+    Bare,
+    False(&'static str, String),
+}
+
+fn condition(type_: &str, verdict: Verdict) -> PodCondition {
+    let (status, reason, message) = match verdict {
+        Verdict::True => ("True", None, None),
+        Verdict::TrueBecause(reason) => ("True", Some(reason), None),
+        Verdict::Bare => ("False", None, None),
+        Verdict::False(reason, message) => ("False", Some(reason), Some(message).filter(|m| !m.is_empty())),
+    };
+    PodCondition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.map(Into::into),
+        message,
+        ..PodCondition::default()
+    }
+}
+
+fn reason(reason: &str, message: Option<String>) -> ContainerStateWaiting {
+    ContainerStateWaiting { reason: Some(reason.into()), message }
+}
+
+fn running(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+fn terminated(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    status.state.as_ref().and_then(|state| state.terminated.as_ref())
+}
+
+/// `10s`, `1m20s`, `5m0s`: as Go prints durations.
+fn go_duration(secs: i64) -> String {
+    if secs < 60 { format!("{secs}s") } else { format!("{}m{}s", secs / 60, secs % 60) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,739 @@
+//! One Pod's worker: look, report, plan, act, and again until there is nothing to do.
+//!
+//! Actions of one Pod come one after the other; pods go side by side. All memory that matters is in the store and in the
+//! runtime, so that a kill at any line loses nothing. `mod.rs` starts one worker for each Pod and wakes it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use ke_cri::v1;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::backoff::{Backoffs, later};
+use super::container::{
+    CONTAINER_NAME, RESTART_COUNT, TERMINATION_GRACE, TERMINATION_MESSAGE_PATH, log_directory,
+};
+use super::cri::RuntimeError;
+use super::events::{Occurrence, Recorder, Severity};
+use super::hands::{Failure, Hands, OUR_HASH};
+use super::images::ImageNotice;
+use super::observed::{
+    ContainerState, Exit, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState, Source,
+    StartFailure, Volumes, lost,
+};
+use super::observer::{Listing, Observer};
+use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, plan};
+use super::resources::qos;
+use super::sandbox::on_host_network;
+use super::status::{Ending, Facts, pod_status};
+use crate::report_queue::{Report, Reports};
+
+/// What all workers share.
+pub(super) struct Shared {
+    pub(super) hands: Hands,
+    pub(super) observer: Observer,
+    pub(super) reports: Reports,
+    pub(super) facts: watch::Receiver<Facts>,
+}
+
+/// What the worker hears from outside.
+pub(super) struct Ears {
+    /// What the store says; the newest only.
+    pub(super) desired: watch::Receiver<DesiredPod>,
+    /// Something in the runtime changed, or a file that the Pod uses.
+    pub(super) wake: Arc<Notify>,
+    /// A ConfigMap or Secret that the Pod uses changed. Full (one waits already): both are served by one look.
+    pub(super) config_changed: mpsc::Receiver<()>,
+}
+
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ears: Ears,
+    pub(super) uid: String,
+    pub(super) recorder: Recorder,
+    pub(super) memory: Memory,
+}
+
+/// What this process remembers of the Pod. Losing it costs calls, never correctness.
+#[derive(Default)]
+pub(super) struct Memory {
+    statuses: HashMap<String, v1::ContainerStatus>,
+    addresses: HashMap<String, Vec<std::net::IpAddr>>,
+    volumes: Volumes,
+    refresh_at: Option<Timestamp>,
+    backoffs: Backoffs,
+    failures: BTreeMap<String, StartFailure>,
+    hold: Option<Timestamp>,
+    n_failed: u32,
+    stopping_since: Option<Timestamp>,
+    cleaned: bool,
+    gone_reported: bool,
+    reported: Option<PodStatus>,
+    reported_at: Option<Timestamp>,
+    stored_ready: Option<bool>,
+    correct_at: Option<Timestamp>,
+    forgotten: bool,
+}
+
+/// What a step leads to.
+enum Step {
+    /// Something was done: look again at once.
+    Again,
+    /// Nothing to do until this time or a word from outside.
+    Idle(Option<Timestamp>),
+    /// The Pod is forgotten.
+    Done,
+}
+
+/// A word from outside.
+enum Heard {
+    News,
+    ConfigChanged,
+    Closed,
+}
+
+/// First and longest wait after an action that failed.
+const FIRST_HOLD_SECS: i64 = 1;
+const LONGEST_HOLD_SECS: i64 = 60;
+/// How soon a runtime that is away is asked again by each Pod.
+const AWAY: Duration = Duration::from_secs(2);
+/// Kubernetes keeps this much of a termination message.
+const MAX_MESSAGE: usize = 4096;
+/// A token that could not be renewed is asked for again no more often than this.
+const RENEW_SECS: i64 = 30;
+/// A status that differs from ours in the cloud is corrected no more often than this.
+const CORRECT_SECS: i64 = 10;
+
+impl Worker {
+    /// Works until the Pod is forgotten. May be dropped at any await: the next start goes on from what is there.
+    pub(super) async fn run(mut self) {
+        loop {
+            let until = match self.step().await {
+                Ok(Step::Again) => continue,
+                Ok(Step::Done) => return,
+                Ok(Step::Idle(until)) => until.map(wait_for),
+                // The observer has said it. What was reported stays: nothing is known that would change it.
+                Err(_) => Some(AWAY),
+            };
+            match self.hear(until).await {
+                Heard::News => {}
+                Heard::ConfigChanged => self.on_config_changed(),
+                Heard::Closed => return,
+            }
+        }
+    }
+
+    async fn hear(&mut self, wait: Option<Duration>) -> Heard {
+        let sleep = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.ears.desired.changed() => {
+                if changed.is_err() {
+                    return Heard::Closed;
+                }
+                // What the cloud says now may be worth a try at once.
+                self.memory.hold = None;
+                Heard::News
+            }
+            () = self.ears.wake.notified() => Heard::News,
+            Some(()) = self.ears.config_changed.recv() => Heard::ConfigChanged,
+            () = sleep => Heard::News,
+        }
+    }
+
+    /// Mounted files are renewed at once, and containers that waited for them are tried again.
+    fn on_config_changed(&mut self) {
+        if self.memory.volumes == Volumes::Ready {
+            self.memory.volumes = Volumes::Unknown;
+        }
+        self.memory.hold = None;
+        for failure in self.memory.failures.values_mut().filter(|f| f.reason == "CreateContainerConfigError")
+        {
+            failure.retry_at = Timestamp::UNIX_EPOCH;
+        }
+    }
+
+    async fn step(&mut self) -> Result<Step, RuntimeError> {
+        let desired = self.ears.desired.borrow_and_update().clone();
+        let listings = self.shared.observer.look().await?;
+        let listing = listings.get(&self.uid).cloned().unwrap_or_default();
+        let now = Timestamp::now();
+        if self.memory.refresh_at.is_some_and(|at| at <= now) && self.memory.volumes == Volumes::Ready {
+            self.memory.volumes = Volumes::Unknown;
+        }
+        let observed = self.observe(&desired, &listing).await?;
+        self.report(&desired, &observed, now).await;
+        let actions = plan(&desired, &observed, now);
+        let mut until = [self.memory.refresh_at, self.memory.correct_at].into_iter().flatten().min();
+        let mut acted = false;
+        for action in actions {
+            if let Action::Wait { until: at } = action {
+                until = Some(until.map_or(at, |until| until.min(at)));
+                continue;
+            }
+            acted = true;
+            if !self.interruptible(&desired, &observed, &action).await {
+                break;
+            }
+            if self.memory.forgotten {
+                self.shared.hands.images.forget_pod(&self.uid);
+                return Ok(Step::Done);
+            }
+        }
+        Ok(if acted { Step::Again } else { Step::Idle(until) })
+    }
+
+    /// Carries out one action; a Pod that is deleted meanwhile, or is to end sooner, does not wait for it.
+    /// False: plan anew.
+    async fn interruptible(&mut self, desired: &DesiredPod, observed: &ObservedPod, action: &Action) -> bool {
+        let mut newer = self.ears.desired.clone();
+        let hurry = async {
+            while newer.changed().await.is_ok() {
+                if is_more_urgent(desired, &newer.borrow()) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            done = self.perform(desired, observed, action) => done,
+            () = hurry => false,
+        }
+    }
+
+    // ---- seeing
+
+    async fn observe(
+        &mut self,
+        desired: &DesiredPod,
+        listing: &Listing,
+    ) -> Result<ObservedPod, RuntimeError> {
+        let needs_address = desired.pod().is_none_or(|pod| !on_host_network(pod));
+        let mut sandboxes = Vec::new();
+        for sandbox in &listing.sandboxes {
+            sandboxes.push(self.observe_sandbox(sandbox, needs_address).await?);
+        }
+        let mut containers = Vec::new();
+        for container in &listing.containers {
+            containers.extend(self.observe_container(container).await?);
+        }
+        self.memory.statuses.retain(|id, _| listing.containers.iter().any(|c| c.id == *id));
+        self.memory.addresses.retain(|id, _| listing.sandboxes.iter().any(|s| s.id == *id));
+        let started_at = self
+            .memory
+            .reported
+            .as_ref()
+            .or(desired.pod().and_then(|pod| pod.status.as_ref()))
+            .and_then(|status| status.start_time.as_ref())
+            .map(|time| time.0);
+        let mut observed = ObservedPod {
+            sandboxes,
+            containers,
+            volumes: self.memory.volumes,
+            backoffs: self.memory.backoffs.clone(),
+            failures: self.memory.failures.clone(),
+            hold: self.memory.hold,
+            stopping_since: self.memory.stopping_since,
+            started_at,
+            cleaned: self.memory.cleaned,
+            gone_reported: self.memory.gone_reported,
+        };
+        if let Some(pod) = desired.pod() {
+            observed.recall(pod);
+        }
+        Ok(observed)
+    }
+
+    async fn observe_sandbox(
+        &mut self,
+        sandbox: &v1::PodSandbox,
+        needs_address: bool,
+    ) -> Result<ObservedSandbox, RuntimeError> {
+        let is_ready = sandbox.state() == v1::PodSandboxState::SandboxReady;
+        if is_ready && !self.memory.addresses.contains_key(&sandbox.id) {
+            match self.shared.hands.runtime.sandbox_status(&sandbox.id).await {
+                Ok(status) => {
+                    let network = status.network.unwrap_or_default();
+                    let more = network.additional_ips.into_iter().map(|ip| ip.ip);
+                    let ips = std::iter::once(network.ip).chain(more).filter_map(|ip| ip.parse().ok());
+                    self.memory.addresses.insert(sandbox.id.clone(), ips.collect());
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let ips = self.memory.addresses.get(&sandbox.id).cloned().unwrap_or_default();
+        let state = match (is_ready, needs_address && ips.is_empty()) {
+            (false, _) => SandboxState::NotReady,
+            (true, true) => SandboxState::NoNetwork,
+            (true, false) => SandboxState::Ready,
+        };
+        let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+        Ok(ObservedSandbox { id: sandbox.id.clone(), attempt, state, created_at: sandbox.created_at, ips })
+    }
+
+    /// `None` for a container that went while we looked.
+    async fn observe_container(
+        &mut self,
+        listed: &v1::Container,
+    ) -> Result<Option<ObservedContainer>, RuntimeError> {
+        let is_known = self.memory.statuses.get(&listed.id).is_some_and(|known| known.state == listed.state);
+        if !is_known {
+            match self.shared.hands.runtime.container_status(&listed.id).await {
+                Ok(mut status) => {
+                    if status.state() == v1::ContainerState::ContainerExited {
+                        add_last_words(&mut status).await;
+                    }
+                    // A status newer than the list is kept as the list has it, so that the next list decides.
+                    self.memory.statuses.insert(listed.id.clone(), status);
+                }
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.memory.statuses.get(&listed.id).map(|status| observed_container(listed, status)))
+    }
+
+    // ---- telling
+
+    async fn report(&mut self, desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) {
+        let (pod, ending) = match &desired.want {
+            Desired::Run(pod) => (pod, Ending::No),
+            // After the last word to the cloud there is nothing to add.
+            Desired::Terminate(_) if self.memory.gone_reported || self.memory.cleaned => return,
+            Desired::Terminate(pod) => (pod, Ending::Deleted),
+            Desired::Removed(_) => return,
+        };
+        let stored = pod.status.clone().unwrap_or_default();
+        let mut previous = self.memory.reported.clone().unwrap_or_else(|| stored.clone());
+        keep_foreign(&mut previous, &stored);
+        let status = pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
+        let is_overwritten = self.memory.is_overwritten(is_ready(&stored), is_ready(&status), now);
+        let told = self.memory.reported.as_ref().unwrap_or(&stored);
+        if status == *told && !is_overwritten {
+            return;
+        }
+        let meta = &pod.metadata;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (Ok(namespace), Ok(name), Ok(uid)) =
+            (text(&meta.namespace).parse(), text(&meta.name).parse(), text(&meta.uid).parse())
+        else {
+            return;
+        };
+        match serde_json::to_vec(&status) {
+            Ok(body) => {
+                self.shared
+                    .reports
+                    .send(Report::PodStatus { namespace, name, uid, status: body.into() })
+                    .await;
+                self.memory.reported = Some(status);
+                self.memory.reported_at = Some(now);
+            }
+            Err(error) => tracing::error!(pod = %self.uid, %error, "a pod status cannot be written as JSON"),
+        }
+    }
+
+    async fn say(&mut self, severity: Severity, reason: &str, message: String, container: Option<&str>) {
+        let desired = self.ears.desired.borrow().clone();
+        let field = container.map(|name| field_path(desired.pod(), name));
+        let occurrence = Occurrence { severity, reason: reason.into(), message, field };
+        if let Some(report) = self.recorder.report(&occurrence, Timestamp::now()) {
+            self.shared.reports.send(report).await;
+        }
+    }
+
+    // ---- doing
+
+    /// False: the rest of the list rests on something that did not happen.
+    async fn perform(&mut self, desired: &DesiredPod, observed: &ObservedPod, action: &Action) -> bool {
+        let shared = self.shared.clone();
+        let runtime = &shared.hands.runtime;
+        let result = match action {
+            Action::PrepareVolumes => self.prepare_volumes(desired).await,
+            Action::CreateSandbox { attempt } => self.create_sandbox(desired, observed, *attempt).await,
+            Action::StartContainer { name, sandbox, attempt, ended } => {
+                let start = (name.as_str(), sandbox.as_str(), *attempt, *ended);
+                return self.start_container(desired, observed, start).await;
+            }
+            Action::StopContainers(stops) => self.stop_containers(desired, stops).await,
+            Action::StopSandbox { id } => runtime
+                .stop_sandbox(id)
+                .await
+                .map_err(|e| Failure::of("FailedKillPod", "error killing pod", e)),
+            Action::RemoveSandbox { id } => {
+                let removed = runtime.remove_sandbox(id).await;
+                removed.map_err(|e| Failure::of("FailedKillPod", "error removing sandbox", e))
+            }
+            Action::RemoveContainer { id } => self.remove_container(id).await,
+            Action::TearDownVolumes => {
+                let torn_down = shared.hands.files.tear_down(&self.uid).await;
+                self.memory.volumes = Volumes::Gone;
+                self.memory.refresh_at = None;
+                torn_down.map_err(|error| {
+                    self.memory.volumes = Volumes::Unknown;
+                    Failure::new("FailedUnMount", error.to_string())
+                })
+            }
+            Action::RemoveCgroup => self.remove_rest(desired).await,
+            Action::ReportGone => {
+                self.report_gone(desired).await;
+                Ok(())
+            }
+            Action::Forget => {
+                self.memory.forgotten = true;
+                Ok(())
+            }
+            Action::Wait { .. } => Ok(()),
+        };
+        match result {
+            Ok(()) => {
+                self.memory.n_failed = 0;
+                true
+            }
+            Err(failure) => {
+                self.on_failure(failure).await;
+                false
+            }
+        }
+    }
+
+    /// A failed action that concerns the whole Pod: told, then tried again later.
+    async fn on_failure(&mut self, failure: Failure) {
+        let doubled = FIRST_HOLD_SECS.checked_shl(self.memory.n_failed.min(16)).unwrap_or(LONGEST_HOLD_SECS);
+        let wait = SignedDuration::from_secs(doubled.clamp(FIRST_HOLD_SECS, LONGEST_HOLD_SECS));
+        self.memory.n_failed = self.memory.n_failed.saturating_add(1);
+        self.memory.hold = Some(later(Timestamp::now(), wait));
+        if !failure.runtime_away {
+            tracing::warn!(pod = %self.uid, reason = failure.reason, error = %failure.message, "an action on a pod failed and is tried again");
+            self.say(Severity::Warning, failure.reason, failure.message, None).await;
+        }
+    }
+
+    async fn prepare_volumes(&mut self, desired: &DesiredPod) -> Result<(), Failure> {
+        let Some(pod) = desired.pod() else { return Ok(()) };
+        let host_ips = self.shared.facts.borrow().host_ips.clone();
+        let addresses = self.memory.addresses.values().next().cloned().unwrap_or_default();
+        let facts = self.shared.hands.pod_facts(pod, &host_ips, &addresses);
+        match self.shared.hands.files.prepare(pod, &facts).await {
+            Ok(renew_at) => {
+                // A time that has passed: the cloud is away, and is asked again at leisure.
+                let soonest = later(Timestamp::now(), SignedDuration::from_secs(RENEW_SECS));
+                self.memory.refresh_at = renew_at.map(|at| at.max(soonest));
+                self.memory.volumes = Volumes::Ready;
+                Ok(())
+            }
+            Err(error) => Err(Failure::new("FailedMount", error.to_string())),
+        }
+    }
+
+    async fn create_sandbox(
+        &mut self,
+        desired: &DesiredPod,
+        observed: &ObservedPod,
+        attempt: u32,
+    ) -> Result<(), Failure> {
+        let Some(pod) = desired.pod() else { return Ok(()) };
+        if !observed.sandboxes.is_empty() {
+            let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+            self.say(Severity::Normal, "SandboxChanged", message, None).await;
+        }
+        let warnings = self.shared.hands.create_sandbox(pod, attempt).await?;
+        for (reason, message) in warnings {
+            self.say(Severity::Warning, reason, message, None).await;
+        }
+        Ok(())
+    }
+
+    /// A container that cannot start holds up no other one: its failure is its own. Always goes on.
+    async fn start_container(
+        &mut self,
+        desired: &DesiredPod,
+        observed: &ObservedPod,
+        (name, sandbox, attempt, ended): (&str, &str, u32, Option<Timestamp>),
+    ) -> bool {
+        let Some((pod, container)) = desired.pod().and_then(|pod| Some((pod, find_container(pod, name)?)))
+        else {
+            return true;
+        };
+        let seen = observed.sandboxes.iter().find(|s| s.id == sandbox);
+        let (sandbox_attempt, ips) = seen.map_or((0, Vec::new()), |s| (s.attempt, s.ips.clone()));
+        let host_ips = self.shared.facts.borrow().host_ips.clone();
+        let facts = self.shared.hands.pod_facts(pod, &host_ips, &ips);
+        if let Some(ended) = ended {
+            self.memory.backoffs.restarted(name, ended, Timestamp::now());
+        }
+        let result = {
+            // Unbounded is bounded here: one start says a handful of sentences.
+            let (said, mut heard) = mpsc::unbounded_channel();
+            let tell = move |notice: ImageNotice| {
+                let _ = said.send(notice);
+            };
+            let shared = self.shared.clone();
+            let start = shared.hands.start_container(
+                pod,
+                container,
+                (sandbox, sandbox_attempt),
+                &facts,
+                attempt,
+                &tell,
+            );
+            tokio::pin!(start);
+            let result = loop {
+                tokio::select! {
+                    biased;
+                    Some(notice) = heard.recv() => self.say_notice(notice, name).await,
+                    result = &mut start => break result,
+                }
+            };
+            while let Ok(notice) = heard.try_recv() {
+                self.say_notice(notice, name).await;
+            }
+            result
+        };
+        match result {
+            Ok(()) => {
+                self.memory.failures.remove(name);
+            }
+            Err(failure) => self.on_start_failure(name, failure).await,
+        }
+        true
+    }
+
+    async fn say_notice(&mut self, notice: ImageNotice, name: &str) {
+        let severity = if notice.warning { Severity::Warning } else { Severity::Normal };
+        self.say(severity, notice.reason, notice.message, Some(name)).await;
+    }
+
+    async fn on_start_failure(&mut self, name: &str, failure: Failure) {
+        if failure.runtime_away {
+            self.memory.hold = Some(later(Timestamp::now(), SignedDuration::from_secs(FIRST_HOLD_SECS)));
+            return;
+        }
+        let times = self.memory.failures.get(name).map_or(0, |before| before.times).saturating_add(1);
+        let doublings = times.saturating_sub(1).min(16);
+        let secs = match failure.reason {
+            // Images keep their own back-off and answer at once while it lasts.
+            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
+            | "ImageInspectError" => 10,
+            // Mostly a ConfigMap that is still on its way.
+            "CreateContainerConfigError" => 1_i64.checked_shl(doublings).unwrap_or(30).clamp(1, 30),
+            _ => 10_i64.checked_shl(doublings).unwrap_or(300).clamp(10, 300),
+        };
+        let retry_at = later(Timestamp::now(), SignedDuration::from_secs(secs));
+        let reason = failure.reason.to_owned();
+        // The kubelet's event says `Failed`; the exact word stands in the status. Back-off was said by the images.
+        if !matches!(failure.reason, "ImagePullBackOff" | "ErrImageNeverPull") {
+            self.say(Severity::Warning, "Failed", format!("Error: {}", failure.message), Some(name)).await;
+        }
+        let failure = StartFailure { reason, message: failure.message, retry_at, times };
+        self.memory.failures.insert(name.to_owned(), failure);
+    }
+
+    async fn stop_containers(&mut self, desired: &DesiredPod, stops: &[Stop]) -> Result<(), Failure> {
+        self.memory.stopping_since = match stops.first().map(|stop| stop.reason) {
+            Some(StopReason::PodEnds) => self.memory.stopping_since.or(Some(Timestamp::now())),
+            _ => self.memory.stopping_since,
+        };
+        if desired.pod().is_some() {
+            for stop in stops {
+                let message = match stop.reason {
+                    StopReason::PodEnds | StopReason::Lost => format!("Stopping container {}", stop.name),
+                    StopReason::SpecChanged => {
+                        format!("Container {} definition changed, will be restarted", stop.name)
+                    }
+                    StopReason::SandboxChanged => {
+                        format!("Stopping container {}: its sandbox changed", stop.name)
+                    }
+                };
+                self.say(Severity::Normal, "Killing", message, Some(&stop.name)).await;
+            }
+        }
+        let runtime = &self.shared.hands.runtime;
+        let each = stops.iter().map(|stop| {
+            let grace = Duration::from_secs(u64::try_from(stop.grace_secs).unwrap_or(0));
+            runtime.stop_container(&stop.id, grace)
+        });
+        // All are asked before any failure counts.
+        let failed = join_all(each).await.into_iter().find_map(Result::err);
+        failed.map_or(Ok(()), |error| Err(Failure::of("FailedKillPod", "error killing container", error)))
+    }
+
+    async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
+        let removed = self.shared.hands.runtime.remove_container(id).await;
+        removed.map_err(|e| Failure::of("FailedKillPod", "error removing container", e))?;
+        let log = self.memory.statuses.remove(id).map(|status| status.log_path).unwrap_or_default();
+        // Only below our own directory: the path comes from the runtime.
+        if std::path::Path::new(&log).starts_with(&self.shared.hands.settings.pod_logs_root) {
+            let _ = tokio::fs::remove_file(&log).await;
+        }
+        Ok(())
+    }
+
+    /// Cgroup and logs of a Pod of which nothing runs.
+    async fn remove_rest(&mut self, desired: &DesiredPod) -> Result<(), Failure> {
+        let hands = &self.shared.hands;
+        if let Some(pod) = desired.pod() {
+            if let Some(cgroups) = &hands.cgroups {
+                let removed = cgroups.remove_pod(qos(pod), &self.uid);
+                removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
+            }
+            let _ = tokio::fs::remove_dir_all(log_directory(&hands.settings.pod_logs_root, pod)).await;
+        } else if let Some(cgroups) = &hands.cgroups {
+            for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid) {
+                let removed = cgroups.remove_pod(class, &uid);
+                removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
+            }
+        }
+        self.memory.cleaned = true;
+        Ok(())
+    }
+
+    async fn report_gone(&mut self, desired: &DesiredPod) {
+        let Some(pod) = desired.pod() else { return };
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        if let (Ok(namespace), Ok(name), Ok(uid)) =
+            (text(&meta.namespace).parse(), text(&meta.name).parse(), text(&meta.uid).parse())
+        {
+            self.shared.reports.send(Report::PodGone { namespace, name, uid }).await;
+        }
+        self.memory.gone_reported = true;
+    }
+}
+
+impl Memory {
+    /// While a node is away the control plane writes "not ready" over what we said. Only a stored status that has
+    /// changed tells of that; one that never follows ours (a cloud that sends no echoes) must not make us repeat
+    /// ourselves for ever.
+    fn is_overwritten(&mut self, stored: bool, ours: bool, now: Timestamp) -> bool {
+        if self.stored_ready.replace(stored) != Some(stored) {
+            let earliest = self.reported_at.map(|at| later(at, SignedDuration::from_secs(CORRECT_SECS)));
+            self.correct_at = (stored != ours).then(|| earliest.unwrap_or(now));
+        }
+        let is_due = self.correct_at.is_some_and(|at| at <= now);
+        if is_due {
+            self.correct_at = None;
+        }
+        is_due && stored != ours
+    }
+}
+
+/// Whether what is wanted now cannot wait for an action that was right for `before`.
+fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
+    let is_run = |desired: &DesiredPod| matches!(desired.want, Desired::Run(_));
+    match (is_run(before), is_run(now)) {
+        (true, false) => true,
+        (false, false) => now.grace_secs() < before.grace_secs(),
+        (_, true) => false,
+    }
+}
+
+/// Conditions and fields that others write are taken from what the store has.
+fn keep_foreign(previous: &mut PodStatus, stored: &PodStatus) {
+    let ours = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+    let is_ours = |type_: &str| ours.contains(&type_);
+    let conditions = previous.conditions.get_or_insert_default();
+    for foreign in stored.conditions.iter().flatten().filter(|c| !is_ours(&c.type_)) {
+        match conditions.iter_mut().find(|c| c.type_ == foreign.type_) {
+            Some(known) => *known = foreign.clone(),
+            None => conditions.push(foreign.clone()),
+        }
+    }
+}
+
+fn is_ready(status: &PodStatus) -> bool {
+    status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn wait_for(until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(Timestamp::now()))
+        .unwrap_or(Duration::ZERO)
+        .max(Duration::from_millis(5))
+}
+
+fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    inits(spec).iter().chain(&spec.containers).find(|container| container.name == name)
+}
+
+fn field_path(pod: Option<&Arc<Pod>>, name: &str) -> String {
+    let is_init = pod
+        .and_then(|pod| pod.spec.as_ref())
+        .is_some_and(|spec| inits(spec).iter().any(|init| init.name == name));
+    let list = if is_init { "initContainers" } else { "containers" };
+    format!("spec.{list}{{{name}}}")
+}
+
+fn time(nanos: i64) -> Option<Timestamp> {
+    (nanos > 0).then(|| Timestamp::from_nanosecond(i128::from(nanos)).ok()).flatten()
+}
+
+fn observed_container(listed: &v1::Container, status: &v1::ContainerStatus) -> ObservedContainer {
+    let started_at = time(status.started_at);
+    let state = match listed.state() {
+        v1::ContainerState::ContainerCreated => ContainerState::Created,
+        v1::ContainerState::ContainerRunning => {
+            ContainerState::Running { started_at: started_at.or(time(status.created_at)).unwrap_or_default() }
+        }
+        v1::ContainerState::ContainerExited => ContainerState::Exited(match time(status.finished_at) {
+            None => Exit { code: status.exit_code, ..lost(started_at) },
+            Some(finished_at) => Exit {
+                code: status.exit_code,
+                reason: status.reason.clone(),
+                message: status.message.clone(),
+                started_at,
+                finished_at,
+            },
+        }),
+        v1::ContainerState::ContainerUnknown => ContainerState::Unknown,
+    };
+    let number = |key: &str| listed.annotations.get(key).and_then(|text| text.parse::<i64>().ok());
+    let metadata = listed.metadata.clone().unwrap_or_default();
+    let noted = number(RESTART_COUNT).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    let user_image = status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+    ObservedContainer {
+        id: listed.id.clone(),
+        name: listed.labels.get(CONTAINER_NAME).cloned().unwrap_or(metadata.name),
+        attempt: metadata.attempt.max(noted),
+        sandbox: listed.pod_sandbox_id.clone(),
+        state,
+        hash: listed.annotations.get(OUR_HASH).cloned(),
+        image: user_image,
+        image_id: if status.image_ref.is_empty() {
+            listed.image_ref.clone()
+        } else {
+            status.image_ref.clone()
+        },
+        grace_secs: number(TERMINATION_GRACE),
+        source: Source::Runtime,
+    }
+}
+
+/// What the application left in its termination message file goes before the runtime's own words.
+async fn add_last_words(status: &mut v1::ContainerStatus) {
+    let Some(path) = status.annotations.get(TERMINATION_MESSAGE_PATH) else { return };
+    let Some(mount) = status.mounts.iter().find(|mount| mount.container_path == *path) else { return };
+    // The application writes this file: never read more than is shown, and follow no pipe or device.
+    let path = mount.host_path.clone();
+    let words = tokio::task::spawn_blocking(move || {
+        use std::io::Read;
+        let is_file = std::fs::symlink_metadata(&path).ok()?.is_file();
+        let file = is_file.then(|| std::fs::File::open(&path).ok()).flatten()?;
+        let mut words = Vec::new();
+        file.take(MAX_MESSAGE as u64).read_to_end(&mut words).ok()?;
+        Some(String::from_utf8_lossy(&words).into_owned())
+    });
+    if let Ok(Some(words)) = words.await
+        && !words.is_empty()
+    {
+        status.message = words;
+    }
+}
