@@ -16,3 +16,4 @@ pub mod resources;
 pub mod sandbox;
 pub mod security;
 pub mod sources;
+pub mod volumes;
