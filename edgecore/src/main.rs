@@ -2,26 +2,32 @@
 //! message from the cloud meets them.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use edgecore::admin::Admin;
-use edgecore::config::EdgeCoreConfig;
+use bytes::Bytes;
+use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
 use edgecore::db::{Db, Opened, Synchronous};
 use edgecore::edge_hub::{Cloud, EdgeHub};
-use edgecore::edged::Edged;
+use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
+use edgecore::edged::images::Images;
+use edgecore::edged::resources::CpuQuota;
+use edgecore::edged::volumes::Volumes;
+use edgecore::edged::{Edged, Parts, Settings};
 use edgecore::meta_manager::{MetaManager, News};
 use edgecore::node::{Host, NodeAgent, NodeConfig};
 use edgecore::report_queue::ReportQueue;
-use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::api::core::v1::{Pod, Taint};
 use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
 use ke_run::telemetry::{self, Metrics};
-use ke_wire::NodeName;
-use tokio::sync::mpsc;
+use ke_wire::{NodeName, Uid};
+use tokio::sync::{mpsc, watch};
 
 fn main() -> ExitCode {
     // A second install fails and changes nothing.
@@ -82,15 +88,21 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let pods = meta.pods().await?;
     tracing::info!(node = %name, n_pods = pods.len(), "edgecore starts with what its store holds");
     let statuses = edgecore::report_queue::last_pod_statuses(&db).await?;
-    let edged = Edged::new(
-        edgecore::edged::EdgedConfig::new(edged_config, &name, host.clone()),
-        Arc::clone(&runtime),
-        Arc::new(meta.clone()),
+    let pods = pods.into_iter().map(|pod| with_status(pod, &statuses)).collect();
+    let (_addresses, host_ips) = watch::channel(vec![host.node_ip]);
+    let objects = Arc::new(meta.clone());
+    let edged = Edged::new(Parts {
+        settings: settings(edged_config, &name, &host),
+        runtime: Arc::clone(&runtime),
+        images: Images::new(Arc::clone(&runtime), parallel_pulls(kubelet)),
+        files: Arc::new(Volumes::new(edged_config.root_directory.clone(), Arc::clone(&objects) as _)),
+        objects,
+        cgroups: cgroups(kubelet),
         reports,
-        told,
+        news: told,
         pods,
-        statuses,
-    );
+        host_ips,
+    });
     let node_config = NodeConfig {
         labels: edged_config.node_labels.clone(),
         taints: taints(edged_config.register_schedulable, kubelet.register_with_taints.clone()),
@@ -125,6 +137,59 @@ fn node_name(wanted: &str) -> anyhow::Result<NodeName> {
             if wanted.is_empty() { "the machine's host name" } else { key }
         )
     })
+}
+
+/// The Pod with the status that this node last reported: the cloud does not send it back, and start times, conditions and
+/// restart counts go on from it.
+fn with_status(pod: Arc<Pod>, statuses: &[(Uid, Bytes)]) -> Arc<Pod> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let last = statuses.iter().find(|(reported, _)| reported.as_str() == uid);
+    match last.and_then(|(_, status)| serde_json::from_slice(status).ok()) {
+        Some(status) => Arc::new(Pod { status: Some(status), ..Arc::unwrap_or_clone(pod) }),
+        None => pod,
+    }
+}
+
+fn settings(config: &EdgedConfig, name: &NodeName, host: &Host) -> Settings {
+    let kubelet = &config.tailored_kubelet_config;
+    let has_resolv_conf = !kubelet.resolv_conf.as_os_str().is_empty();
+    Settings {
+        node_name: name.to_string(),
+        pod_logs_root: kubelet.pod_logs_dir.clone(),
+        cluster_dns: kubelet.cluster_dns.iter().map(ToString::to_string).collect(),
+        cluster_domain: kubelet.cluster_domain.clone(),
+        resolv_conf: has_resolv_conf.then(|| kubelet.resolv_conf.clone()),
+        cpu: CpuQuota::default(),
+        seccomp_root: config.root_directory.join("seccomp"),
+        seccomp_default: false,
+        n_cpus: host.n_cpus,
+        memory_capacity: i64::try_from(host.memory_bytes).unwrap_or(i64::MAX),
+        allocatable: edgecore::node::allocatable(host),
+        n_pids: Some(kubelet.pod_pids_limit.get()).filter(|n_pids| *n_pids > 0),
+    }
+}
+
+fn parallel_pulls(kubelet: &KubeletConfig) -> usize {
+    match kubelet.max_parallel_image_pulls {
+        Some(n_pulls) if !kubelet.serialize_image_pulls => n_pulls.to_usize(),
+        _ => 1,
+    }
+}
+
+/// `None` where the machine offers no cgroups that may be written: pods then run without limits, which is told.
+fn cgroups(kubelet: &KubeletConfig) -> Option<PodCgroups> {
+    let driver = match kubelet.cgroup_driver {
+        config::CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        config::CgroupDriver::Systemd => Driver::Systemd,
+    };
+    let layout = Layout { driver, root: kubelet.cgroup_root.clone(), per_qos: kubelet.cgroups_per_qos };
+    match PodCgroups::new(layout, Path::new("/sys/fs/cgroup")) {
+        Ok(cgroups) => Some(cgroups),
+        Err(error) => {
+            tracing::error!(%error, "pods run without limits of their own");
+            None
+        }
+    }
 }
 
 fn taints(is_schedulable: bool, mut taints: Vec<Taint>) -> Vec<Taint> {

@@ -195,8 +195,8 @@ impl Ledger for ObjectSyncLedger {
 impl LedgerWriter {
     /// Writes until shutdown; what was noted and not yet written is then sent once more by the next run.
     pub async fn run(mut self, ledger: std::sync::Arc<ObjectSyncLedger>, shutdown: Shutdown) -> Result<(), LedgerError> {
-        let mut waiting = BTreeSet::new();
-        let mut under_way = BTreeSet::new();
+        let mut waiting = BTreeSet::<Stale>::new();
+        let mut under_way = BTreeSet::<Stale>::new();
         let mut writes = FuturesUnordered::new();
         let mut told = false;
         loop {
@@ -270,7 +270,8 @@ where
             Err(error) => Err(error),
         };
     };
-    let patch = || api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status));
+    let (params, merge) = (PatchParams::default(), Patch::Merge(&status));
+    let patch = || api.patch_status(name, &params, &merge);
     match patch().await {
         Err(error) if code(&error) == 404 => {}
         outcome => return outcome.map(|_| ()),

@@ -19,8 +19,6 @@ pub struct PodFacts {
     pub host_ips: Vec<IpAddr>,
     /// The pod's addresses, the main one first; the node's on its network; empty before there is a sandbox.
     pub pod_ips: Vec<IpAddr>,
-    /// The pod's host name, as its sandbox has it.
-    pub hostname: String,
     /// Domain of the cluster's services, for pods with a subdomain.
     pub cluster_domain: String,
     /// What the node can give to pods: stands in for limits that a container does not set.

@@ -23,7 +23,7 @@ use super::fields::PodFacts;
 use super::images::{ImageNotice, Images, Wish};
 use super::pull_secrets::Keyring;
 use super::resources::{CpuQuota, pod_resources, qos};
-use super::sandbox::{SandboxFacts, SandboxPlan, hostname, on_host_network, sandbox_config};
+use super::sandbox::{SandboxFacts, SandboxPlan, on_host_network, sandbox_config};
 use super::security::{ImageUser, SecurityFacts};
 use crate::meta_manager::Objects;
 
@@ -122,7 +122,6 @@ impl Hands {
             host_ips: host_ips.to_vec(),
             pod_ips: if on_host_network(pod) { host_ips.to_vec() } else { pod_ips.to_vec() },
             // A name that cannot be made is refused where the sandbox is.
-            hostname: hostname(pod, domain).unwrap_or_default(),
             cluster_domain: domain.clone(),
             allocatable: self.settings.allocatable.clone(),
             service_env: Vec::new(),

@@ -27,6 +27,7 @@ pub mod sandbox;
 pub mod security;
 pub mod sources;
 pub mod status;
+pub mod volumes;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use host::{Host, HostError};
-pub use status::NodeConfig;
+pub use status::{NodeConfig, allocatable};
 use status::{Measured, RuntimeState};
 
 use crate::edge_hub::{AskError, Cloud, LinkState};

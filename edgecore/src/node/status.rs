@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{NodeCondition, Taint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use ke_wire::NodeName;
 use serde_json::{Value, json};
@@ -116,10 +117,7 @@ pub(super) fn node_status(
     before: Option<&[NodeCondition]>,
     now: Timestamp,
 ) -> Value {
-    let cpu = host.n_cpus.to_string();
     let pods = config.max_pods.to_string();
-    let kib = |bytes: u64| format!("{}Ki", bytes / 1024);
-    let allocatable_disk = host.disk_bytes / 100 * (100 - MIN_DISK_PERCENT);
     let mut runtime_version = runtime.version.clone();
     if runtime_version.is_empty() {
         // A field that must not be empty; the Ready condition says why nothing is known.
@@ -131,14 +129,12 @@ pub(super) fn node_status(
             {"type": "Hostname", "address": name.as_str()},
         ],
         "capacity": {
-            "cpu": cpu, "memory": kib(host.memory_bytes), "ephemeral-storage": kib(host.disk_bytes), "pods": pods,
-        },
-        "allocatable": {
-            "cpu": cpu,
-            "memory": kib(host.memory_bytes.saturating_sub(RESERVED_MEMORY_BYTES)),
-            "ephemeral-storage": allocatable_disk.to_string(),
+            "cpu": host.n_cpus.to_string(),
+            "memory": kib(host.memory_bytes),
+            "ephemeral-storage": kib(host.disk_bytes),
             "pods": pods,
         },
+        "allocatable": with_pods(allocatable(host), &pods),
         "conditions": conditions(runtime, measured, before, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": {
@@ -154,6 +150,26 @@ pub(super) fn node_status(
             "architecture": host.architecture,
         },
     })
+}
+
+fn kib(bytes: u64) -> String {
+    format!("{}Ki", bytes / 1024)
+}
+
+/// What the node gives to pods.
+#[must_use]
+pub fn allocatable(host: &Host) -> BTreeMap<String, Quantity> {
+    let disk = host.disk_bytes / 100 * (100 - MIN_DISK_PERCENT);
+    BTreeMap::from([
+        ("cpu".to_owned(), Quantity(host.n_cpus.to_string())),
+        ("memory".to_owned(), Quantity(kib(host.memory_bytes.saturating_sub(RESERVED_MEMORY_BYTES)))),
+        ("ephemeral-storage".to_owned(), Quantity(disk.to_string())),
+    ])
+}
+
+fn with_pods(mut resources: BTreeMap<String, Quantity>, pods: &str) -> BTreeMap<String, Quantity> {
+    resources.insert("pods".to_owned(), Quantity(pods.to_owned()));
+    resources
 }
 
 fn conditions(
