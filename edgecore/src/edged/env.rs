@@ -121,13 +121,13 @@ async fn add_all(
         if is_name(&name) { variables.set(name, value) } else { invalid.push(name) }
     };
     let source = if let Some(reference) = &from.config_map_ref {
-        let map = sources::config_map(objects, pod, &reference.name, reference.optional).await?;
+        let map = sources::config_map(objects, pod, &reference.name, reference.optional).await?.held();
         for (key, value) in map.iter().filter_map(|map| map.data.as_ref()).flatten() {
             add(key, value.clone());
         }
         format!("configMap {}/{}", namespace(pod), reference.name)
     } else if let Some(reference) = &from.secret_ref {
-        let secret = sources::secret(objects, pod, &reference.name, reference.optional).await?;
+        let secret = sources::secret(objects, pod, &reference.name, reference.optional).await?.held();
         for (key, value) in secret.iter().filter_map(|secret| secret.data.as_ref()).flatten() {
             add(key, String::from_utf8_lossy(&value.0).into_owned());
         }
@@ -161,14 +161,14 @@ async fn value(
     let EnvVarSource { config_map_key_ref, field_ref, file_key_ref, resource_field_ref, secret_key_ref } =
         from;
     if let Some(reference) = config_map_key_ref {
-        let map = sources::config_map(objects, pod, &reference.name, reference.optional).await?;
+        let map = sources::config_map(objects, pod, &reference.name, reference.optional).await?.held();
         let Some(map) = map else { return Ok(None) };
         let value = map.data.as_ref().and_then(|data| data.get(&reference.key)).cloned();
         let what = || format!("ConfigMap {}/{}", namespace(pod), reference.name);
         return required(value, reference.optional, &reference.key, what);
     }
     if let Some(reference) = secret_key_ref {
-        let secret = sources::secret(objects, pod, &reference.name, reference.optional).await?;
+        let secret = sources::secret(objects, pod, &reference.name, reference.optional).await?.held();
         let Some(secret) = secret else { return Ok(None) };
         let value = secret.data.as_ref().and_then(|data| data.get(&reference.key));
         let value = value.map(|value| String::from_utf8_lossy(&value.0).into_owned());

@@ -23,24 +23,47 @@ pub enum SourceError {
     Refused(String),
 }
 
-/// The ConfigMap of this name in the pod's namespace; `None`: it is optional and not there.
+/// What became of a lookup that did not fail.
+#[derive(Clone, Debug)]
+pub enum Found<T> {
+    /// It is there.
+    Held(Arc<T>),
+    /// It is optional, and the cloud says that it is not there.
+    Absent,
+    /// It is optional, not held here, and the cloud is away. The cloud sends every ConfigMap and Secret a pod names, so
+    /// most likely it does not exist, and a pod that started without it before must start again.
+    Unknown,
+}
+
+impl<T> Found<T> {
+    /// It, if it is there.
+    #[must_use]
+    pub fn held(self) -> Option<Arc<T>> {
+        match self {
+            Self::Held(object) => Some(object),
+            Self::Absent | Self::Unknown => None,
+        }
+    }
+}
+
+/// The ConfigMap of this name in the pod's namespace.
 pub async fn config_map(
     objects: &dyn Objects,
     pod: &Pod,
     name: &str,
     optional: Option<bool>,
-) -> Result<Option<Arc<ConfigMap>>, SourceError> {
+) -> Result<Found<ConfigMap>, SourceError> {
     let (namespace, object) = parse("configmap", pod, name)?;
     found("configmap", name, optional, objects.config_map(&namespace, &object).await)
 }
 
-/// The Secret of this name in the pod's namespace; `None`: it is optional and not there.
+/// The Secret of this name in the pod's namespace.
 pub async fn secret(
     objects: &dyn Objects,
     pod: &Pod,
     name: &str,
     optional: Option<bool>,
-) -> Result<Option<Arc<Secret>>, SourceError> {
+) -> Result<Found<Secret>, SourceError> {
     let (namespace, object) = parse("secret", pod, name)?;
     found("secret", name, optional, objects.secret(&namespace, &object).await)
 }
@@ -74,12 +97,11 @@ fn found<T>(
     name: &str,
     optional: Option<bool>,
     result: Result<Arc<T>, LookupError>,
-) -> Result<Option<Arc<T>>, SourceError> {
+) -> Result<Found<T>, SourceError> {
     match result.map_err(|error| explain(kind, name, error)) {
-        Ok(object) => Ok(Some(object)),
-        // The cloud sends every ConfigMap and Secret a pod names. One that is not here while the cloud is away most
-        // likely does not exist, and a pod that started without it before must start again.
-        Err(SourceError::NotFound(_) | SourceError::Offline(_)) if optional == Some(true) => Ok(None),
+        Ok(object) => Ok(Found::Held(object)),
+        Err(SourceError::NotFound(_)) if optional == Some(true) => Ok(Found::Absent),
+        Err(SourceError::Offline(_)) if optional == Some(true) => Ok(Found::Unknown),
         Err(error) => Err(error),
     }
 }
@@ -90,6 +112,7 @@ pub(crate) mod fake {
 
     use std::collections::BTreeMap;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
     use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -102,7 +125,7 @@ pub(crate) mod fake {
     #[derive(Default)]
     pub(crate) struct FakeObjects {
         pub(crate) held: Mutex<BTreeMap<String, Value>>,
-        pub(crate) offline: bool,
+        pub(crate) offline: AtomicBool,
         pub(crate) asked: Mutex<Vec<TokenRequest>>,
     }
 
@@ -115,13 +138,15 @@ pub(crate) mod fake {
             self.held.lock().unwrap().remove(key);
         }
 
-        fn get(&self, key: &str) -> Result<Value, LookupError> {
+        fn get(&self, key: &str) -> Result<Value, Box<LookupError>> {
             match self.held.lock().unwrap().get(key) {
                 Some(body) => Ok(body.clone()),
-                None if self.offline => Err(LookupError::Offline(key.to_owned())),
+                None if self.offline.load(Ordering::Relaxed) => {
+                    Err(Box::new(LookupError::Offline(key.to_owned())))
+                }
                 None => {
                     let refusal = json!({"message": "no", "reason": "NotFound", "code": 404});
-                    Err(LookupError::Refused(serde_json::from_value::<Refusal>(refusal).unwrap()))
+                    Err(Box::new(LookupError::Refused(serde_json::from_value::<Refusal>(refusal).unwrap())))
                 }
             }
         }
@@ -130,11 +155,15 @@ pub(crate) mod fake {
     #[async_trait]
     impl Objects for FakeObjects {
         async fn config_map(&self, ns: &Namespace, name: &ObjectName) -> Result<Arc<ConfigMap>, LookupError> {
-            Ok(Arc::new(serde_json::from_value(self.get(&format!("configmap/{ns}/{name}"))?).unwrap()))
+            Ok(Arc::new(
+                serde_json::from_value(self.get(&format!("configmap/{ns}/{name}")).map_err(|e| *e)?).unwrap(),
+            ))
         }
 
         async fn secret(&self, ns: &Namespace, name: &ObjectName) -> Result<Arc<Secret>, LookupError> {
-            Ok(Arc::new(serde_json::from_value(self.get(&format!("secret/{ns}/{name}"))?).unwrap()))
+            Ok(Arc::new(
+                serde_json::from_value(self.get(&format!("secret/{ns}/{name}")).map_err(|e| *e)?).unwrap(),
+            ))
         }
 
         async fn token(
@@ -144,7 +173,7 @@ pub(crate) mod fake {
             request: TokenRequest,
         ) -> Result<TokenRequest, LookupError> {
             self.asked.lock().unwrap().push(request);
-            Ok(serde_json::from_value(self.get(&format!("token/{ns}/{account}"))?).unwrap())
+            Ok(serde_json::from_value(self.get(&format!("token/{ns}/{account}")).map_err(|e| *e)?).unwrap())
         }
     }
 }

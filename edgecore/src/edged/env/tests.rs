@@ -4,7 +4,7 @@ use super::*;
 use crate::edged::sources::fake::FakeObjects;
 
 fn objects(offline: bool) -> FakeObjects {
-    let objects = FakeObjects { offline, ..FakeObjects::default() };
+    let objects = FakeObjects { offline: offline.into(), ..FakeObjects::default() };
     objects.put("configmap/shop/c", json!({"data": {"color": "blue", "size": "9"}}));
     // "s3cret" and "x".
     objects.put("secret/shop/s", json!({"data": {"pass": "czNjcmV0", "user": "eA=="}}));

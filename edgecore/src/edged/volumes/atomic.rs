@@ -68,6 +68,11 @@ pub(super) fn write(dir: &Path, payload: &Payload, group: Option<u32>, now: Time
     Ok(changed)
 }
 
+/// True if the files of some earlier write are there.
+pub(super) fn is_filled(dir: &Path) -> bool {
+    current(dir).is_some()
+}
+
 /// Name of the directory that readers see now.
 fn current(dir: &Path) -> Option<String> {
     let target = fs::read_link(dir.join(DATA)).ok()?;
@@ -201,3 +206,6 @@ fn remove_link(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,8 @@ pub(super) enum Content {
     /// A path of this machine.
     HostPath { path: PathBuf, kind: String },
     /// Files that follow objects.
-    Files { plugin: Plugin, payload: Payload, renew_at: Option<Timestamp> },
+    /// `uncertain`: write them only where none are.
+    Files { plugin: Plugin, payload: Payload, renew_at: Option<Timestamp>, uncertain: bool },
 }
 
 impl Content {
@@ -110,8 +111,8 @@ pub(super) async fn content(
     } else {
         return Err(unsupported(volume));
     };
-    let Sources { payload, renew_at, .. } = sources;
-    Ok(Content::Files { plugin, payload, renew_at })
+    let Sources { payload, renew_at, uncertain, .. } = sources;
+    Ok(Content::Files { plugin, payload, renew_at, uncertain })
 }
 
 fn empty_dir(

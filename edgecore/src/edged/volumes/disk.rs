@@ -45,13 +45,18 @@ impl Disk {
             Content::HostPath { .. } => return Ok(false),
             Content::Directory => make_dir(&path, group).map(|()| false),
             Content::Memory { size } => self.make_memory(&path, *size, group).map(|()| false),
-            Content::Files { plugin, payload, .. } => {
+            Content::Files { plugin, payload, uncertain, .. } => {
                 let made = if plugin.in_memory() {
                     self.make_memory(&path, None, group)
                 } else {
                     make_dir(&path, group)
                 };
-                made.and_then(|()| atomic::write(&path, payload, group, Timestamp::now()))
+                made.and_then(|()| {
+                    if *uncertain && atomic::is_filled(&path) {
+                        return Ok(false);
+                    }
+                    atomic::write(&path, payload, group, Timestamp::now())
+                })
             }
         };
         written.map_err(|error| VolumeError::refused(volume, error.to_string()))

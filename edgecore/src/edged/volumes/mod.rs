@@ -102,7 +102,7 @@ pub struct Prepared {
     pub renew_at: Option<Timestamp>,
 }
 
-/// All pods' volumes below one directory.
+/// All pods' volumes below one directory. One call at a time for one pod: its worker makes them.
 #[derive(Clone)]
 pub struct Volumes {
     disk: Arc<Disk>,

@@ -3,6 +3,7 @@
 //! Values go into the payload and nowhere else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
@@ -14,7 +15,7 @@ use super::VolumeError;
 use super::atomic::{FileContent, Payload, is_path};
 use super::content::fs_group;
 use crate::edged::fields::{PodFacts, field, resource_field};
-use crate::edged::sources::{self, SourceError};
+use crate::edged::sources::{self, Found, SourceError};
 use crate::meta_manager::Objects;
 
 /// Life of a token that asks for nothing else, seconds: the API server's default for the field.
@@ -30,6 +31,8 @@ pub(super) struct Sources<'a> {
     facts: &'a PodFacts,
     pub(super) payload: Payload,
     pub(super) renew_at: Option<Timestamp>,
+    /// An optional source is out of reach: files that are there may be better than these.
+    pub(super) uncertain: bool,
 }
 
 /// All sources of a projected volume, in their order; a later one wins a path.
@@ -63,7 +66,7 @@ pub(super) async fn collect(
 
 impl<'a> Sources<'a> {
     pub(super) fn new(pod: &'a Pod, volume: &'a str, objects: &'a dyn Objects, facts: &'a PodFacts) -> Self {
-        Self { pod, volume, objects, facts, payload: Payload::new(), renew_at: None }
+        Self { pod, volume, objects, facts, payload: Payload::new(), renew_at: None, uncertain: false }
     }
 
     pub(super) async fn config_map(
@@ -74,9 +77,7 @@ impl<'a> Sources<'a> {
         mode: i32,
     ) -> Result<(), VolumeError> {
         let map = sources::config_map(self.objects, self.pod, name, optional).await;
-        let Some(map) = map.map_err(|error| VolumeError::of_source(self.volume, error))? else {
-            return Ok(());
-        };
+        let Some(map) = self.held(map)? else { return Ok(()) };
         let text = map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
         let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
         self.keys(
@@ -96,9 +97,7 @@ impl<'a> Sources<'a> {
         mode: i32,
     ) -> Result<(), VolumeError> {
         let secret = sources::secret(self.objects, self.pod, name, optional).await;
-        let Some(secret) = secret.map_err(|error| VolumeError::of_source(self.volume, error))? else {
-            return Ok(());
-        };
+        let Some(secret) = self.held(secret)? else { return Ok(()) };
         let data =
             secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice())).collect();
         self.keys(&data, items, optional, mode, "references non-existent secret key")
@@ -165,6 +164,12 @@ impl<'a> Sources<'a> {
         let path = self.path(&source.path)?;
         self.put(path, token.into_bytes(), mode, owner);
         Ok(())
+    }
+
+    fn held<T>(&mut self, found: Result<Found<T>, SourceError>) -> Result<Option<Arc<T>>, VolumeError> {
+        let found = found.map_err(|error| VolumeError::of_source(self.volume, error))?;
+        self.uncertain |= matches!(found, Found::Unknown);
+        Ok(found.held())
     }
 
     fn keys(

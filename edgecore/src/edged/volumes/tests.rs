@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -10,7 +9,6 @@ use ke_cri::v1::MountPropagation;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::atomic::{FileContent, Payload};
 use super::*;
 use crate::edged::sources::fake::FakeObjects;
 
@@ -221,9 +219,31 @@ async fn refresh_follows_objects_and_keeps_what_it_cannot_replace() {
 }
 
 #[tokio::test]
+async fn an_optional_source_out_of_reach_leaves_what_is_there() {
+    let bench = Bench::new(objects());
+    let pod = with_volumes(json!([{"name": "cm", "configMap": {"name": "c", "optional": true}}]));
+    bench.volumes.prepare(&pod, &facts()).await.unwrap();
+    bench.objects.remove("configmap/shop/c");
+    bench.objects.offline.store(true, Ordering::Relaxed);
+    assert!(!bench.volumes.refresh(&pod, &facts()).await.unwrap().changed);
+    assert_eq!(bench.read("kubernetes.io~configmap/cm/a"), "one");
+
+    fs::remove_dir_all(bench.volume("")).unwrap();
+    bench.volumes.prepare(&pod, &facts()).await.unwrap();
+    assert!(!bench.volume("kubernetes.io~configmap/cm/a").exists(), "and starts a new pod without it");
+
+    bench.objects.put("configmap/shop/c", json!({"data": {"a": "back"}}));
+    assert!(bench.volumes.refresh(&pod, &facts()).await.unwrap().changed);
+    bench.objects.remove("configmap/shop/c");
+    bench.objects.offline.store(false, Ordering::Relaxed);
+    assert!(bench.volumes.refresh(&pod, &facts()).await.unwrap().changed, "gone for sure");
+    assert!(!bench.volume("kubernetes.io~configmap/cm/a").exists());
+}
+
+#[tokio::test]
 async fn errors_in_kubernetes_words() {
     let check = async |volume: Value, offline: bool, expected: &str| {
-        let bench = Bench::new(FakeObjects { offline, ..objects() });
+        let bench = Bench::new(FakeObjects { offline: offline.into(), ..objects() });
         let mut volume = volume;
         volume["name"] = json!("v");
         let error = bench.volumes.prepare(&with_volumes(json!([volume])), &facts()).await.unwrap_err();
@@ -300,90 +320,11 @@ async fn the_pods_group_may_use_its_volumes() {
     assert!(!bench.volumes.prepare(&pod, &facts()).await.unwrap().changed);
 }
 
-fn payload(files: &[(&str, &str)]) -> Payload {
-    files
-        .iter()
-        .map(|(path, text)| {
-            (path.to_string(), FileContent { data: text.as_bytes().to_vec(), mode: 0o644, owner: None })
-        })
-        .collect()
-}
-
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
-}
-
-#[test]
-fn files_change_all_at_once_and_nothing_stays_behind() {
-    let temp = tempfile::tempdir().unwrap();
-    let now = Timestamp::from_second(0).unwrap();
-    let write = |files: &[(&str, &str)]| atomic::write(temp.path(), &payload(files), None, now).unwrap();
-    assert!(write(&[("a", "1"), ("d/b", "1"), ("d/c", "1")]));
-    assert_eq!(names(temp.path()), ["..1970_01_01_00_00_00.000000000", "..data", "a", "d"]);
-    assert_eq!(fs::read_link(temp.path().join("d")).unwrap(), Path::new("..data/d"));
-    assert!(!write(&[("a", "1"), ("d/b", "1"), ("d/c", "1")]));
-    // The clock stands still: another name is found.
-    assert!(write(&[("a", "2"), ("e", "2")]));
-    assert_eq!(names(temp.path()), ["..1970_01_01_00_00_00.000000000_1", "..data", "a", "e"]);
-    assert!(write(&[]));
-    assert_eq!(names(temp.path()).len(), 2);
-}
-
-#[test]
-fn a_kill_at_any_point_is_made_good() {
-    let check = |what: &str, break_it: &dyn Fn(&Path)| {
-        let temp = tempfile::tempdir().unwrap();
-        let now = Timestamp::from_second(0).unwrap();
-        atomic::write(temp.path(), &payload(&[("a", "1"), ("b", "1")]), None, now).unwrap();
-        break_it(temp.path());
-        atomic::write(temp.path(), &payload(&[("a", "2"), ("c", "2")]), None, now).unwrap();
-        let found = names(temp.path());
-        assert_eq!((found.len(), &found[1..]), (4, &["..data".into(), "a".into(), "c".into()][..]), "{what}");
-        assert_eq!(fs::read_to_string(temp.path().join("a")).unwrap(), "2", "{what}");
-        assert_eq!(fs::read_to_string(temp.path().join("c")).unwrap(), "2", "{what}");
-    };
-    check("half a directory", &|dir| {
-        fs::create_dir(dir.join("..1999")).unwrap();
-        fs::write(dir.join("..1999/a"), "half").unwrap();
-    });
-    check("link not yet renamed", &|dir| symlink("..1999", dir.join("..data_tmp")).unwrap());
-    check("names not yet linked", &|dir| fs::remove_file(dir.join("a")).unwrap());
-    check("names not yet removed", &|dir| symlink("..data/old", dir.join("old")).unwrap());
-    check("data torn by a power failure", &|dir| fs::write(dir.join("a"), "").unwrap());
-    check("data lost by a power failure", &|dir| {
-        fs::remove_dir_all(dir.join("..data").canonicalize().unwrap()).unwrap()
-    });
-    check("data link leads nowhere ours", &|dir| {
-        fs::remove_file(dir.join("..data")).unwrap();
-        symlink("/etc", dir.join("..data")).unwrap();
-    });
-}
-
-#[test]
-fn a_reader_never_sees_a_mix() {
-    let temp = tempfile::tempdir().unwrap();
-    let dir = temp.path().to_owned();
-    let write = move |n: u32| {
-        let text = n.to_string();
-        atomic::write(&dir, &payload(&[("a", &text), ("b", &text)]), None, Timestamp::now()).unwrap();
-    };
-    write(0);
-    let writer = std::thread::spawn(move || (1..300).for_each(write));
-    let mut n_read = 0;
-    while !writer.is_finished() || n_read == 0 {
-        // One resolution of `..data` is one state; it may vanish while it is read, and then counts for nothing.
-        let Ok(data) = fs::File::open(temp.path().join("..data")) else { continue };
-        let read = |name: &str| fs::read_to_string(format!("/proc/self/fd/{}/{name}", data.as_raw_fd()));
-        if let (Ok(a), Ok(b)) = (read("a"), read("b")) {
-            assert_eq!(a, b);
-            n_read += 1;
-        }
-        assert!(fs::symlink_metadata(temp.path().join("..data")).is_ok());
-    }
-    writer.join().unwrap();
 }
 
 #[tokio::test]
@@ -538,10 +479,4 @@ async fn names_lead_nowhere_else() {
     check("u-1", "..").await;
     check("u-1", "../../x").await;
     assert!(bench.volumes.tear_down(&"..".parse().unwrap()).await.is_err());
-}
-
-#[test]
-fn contents_are_not_printed() {
-    let secret: BTreeMap<_, _> = payload(&[("pass", "s3cret")]);
-    assert!(!format!("{secret:?}").contains("s3cret"));
 }
