@@ -22,7 +22,10 @@ fn main() -> ExitCode {
         Err(ended) => return ended,
     };
     let logging = &loaded.config.logging;
-    if let Err(cause) = telemetry::init(logging.format, &logging.level) {
+    // The client library logs each failed call on its own; whoever made the call says it better. The file's word wins.
+    let level =
+        format!("kube_client=off,{}", logging.level).parse().unwrap_or_else(|_| logging.level.clone());
+    if let Err(cause) = telemetry::init(logging.format, &level) {
         return ke_run::process::fail(&cause.into());
     }
     for warning in &loaded.warnings {
@@ -47,7 +50,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     };
     cluster::prepare(&cluster.client).await?;
 
-    let metrics = Metrics::new();
+    let mut metrics = Metrics::new();
     let readiness = Readiness::default();
     let mut tasks = Supervisor::new(shutdown.clone());
 
@@ -60,7 +63,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let (queues, orders) = NodeQueues::channel();
     let (upstream, inbox) = Upstream::channel();
     let (edge_controller, downstream, graph) =
-        EdgeController::new(cluster.client.clone(), queues, inbox, settings);
+        EdgeController::new(cluster.client.clone(), queues, inbox, settings, &mut metrics);
     let sync_controller = SyncController::new(cluster.client.clone(), downstream.clone(), graph.clone());
 
     let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
@@ -71,6 +74,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
             () = stop.wait() => {}
             () = downstream.wait_complete() => caches.open(),
         }
+        stop.wait().await;
         Ok::<_, anyhow::Error>(())
     });
     // NodeQueues and CloudHub join here: `orders` is the queues' end, `upstream` and `graph` are for the links.
