@@ -424,3 +424,6 @@ impl Downstreaming {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
