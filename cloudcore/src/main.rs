@@ -67,7 +67,9 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let sync_controller = SyncController::new(cluster.client.clone(), downstream.clone(), graph.clone());
 
     let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
-    tasks.add("edge_controller", |stop| edge_controller.run(stop));
+    if config.modules.edge_controller.enable {
+        tasks.add("edge_controller", |stop| edge_controller.run(stop));
+    }
     tasks.add("readiness", |stop| async move {
         let mut downstream = downstream;
         tokio::select! {
