@@ -201,7 +201,7 @@ fn pem(certificates: &[Vec<u8>]) -> String {
 }
 
 /// An error with its causes; where one repeats the next in its own words, once.
-fn chain(cause: &dyn std::error::Error) -> String {
+pub(crate) fn chain(cause: &dyn std::error::Error) -> String {
     let mut text = cause.to_string();
     let mut source = cause.source();
     while let Some(cause) = source {

@@ -26,7 +26,10 @@ fn main() -> ExitCode {
         Err(ended) => return ended,
     };
     let logging = &loaded.config.logging;
-    if let Err(cause) = telemetry::init(logging.format, &logging.level) {
+    // The client library logs each failed call on its own; whoever made the call says it better. The file's word wins.
+    let level =
+        format!("kube_client=off,{}", logging.level).parse().unwrap_or_else(|_| logging.level.clone());
+    if let Err(cause) = telemetry::init(logging.format, &level) {
         return ke_run::process::fail(&cause.into());
     }
     for warning in &loaded.warnings {
@@ -66,7 +69,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let (queues, nodes, queue_keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
     let (upstream, inbox) = Upstream::channel();
     let (edge_controller, downstream, graph) =
-        EdgeController::new(cluster.client.clone(), queues, inbox, settings);
+        EdgeController::new(cluster.client.clone(), queues, inbox, settings, &mut metrics);
     let sync_controller = SyncController::new(cluster.client.clone(), downstream.clone(), graph.clone());
 
     let in_cluster = Arc::new(InCluster::new(cluster.client.clone()));
@@ -84,13 +87,16 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let cloud_hub = CloudHub::bind(config.modules.cloud_hub.clone(), parts)?;
 
     let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
-    tasks.add("edge_controller", |stop| edge_controller.run(stop));
+    if config.modules.edge_controller.enable {
+        tasks.add("edge_controller", |stop| edge_controller.run(stop));
+    }
     tasks.add("readiness", |stop| async move {
         let mut downstream = downstream;
         tokio::select! {
             () = stop.wait() => {}
             () = downstream.wait_complete() => caches.open(),
         }
+        stop.wait().await;
         Ok::<_, anyhow::Error>(())
     });
     tasks.add("node_queue", |stop| queue_keeper.run(stop));

@@ -2,6 +2,8 @@
 //!
 //! Admission has happened; what only the content shows is checked here. Called by `upstream.rs`.
 
+#![expect(clippy::result_large_err, reason = "a refusal is what the edge gets, once a call")]
+
 use bytes::Bytes;
 use hyper::Method;
 use ke_api::object::{self, ObjectError};
@@ -12,6 +14,7 @@ use ke_wire::{
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
+use super::Numbers;
 use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use super::graph::Graph;
 use super::upstream::LinkNews;
@@ -33,6 +36,8 @@ pub(super) struct Answers {
     pub address: String,
     /// Where a registration of an existing Node is told.
     pub news: mpsc::Sender<LinkNews>,
+    /// What is counted.
+    pub numbers: Numbers,
 }
 
 type Outcome<T> = Result<T, Refusal>;
@@ -40,6 +45,15 @@ type Outcome<T> = Result<T, Refusal>;
 impl Answers {
     /// The answer to `question` of `node`, with the version of the object in it.
     pub(super) async fn answer(&self, node: &NodeName, question: Question) -> (Answer, Option<Version>) {
+        let answered = self.answer_uncounted(node, question).await;
+        self.numbers.asked.inc();
+        if matches!(answered.0, Answer::NotStored(_) | Answer::Refused(_)) {
+            self.numbers.refused.inc();
+        }
+        answered
+    }
+
+    async fn answer_uncounted(&self, node: &NodeName, question: Question) -> (Answer, Option<Version>) {
         match question {
             Question::Get(key) if key.kind == Kind::Lease => stored(self.api.get(&key).await),
             Question::Get(key) => match self.get(node, &key).await {
@@ -114,7 +128,9 @@ impl Answers {
                 Ok(())
             }
         };
+        self.numbers.asked.inc();
         if let Err(refused) = outcome {
+            self.numbers.refused.inc();
             tracing::warn!(%node, "a report was not stored: {refused}");
         }
     }
@@ -228,7 +244,7 @@ impl Answers {
             }
             // Kubernetes looks at who asks: a serving certificate is signed for the node itself only.
             Kind::CertificateSigningRequest => {
-                self.api.call(Call::new(Method::POST, path).with(Content::Json, body).as_node(node)).await
+                self.api.call(Call::new(Method::POST, path).with(Content::Json, body).in_name_of(node)).await
             }
             Kind::Lease => self.api.call(Call::new(Method::POST, path).with(Content::Json, body)).await,
             _ => Err(forbidden(key, &format!("node {node} may not create a {}", key.kind.as_str()))),

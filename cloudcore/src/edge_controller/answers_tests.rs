@@ -43,7 +43,7 @@ fn answers(script: Vec<(u16, Value)>) -> (Answers, Seen, mpsc::Receiver<LinkNews
     let api = ApiServer::new(kube::Client::new(service, "default"));
     let graph = Graph::default();
     let (api_server_ca, address) = ("PEM".to_owned(), "10.0.0.9".to_owned());
-    (Answers { api, graph, api_server_ca, address, news }, seen, told)
+    (Answers { api, graph, api_server_ca, address, news, numbers: Numbers::default() }, seen, told)
 }
 
 fn status(code: u16, reason: &str) -> (u16, Value) {

@@ -3,6 +3,8 @@
 //! Every failure becomes a `Refusal` in Kubernetes' words, every call ends in time. It retries nothing: whoever asked
 //! knows better. Called by `upstream.rs`, the fetches of `mod.rs`, and `tolerate.rs`.
 
+#![expect(clippy::result_large_err, reason = "a refusal is what the edge gets, once a call")]
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use hyper::{Method, Request, header};
 use ke_api::object::api_type;
 use ke_wire::{NodeName, ObjectKey, Reason, Refusal, RefusalDetails};
 use kube::client::Body;
+
+use crate::cluster::chain;
 
 /// An edge waits 60 s for its answer; two calls must fit, as a lease or an event may need a second one.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -57,12 +61,7 @@ impl ApiServer {
 
     async fn unbounded(&self, call: Call) -> Result<Bytes, Refusal> {
         let unreachable = |cause: &dyn std::error::Error| {
-            let mut text = format!("the API server cannot be asked: {cause}");
-            let mut source = cause.source();
-            while let Some(cause) = source {
-                let _ = write!(text, ": {cause}");
-                source = cause.source();
-            }
+            let text = format!("the API server cannot be asked: {}", chain(cause));
             refusal(Reason::Other("ServiceUnavailable".to_owned()), 503, &text)
         };
         let request = call.request().map_err(|cause| unreachable(&cause))?;
@@ -103,7 +102,7 @@ impl Call {
 
     /// As this node's own user, where Kubernetes looks at who asked.
     #[must_use]
-    pub(super) fn as_node(self, node: &NodeName) -> Self {
+    pub(super) fn in_name_of(self, node: &NodeName) -> Self {
         Self { as_node: Some(node.clone()), ..self }
     }
 

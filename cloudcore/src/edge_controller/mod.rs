@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ke_run::shutdown::Shutdown;
+use ke_run::telemetry::Metrics;
 use ke_wire::{Kind, NodeName, ObjectKey};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, watch as state};
 use tokio::task::JoinSet;
@@ -64,6 +66,15 @@ pub struct EdgeController {
     complete: state::Sender<bool>,
     graph: Graph,
     settings: Settings,
+    numbers: Numbers,
+}
+
+/// What the module counts.
+#[derive(Clone, Debug, Default)]
+struct Numbers {
+    orders: Counter,
+    asked: Counter,
+    refused: Counter,
 }
 
 /// What others may ask of the module.
@@ -123,6 +134,7 @@ struct Downstreaming {
     links: HashMap<NodeName, Link>,
     fetches: JoinSet<Fetched>,
     permits: Arc<Semaphore>,
+    n_orders: Counter,
 }
 
 /// A node with at least one link.
@@ -143,17 +155,24 @@ impl EdgeController {
         queues: NodeQueues,
         inbox: mpsc::Receiver<FromNode>,
         settings: Settings,
+        metrics: &mut Metrics,
     ) -> (Self, Downstream, Graph) {
         let (pass, passes) = mpsc::channel(1);
         let (complete, is_complete) = state::channel(false);
         let graph = Graph::default();
-        let module = Self { client, queues, inbox, passes, complete, graph: graph.clone(), settings };
-        (module, Downstream { passes: pass, complete: is_complete }, graph)
+        let numbers = Numbers {
+            orders: metrics.counter("edge_controller_orders", "Objects and removals handed to the queues"),
+            asked: metrics.counter("edge_controller_asked", "Questions and reports of nodes"),
+            refused: metrics.counter("edge_controller_refused", "Questions and reports that were refused"),
+        };
+        let graph_for_hub = graph.clone();
+        let module = Self { client, queues, inbox, passes, complete, graph, settings, numbers };
+        (module, Downstream { passes: pass, complete: is_complete }, graph_for_hub)
     }
 
     /// Runs until asked to stop.
     pub async fn run(self, stop: Shutdown) -> Result<(), EdgeControllerError> {
-        let Self { client, queues, inbox, passes, complete, graph, settings } = self;
+        let Self { client, queues, inbox, passes, complete, graph, settings, numbers } = self;
         let api = ApiServer::new(client.clone());
         let stay = Stay::from_secs(settings.pod_toleration_secs);
         // Full: the watches wait, and the API server buffers.
@@ -168,6 +187,7 @@ impl EdgeController {
             api_server_ca: settings.api_server_ca,
             address: settings.address,
             news: tell.clone(),
+            numbers: numbers.clone(),
         };
         let downstreaming = Downstreaming {
             api: api.clone(),
@@ -179,6 +199,7 @@ impl EdgeController {
             links: HashMap::new(),
             fetches: JoinSet::new(),
             permits: Arc::new(Semaphore::new(FETCHES)),
+            n_orders: numbers.orders,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(named("watch", watch::run(client, seen, stop.clone())));
@@ -310,12 +331,17 @@ impl Downstreaming {
             placement.desired(node)
         };
         for desired in desired {
-            self.queues.tell(QueueOrder::Put(node.clone(), desired)).await;
+            self.tell(QueueOrder::Put(node.clone(), desired)).await;
         }
         self.queues.tell(QueueOrder::Synced(node.clone())).await;
         if let Some(link) = self.links.get_mut(node) {
             link.is_handed_over = true;
         }
+    }
+
+    async fn tell(&self, order: QueueOrder) {
+        self.n_orders.inc();
+        self.queues.tell(order).await;
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -324,10 +350,10 @@ impl Downstreaming {
             let is_told = |node| self.links.get(node).is_some_and(|link: &Link| link.is_handed_over);
             match effect {
                 Effect::Put(node, desired) if is_told(&node) => {
-                    self.queues.tell(QueueOrder::Put(node, desired)).await;
+                    self.tell(QueueOrder::Put(node, desired)).await;
                 }
                 Effect::Delete(node, gone) if is_told(&node) => {
-                    self.queues.tell(QueueOrder::Delete(node, gone)).await;
+                    self.tell(QueueOrder::Delete(node, gone)).await;
                 }
                 Effect::Put(..) | Effect::Delete(..) => {}
                 Effect::NodeGone(node) => {
@@ -398,3 +424,6 @@ impl Downstreaming {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! `mod.rs`, used by `placement.rs` and `tolerations.rs`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use ke_wire::{Kind, Namespace, NodeName, ObjectKey, ObjectName, Scope, Uid, Vers
 use serde_json::{Map, Value};
 
 /// An object of the API server.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Observed {
     /// Which object.
     pub key: ObjectKey,
@@ -21,6 +22,13 @@ pub(super) struct Observed {
     /// Its version.
     pub version: Version,
     object: Value,
+}
+
+/// Without the object: it may be a Secret.
+impl fmt::Debug for Observed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{} ({})", self.key, self.version, self.uid)
+    }
 }
 
 /// Why an object of the API server cannot be handed on.

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::observed::{Observed, Unusable};
+use crate::cluster::chain;
 
 /// The label that makes a Node an edge node, with any value.
 pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
@@ -72,6 +73,7 @@ async fn watch(
     let stream = watcher(Api::<DynamicObject>::all_with(client, &resource), config).default_backoff();
     pin_mut!(stream);
     let mut listed = Some(listed);
+    let mut is_broken = false;
     while let Some(next) = stream.next().await {
         let event = match next {
             Ok(watcher::Event::Init) => Ok(WatchEvent::ListStarted(kind.clone())),
@@ -81,7 +83,13 @@ async fn watch(
             Ok(watcher::Event::Delete(object)) => observed(&kind, object).map(WatchEvent::Removed),
             Ok(watcher::Event::InitDone) => Ok(WatchEvent::ListDone(kind.clone())),
             Err(cause) => {
-                tracing::warn!(kind = kind.as_str(), "watch broken, trying again: {cause}");
+                // Once an outage is enough; the tries go on with growing pauses.
+                if is_broken {
+                    tracing::debug!(kind = kind.as_str(), "watch still broken: {}", chain(&cause));
+                } else {
+                    tracing::warn!(kind = kind.as_str(), "watch broken, trying again: {}", chain(&cause));
+                }
+                is_broken = true;
                 continue;
             }
         };
@@ -92,6 +100,9 @@ async fn watch(
                 continue;
             }
         };
+        if std::mem::take(&mut is_broken) {
+            tracing::info!(kind = kind.as_str(), "watch works again");
+        }
         let is_done = matches!(event, WatchEvent::ListDone(_));
         if events.send(event).await.is_err() {
             return;

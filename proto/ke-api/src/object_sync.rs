@@ -11,7 +11,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which namespaced object a node holds. The name of the resource is [`name`].
+/// Which namespaced object a node holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, CustomResource)]
 #[kube(
     group = "reliablesyncs.kubeedge.io",
@@ -38,7 +38,7 @@ pub struct ObjectSyncSpec {
     pub object_name: String,
 }
 
-/// Which cluster-scoped object a node holds. The name of the resource is [`name`].
+/// Which cluster-scoped object a node holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, CustomResource)]
 #[kube(
     group = "reliablesyncs.kubeedge.io",
