@@ -253,9 +253,8 @@ impl Hub {
         let why = link.run(&self.shutdown).await;
         self.n_links.fetch_sub(1, Ordering::Relaxed);
         self.parts.counters.connected.dec();
-        if self.parts.queues.detach(&queue) {
-            self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
-        }
+        self.parts.queues.detach(&queue);
+        self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
         tracing::info!(%node, why, "disconnected");
     }
 }
