@@ -178,15 +178,22 @@ fn forbidden(question: &Question, node: &NodeName, what: &str) -> Answer {
         details: None,
         code: 403,
     };
+    refuse(question, refusal)
+}
+
+/// The form in which a question is refused: the edge waits for an object in one, for an outcome in the other.
+pub(super) fn refuse(question: &Question, refusal: Refusal) -> Answer {
     match question {
         Question::Get(ObjectKey { kind: Kind::Lease, .. })
+        | Question::Update { key: ObjectKey { kind: Kind::Lease, .. }, .. }
         | Question::Create { .. }
-        | Question::Update { .. }
         | Question::PatchNodeStatus { .. }
         | Question::PatchPodStatus { .. } => Answer::NotStored(refusal),
-        Question::Get(_) | Question::Token { .. } | Question::ApiServerCa | Question::DeletePod { .. } => {
-            Answer::Refused(refusal)
-        }
+        Question::Get(_)
+        | Question::Update { .. }
+        | Question::Token { .. }
+        | Question::ApiServerCa
+        | Question::DeletePod { .. } => Answer::Refused(refusal),
     }
 }
 

@@ -119,7 +119,17 @@ impl Authority {
 
         let names = ("cloudcoredata", "cloudcorekeydata");
         let server = match pair_in_files(&config.tls_cert_file, &config.tls_private_key_file)? {
-            Some(pair) => pair,
+            Some(pair) => {
+                secrets.put(SERVER_SECRET, to_data(names, &pair)).await.map_err(secret_error(SERVER_SECRET))?;
+                if !serves(&pair.certificate, &ca.certificate, config) {
+                    tracing::warn!(
+                        file = %config.tls_cert_file.display(),
+                        "the server certificate is of another CA, has ended, or lacks an address of advertiseAddress or a \
+                         name of dnsNames: machines that dial there will refuse it"
+                    );
+                }
+                pair
+            }
             None => {
                 let kept = secrets.get(SERVER_SECRET).await.map_err(secret_error(SERVER_SECRET))?;
                 let kept = kept.map(|data| from_data(SERVER_SECRET, names, &data)).transpose()?;
@@ -379,13 +389,15 @@ fn serves(certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>, config: &Cl
 }
 
 fn pair_in_files(certificate: &Path, key: &Path) -> Result<Option<Pair>, AuthorityError> {
-    match (certificate.exists(), key.exists()) {
+    let unusable = |path: &Path, why: String| AuthorityError::Unusable(path.display().to_string(), why);
+    // A file that may not be looked at is not a file that is missing: another CA would lock every node out.
+    let is_there = |path: &Path| path.try_exists().map_err(|error| unusable(path, error.to_string()));
+    match (is_there(certificate)?, is_there(key)?) {
         (false, false) => return Ok(None),
         (true, false) => return Err(AuthorityError::HalfPair(certificate.into(), key.into())),
         (false, true) => return Err(AuthorityError::HalfPair(key.into(), certificate.into())),
         (true, true) => {}
     }
-    let unusable = |path: &Path, why: String| AuthorityError::Unusable(path.display().to_string(), why);
     let der = CertificateDer::from_pem_file(certificate).map_err(|error| unusable(certificate, error.to_string()))?;
     let key_sec1 = match PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))? {
         PrivateKeyDer::Sec1(sec1) => sec1.secret_sec1_der().to_vec(),
@@ -439,7 +451,11 @@ pub(crate) mod tests {
             Ok(self.0.lock().unwrap().get(name).cloned())
         }
         async fn create(&self, name: &str, data: SecretData) -> Result<bool, String> {
-            Ok(self.0.lock().unwrap().insert(name.to_owned(), data).is_none())
+            let mut secrets = self.0.lock().unwrap();
+            if secrets.contains_key(name) {
+                return Ok(false);
+            }
+            Ok(secrets.insert(name.to_owned(), data).is_none())
         }
         async fn put(&self, name: &str, data: SecretData) -> Result<(), String> {
             self.0.lock().unwrap().insert(name.to_owned(), data);
@@ -484,6 +500,58 @@ pub(crate) mod tests {
         let token = secrets.0.lock().unwrap()[TOKEN_SECRET]["tokendata"].clone();
         let token: JoinToken = String::from_utf8(token).unwrap().parse().unwrap();
         assert_eq!(first.check_token(&token.jwt, unix_now()), Ok(()));
+    }
+
+    /// As seen by whoever starts at the same moment: not there when looked for, there when made.
+    struct Racing(MemorySecrets, Mutex<bool>);
+
+    #[async_trait]
+    impl Secrets for Racing {
+        async fn get(&self, name: &str) -> Result<Option<SecretData>, String> {
+            if name == CA_SECRET && std::mem::replace(&mut *self.1.lock().unwrap(), false) {
+                return Ok(None);
+            }
+            self.0.get(name).await
+        }
+        async fn create(&self, name: &str, data: SecretData) -> Result<bool, String> {
+            self.0.create(name, data).await
+        }
+        async fn put(&self, name: &str, data: SecretData) -> Result<(), String> {
+            self.0.put(name, data).await
+        }
+    }
+
+    #[tokio::test]
+    async fn two_that_start_at_once_have_one_ca() {
+        let secrets = Racing(MemorySecrets::default(), Mutex::new(false));
+        let first = Authority::open(&config(), &secrets).await.unwrap();
+        *secrets.1.lock().unwrap() = true;
+        let second = Authority::open(&config(), &secrets).await.unwrap();
+        assert!(!*secrets.1.lock().unwrap(), "it looked and saw nothing");
+        assert_eq!(first.ca, second.ca);
+    }
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    }
+
+    #[tokio::test]
+    async fn files_win_and_half_a_pair_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("rootCA.crt"), folder.path().join("rootCA.key"));
+        let config = CloudHubConfig { tls_ca_file: certificate.clone(), tls_ca_key_file: key.clone(), ..config() };
+        let made = make_ca().unwrap();
+        std::fs::write(&certificate, pem("CERTIFICATE", &made.certificate)).unwrap();
+        let secrets = MemorySecrets::default();
+        assert!(matches!(Authority::open(&config, &secrets).await, Err(AuthorityError::HalfPair(..))));
+        std::fs::write(&key, "no key").unwrap();
+        let error = Authority::open(&config, &secrets).await.err().unwrap().to_string();
+        assert!(error.contains("rootCA.key"), "{error}");
+        std::fs::write(&key, pem("EC PRIVATE KEY", &made.key_sec1)).unwrap();
+        let authority = Authority::open(&config, &secrets).await.unwrap();
+        assert_eq!(authority.ca, made.certificate);
+        assert_eq!(secrets.0.lock().unwrap()[CA_SECRET]["cakeydata"], made.key_sec1);
     }
 
     #[tokio::test]

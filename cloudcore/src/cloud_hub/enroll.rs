@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt, Full, Limited};
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::authority::{Authority, ClientCertificate, unix_now};
 use super::listen::Port;
-use super::pins::{self, Pin, Pins};
+use super::pins::{self, Pin, Pins, Told};
 use super::{admit, listen};
 
 /// A request is a few hundred bytes.
@@ -41,6 +41,7 @@ pub struct Enrolment {
     pub(super) authority: Arc<Authority>,
     pub(super) pins: Arc<dyn Pins>,
     pub(super) nodes: Arc<dyn NodeLookup>,
+    pub(super) told: Arc<Told>,
 }
 
 impl Enrolment {
@@ -166,7 +167,9 @@ impl Enrolment {
                 // The name is taken when the machine connects with its certificate, not by asking for one.
                 Ok(_) => Ok(()),
                 Err(why) => {
-                    self.pins.tell_refused(&node, &why).await;
+                    if self.told.is_due(&node, Instant::now()) {
+                        self.pins.tell_refused(&node, &why).await;
+                    }
                     return self.refuse(&node, from, StatusCode::CONFLICT, why);
                 }
             },

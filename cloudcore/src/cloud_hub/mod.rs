@@ -11,24 +11,25 @@ mod listen;
 mod node_link;
 pub mod pins;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use ke_wire::NodeName;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use self::admit::NodeGraph;
 use self::authority::{Authority, ClientCertificate, Secrets};
 use self::enroll::{Enrolment, NodeLookup};
 use self::listen::{ClientCertificates, Port};
-use self::node_link::{LinkParts, NodeLink};
-use self::pins::Pins;
+use self::node_link::{LinkParts, NodeLink, Violations};
+use self::pins::{Pin, Pins, Told};
 use crate::config::CloudHubConfig;
 use crate::edge_controller::{FromNode, Graph, Upstream};
 use crate::node_queue::Nodes;
@@ -37,6 +38,9 @@ pub use listen::ListenError;
 
 /// Handshakes at once: a whole fleet may come back together, and each costs a quarter of a millisecond of a core.
 const PARALLEL_HANDSHAKES: usize = 256;
+
+/// Links are told that cloudcore stops; one that does not take it in this time learns by itself.
+const STOPPING_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is counted.
 pub struct Counters {
@@ -84,16 +88,20 @@ pub struct Parts {
 pub struct CloudHub {
     config: CloudHubConfig,
     parts: Arc<Parts>,
-    messages: Port,
-    enrolment: Port,
+    messages: Option<Port>,
+    enrolment: Option<Port>,
 }
 
 /// What every accepted connection needs.
 struct Hub {
     config: CloudHubConfig,
     parts: Arc<Parts>,
-    n_links: AtomicUsize,
+    /// The key that each connected node has shown; it holds the name until the Node, and with it the pin, exists.
+    shown: Mutex<HashMap<NodeName, Pin>>,
+    told: Arc<Told>,
     shutdown: Shutdown,
+    /// Closed once the last link is gone.
+    _alive: mpsc::Sender<()>,
 }
 
 impl CloudHub {
@@ -101,45 +109,61 @@ impl CloudHub {
     pub fn bind(config: CloudHubConfig, parts: Parts) -> Result<Self, ListenError> {
         let bind = |key, address, port, certificates| Port::bind(key, address, port, &parts.authority, certificates);
         let (websocket, https) = (&config.websocket, &config.https);
-        let messages = bind(
-            "modules.cloudHub.websocket.port",
-            websocket.address,
-            websocket.port.to_u16(),
-            ClientCertificates::Required,
-        )?;
-        let enrolment = bind(
-            "modules.cloudHub.https.port",
-            https.address,
-            https.port.to_u16(),
-            ClientCertificates::Welcome,
-        )?;
+        let messages = || {
+            let port = websocket.port.to_u16();
+            bind("modules.cloudHub.websocket.port", websocket.address, port, ClientCertificates::Required)
+        };
+        let enrolment = || {
+            let port = https.port.to_u16();
+            bind("modules.cloudHub.https.port", https.address, port, ClientCertificates::Welcome)
+        };
+        let messages = websocket.enable.then(messages).transpose()?;
+        let enrolment = https.enable.then(enrolment).transpose()?;
         Ok(Self { config, parts: Arc::new(parts), messages, enrolment })
     }
 
     /// Where messages are taken.
-    pub fn messages_address(&self) -> std::io::Result<SocketAddr> {
-        self.messages.address()
+    pub fn messages_address(&self) -> Option<SocketAddr> {
+        self.messages.as_ref()?.address().ok()
     }
 
     /// Where machines enrol.
-    pub fn enrolment_address(&self) -> std::io::Result<SocketAddr> {
-        self.enrolment.address()
+    pub fn enrolment_address(&self) -> Option<SocketAddr> {
+        self.enrolment.as_ref()?.address().ok()
     }
 
     /// Serves until shutdown.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ListenError> {
+        let told = Arc::<Told>::default();
         let enrolment = Arc::new(Enrolment {
+            told: Arc::clone(&told),
             authority: Arc::clone(&self.parts.authority),
             pins: Arc::clone(&self.parts.pins),
             nodes: Arc::clone(&self.parts.nodes),
         });
         let (authority, secrets) = (Arc::clone(&self.parts.authority), Arc::clone(&self.parts.secrets));
-        let hub = Arc::new(Hub { config: self.config, parts: self.parts, n_links: AtomicUsize::new(0), shutdown: shutdown.clone() });
-        tokio::join!(
-            enrolment.run(self.enrolment, shutdown.clone()),
-            hub.accept(self.messages),
-            authority.refresh_tokens(&*secrets, &shutdown),
-        );
+        let (alive, mut all_gone) = mpsc::channel(1);
+        let hub = Arc::new(Hub {
+            config: self.config,
+            parts: self.parts,
+            shown: Mutex::default(),
+            told,
+            shutdown: shutdown.clone(),
+            _alive: alive,
+        });
+        let enrolling = async {
+            if let Some(port) = self.enrolment {
+                enrolment.run(port, shutdown.clone()).await;
+            }
+        };
+        let accepting = async {
+            if let Some(port) = self.messages {
+                hub.accept(port).await;
+            }
+        };
+        tokio::join!(enrolling, accepting, authority.refresh_tokens(&*secrets, &shutdown));
+        // Every link holds the hub.
+        let _ = tokio::time::timeout(STOPPING_LIMIT, all_gone.recv()).await;
         Ok(())
     }
 }
@@ -180,12 +204,7 @@ impl Hub {
         match judged {
             Ok(node) => Ok((conn, node, certificate)),
             Err(why) => {
-                let reason: String = why.chars().filter(char::is_ascii).take(120).collect();
-                let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
-                    code: tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode::Policy,
-                    reason: reason.into(),
-                };
-                let _ = tokio::time::timeout(Duration::from_secs(1), conn.close(Some(frame))).await;
+                listen::hang_up(&mut conn, CloseCode::Policy, &why).await;
                 Err(why)
             }
         }
@@ -193,22 +212,34 @@ impl Hub {
 
     async fn judge(&self, node: &str, certificate: &ClientCertificate, from: SocketAddr) -> Result<NodeName, String> {
         let node: NodeName = node.parse().map_err(|error| format!("the header node_id: {error}"))?;
-        let authorization = &self.config.authorization;
         if let Err(why) = admit::may_connect(certificate, &node) {
-            if authorization.enable && !authorization.debug {
+            if self.violations() == Violations::Refused {
                 return Err(why);
             }
             tracing::warn!(%node, %from, why, "admitted all the same: modules.cloudHub.authorization is off or in debug");
         }
-        if self.n_links.load(Ordering::Relaxed) >= self.config.node_limit.to_usize() {
+        // A node that comes back before its old link is known to be dead takes no room.
+        let queues = &self.parts.queues;
+        if !queues.is_connected(&node) && queues.n_connected() >= self.config.node_limit.to_usize() {
             return Err(format!("there are {} nodes already (modules.cloudHub.nodeLimit)", self.config.node_limit));
         }
-        let pin = self.parts.pins.get(&node).await?;
+        let pin = self.parts.pins.get(&node).await?.or_else(|| self.shown().get(&node).cloned());
         if let Err(why) = pins::judge(&node, pin.as_ref(), &certificate.fingerprint, from.ip()) {
-            self.parts.pins.tell_refused(&node, &why).await;
+            if self.told.is_due(&node, Instant::now()) {
+                self.parts.pins.tell_refused(&node, &why).await;
+            }
             return Err(why);
         }
         Ok(node)
+    }
+
+    fn violations(&self) -> Violations {
+        let authorization = &self.config.authorization;
+        if authorization.enable && !authorization.debug { Violations::Refused } else { Violations::Logged }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, HashMap<NodeName, Pin>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn serve(self: Arc<Self>, conn: listen::Conn, node: NodeName, certificate: ClientCertificate, from: SocketAddr) {
@@ -219,7 +250,7 @@ impl Hub {
                 return;
             }
         };
-        self.n_links.fetch_add(1, Ordering::Relaxed);
+        self.shown().insert(node.clone(), Pin::new(from.ip(), certificate.fingerprint.clone()));
         self.parts.counters.connected.inc();
         tracing::info!(%node, %from, "connected");
         let note_key: Arc<dyn Fn() + Send + Sync> = {
@@ -247,15 +278,17 @@ impl Hub {
                 counters: Arc::clone(&self.parts.counters),
                 keepalive_limit: self.config.keepalive_interval.secs(),
                 write_limit: self.config.write_timeout.secs(),
+                violations: self.violations(),
                 registered: note_key,
             },
         );
         let why = link.run(&self.shutdown).await;
-        self.n_links.fetch_sub(1, Ordering::Relaxed);
         self.parts.counters.connected.dec();
         if self.parts.queues.detach(&queue) {
-            self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
+            self.shown().remove(&node);
         }
+        // Also of a link that was replaced: EdgeController counts a node's links.
+        self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
         tracing::info!(%node, why, "disconnected");
     }
 }
