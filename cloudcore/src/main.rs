@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use cloudcore::admin::{Admin, Readiness};
-use cloudcore::cluster;
-use cloudcore::config::CloudCoreConfig;
 use cloudcore::cloud_hub::authority::Authority;
 use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
+use cloudcore::cluster;
+use cloudcore::config::CloudCoreConfig;
 use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
 use cloudcore::sync_controller::SyncController;

@@ -16,9 +16,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
 use ke_wire::enrolment::{self, JoinToken};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -120,7 +125,10 @@ impl Authority {
         let names = ("cloudcoredata", "cloudcorekeydata");
         let server = match pair_in_files(&config.tls_cert_file, &config.tls_private_key_file)? {
             Some(pair) => {
-                secrets.put(SERVER_SECRET, to_data(names, &pair)).await.map_err(secret_error(SERVER_SECRET))?;
+                secrets
+                    .put(SERVER_SECRET, to_data(names, &pair))
+                    .await
+                    .map_err(secret_error(SERVER_SECRET))?;
                 if !serves(&pair.certificate, &ca.certificate, config) {
                     tracing::warn!(
                         file = %config.tls_cert_file.display(),
@@ -137,7 +145,10 @@ impl Authority {
                     Some(pair) => pair,
                     None => {
                         let pair = make_server(config, &issuer)?;
-                        secrets.put(SERVER_SECRET, to_data(names, &pair)).await.map_err(secret_error(SERVER_SECRET))?;
+                        secrets
+                            .put(SERVER_SECRET, to_data(names, &pair))
+                            .await
+                            .map_err(secret_error(SERVER_SECRET))?;
                         pair
                     }
                 }
@@ -191,7 +202,7 @@ impl Authority {
     }
 
     /// A token that ends at this Unix second.
-    fn token(&self, expires: u64) -> JoinToken {
+    pub(super) fn token(&self, expires: u64) -> JoinToken {
         let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
         let claims = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expires}}}"));
         let signed = format!("{header}.{claims}");
@@ -217,10 +228,14 @@ impl Authority {
         let Some((signed, signature)) = jwt.rsplit_once('.') else { return bad("token cannot be split") };
         let Some((header, claims)) = signed.split_once('.') else { return bad("token cannot be split") };
         let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
-        let (Some(header), Some(claims), Some(signature)) = (decoded(header), decoded(claims), decoded(signature)) else {
+        let (Some(header), Some(claims), Some(signature)) =
+            (decoded(header), decoded(claims), decoded(signature))
+        else {
             return bad("err: token is malformed");
         };
-        let Ok(Header { alg }) = serde_json::from_slice(&header) else { return bad("err: token is malformed") };
+        let Ok(Header { alg }) = serde_json::from_slice(&header) else {
+            return bad("err: token is malformed");
+        };
         let algorithm = match alg.as_str() {
             "HS256" => ring::hmac::HMAC_SHA256,
             "HS384" => ring::hmac::HMAC_SHA384,
@@ -231,7 +246,9 @@ impl Authority {
         if ring::hmac::verify(&key, signed.as_bytes(), &signature).is_err() {
             return bad("err: signature is invalid");
         }
-        let Ok(Claims { exp, nbf }) = serde_json::from_slice(&claims) else { return bad("err: token is malformed") };
+        let Ok(Claims { exp, nbf }) = serde_json::from_slice(&claims) else {
+            return bad("err: token is malformed");
+        };
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in a double")]
         let now = now as f64;
         match exp {
@@ -256,7 +273,9 @@ impl Authority {
         let wanted = format!("system:node:{node}");
         let (common_name, organization) = (text(&DnType::CommonName), text(&DnType::OrganizationName));
         if common_name != wanted || organization != "system:nodes" {
-            return Err(refuse(&format!("the request is for {organization}/{common_name}, not for system:nodes/{wanted}")));
+            return Err(refuse(&format!(
+                "the request is for {organization}/{common_name}, not for system:nodes/{wanted}"
+            )));
         }
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -266,7 +285,8 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         live(&mut params, self.edge_life);
         request.params = params;
-        let fingerprint = Fingerprint::of_key(&rcgen::PublicKeyData::subject_public_key_info(&request.public_key));
+        let fingerprint =
+            Fingerprint::of_key(&rcgen::PublicKeyData::subject_public_key_info(&request.public_key));
         let certificate = request.signed_by(&self.issuer).map_err(|error| refuse(&error.to_string()))?;
         Ok(SignedEdge { certificate: certificate.der().to_vec(), fingerprint })
     }
@@ -323,9 +343,13 @@ fn make_ca() -> Result<Pair, AuthorityError> {
     params.distinguished_name.push(DnType::CommonName, "KubeEdge");
     params.serial_number = Some(1024_u64.into());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyEncipherment,
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyCertSign,
+    ];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     live(&mut params, LIFE);
     let certificate = params.self_signed(&key)?.der().clone();
     Ok(Pair { certificate, key_sec1: sec1(&key)? })
@@ -362,30 +386,41 @@ fn sec1(key: &KeyPair) -> Result<Vec<u8>, AuthorityError> {
 fn key_pair(what: &str, sec1: &[u8]) -> Result<KeyPair, AuthorityError> {
     let unusable = |why: &str| AuthorityError::Unusable(what.to_owned(), why.to_owned());
     let pkcs8 = enrolment::pkcs8_from_sec1(sec1);
-    let pkcs8 = pkcs8.ok_or_else(|| unusable("it must be an ECDSA P-256 key in SEC1 form, as KubeEdge makes them"))?;
+    let pkcs8 = pkcs8
+        .ok_or_else(|| unusable("it must be an ECDSA P-256 key in SEC1 form, as KubeEdge makes them"))?;
     KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &rcgen::PKCS_ECDSA_P256_SHA256)
         .map_err(|error| unusable(&error.to_string()))
 }
 
 /// Whether a kept server certificate is of this CA, lasts, and names every configured address and name.
 fn serves(certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>, config: &CloudHubConfig) -> bool {
-    let (Ok((_, server)), Ok((_, ca))) = (X509Certificate::from_der(certificate), X509Certificate::from_der(ca)) else {
+    let (Ok((_, server)), Ok((_, ca))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(ca))
+    else {
         return false;
     };
     let of_this_ca = server.verify_signature(Some(ca.public_key())).is_ok();
-    let names = server.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.clone());
+    let names =
+        server.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.clone());
     let names = names.unwrap_or_default();
     let has_address = |wanted: IpAddr| {
         let wanted = match wanted {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        names.iter().any(|name| matches!(name, x509_parser::prelude::GeneralName::IPAddress(bytes) if *bytes == wanted))
+        names.iter().any(
+            |name| matches!(name, x509_parser::prelude::GeneralName::IPAddress(bytes) if *bytes == wanted),
+        )
     };
     let has_name = |wanted: &str| {
-        names.iter().any(|name| matches!(name, x509_parser::prelude::GeneralName::DNSName(text) if *text == wanted))
+        names
+            .iter()
+            .any(|name| matches!(name, x509_parser::prelude::GeneralName::DNSName(text) if *text == wanted))
     };
-    of_this_ca && server.validity().is_valid() && config.advertised().all(has_address) && config.names().all(has_name)
+    of_this_ca
+        && server.validity().is_valid()
+        && config.advertised().all(has_address)
+        && config.names().all(has_name)
 }
 
 fn pair_in_files(certificate: &Path, key: &Path) -> Result<Option<Pair>, AuthorityError> {
@@ -398,11 +433,13 @@ fn pair_in_files(certificate: &Path, key: &Path) -> Result<Option<Pair>, Authori
         (false, true) => return Err(AuthorityError::HalfPair(key.into(), certificate.into())),
         (true, true) => {}
     }
-    let der = CertificateDer::from_pem_file(certificate).map_err(|error| unusable(certificate, error.to_string()))?;
-    let key_sec1 = match PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))? {
-        PrivateKeyDer::Sec1(sec1) => sec1.secret_sec1_der().to_vec(),
-        _ => return Err(unusable(key, "it must be an `EC PRIVATE KEY`".into())),
-    };
+    let der = CertificateDer::from_pem_file(certificate)
+        .map_err(|error| unusable(certificate, error.to_string()))?;
+    let key_sec1 =
+        match PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))? {
+            PrivateKeyDer::Sec1(sec1) => sec1.secret_sec1_der().to_vec(),
+            _ => return Err(unusable(key, "it must be an `EC PRIVATE KEY`".into())),
+        };
     Ok(Some(Pair { certificate: der, key_sec1 }))
 }
 
@@ -540,7 +577,8 @@ pub(crate) mod tests {
     async fn files_win_and_half_a_pair_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("rootCA.crt"), folder.path().join("rootCA.key"));
-        let config = CloudHubConfig { tls_ca_file: certificate.clone(), tls_ca_key_file: key.clone(), ..config() };
+        let config =
+            CloudHubConfig { tls_ca_file: certificate.clone(), tls_ca_key_file: key.clone(), ..config() };
         let made = make_ca().unwrap();
         std::fs::write(&certificate, pem("CERTIFICATE", &made.certificate)).unwrap();
         let secrets = MemorySecrets::default();
@@ -567,7 +605,8 @@ pub(crate) mod tests {
         check(&other.token(1000).jwt, 999, Err("err: signature is invalid"));
         check("", 999, Err("token cannot be split"));
         check("a.b.c", 999, Err("err: token is malformed"));
-        let none = format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode("{}"));
+        let none =
+            format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode("{}"));
         check(&none, 999, Err("err: signing method is invalid"));
     }
 

@@ -65,7 +65,12 @@ impl Enrolment {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: tokio::net::TcpStream, tls: tokio_rustls::TlsAcceptor, from: SocketAddr) {
+    async fn serve(
+        self: Arc<Self>,
+        stream: tokio::net::TcpStream,
+        tls: tokio_rustls::TlsAcceptor,
+        from: SocketAddr,
+    ) {
         let stream = match listen::handshake(&tls, stream).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -78,7 +83,8 @@ impl Enrolment {
             let (enrolment, client) = (Arc::clone(&self), client.clone());
             async move { Ok::<_, std::convert::Infallible>(enrolment.answer(request, client, from.ip()).await) }
         });
-        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        let _ =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
     }
 
     async fn answer(
@@ -121,9 +127,14 @@ impl Enrolment {
         client: Option<ClientCertificate>,
         from: IpAddr,
     ) -> Response<Full<Bytes>> {
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let header = |name: &str| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
         let Ok(node) = header("Nodename").parse::<NodeName>() else {
-            return text(StatusCode::BAD_REQUEST, "the header Nodename must hold a node name: lower case letters, digits, '-' and '.'");
+            return text(
+                StatusCode::BAD_REQUEST,
+                "the header Nodename must hold a node name: lower case letters, digits, '-' and '.'",
+            );
         };
         // A certificate wins over a token, as in KubeEdge: it proves more.
         let renewed = match &client {
@@ -144,11 +155,20 @@ impl Enrolment {
         };
         let csr = match Limited::new(request.into_body(), MAX_BODY).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(_) => return self.refuse(&node, from, StatusCode::PAYLOAD_TOO_LARGE, "the request body is larger than 1 MiB".into()),
+            Err(_) => {
+                return self.refuse(
+                    &node,
+                    from,
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the request body is larger than 1 MiB".into(),
+                );
+            }
         };
         let signed = match self.authority.sign(&node, &csr) {
             Ok(signed) => signed,
-            Err(error) => return self.refuse(&node, from, StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            Err(error) => {
+                return self.refuse(&node, from, StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+            }
         };
         let pin = match self.pins.get(&node).await {
             Ok(pin) => pin,
@@ -186,7 +206,13 @@ impl Enrolment {
         }
     }
 
-    fn refuse(&self, node: &NodeName, from: IpAddr, status: StatusCode, why: String) -> Response<Full<Bytes>> {
+    fn refuse(
+        &self,
+        node: &NodeName,
+        from: IpAddr,
+        status: StatusCode,
+        why: String,
+    ) -> Response<Full<Bytes>> {
         tracing::warn!(%node, %from, why, "refused to sign a node certificate");
         text(status, &why)
     }

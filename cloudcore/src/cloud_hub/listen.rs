@@ -87,7 +87,9 @@ impl Port {
         });
         let listener = listener.map_err(|source| {
             let hint = match source.kind() {
-                std::io::ErrorKind::AddrInUse => ". The port is in use: is another cloudcore running? `ss -ltnp` shows who",
+                std::io::ErrorKind::AddrInUse => {
+                    ". The port is in use: is another cloudcore running? `ss -ltnp` shows who"
+                }
                 std::io::ErrorKind::PermissionDenied => ". Ports below 1024 need root",
                 _ => "",
             };
@@ -137,8 +139,9 @@ fn tls(authority: &Authority, certificates: ClientCertificates) -> Result<TlsAcc
         ClientCertificates::Welcome => verifier.allow_unauthenticated().build()?,
     };
     let (certificate, key) = authority.server_pair();
-    let mut config =
-        ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate], key)?;
     // A client that offered h2 could not upgrade to a WebSocket.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Sessions of ten thousand nodes would only fill memory; nodes reconnect rarely.
@@ -181,7 +184,9 @@ pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> Result<(Conn, Strin
     #[expect(clippy::result_large_err, reason = "the library's type")]
     let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         // Go edges repeat headers after a failed dial: the first value counts.
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let header = |name: &str| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
         node = header("node_id").to_owned();
         if header("connectionuse") == "msg" {
             return Ok(response);

@@ -57,9 +57,16 @@ impl Counters {
         Self {
             connected: metrics.gauge("cloudcore_connected_nodes", "Nodes with a link to this cloudcore"),
             delivered: metrics.counter("cloudcore_delivered_objects", "Objects that a node has confirmed"),
-            lost: metrics.counter("cloudcore_lost_messages", "Messages that a node did not confirm in time; they are sent again"),
-            refused: metrics.counter("cloudcore_refused_messages", "Messages in which a node touched what is not its own"),
-            bad_frames: metrics.counter("cloudcore_bad_frames", "Frames that say nothing cloudcore understands"),
+            lost: metrics.counter(
+                "cloudcore_lost_messages",
+                "Messages that a node did not confirm in time; they are sent again",
+            ),
+            refused: metrics.counter(
+                "cloudcore_refused_messages",
+                "Messages in which a node touched what is not its own",
+            ),
+            bad_frames: metrics
+                .counter("cloudcore_bad_frames", "Frames that say nothing cloudcore understands"),
         }
     }
 }
@@ -107,7 +114,8 @@ struct Hub {
 impl CloudHub {
     /// Takes both ports now, so that one in use is found before anything else starts.
     pub fn bind(config: CloudHubConfig, parts: Parts) -> Result<Self, ListenError> {
-        let bind = |key, address, port, certificates| Port::bind(key, address, port, &parts.authority, certificates);
+        let bind =
+            |key, address, port, certificates| Port::bind(key, address, port, &parts.authority, certificates);
         let (websocket, https) = (&config.websocket, &config.https);
         let messages = || {
             let port = websocket.port.to_u16();
@@ -184,7 +192,9 @@ impl Hub {
                 drop(permit);
                 match admitted {
                     // A task of its own: the handshake's state must not live as long as the link.
-                    Ok((conn, node, certificate)) => drop(tokio::spawn(hub.serve(conn, node, certificate, from))),
+                    Ok((conn, node, certificate)) => {
+                        drop(tokio::spawn(hub.serve(conn, node, certificate, from)))
+                    }
                     Err(why) => tracing::warn!(%from, why, "a connection was refused"),
                 }
             });
@@ -210,7 +220,12 @@ impl Hub {
         }
     }
 
-    async fn judge(&self, node: &str, certificate: &ClientCertificate, from: SocketAddr) -> Result<NodeName, String> {
+    async fn judge(
+        &self,
+        node: &str,
+        certificate: &ClientCertificate,
+        from: SocketAddr,
+    ) -> Result<NodeName, String> {
         let node: NodeName = node.parse().map_err(|error| format!("the header node_id: {error}"))?;
         if let Err(why) = admit::may_connect(certificate, &node) {
             if self.violations() == Violations::Refused {
@@ -221,7 +236,10 @@ impl Hub {
         // A node that comes back before its old link is known to be dead takes no room.
         let queues = &self.parts.queues;
         if !queues.is_connected(&node) && queues.n_connected() >= self.config.node_limit.to_usize() {
-            return Err(format!("there are {} nodes already (modules.cloudHub.nodeLimit)", self.config.node_limit));
+            return Err(format!(
+                "there are {} nodes already (modules.cloudHub.nodeLimit)",
+                self.config.node_limit
+            ));
         }
         let pin = self.parts.pins.get(&node).await?.or_else(|| self.shown().get(&node).cloned());
         if let Err(why) = pins::judge(&node, pin.as_ref(), &certificate.fingerprint, from.ip()) {
@@ -242,7 +260,13 @@ impl Hub {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve(self: Arc<Self>, conn: listen::Conn, node: NodeName, certificate: ClientCertificate, from: SocketAddr) {
+    async fn serve(
+        self: Arc<Self>,
+        conn: listen::Conn,
+        node: NodeName,
+        certificate: ClientCertificate,
+        from: SocketAddr,
+    ) {
         let queue = match self.parts.queues.attach(&node).await {
             Ok(queue) => queue,
             Err(error) => {
@@ -302,7 +326,15 @@ impl NodeGraph for Graph {
         self.pod_is_on(node, namespace, pod).is_some()
     }
 
-    fn uses_account(&self, node: &NodeName, namespace: &ke_wire::Namespace, account: &ke_wire::ObjectName) -> bool {
+    fn uses_account(
+        &self,
+        node: &NodeName,
+        namespace: &ke_wire::Namespace,
+        account: &ke_wire::ObjectName,
+    ) -> bool {
         Graph::uses_account(self, node, namespace, account)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,9 @@ use futures_util::{SinkExt, StreamExt};
 use ke_link::cloud::Output;
 use ke_link::{CloudConfig, CloudEnd, Deed};
 use ke_run::shutdown::Shutdown;
-use ke_wire::{About, Answer, Down, Kind, MessageId, NodeName, ObjectKey, Question, Reason, Refusal, Up, Version};
+use ke_wire::{
+    About, Answer, Down, Kind, MessageId, NodeName, ObjectKey, Question, Reason, Refusal, Up, Version,
+};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
@@ -28,7 +30,9 @@ const MAX_QUESTIONS: usize = 128;
 /// Bad frames of one node are logged once in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
-type Answering = Pin<Box<dyn Future<Output = (MessageId, About, (Answer, Option<Version>))> + Send>>;
+/// Id and subject of a question, its answer, and the version of the object in it. Boxed: every idle link has room for one.
+type Answered = Box<(MessageId, About, (Answer, Option<Version>))>;
+type Answering = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
 /// What happens when a node touches what is not its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +66,7 @@ pub(super) struct NodeLink {
 
 enum Event {
     Frame(Option<Result<Message, tungstenite::Error>>),
-    Answer(MessageId, About, (Answer, Option<Version>)),
+    Answer(Answered),
     Queue,
     Timeout,
     Stop,
@@ -92,7 +96,7 @@ impl NodeLink {
             let timeout = self.end.poll_timeout().unwrap_or_else(Instant::now);
             let event = tokio::select! {
                 frame = self.conn.next() => Event::Frame(frame),
-                Some((id, about, answer)) = self.answering.next() => Event::Answer(id, about, answer),
+                Some(answered) = self.answering.next() => Event::Answer(answered),
                 () = self.parts.queue.changed() => Event::Queue,
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = shutdown.wait() => Event::Stop,
@@ -107,9 +111,15 @@ impl NodeLink {
                 }
                 Event::Frame(Some(Err(error))) => {
                     let (code, why) = match &error {
-                        tungstenite::Error::Capacity(_) => (CloseCode::Size, "a message of the node is longer than 8 MiB".to_owned()),
-                        tungstenite::Error::Utf8(_) => (CloseCode::Invalid, "a message of the node is no text".to_owned()),
-                        tungstenite::Error::Protocol(_) => (CloseCode::Protocol, format!("the node broke WebSocket's rules: {error}")),
+                        tungstenite::Error::Capacity(_) => {
+                            (CloseCode::Size, "a message of the node is longer than 8 MiB".to_owned())
+                        }
+                        tungstenite::Error::Utf8(_) => {
+                            (CloseCode::Invalid, "a message of the node is no text".to_owned())
+                        }
+                        tungstenite::Error::Protocol(_) => {
+                            (CloseCode::Protocol, format!("the node broke WebSocket's rules: {error}"))
+                        }
                         _ => return format!("the connection broke: {error}"),
                     };
                     self.parts.counters.bad_frames.inc();
@@ -117,7 +127,10 @@ impl NodeLink {
                     return why;
                 }
                 Event::Frame(None) => return "the node closed the connection".into(),
-                Event::Answer(to, about, (answer, version)) => self.answer(now, to, about, answer, version),
+                Event::Answer(answered) => {
+                    let (to, about, (answer, version)) = *answered;
+                    self.answer(now, to, about, answer, version);
+                }
                 Event::Queue => {
                     if let Some(ended) = self.parts.queue.ended() {
                         let why = match ended {
@@ -201,7 +214,9 @@ impl NodeLink {
             && verdict != Verdict::Admit
             && matches!(message, Up::Ask { .. } | Up::Event { .. })
         {
-            self.log_now_and_then("admitted all the same, since modules.cloudHub.authorization is off or in debug");
+            self.log_now_and_then(
+                "admitted all the same, since modules.cloudHub.authorization is off or in debug",
+            );
             verdict = Verdict::Admit;
         }
         match (verdict, message) {
@@ -242,11 +257,18 @@ impl NodeLink {
             if let (Some(registered), Answer::Stored(_)) = (registered, &answer.0) {
                 registered();
             }
-            (id, about, answer)
+            Box::new((id, about, answer))
         }));
     }
 
-    fn answer(&mut self, now: Instant, to: MessageId, about: About, answer: Answer, version: Option<Version>) {
+    fn answer(
+        &mut self,
+        now: Instant,
+        to: MessageId,
+        about: About,
+        answer: Answer,
+        version: Option<Version>,
+    ) {
         let message = Down::Answer { id: MessageId::fresh(), to, about, version, answer };
         // Answers are never refused for want of room.
         let _ = self.end.send(now, message);
@@ -276,7 +298,9 @@ impl NodeLink {
 /// What the answer to a question says it is about.
 fn about(question: &Question) -> About {
     match question {
-        Question::Get(key) | Question::Create { key, .. } | Question::Update { key, .. } => About::Object(key.clone()),
+        Question::Get(key) | Question::Create { key, .. } | Question::Update { key, .. } => {
+            About::Object(key.clone())
+        }
         Question::Token { namespace, account, .. } => About::Token(namespace.clone(), account.clone()),
         Question::ApiServerCa => About::ApiServerCa,
         Question::PatchNodeStatus { node, .. } => About::NodeStatus(node.clone()),
@@ -289,7 +313,9 @@ fn about(question: &Question) -> About {
 
 fn too_many() -> Refusal {
     Refusal {
-        message: format!("{MAX_QUESTIONS} questions of this node wait for an answer already; ask again later"),
+        message: format!(
+            "{MAX_QUESTIONS} questions of this node wait for an answer already; ask again later"
+        ),
         reason: Reason::Other("TooManyRequests".into()),
         details: None,
         code: 429,
@@ -304,4 +330,3 @@ fn unanswered() -> Refusal {
         code: 504,
     }
 }
-

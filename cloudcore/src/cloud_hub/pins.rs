@@ -60,7 +60,12 @@ pub trait Pins: Send + Sync + 'static {
 }
 
 /// Judges a key for a name. `Ok` is the pin to write, if it changes. The error is one sentence.
-pub fn judge(node: &NodeName, pin: Option<&Pin>, key: &Fingerprint, from: IpAddr) -> Result<Option<Pin>, String> {
+pub fn judge(
+    node: &NodeName,
+    pin: Option<&Pin>,
+    key: &Fingerprint,
+    from: IpAddr,
+) -> Result<Option<Pin>, String> {
     match pin {
         None => Ok(Some(Pin::new(from, key.clone()))),
         Some(pin) => match pin.keys.iter().position(|known| known == key) {
@@ -72,9 +77,9 @@ pub fn judge(node: &NodeName, pin: Option<&Pin>, key: &Fingerprint, from: IpAddr
                 Ok((now != *pin).then_some(now))
             }
             None => Err(format!(
-            "node name {node} belongs to another machine, last seen at {}; the one at {from} has another key. If it \
+                "node name {node} belongs to another machine, last seen at {}; the one at {from} has another key. If it \
              replaces the first, run: kubectl delete node {node}",
-            pin.address
+                pin.address
             )),
         },
     }
@@ -121,10 +126,18 @@ mod tests {
         assert_eq!(Pin::parse(&first.text()).as_ref(), Some(&first));
         assert_eq!(judge(&node, Some(&first), &key("a"), from), Ok(None));
         let sentence = judge(&node, Some(&first), &key("b"), "192.0.2.2".parse().unwrap()).unwrap_err();
-        assert!(sentence.contains("192.0.2.1") && sentence.contains("192.0.2.2") && sentence.contains("kubectl delete node edge-1"));
+        assert!(
+            sentence.contains("192.0.2.1")
+                && sentence.contains("192.0.2.2")
+                && sentence.contains("kubectl delete node edge-1")
+        );
         // A renewal: both count until the machine shows one of them.
         let both = Pin { keys: vec![key("a"), key("b")], ..first };
-        assert_eq!(judge(&node, Some(&both), &key("a"), from), Ok(None), "the new certificate may be on its way");
+        assert_eq!(
+            judge(&node, Some(&both), &key("a"), from),
+            Ok(None),
+            "the new certificate may be on its way"
+        );
         assert_eq!(judge(&node, Some(&both), &key("b"), from).unwrap().unwrap().keys, vec![key("b")]);
         assert_eq!(Pin::parse("x"), None);
     }

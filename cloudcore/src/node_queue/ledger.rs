@@ -132,11 +132,19 @@ impl ObjectSyncLedger {
                 None => break,
             }
         }
-        let all = Api::<ClusterObjectSync>::all(client.clone()).list(&ListParams::default()).await.map_err(read)?;
+        let all =
+            Api::<ClusterObjectSync>::all(client.clone()).list(&ListParams::default()).await.map_err(read)?;
         for sync in all.items {
             let version = sync.status.map(|status| status.object_resource_version);
             if let Some(name) = sync.metadata.name {
-                note(&mut noted, &name, Scope::Cluster, &sync.spec.object_kind, &sync.spec.object_name, version);
+                note(
+                    &mut noted,
+                    &name,
+                    Scope::Cluster,
+                    &sync.spec.object_kind,
+                    &sync.spec.object_name,
+                    version,
+                );
             }
         }
         // Full: the link that confirms waits, and with it its node's next acknowledgement.
@@ -197,7 +205,11 @@ impl Ledger for ObjectSyncLedger {
 impl LedgerWriter {
     /// Writes until shutdown, and then for a moment what still waits. What stays unwritten is sent once more by the next
     /// run, unless it is deleted meanwhile: then the node would never hear of that.
-    pub async fn run(mut self, ledger: std::sync::Arc<ObjectSyncLedger>, shutdown: Shutdown) -> Result<(), LedgerError> {
+    pub async fn run(
+        mut self,
+        ledger: std::sync::Arc<ObjectSyncLedger>,
+        shutdown: Shutdown,
+    ) -> Result<(), LedgerError> {
         let mut waiting = BTreeSet::<Stale>::new();
         let mut under_way = BTreeSet::<Stale>::new();
         let mut writes = FuturesUnordered::new();
@@ -270,7 +282,12 @@ async fn write(client: kube::Client, stale: &Stale, held: Option<Held>) -> Resul
     }
 }
 
-async fn write_one<K>(api: &Api<K>, name: &str, sync: K, status: Option<serde_json::Value>) -> Result<(), kube::Error>
+async fn write_one<K>(
+    api: &Api<K>,
+    name: &str,
+    sync: K,
+    status: Option<serde_json::Value>,
+) -> Result<(), kube::Error>
 where
     K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
@@ -301,7 +318,8 @@ where
 
 fn is_terminating(status: &kube::core::Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
-    status.code == 403 && causes.map(|cause| cause.reason.as_str()).any(|reason| reason == "NamespaceTerminating")
+    status.code == 403
+        && causes.map(|cause| cause.reason.as_str()).any(|reason| reason == "NamespaceTerminating")
 }
 
 fn code(error: &kube::Error) -> u16 {

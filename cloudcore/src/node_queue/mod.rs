@@ -187,7 +187,9 @@ impl NodeQueue {
         };
         match item {
             Some(Item::Put(put)) => {
-                self.ledger.confirmed(&self.node, &put.uid, Held { key: put.key, version: put.version }).await;
+                self.ledger
+                    .confirmed(&self.node, &put.uid, Held { key: put.key, version: put.version })
+                    .await;
             }
             Some(Item::Delete(gone)) => self.ledger.removed(&self.node, &gone.uid, &gone.key).await,
             None => {}
@@ -206,7 +208,8 @@ impl NodeQueue {
         if let Some(ordered) = &mut state.ordered {
             ordered.insert(desired.uid.clone());
         }
-        let has_it = state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
+        let has_it =
+            state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
         if !has_it {
             state.queue.put(desired);
             drop(state);
@@ -307,7 +310,10 @@ mod tests {
         let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
         let queue = nodes.attach(&node).await.unwrap();
         queue.synced();
-        assert!(names(&queue).is_empty(), "the end of a hand-over to an earlier link says nothing about this one");
+        assert!(
+            names(&queue).is_empty(),
+            "the end of a hand-over to an earlier link says nothing about this one"
+        );
         queue.hand_over();
         queue.put(desired("same", 5));
         queue.put(desired("older", 6));
