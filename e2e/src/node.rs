@@ -157,6 +157,7 @@ impl EdgeCore {
             "apiVersion": "edgecore.config.kubeedge.io/v1alpha2",
             "kind": "EdgeCore",
             "database": {"dataSource": file("edgecore.db")},
+            "admin": {"bindAddress": format!("127.0.0.1:{}", run_dir.port()?)},
             "modules": {
                 "edged": {
                     "hostnameOverride": options.node_name,
@@ -167,9 +168,6 @@ impl EdgeCore {
                         "cgroupDriver": "cgroupfs",
                         "cgroupRoot": runtime.cgroup_root(),
                         "podLogsDir": file("pod-logs"),
-                        "staticPodPath": file("manifests"),
-                        "address": "127.0.0.1",
-                        "readOnlyPort": run_dir.port()?,
                     },
                 },
                 "edgeHub": {
@@ -179,6 +177,7 @@ impl EdgeCore {
                     "tlsCaFile": file("ca/rootCA.crt"),
                     "tlsCertFile": file("certs/server.crt"),
                     "tlsPrivateKeyFile": file("certs/server.key"),
+                    "bootstrapFile": file("bootstrap-edgecore.conf"),
                 },
             },
         });
