@@ -105,12 +105,16 @@ struct Bench {
 }
 
 async fn bench(change: impl FnOnce(&mut CloudHubConfig)) -> Bench {
+    bench_with(MemorySecrets::default(), change).await
+}
+
+async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubConfig)) -> Bench {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = config();
     config.websocket.port = Within::of::<0>();
     config.https.port = Within::of::<0>();
     change(&mut config);
-    let secrets = Arc::new(MemorySecrets::default());
+    let secrets = Arc::new(secrets);
     let authority = Arc::new(Authority::open(&config, &*secrets).await.unwrap());
     let nodes = Arc::new(Nodes::default());
     let ledger = Arc::new(MemoryLedger::default());

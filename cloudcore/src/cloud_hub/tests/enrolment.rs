@@ -3,6 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::cloud_hub::authority::tests::of_kubeedge;
 use crate::cloud_hub::authority::unix_now;
 
 impl Bench {
@@ -75,11 +76,13 @@ async fn paths_and_their_answers() {
 
 #[tokio::test]
 async fn a_token_and_a_request_become_a_certificate_that_connects() {
-    let mut bench = bench(|_| {}).await;
-    let (status, why, identity) = bench.enrol(None, "edge-a", "edge-a", &bench.token()).await;
-    assert_eq!((status, why.as_str()), (200, ""));
-    let _edge = dial(&bench, &identity, "edge-a").await.unwrap();
-    assert_eq!(bench.connected_node().await, "edge-a");
+    for secrets in [MemorySecrets::default(), of_kubeedge()] {
+        let mut bench = bench_with(secrets, |_| {}).await;
+        let (status, why, identity) = bench.enrol(None, "edge-a", "edge-a", &bench.token()).await;
+        assert_eq!((status, why.as_str()), (200, ""));
+        let _edge = dial(&bench, &identity, "edge-a").await.unwrap();
+        assert_eq!(bench.connected_node().await, "edge-a");
+    }
 }
 
 #[tokio::test]
