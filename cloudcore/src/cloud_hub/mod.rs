@@ -32,7 +32,7 @@ use self::node_link::{LinkParts, NodeLink, Violations};
 use self::pins::{Pin, Pins, Told};
 use crate::config::CloudHubConfig;
 use crate::edge_controller::{FromNode, Graph, Upstream};
-use crate::node_queue::Nodes;
+use crate::node_queue::{NodeQueue, Nodes};
 
 pub use listen::ListenError;
 
@@ -191,9 +191,11 @@ impl Hub {
                 let admitted = hub.admit(tls, stream, from).await;
                 drop(permit);
                 match admitted {
-                    // A task of its own: the handshake's state must not live as long as the link.
                     Ok((conn, node, certificate)) => {
-                        drop(tokio::spawn(hub.serve(conn, node, certificate, from)))
+                        if let Some((link, queue)) = hub.open(conn, &node, certificate, from).await {
+                            // A task of its own: the state of all this must not live as long as the link.
+                            drop(tokio::spawn(hub.serve(link, queue, node)));
+                        }
                     }
                     Err(why) => tracing::warn!(%from, why, "a connection was refused"),
                 }
@@ -260,18 +262,20 @@ impl Hub {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve(
-        self: Arc<Self>,
-        conn: listen::Conn,
-        node: NodeName,
+    /// Makes the node's link, which is its current one from now on.
+    async fn open(
+        &self,
+        mut conn: listen::Conn,
+        node: &NodeName,
         certificate: ClientCertificate,
         from: SocketAddr,
-    ) {
-        let queue = match self.parts.queues.attach(&node).await {
+    ) -> Option<(Box<NodeLink>, Arc<NodeQueue>)> {
+        let queue = match self.parts.queues.attach(node).await {
             Ok(queue) => queue,
             Err(error) => {
                 tracing::error!(%node, %error, "a node cannot be served");
-                return;
+                listen::hang_up(&mut conn, CloseCode::Again, "what the node has cannot be read now").await;
+                return None;
             }
         };
         self.shown().insert(node.clone(), Pin::new(from.ip(), certificate.fingerprint.clone()));
@@ -306,13 +310,17 @@ impl Hub {
                 registered: note_key,
             },
         );
+        Some((link, queue))
+    }
+
+    async fn serve(self: Arc<Self>, link: Box<NodeLink>, queue: Arc<NodeQueue>, node: NodeName) {
         let why = link.run(&self.shutdown).await;
         self.parts.counters.connected.dec();
         if self.parts.queues.detach(&queue) {
             self.shown().remove(&node);
         }
         // Also of a link that was replaced: EdgeController counts a node's links.
-        self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
+        Box::pin(self.parts.upstream.tell(FromNode::Disconnected(node.clone()))).await;
         tracing::info!(%node, why, "disconnected");
     }
 }

@@ -73,7 +73,7 @@ enum Event {
 }
 
 impl NodeLink {
-    pub(super) fn new(conn: Conn, parts: LinkParts) -> Self {
+    pub(super) fn new(conn: Conn, parts: LinkParts) -> Box<Self> {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let config = CloudConfig {
             keepalive_limit: parts.keepalive_limit,
@@ -82,13 +82,14 @@ impl NodeLink {
             ..CloudConfig::default()
         };
         let end = CloudEnd::new(Instant::now(), config);
-        Self { conn, end, parts, answering: FuturesUnordered::new(), last_logged: None }
+        Box::new(Self { conn, end, parts, answering: FuturesUnordered::new(), last_logged: None })
     }
 
-    /// Runs until the link ends; says why it did.
-    pub(super) async fn run(mut self, shutdown: &Shutdown) -> String {
+    /// Runs until the link ends; says why it did. What is rare is boxed: this future is what an idle link costs.
+    pub(super) async fn run(mut self: Box<Self>, shutdown: &Shutdown) -> String {
         // After `attach`: what is ordered from now on finds the queue.
-        self.parts.upstream.tell(FromNode::Connected(self.parts.node.clone())).await;
+        let news = FromNode::Connected(self.parts.node.clone());
+        Box::pin(self.parts.upstream.tell(news)).await;
         loop {
             if let Err(why) = self.fill_and_flush().await {
                 return why;
@@ -180,11 +181,11 @@ impl NodeLink {
                     let text = Utf8Bytes::try_from(bytes).map_err(|_| "a message of ours is no text")?;
                     self.write(Message::Text(text)).await?;
                 }
-                Output::Received(message) => self.on_message(message).await,
+                Output::Received(message) => Box::pin(self.on_message(message)).await,
                 Output::Delivered { id, key, deed, .. } => match deed {
                     Deed::Put | Deed::Delete => {
                         self.parts.counters.delivered.inc();
-                        self.parts.queue.delivered(&key, &id).await;
+                        Box::pin(self.parts.queue.delivered(&key, &id)).await;
                     }
                     // Pushed as well, since a Pod of the node names it; the push is what the ledger notes.
                     Deed::Answer => {}

@@ -1,7 +1,8 @@
 //! Which key a node's name belongs to: the first machine that connects with a name keeps it until its Node is deleted.
 //!
 //! Kept as an annotation of the Node, so that every cloudcore sees it and deleting the Node frees the name. During a
-//! renewal both keys count, since nobody knows whether the machine got the answer. Called by enrolment and the listeners.
+//! renewal both keys count, since nobody knows whether the machine got the answer. A machine that lost its key is another
+//! machine: its Node has to be deleted before it joins again. Called by enrolment and the listeners.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

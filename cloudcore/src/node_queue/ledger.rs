@@ -2,7 +2,8 @@
 //! for tests.
 //!
 //! Confirmations are noted in memory at once and written behind, coalesced per object: a crash loses at most what makes
-//! cloudcore send an object once more than needed. It decides nothing.
+//! cloudcore send an object once more than needed. It decides nothing. Read once, at start: what another cloudcore
+//! writes later about a node that then moves here is not seen before the next start.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
