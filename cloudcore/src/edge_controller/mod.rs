@@ -333,6 +333,7 @@ impl Downstreaming {
             }
             placement.desired(node)
         };
+        self.queues.tell(QueueOrder::HandOver(node.clone())).await;
         for desired in desired {
             self.tell(QueueOrder::Put(node.clone(), desired)).await;
         }

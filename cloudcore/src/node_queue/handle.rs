@@ -43,7 +43,10 @@ pub enum QueueOrder {
     Put(NodeName, Desired),
     /// `node` must no longer hold this.
     Delete(NodeName, Gone),
-    /// All that `node` must hold was handed over since `FromNode::Connected`: what it holds beyond that must go.
+    /// All that `node` must hold follows, up to `Synced`. Without this mark the rest of a hand-over that was meant for
+    /// the node's previous link would look like a whole one, and what came before it would be taken from the node.
+    HandOver(NodeName),
+    /// All that `node` must hold was said since `HandOver`: what it holds beyond that must go.
     Synced(NodeName),
     /// `node` registered anew, perhaps with an empty store: forget what it confirmed; all it must hold follows.
     Forget(NodeName),

@@ -43,7 +43,7 @@ pub struct NodeQueue {
 struct State {
     queue: Queue,
     held: HashMap<Uid, Held>,
-    /// What was ordered since the link came up; `None` once all of it was.
+    /// What was ordered since a hand-over began; `None` while there is none.
     ordered: Option<HashSet<Uid>>,
     ended: Option<Ended>,
 }
@@ -76,6 +76,7 @@ impl NodeQueueKeeper {
                 None => return Ok(()),
                 Some(QueueOrder::Put(node, desired)) => self.with(&node, |queue| queue.put(desired)),
                 Some(QueueOrder::Delete(node, gone)) => self.with(&node, |queue| queue.delete(gone)),
+                Some(QueueOrder::HandOver(node)) => self.with(&node, NodeQueue::hand_over),
                 Some(QueueOrder::Synced(node)) => self.with(&node, NodeQueue::synced),
                 Some(QueueOrder::Forget(node)) => {
                     self.nodes.ledger.forget(&node).await;
@@ -104,7 +105,7 @@ impl Nodes {
         let held = self.ledger.load(node).await?;
         let queue = Arc::new(NodeQueue {
             node: node.clone(),
-            state: Mutex::new(State { queue: Queue::default(), held, ordered: Some(HashSet::new()), ended: None }),
+            state: Mutex::new(State { queue: Queue::default(), held, ordered: None, ended: None }),
             changed: Notify::new(),
             ledger: Arc::clone(&self.ledger),
         });
@@ -123,6 +124,12 @@ impl Nodes {
             links.remove(&queue.node);
         }
         is_current
+    }
+
+    /// Whether the node has a link.
+    #[must_use]
+    pub fn is_connected(&self, node: &NodeName) -> bool {
+        locked(&self.links).contains_key(node)
     }
 
     /// Number of nodes with a link.
@@ -180,7 +187,9 @@ impl NodeQueue {
         };
         match item {
             Some(Item::Put(put)) => {
-                self.ledger.confirmed(&self.node, &put.uid, Held { key: put.key, version: put.version }).await;
+                self.ledger
+                    .confirmed(&self.node, &put.uid, Held { key: put.key, version: put.version })
+                    .await;
             }
             Some(Item::Delete(gone)) => self.ledger.removed(&self.node, &gone.uid, &gone.key).await,
             None => {}
@@ -199,7 +208,8 @@ impl NodeQueue {
         if let Some(ordered) = &mut state.ordered {
             ordered.insert(desired.uid.clone());
         }
-        let has_it = state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
+        let has_it =
+            state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
         if !has_it {
             state.queue.put(desired);
             drop(state);
@@ -212,9 +222,15 @@ impl NodeQueue {
         if let Some(ordered) = &mut state.ordered {
             ordered.remove(&gone.uid);
         }
+        // Not when it is confirmed: if the node needs the object again before that, the same version must go once more.
+        state.held.remove(&gone.uid);
         state.queue.delete(gone);
         drop(state);
         self.notify();
+    }
+
+    fn hand_over(&self) {
+        locked(&self.state).ordered = Some(HashSet::new());
     }
 
     /// What the node confirmed once and EdgeController did not order now was deleted while the node was away.
@@ -223,9 +239,8 @@ impl NodeQueue {
         let Some(ordered) = state.ordered.take() else { return };
         let strangers: Vec<Gone> = state
             .held
-            .iter()
-            .filter(|(uid, _)| !ordered.contains(*uid))
-            .map(|(uid, held)| handle::bare_gone(uid, &held.key))
+            .extract_if(|uid, _| !ordered.contains(uid))
+            .map(|(uid, held)| handle::bare_gone(&uid, &held.key))
             .collect();
         for gone in strangers {
             state.queue.delete(gone);
@@ -294,12 +309,36 @@ mod tests {
         }
         let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
         let queue = nodes.attach(&node).await.unwrap();
+        queue.synced();
+        assert!(
+            names(&queue).is_empty(),
+            "the end of a hand-over to an earlier link says nothing about this one"
+        );
+        queue.hand_over();
         queue.put(desired("same", 5));
         queue.put(desired("older", 6));
         queue.put(desired("new", 7));
         assert_eq!(names(&queue), ["put new 7", "put older 6"]);
         queue.synced();
         assert_eq!(names(&queue), ["delete vanished"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_again_goes_again() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        let object = desired("a", 5);
+        let held = Held { key: object.key.clone(), version: object.version };
+        ledger.confirmed(&node, &object.uid, held).await;
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as _);
+        let queue = nodes.attach(&node).await.unwrap();
+        queue.delete(handle::bare_gone(&object.uid, &object.key));
+        let Some(Down::Delete(deletion)) = queue.take() else { panic!("the deletion is due") };
+        // A Pod that names the same ConfigMap arrives before the node has confirmed that it dropped it.
+        queue.put(object.clone());
+        queue.delivered(&object.key, &deletion.id).await;
+        assert!(ledger.load(&node).await.unwrap().is_empty());
+        assert_eq!(names(&queue), ["put a 5"]);
     }
 
     #[tokio::test]
