@@ -13,7 +13,6 @@ pub mod pins;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ke_run::shutdown::Shutdown;
@@ -92,7 +91,6 @@ pub struct CloudHub {
 struct Hub {
     config: CloudHubConfig,
     parts: Arc<Parts>,
-    n_links: AtomicUsize,
     shutdown: Shutdown,
 }
 
@@ -134,7 +132,7 @@ impl CloudHub {
             nodes: Arc::clone(&self.parts.nodes),
         });
         let (authority, secrets) = (Arc::clone(&self.parts.authority), Arc::clone(&self.parts.secrets));
-        let hub = Arc::new(Hub { config: self.config, parts: self.parts, n_links: AtomicUsize::new(0), shutdown: shutdown.clone() });
+        let hub = Arc::new(Hub { config: self.config, parts: self.parts, shutdown: shutdown.clone() });
         tokio::join!(
             enrolment.run(self.enrolment, shutdown.clone()),
             hub.accept(self.messages),
@@ -200,7 +198,10 @@ impl Hub {
             }
             tracing::warn!(%node, %from, why, "admitted all the same: modules.cloudHub.authorization is off or in debug");
         }
-        if self.n_links.load(Ordering::Relaxed) >= self.config.node_limit.to_usize() {
+        // A node that comes back before the death of its old link was noticed is no further node. Handshakes under way are
+        // not counted: the limit guards memory and may be passed by a few.
+        let queues = &self.parts.queues;
+        if queues.n_connected() >= self.config.node_limit.to_usize() && !queues.is_connected(&node) {
             return Err(format!("there are {} nodes already (modules.cloudHub.nodeLimit)", self.config.node_limit));
         }
         let pin = self.parts.pins.get(&node).await?;
@@ -219,7 +220,6 @@ impl Hub {
                 return;
             }
         };
-        self.n_links.fetch_add(1, Ordering::Relaxed);
         self.parts.counters.connected.inc();
         tracing::info!(%node, %from, "connected");
         let note_key: Arc<dyn Fn() + Send + Sync> = {
@@ -251,11 +251,10 @@ impl Hub {
             },
         );
         let why = link.run(&self.shutdown).await;
-        self.n_links.fetch_sub(1, Ordering::Relaxed);
         self.parts.counters.connected.dec();
-        if self.parts.queues.detach(&queue) {
-            self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
-        }
+        self.parts.queues.detach(&queue);
+        // EdgeController counts links: each `Connected` has its `Disconnected`.
+        self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
         tracing::info!(%node, why, "disconnected");
     }
 }

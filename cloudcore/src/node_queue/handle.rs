@@ -43,7 +43,9 @@ pub enum QueueOrder {
     Put(NodeName, Desired),
     /// `node` must no longer hold this.
     Delete(NodeName, Gone),
-    /// All that `node` must hold was handed over since `FromNode::Connected`: what it holds beyond that must go.
+    /// All that `node` must hold follows, up to `Synced`.
+    AllFollows(NodeName),
+    /// All that `node` must hold was handed over since `AllFollows`: what it holds beyond that must go.
     Synced(NodeName),
     /// `node` registered anew, perhaps with an empty store: forget what it confirmed; all it must hold follows.
     Forget(NodeName),

@@ -43,7 +43,8 @@ pub struct NodeQueue {
 struct State {
     queue: Queue,
     held: HashMap<Uid, Held>,
-    /// What was ordered since the link came up; `None` once all of it was.
+    /// What was ordered since `AllFollows`; `None` outside of a hand-over. The end of one that began for an earlier link
+    /// of the node finds nothing here: what it ordered before this link came up was not seen.
     ordered: Option<HashSet<Uid>>,
     ended: Option<Ended>,
 }
@@ -76,14 +77,16 @@ impl NodeQueueKeeper {
                 None => return Ok(()),
                 Some(QueueOrder::Put(node, desired)) => self.with(&node, |queue| queue.put(desired)),
                 Some(QueueOrder::Delete(node, gone)) => self.with(&node, |queue| queue.delete(gone)),
+                Some(QueueOrder::AllFollows(node)) => self.with(&node, NodeQueue::all_follows),
                 Some(QueueOrder::Synced(node)) => self.with(&node, NodeQueue::synced),
                 Some(QueueOrder::Forget(node)) => {
                     self.nodes.ledger.forget(&node).await;
                     self.with(&node, NodeQueue::forget);
                 }
                 Some(QueueOrder::NodeGone(node)) => {
-                    self.nodes.ledger.forget(&node).await;
+                    // In this order: an ended link notes nothing more.
                     self.with(&node, |queue| queue.end(Ended::NodeGone));
+                    self.nodes.ledger.forget(&node).await;
                 }
             }
         }
@@ -104,7 +107,7 @@ impl Nodes {
         let held = self.ledger.load(node).await?;
         let queue = Arc::new(NodeQueue {
             node: node.clone(),
-            state: Mutex::new(State { queue: Queue::default(), held, ordered: Some(HashSet::new()), ended: None }),
+            state: Mutex::new(State { queue: Queue::default(), held, ordered: None, ended: None }),
             changed: Notify::new(),
             ledger: Arc::clone(&self.ledger),
         });
@@ -123,6 +126,12 @@ impl Nodes {
             links.remove(&queue.node);
         }
         is_current
+    }
+
+    /// Whether this node has a link.
+    #[must_use]
+    pub fn is_connected(&self, node: &NodeName) -> bool {
+        locked(&self.links).contains_key(node)
     }
 
     /// Number of nodes with a link.
@@ -167,6 +176,10 @@ impl NodeQueue {
     pub async fn delivered(&self, key: &ObjectKey, id: &MessageId) {
         let item = {
             let mut state = locked(&self.state);
+            // A newer link's word, or the end of the Node, counts more than what an old link still hears.
+            if state.ended.is_some() {
+                return;
+            }
             let item = state.queue.delivered(key, id);
             match &item {
                 Some(Item::Put(put)) => {
@@ -212,9 +225,15 @@ impl NodeQueue {
         if let Some(ordered) = &mut state.ordered {
             ordered.remove(&gone.uid);
         }
+        // From now on the node may lose it at any moment; the ledger learns of it when it has.
+        state.held.remove(&gone.uid);
         state.queue.delete(gone);
         drop(state);
         self.notify();
+    }
+
+    fn all_follows(&self) {
+        locked(&self.state).ordered = Some(HashSet::new());
     }
 
     /// What the node confirmed once and EdgeController did not order now was deleted while the node was away.
@@ -228,6 +247,7 @@ impl NodeQueue {
             .map(|(uid, held)| handle::bare_gone(uid, &held.key))
             .collect();
         for gone in strangers {
+            state.held.remove(&gone.uid);
             state.queue.delete(gone);
         }
         drop(state);
@@ -294,12 +314,82 @@ mod tests {
         }
         let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
         let queue = nodes.attach(&node).await.unwrap();
+        queue.all_follows();
         queue.put(desired("same", 5));
         queue.put(desired("older", 6));
         queue.put(desired("new", 7));
         assert_eq!(names(&queue), ["put new 7", "put older 6"]);
         queue.synced();
         assert_eq!(names(&queue), ["delete vanished"]);
+    }
+
+    /// Takes the only message that waits and confirms it.
+    async fn confirm(queue: &NodeQueue) {
+        let (key, id) = match queue.take().unwrap() {
+            Down::Put(put) => (put.key, put.id),
+            Down::Delete(delete) => (delete.key, delete.id),
+            other => panic!("{other:?}"),
+        };
+        queue.delivered(&key, &id).await;
+    }
+
+    fn gone(uid: &str) -> Gone {
+        handle::bare_gone(&uid.parse().unwrap(), &desired(uid, 0).key)
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_again_is_held_again() {
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+        let queue = nodes.attach(&"edge-1".parse().unwrap()).await.unwrap();
+        queue.put(desired("a", 5));
+        confirm(&queue).await;
+        // The last pod that names it goes and another comes; the object itself never changed.
+        queue.delete(gone("a"));
+        queue.put(desired("a", 5));
+        assert_eq!(names(&queue), ["put a 5"], "the deletion still waited");
+        let queue = nodes.attach(&"edge-2".parse().unwrap()).await.unwrap();
+        queue.put(desired("a", 5));
+        confirm(&queue).await;
+        queue.delete(gone("a"));
+        let Some(Down::Delete(under_way)) = queue.take() else { panic!("no deletion") };
+        queue.put(desired("a", 5));
+        queue.delivered(&under_way.key, &under_way.id).await;
+        assert_eq!(names(&queue), ["put a 5"], "the deletion was under way");
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_hand_over_to_the_old_link_deletes_nothing() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        for uid in ["a", "b"] {
+            let held = Held { key: desired(uid, 0).key, version: Version::new(5) };
+            ledger.confirmed(&node, &uid.parse().unwrap(), held).await;
+        }
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
+        let old = nodes.attach(&node).await.unwrap();
+        old.all_follows();
+        old.put(desired("a", 5));
+        // The node dials again before the hand-over to its first link has ended.
+        let new = nodes.attach(&node).await.unwrap();
+        new.put(desired("b", 5));
+        new.synced();
+        assert_eq!(names(&new), [""; 0]);
+        new.all_follows();
+        new.put(desired("a", 5));
+        new.synced();
+        assert_eq!(names(&new), ["delete b"]);
+    }
+
+    #[tokio::test]
+    async fn an_ended_link_notes_nothing() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as _);
+        let queue = nodes.attach(&node).await.unwrap();
+        queue.put(desired("a", 5));
+        queue.end(Ended::NodeGone);
+        confirm(&queue).await;
+        assert!(ledger.load(&node).await.unwrap().is_empty());
     }
 
     #[tokio::test]
