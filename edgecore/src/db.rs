@@ -37,8 +37,7 @@ const MIGRATIONS: &[&str] = &[
         uid TEXT PRIMARY KEY,
         namespace TEXT NOT NULL,
         name TEXT NOT NULL,
-        status BLOB NOT NULL,
-        sent INTEGER NOT NULL
+        status BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE report (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -324,7 +324,7 @@ impl Downstreaming {
         }
     }
 
-    /// Everything that the node must hold, then the mark after which the rest is too much. Not before all of it is known.
+    /// Everything that the node must hold, between two marks: after the second, whatever else it holds is too much. Not before all of it is known.
     async fn hand_over(&mut self, node: &NodeName) {
         let desired = {
             let placement = self.graph.read();

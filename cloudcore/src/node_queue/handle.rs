@@ -1,11 +1,13 @@
 //! How EdgeController tells the queues what a node must hold.
 
+use std::fmt;
+
 use bytes::Bytes;
 use ke_wire::{Change, NodeName, ObjectKey, Origin, Uid, Version};
 use tokio::sync::mpsc;
 
 /// An object that a node must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Desired {
     /// Which object.
     pub key: ObjectKey,
@@ -21,8 +23,22 @@ pub struct Desired {
     pub body: Bytes,
 }
 
+/// Without the object: it may be a Secret.
+impl fmt::Debug for Desired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desired")
+            .field("key", &self.key)
+            .field("uid", &self.uid)
+            .field("version", &self.version)
+            .field("change", &self.change)
+            .field("origin", &self.origin)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
+}
+
 /// An object that a node must no longer hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Gone {
     /// Which object.
     pub key: ObjectKey,
@@ -34,6 +50,19 @@ pub struct Gone {
     pub origin: Origin,
     /// Last known object as Kubernetes JSON, or just `apiVersion`, `kind` and `metadata`.
     pub body: Bytes,
+}
+
+/// Without the object: it may be a Secret.
+impl fmt::Debug for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gone")
+            .field("key", &self.key)
+            .field("uid", &self.uid)
+            .field("version", &self.version)
+            .field("origin", &self.origin)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
 }
 
 /// What the queues can be told.
@@ -91,5 +120,25 @@ pub(super) fn bare_gone(uid: &Uid, key: &ObjectKey) -> Gone {
         version: None,
         origin: Origin::EdgeController,
         body: body.to_string().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_stay_out_of_logs() {
+        let key: ObjectKey = "default/secret/door".parse().unwrap();
+        let (uid, version, origin) = ("u".parse::<Uid>().unwrap(), Version::new(1), Origin::EdgeController);
+        let body = || Bytes::from_static(b"{\"data\":{\"key\":\"aHVzaA==\"}}");
+        let desired =
+            Desired { key: key.clone(), uid: uid.clone(), version, change: Change::Updated, origin, body: body() };
+        let gone = Gone { key, uid, version: None, origin, body: body() };
+        let node: NodeName = "edge-1".parse().unwrap();
+        for order in [QueueOrder::Put(node.clone(), desired), QueueOrder::Delete(node, gone)] {
+            let text = format!("{order:?}");
+            assert!(text.contains("27 bytes") && text.contains("door") && !text.contains("data"), "{text}");
+        }
     }
 }

@@ -83,8 +83,9 @@ impl NodeQueueKeeper {
                     self.with(&node, NodeQueue::forget);
                 }
                 Some(QueueOrder::NodeGone(node)) => {
-                    self.nodes.ledger.forget(&node).await;
+                    // In this order: an ended link notes nothing more.
                     self.with(&node, |queue| queue.end(Ended::NodeGone));
+                    self.nodes.ledger.forget(&node).await;
                 }
             }
         }
@@ -174,6 +175,10 @@ impl NodeQueue {
     pub async fn delivered(&self, key: &ObjectKey, id: &MessageId) {
         let item = {
             let mut state = locked(&self.state);
+            // A newer link's word, or the end of the Node, counts more than what an old link still hears.
+            if state.ended.is_some() {
+                return;
+            }
             let item = state.queue.delivered(key, id);
             match &item {
                 Some(Item::Put(put)) => {
@@ -321,6 +326,75 @@ mod tests {
         assert_eq!(names(&queue), ["put new 7", "put older 6"]);
         queue.synced();
         assert_eq!(names(&queue), ["delete vanished"]);
+    }
+
+    /// Takes the only message that waits and confirms it.
+    async fn confirm(queue: &NodeQueue) {
+        let (key, id) = match queue.take().unwrap() {
+            Down::Put(put) => (put.key, put.id),
+            Down::Delete(delete) => (delete.key, delete.id),
+            other => panic!("{other:?}"),
+        };
+        queue.delivered(&key, &id).await;
+    }
+
+    fn gone(uid: &str) -> Gone {
+        handle::bare_gone(&uid.parse().unwrap(), &desired(uid, 0).key)
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_again_is_held_again() {
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+        let queue = nodes.attach(&"edge-1".parse().unwrap()).await.unwrap();
+        queue.put(desired("a", 5));
+        confirm(&queue).await;
+        // The last pod that names it goes and another comes; the object itself never changed.
+        queue.delete(gone("a"));
+        queue.put(desired("a", 5));
+        assert_eq!(names(&queue), ["put a 5"], "the deletion still waited");
+        let queue = nodes.attach(&"edge-2".parse().unwrap()).await.unwrap();
+        queue.put(desired("a", 5));
+        confirm(&queue).await;
+        queue.delete(gone("a"));
+        let Some(Down::Delete(under_way)) = queue.take() else { panic!("no deletion") };
+        queue.put(desired("a", 5));
+        queue.delivered(&under_way.key, &under_way.id).await;
+        assert_eq!(names(&queue), ["put a 5"], "the deletion was under way");
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_hand_over_to_the_old_link_deletes_nothing() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        for uid in ["a", "b"] {
+            let held = Held { key: desired(uid, 0).key, version: Version::new(5) };
+            ledger.confirmed(&node, &uid.parse().unwrap(), held).await;
+        }
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
+        let old = nodes.attach(&node).await.unwrap();
+        old.hand_over();
+        old.put(desired("a", 5));
+        // The node dials again before the hand-over to its first link has ended.
+        let new = nodes.attach(&node).await.unwrap();
+        new.put(desired("b", 5));
+        new.synced();
+        assert_eq!(names(&new), [""; 0]);
+        new.hand_over();
+        new.put(desired("a", 5));
+        new.synced();
+        assert_eq!(names(&new), ["delete b"]);
+    }
+
+    #[tokio::test]
+    async fn an_ended_link_notes_nothing() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as _);
+        let queue = nodes.attach(&node).await.unwrap();
+        queue.put(desired("a", 5));
+        queue.end(Ended::NodeGone);
+        confirm(&queue).await;
+        assert!(ledger.load(&node).await.unwrap().is_empty());
     }
 
     #[tokio::test]

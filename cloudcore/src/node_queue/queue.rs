@@ -285,6 +285,8 @@ mod tests {
                         let same_name = format!("u{name}-");
                         ordered.retain(|other, wanted| wanted.is_none() || !other.starts_with(&same_name));
                         queue.put(put(&format!("n{name}"), &uid, version));
+                        // An object of the name means that the one before is gone, and its deletion is ordered in time.
+                        ordered.retain(|other, held| held.is_none() || !other.starts_with(&format!("u{name}-")));
                         ordered.insert(uid, Some(version));
                     }
                     Step::Delete(name, uid) => {
