@@ -42,7 +42,7 @@ impl Disk {
             bail!("/dev/fuse is not there; type: modprobe fuse");
         }
         need::packages(&["libfuse3-dev"])?;
-        let program = need::c_program_with("forgetful", &["-lfuse3", "-lpthread", "-ldl"])?;
+        let program = need::c_program_with("forgetful", &["-lfuse3", "-lpthread"])?;
         let run_dir = RunDir::new("forgetful")?;
         let folder = run_dir.folder("disk")?;
         let mut process = Process::new(run_dir.path(), "forgetful", &program, [folder.clone().into_os_string()]);

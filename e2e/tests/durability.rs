@@ -129,7 +129,8 @@ impl Story {
         let mut story = Self { site, tap, disk, chance, longest_start: Duration::ZERO };
         story.site.edge.process.start()?;
         story.site.edge.wait_ready(&story.site.cluster, PATIENCE)?;
-        story.site.cluster.apply(&(0..N_PODS).map(pod_with_config).collect::<Vec<_>>().join("\n---\n"))?;
+        let objects: Vec<Value> = (0..N_PODS).map(pod_with_config).collect::<Result<Vec<_>>>()?.concat();
+        story.site.cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
         story.wait_pods()?;
         Ok(story)
     }
@@ -254,7 +255,7 @@ fn columns(key: &ObjectKey) -> (String, String, String) {
 }
 
 /// A pod that mounts its ConfigMap, and names another that comes and goes.
-fn pod_with_config(n: usize) -> String {
+fn pod_with_config(n: usize) -> Result<Vec<Value>> {
     let labels = json!({"story": "durability"});
     let config = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": format!("config-{n}"), "labels": labels}, "data": {"n": "0"}});
@@ -266,5 +267,5 @@ fn pod_with_config(n: usize) -> String {
         "volumes": [{"name": "config", "configMap": {"name": format!("config-{n}")}}],
     });
     let script = "trap exit TERM; while true; do sleep 1000 & wait; done";
-    format!("{config}\n---\n{}", shell_pod(&format!("pod-{n}"), script, &more))
+    Ok(vec![config, serde_json::from_str(&shell_pod(&format!("pod-{n}"), script, &more))?])
 }
