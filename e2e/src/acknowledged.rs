@@ -91,7 +91,8 @@ impl Acknowledged {
             }),
             (Some(version), None) => {
                 let is_going = later.iter().any(|sent| matches!(sent.change, Change::Delete(_)));
-                (!is_going).then(|| format!("{key}: version {version} was acknowledged, the store holds nothing"))
+                (!is_going)
+                    .then(|| format!("{key}: version {version} was acknowledged, the store holds nothing"))
             }
             (None, Some(row)) => {
                 let is_coming = later.iter().any(|sent| matches!(sent.change, Change::Put(_)));
@@ -99,8 +100,9 @@ impl Acknowledged {
                     Some(Change::Delete(uid)) => uid.as_ref().is_none_or(|uid| *uid == row.uid),
                     _ => false,
                 };
-                (gone && !is_coming)
-                    .then(|| format!("{key}: its end was acknowledged, the store holds version {}", row.version))
+                (gone && !is_coming).then(|| {
+                    format!("{key}: its end was acknowledged, the store holds version {}", row.version)
+                })
             }
             (None, None) => None,
         }

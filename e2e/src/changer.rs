@@ -113,7 +113,9 @@ fn change(port: u16, n_pods: u64, mut chance: Chance, stopped: &AtomicBool) -> R
                 let body = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": metadata, "data": {"a": "b"}});
                 ("POST", format!("{all}/configmaps"), "application/json", body, &[201, 409])
             }
-            _ => ("DELETE", format!("{all}/configmaps/spare-{n}"), "application/json", json!({}), &[200, 404]),
+            _ => {
+                ("DELETE", format!("{all}/configmaps/spare-{n}"), "application/json", json!({}), &[200, 404])
+            }
         };
         let status = request(port, method, &path, kind, &body.to_string())?;
         ensure!(fine.contains(&status), "{method} {path}: status {status}");
@@ -135,7 +137,10 @@ fn request(port: u16, method: &str, path: &str, kind: &str, body: &str) -> Resul
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).with_context(|| format!("{method} {path}"))?;
     let head = String::from_utf8_lossy(answer.get(..12).unwrap_or_default()).into_owned();
-    head.split(' ').nth(1).and_then(|code| code.parse().ok()).with_context(|| format!("{method} {path}: {head:?}"))
+    head.split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .with_context(|| format!("{method} {path}: {head:?}"))
 }
 
 #[cfg(test)]

@@ -45,7 +45,8 @@ impl Disk {
         let program = need::c_program_with("forgetful", &["-lfuse3", "-lpthread"])?;
         let run_dir = RunDir::new("forgetful")?;
         let folder = run_dir.folder("disk")?;
-        let mut process = Process::new(run_dir.path(), "forgetful", &program, [folder.clone().into_os_string()]);
+        let mut process =
+            Process::new(run_dir.path(), "forgetful", &program, [folder.clone().into_os_string()]);
         process.start()?;
         until(Duration::from_secs(10), "the forgetful file system", || {
             process.must_run()?;
@@ -66,7 +67,8 @@ impl Disk {
     }
 
     pub fn counts(&self) -> Result<Counts> {
-        let text = fs::read_to_string(self.folder.join(CONTROL)).context("read the counts of the file system")?;
+        let text =
+            fs::read_to_string(self.folder.join(CONTROL)).context("read the counts of the file system")?;
         let numbers: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let &[n_cuts, n_fsyncs, n_bytes_forgotten, n_names_forgotten] = numbers.as_slice() else {
             bail!("no counts: {text:?}")

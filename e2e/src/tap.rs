@@ -2,7 +2,8 @@
 //!
 //! It answers the edge with cloudcore's certificate and cloudcore with the edge's, and writes down what was sent and what
 //! was acknowledged: a push before the edge can have it, an acknowledgement as soon as it is here. It changes and delays
-//! nothing. Stands behind a `Wire`; called by stories.
+//! nothing, but pings: it answers them itself too, so that none proves that cloudcore has read what came before. Stands behind
+//! a `Wire`; called by stories.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -94,7 +95,11 @@ impl Tap {
         let start = Instant::now();
         while self.n_acks() < n_acks {
             if start.elapsed() > deadline {
-                bail!("waited {} s for acknowledgement {n_acks}; {} were seen", deadline.as_secs(), self.n_acks());
+                bail!(
+                    "waited {} s for acknowledgement {n_acks}; {} were seen",
+                    deadline.as_secs(),
+                    self.n_acks()
+                );
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -136,6 +141,7 @@ impl Shared {
         socket.set_nodelay(true)?;
         let tls = self.acceptor.accept(socket).await.context("TLS with the edge")?;
         let mut asked = None;
+        #[expect(clippy::result_large_err, reason = "the library's type")]
         let answer = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
             asked = Some(request.clone());
             Ok(response)
@@ -147,17 +153,21 @@ impl Shared {
 
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone())?;
-        let certificate = CertificateDer::from_pem_file(&self.edge.0).context("read the edge's certificate")?;
+        let certificate =
+            CertificateDer::from_pem_file(&self.edge.0).context("read the edge's certificate")?;
         let key = PrivateKeyDer::from_pem_file(&self.edge.1).context("read the edge's key")?;
-        let config =
-            ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(vec![certificate], key)?;
+        let config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate], key)?;
         let socket = TcpStream::connect(self.cloud).await.context("dial cloudcore")?;
         socket.set_nodelay(true)?;
         let name = ServerName::from(self.cloud.ip());
-        let tls = TlsConnector::from(Arc::new(config)).connect(name, socket).await.context("TLS with cloudcore")?;
+        let tls =
+            TlsConnector::from(Arc::new(config)).connect(name, socket).await.context("TLS with cloudcore")?;
         let uri = format!("wss://{}{}", self.cloud, request.uri().path());
         *request.uri_mut() = uri.parse().context("the request's path")?;
-        let (cloud, _) = tokio_tungstenite::client_async(request, tls).await.context("WebSocket of cloudcore")?;
+        let (cloud, _) =
+            tokio_tungstenite::client_async(request, tls).await.context("WebSocket of cloudcore")?;
 
         let (mut to_edge, mut from_edge) = edge.split();
         let (mut to_cloud, mut from_cloud) = cloud.split();

@@ -4,6 +4,9 @@
 //! A power cut is kill -9 of edgecore, then forgetting every byte and name that was not fsynced. The runtime's share of one
 //! is the story `offline`'s. `SEED=<n>` repeats the moments and changes of a run, `LONG=1` makes a hundred cuts.
 
+// Of JSON only, where what is not there is null.
+#![allow(clippy::indexing_slicing)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::acknowledged::Row;
-use e2e::changer::{Changer, Chance};
+use e2e::changer::{Chance, Changer};
 use e2e::forgetful::Disk;
 use e2e::site::{PATIENCE, Site, Wishes, is_ready, shell_pod};
 use e2e::tap::Tap;
@@ -123,14 +126,22 @@ impl Story {
         };
         let site = Site::prepare("durability", &wishes)?;
         let file = |name: &str| site.edge.run_dir().join(name);
-        let tap = Tap::new(&site.cluster, site.cloud.websocket(), &file("certs/server.crt"), &file("certs/server.key"))?;
+        let tap = Tap::new(
+            &site.cluster,
+            site.cloud.websocket(),
+            &file("certs/server.crt"),
+            &file("certs/server.key"),
+        )?;
         site.link.retarget(tap.address());
         let chance = Chance::new(seed);
         let mut story = Self { site, tap, disk, chance, longest_start: Duration::ZERO };
         story.site.edge.process.start()?;
         story.site.edge.wait_ready(&story.site.cluster, PATIENCE)?;
         let objects: Vec<Value> = (0..N_PODS).map(pod_with_config).collect::<Result<Vec<_>>>()?.concat();
-        story.site.cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
+        story
+            .site
+            .cluster
+            .apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
         story.wait_pods()?;
         Ok(story)
     }
@@ -218,7 +229,8 @@ impl Story {
 
     /// After all cuts the edge holds the cloud's state, and no container was restarted.
     fn converges(&mut self) -> Result<()> {
-        let configs = self.site.cluster.kubectl_json(&["get", "configmaps", "--selector=story=durability"])?;
+        let configs =
+            self.site.cluster.kubectl_json(&["get", "configmaps", "--selector=story=durability"])?;
         let configs = configs["items"].as_array().cloned().unwrap_or_default();
         ensure!(configs.len() >= N_PODS, "only {} ConfigMaps are there", configs.len());
         for config in &configs {
