@@ -64,7 +64,10 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         tracing::error!(%error, "the container runtime does not answer; pods wait for it");
     }
 
-    let (db, opened) = Db::open(&config.database.data_source, Synchronous::Full)?;
+    if config.database.synchronous == Synchronous::Off {
+        tracing::warn!("database.synchronous is off: a power cut loses what the cloud believes to be kept here");
+    }
+    let (db, opened) = Db::open(&config.database.data_source, config.database.synchronous)?;
     match &opened {
         Opened::Existing => {}
         Opened::Fresh => tracing::info!("a fresh store was begun"),
