@@ -210,12 +210,10 @@ pub fn http_get(address: &str, port: u16, path: &str) -> Result<String> {
 /// A Deployment of one busybox that serves its ConfigMap `<name>-page` at port 8080, shows the Secret `<name>-key` of its
 /// environment at `/cgi-bin/env`, and holds a service account token.
 pub fn web_app(name: &str, page: &str) -> String {
-    let script = "#!/bin/sh\necho\necho key=$DOOR_KEY node=$NODE_NAME\n";
+    let script = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\necho key=$DOOR_KEY node=$NODE_NAME\n";
     let objects = [
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-page")},
-               "data": {"index.html": page}}),
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-cgi")},
-               "data": {"env": script}}),
+               "data": {"index.html": page, "env": script}}),
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{name}-key")},
                "stringData": {"key": format!("open-{name}")}}),
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
@@ -223,7 +221,7 @@ pub fn web_app(name: &str, page: &str) -> String {
                         "strategy": {"type": "Recreate"},
                         "template": {"metadata": {"labels": {"app": name}}, "spec": web_spec(name)}}}),
     ];
-    objects.map(|object| object.to_string()).join("\n---\n")
+    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
 }
 
 fn web_spec(name: &str) -> Value {
@@ -239,15 +237,12 @@ fn web_spec(name: &str) -> Value {
                 {"name": "DOOR_KEY", "valueFrom": {"secretKeyRef": {"name": format!("{name}-key"), "key": "key"}}},
                 {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             ],
-            "volumeMounts": [
-                {"name": "page", "mountPath": "/www"},
-                {"name": "cgi", "mountPath": "/www/cgi-bin"},
-            ],
+            "volumeMounts": [{"name": "page", "mountPath": "/www"}],
         }],
-        "volumes": [
-            {"name": "page", "configMap": {"name": format!("{name}-page")}},
-            {"name": "cgi", "configMap": {"name": format!("{name}-cgi"), "defaultMode": 493}},
-        ],
+        "volumes": [{"name": "page", "configMap": {"name": format!("{name}-page"), "items": [
+            {"key": "index.html", "path": "index.html"},
+            {"key": "env", "path": "cgi-bin/env", "mode": 0o755},
+        ]}}],
     })
 }
 

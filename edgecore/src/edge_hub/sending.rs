@@ -1,6 +1,6 @@
 //! Pure: a report as the message that tells it, and what its answer means.
 
-use ke_wire::{Answer, MessageId, Question, Reason, Up};
+use ke_wire::{Answer, EventChange, MessageId, Question, Reason, Up};
 
 use crate::report_queue::{Report, pod_status_patch};
 
@@ -34,12 +34,21 @@ pub(super) fn sending(report: &Report) -> Sending {
                 options: options.into(),
             })
         }
-        Report::Event { key, body } => Sending::Tell(Up::Event {
-            id: MessageId::fresh(),
-            key: key.clone(),
-            change: ke_wire::EventChange::Created(body.clone()),
-        }),
+        Report::Event { key, body } => {
+            let change = if is_repeat(body) { EventChange::Updated } else { EventChange::Created };
+            Sending::Tell(Up::Event { id: MessageId::fresh(), key: key.clone(), change: change(body.clone()) })
+        }
     }
+}
+
+/// Whether an event of that name was told before: its count then says how often.
+fn is_repeat(event: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Counted {
+        #[serde(default)]
+        count: i64,
+    }
+    serde_json::from_slice::<Counted>(event).is_ok_and(|event| event.count > 1)
 }
 
 /// What an answer says about a report.
@@ -87,6 +96,18 @@ mod tests {
         };
         let options: serde_json::Value = serde_json::from_slice(&options).unwrap();
         assert_eq!(options["preconditions"]["uid"], "u-1");
+    }
+
+    #[test]
+    fn a_repeated_event_updates_the_first() {
+        let check = |body: &'static str, expected: bool| {
+            let event = Report::Event { key: "default/event/e".parse().unwrap(), body: body.into() };
+            let Sending::Tell(Up::Event { change, .. }) = sending(&event) else { panic!("not an event") };
+            assert_eq!(matches!(change, EventChange::Updated(_)), expected, "{body}");
+        };
+        check(r#"{"count":1}"#, false);
+        check(r#"{"count":2}"#, true);
+        check("{}", false);
     }
 
     #[test]

@@ -331,6 +331,11 @@ impl Worker {
         else {
             return;
         };
+        let held_back = newly_held_back(told, &status);
+        for container in held_back {
+            let message = format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})");
+            self.say(Severity::Warning, "BackOff", message, Some(&container)).await;
+        }
         match serde_json::to_vec(&status) {
             Ok(body) => {
                 self.shared
@@ -650,6 +655,20 @@ fn keep_foreign(previous: &mut PodStatus, stored: &PodStatus) {
             None => conditions.push(foreign.clone()),
         }
     }
+}
+
+/// Containers that wait for their back-off now and did not before.
+fn newly_held_back(before: &PodStatus, now: &PodStatus) -> Vec<String> {
+    fn waits(status: &PodStatus) -> Vec<&str> {
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let waiting = all.filter(|container| {
+            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+            waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff")
+        });
+        waiting.map(|container| container.name.as_str()).collect()
+    }
+    let before = waits(before);
+    waits(now).into_iter().filter(|name| !before.contains(name)).map(str::to_owned).collect()
 }
 
 fn is_ready(status: &PodStatus) -> bool {

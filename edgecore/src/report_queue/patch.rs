@@ -14,6 +14,14 @@ pub fn pod_status_patch(uid: &Uid, status: &[u8]) -> Option<String> {
     for field in CLEARED {
         status.entry(*field).or_insert(Value::Null);
     }
+    // Conditions are merged by their type, field by field: an old reason would stay under a new status.
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(fields) = condition.as_object_mut() {
+            for field in ["reason", "message"] {
+                fields.entry(field).or_insert(Value::Null);
+            }
+        }
+    }
     // Addresses are merged by their text: without the directive those of an earlier sandbox would stay for ever.
     for field in ["podIPs", "hostIPs"] {
         if let Some(Value::Array(addresses)) = status.get_mut(field) {
@@ -30,11 +38,13 @@ mod tests {
     #[test]
     fn absent_fields_are_cleared_and_addresses_replaced() {
         let uid = "u".parse().unwrap();
-        let text = pod_status_patch(&uid, br#"{"phase":"Running","podIPs":[{"ip":"10.0.0.2"}]}"#).unwrap();
+        let text = pod_status_patch(&uid, br#"{"phase":"Running","podIPs":[{"ip":"10.0.0.2"}],"conditions":[{"type":"Ready","status":"True"}]}"#).unwrap();
         let patch: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(patch["metadata"]["uid"], "u");
         assert_eq!(patch["status"]["podIPs"], json!([{"$patch":"replace"},{"ip":"10.0.0.2"}]));
         assert_eq!(patch["status"]["reason"], Value::Null);
+        let ready = json!({"type": "Ready", "status": "True", "reason": null, "message": null});
+        assert_eq!(patch["status"]["conditions"], json!([ready]));
         assert_eq!(patch["status"]["phase"], "Running");
         assert_eq!(pod_status_patch(&uid, b"no"), None);
     }
