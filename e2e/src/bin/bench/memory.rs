@@ -2,6 +2,8 @@
 //!
 //! Nodes are simulated by `edgemark`. A whole node is its link, Node object, lease, one pod and one ConfigMap.
 
+#![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
+
 use std::thread::sleep;
 use std::time::Duration;
 

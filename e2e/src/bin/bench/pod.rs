@@ -1,6 +1,8 @@
 //! How long a pod needs from the API server's word to Running as the API server sees it, and what of that is ours; memory
 //! and CPU with all of them; and how soon a restarted edgecore has adopted pods while the cloud is away.
 
+#![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
