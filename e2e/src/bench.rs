@@ -50,8 +50,9 @@ How each is measured:
 - `offline_restart_20pods`: edgecore's start with the cloud cut off, until it has nothing more to do for any of 20 running
   pods. The row is there only if no container changed.
 - `halfopen_to_ready`: the slowest of a half-open link and both one-way links, until the API server has a newer lease and a Ready node.
-- `edgecore_lives_in_64MB`: edgecore alone in a cgroup of one CPU and 64 MB starts ten pods and stays Ready (1: yes). The peak
-  bytes are the cgroup's and hold page cache.
+- `edgecore_lives_in_64MB`: edgecore alone in a cgroup of one CPU and 64 MB starts ten pods and stays Ready (1: yes).
+  `edgecore_peak_10pods_bytes` is the cgroup's peak: without pages of the binary that were in memory before, with page cache
+  that edgecore made. `edgecore_rss_peak_10pods` is VmHWM.
 ";
 
 /// One figure. `ratio` is peer divided by ours: above 1 is better than the peer where less is better.
