@@ -37,8 +37,12 @@ unit:
 e2e: binaries
 	cargo test $(STORY_FLAGS) $(STORIES) -- --test-threads=1 --nocapture
 
+# The simulated nodes are built as the binaries are, so that the client's share of the machine stays small.
 bench: dist
-	cargo run --quiet -p e2e --bin bench -- $(BENCH)
+	cargo build --profile dist -p cloudcore -p edgecore -p edgemark
+	set -e; for name in cloudcore edgecore edgemark; do \
+		export ISTHMUS_$${name^^}="$(abspath $(TARGET))/dist/$$name"; done; \
+		cargo run --quiet -p e2e --bin bench -- $(BENCH)
 
 lint:
 	cargo fmt --all --check

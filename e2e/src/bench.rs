@@ -1,17 +1,62 @@
-//! Rows of figures: one JSON file per group in `<target>/bench`, and a table for people.
+//! Rows of figures: one JSON file per group in `<target>/bench`, a table for people, and `docs/benchmarks.md`.
 //!
 //! It only writes down; measuring is the caller's. Called by `make bench`.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::process::{run, target_dir};
 
+/// What a row must reach: at most this, in the row's unit.
+const BUDGETS: &[(&str, f64)] = &[
+    ("binary_cloudcore", 12.0),
+    ("binary_edgecore", 12.0),
+    ("cloudcore_rss_idle", 20.0),
+    ("cloudcore_bytes_per_link_ws", 18_000.0),
+    ("cloudcore_bytes_per_node_ws", 24_000.0),
+    ("edgecore_rss_1pod", 15.0),
+    ("edgecore_rss_30pods", 30.0),
+    ("edgecore_cpu_30pods", 1.0),
+    ("edgecore_peak_10pods_bytes", 64_000_000.0),
+    ("pod_start_p50", 1000.0),
+    ("pod_start_p99", 4000.0),
+    ("pod_start_own_p50", 150.0),
+    ("offline_restart_20pods", 1000.0),
+    ("halfopen_to_ready", 45.0),
+];
+
+/// What stands before the tables in `docs/benchmarks.md`.
+const PREFACE: &str = "\
+# Benchmarks
+
+Written by `make bench`; do not edit. `make bench BENCH=group` measures one group and leaves this file to a run that has them
+all. The rows lie as JSON in `<target>/bench/<group>.json`.
+
+Binaries are those of `make dist`. The machine is not reserved: rerun on a quiet one before comparing, and compare only rows of
+the same machine. `peer` is empty unless the peer's binaries are named (`PEER_CLOUDCORE`, `PEER_EDGECORE`; sizes only so far).
+
+How each is measured:
+
+- `cloudcore_bytes_per_link_ws`, `cloudcore_bytes_per_node_ws`: growth of RssAnon from 100 to 1,000 simulated nodes
+  (`e2e/edgemark`), divided by 900, each after 30 quiet seconds. A node is its link, Node, lease (160 s), one pod and one ConfigMap.
+- `cloudcore_rss_*`, `edgecore_rss_*`: VmRSS after 30 quiet seconds.
+- `pod_start_*`: 30 pods one after another on one node, image present: from the first to the Running event of one
+  `kubectl get --watch`. `own` is that without the time in which a call to the runtime was under way.
+- `offline_restart_20pods`: edgecore's start with the cloud cut off, until it has nothing more to do for any of 20 running
+  pods. The row is there only if no container changed.
+- `halfopen_to_ready`: the slowest of a half-open link and both one-way links, until the API server has a newer lease and a Ready node.
+- `edgecore_lives_in_64MB`: edgecore alone in a cgroup of one CPU and 64 MB starts ten pods and stays Ready (1: yes).
+  `edgecore_peak_10pods_bytes` is the cgroup's peak: without pages of the binary that were in memory before, with page cache
+  that edgecore made. `edgecore_rss_peak_10pods` is VmHWM.
+";
+
 /// One figure. `ratio` is peer divided by ours: above 1 is better than the peer where less is better.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
     pub name: String,
     /// MB (10^6 bytes), bytes, ms, s or per cent of a core.
@@ -53,15 +98,49 @@ pub fn write(group: &str, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
+/// Writes `docs/benchmarks.md` from the files of all groups; leaves it alone while one of them was never measured here.
+pub fn document(groups: &[&str]) -> Result<()> {
+    let mut text = String::from(PREFACE);
+    let now = OffsetDateTime::now_utc().date();
+    text += &format!("\n{now}, commit `{}`, {}.\n", commit(), machine());
+    for group in groups {
+        let path = target_dir()?.join("bench").join(format!("{group}.json"));
+        let Ok(bytes) = fs::read(&path) else {
+            println!("docs/benchmarks.md is left as it is: group {group} was not measured yet");
+            return Ok(());
+        };
+        let rows: Vec<Row> =
+            serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
+        text += &format!("\n## {group}\n\n{}", table(&rows));
+    }
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?.join("docs");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    fs::write(folder.join("benchmarks.md"), text).context("write docs/benchmarks.md")
+}
+
 fn table(rows: &[Row]) -> String {
-    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
-    let mut text =
-        String::from("| row | unit | ours | peer | peer/ours | n |\n| --- | --- | --- | --- | --- | --- |\n");
+    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
+    let mut text = String::from(
+        "| row | unit | ours | budget | | peer | peer/ours | n |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
     for row in rows {
         let (ours, peer, ratio) = (cell(row.ours), cell(row.peer), cell(row.ratio));
-        text += &format!("| `{}` | {} | {ours} | {peer} | {ratio} | {} |\n", row.name, row.unit, row.n);
+        let budget = BUDGETS.iter().find(|(name, _)| *name == row.name).map(|(_, budget)| *budget);
+        let verdict = match row.ours.zip(budget) {
+            Some((ours, budget)) if ours <= budget => "met".to_owned(),
+            Some((ours, budget)) => format!("missed by {:.0} %", (ours / budget - 1.0) * 100.0),
+            None => String::new(),
+        };
+        let (name, unit, n, budget) = (&row.name, &row.unit, row.n, cell(budget));
+        text += &format!("| `{name}` | {unit} | {ours} | {budget} | {verdict} | {peer} | {ratio} | {n} |\n");
     }
     text
+}
+
+/// As many digits as say something.
+fn number(value: f64) -> String {
+    if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 /// Kernel, cores and memory: enough to know whether two figures may be compared.
@@ -91,7 +170,18 @@ mod tests {
         assert_eq!(Row::new("a", "MB", Some(4.0), Some(10.0), 1).ratio, Some(2.5));
         assert_eq!(Row::new("a", "MB", Some(4.0), None, 1).ratio, None);
         assert!(
-            table(&[Row::new("a", "MB", Some(4.0), None, 1)]).ends_with("| `a` | MB | 4.00 | - | - | 1 |\n")
+            table(&[Row::new("a", "MB", Some(4.0), None, 1)])
+                .ends_with("| `a` | MB | 4.00 | - |  | - | - | 1 |\n")
         );
+    }
+
+    #[test]
+    fn a_budget_is_met_or_missed() {
+        let check = |ours: f64, expected: &str| {
+            let text = table(&[Row::new("pod_start_p50", "ms", Some(ours), None, 30)]);
+            assert!(text.contains(expected), "{expected}: {text}");
+        };
+        check(1000.0, "| 1000 | 1000 | met |");
+        check(1500.0, "| 1500 | 1000 | missed by 50 % |");
     }
 }

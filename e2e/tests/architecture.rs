@@ -25,6 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mapper-modbus", &["mapper-sdk"]),
     ("mapper-opcua", &["mapper-sdk"]),
     ("e2e", &["ke-wire", "ke-api"]),
+    ("edgemark", &["ke-wire", "ke-link"]),
 ];
 
 /// Crate, a dependency it must never have, and why.

@@ -115,7 +115,10 @@ impl Worker {
             let until = match self.step().await {
                 Ok(Step::Again) => continue,
                 Ok(Step::Done) => return,
-                Ok(Step::Idle(until)) => until.map(wait_for),
+                Ok(Step::Idle(until)) => {
+                    tracing::debug!(pod = %self.uid, "nothing to do for a pod now");
+                    until.map(wait_for)
+                }
                 // The observer has said it. What was reported stays: nothing is known that would change it.
                 Err(_) => Some(AWAY),
             };

@@ -1,16 +1,32 @@
 //! `make bench [BENCH=group]`: measures, and writes down what it found, good or bad.
 //!
 //! A peer's binaries are named by `PEER_CLOUDCORE`, `PEER_EDGECORE` and `PEER_KEADM`; without them its column is empty.
+//! What is measured is what ships: `ISTHMUS_CLOUDCORE`, `ISTHMUS_EDGECORE` and `ISTHMUS_EDGEMARK` name the binaries.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use e2e::bench::{Row, write};
+use e2e::bench::{Row, document, write};
 use e2e::process::target_dir;
 
-type Group = (&'static str, fn() -> Result<Vec<Row>>);
-const GROUPS: &[Group] = &[("size", size)];
+mod cgroup;
+mod link;
+mod memory;
+mod pod;
+mod usage;
+
+/// One stretch of work that gives some rows.
+type Measure = fn() -> Result<Vec<Row>>;
+
+/// Name, and what is done for it, in this order. One measure that fails does not hold up the others.
+const GROUPS: &[(&str, &[Measure])] = &[
+    ("size", &[size]),
+    ("memory", &[memory::links, memory::nodes, memory::edgecore]),
+    ("pod", &[pod::starts_and_restart]),
+    ("link", &[link::half_open]),
+    ("cgroup", &[cgroup::small_machine]),
+];
 
 fn main() -> ExitCode {
     match bench(std::env::args().nth(1).as_deref()) {
@@ -27,10 +43,19 @@ fn bench(wanted: Option<&str>) -> Result<()> {
     if let Some(wanted) = wanted.filter(|wanted| !names.contains(wanted)) {
         bail!("no group {wanted:?}; there are: {}", names.join(", "));
     }
-    for (name, measure) in GROUPS.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)) {
-        write(name, &measure().with_context(|| format!("measure {name}"))?)?;
+    let mut failed = Vec::new();
+    for (name, measures) in GROUPS.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)) {
+        let mut rows = Vec::new();
+        for measure in *measures {
+            match measure() {
+                Ok(found) => rows.extend(found),
+                Err(error) => failed.push(format!("{name}: {error:#}")),
+            }
+        }
+        write(name, &rows)?;
     }
-    Ok(())
+    document(&names)?;
+    if failed.is_empty() { Ok(()) } else { bail!("not everything could be measured:\n{}", failed.join("\n")) }
 }
 
 /// Binaries as they ship, in MB.
