@@ -187,11 +187,14 @@ pub async fn admission_toleration_secs(client: &kube::Client) -> i64 {
     let tolerations = match made {
         Ok(pod) => pod.spec.and_then(|spec| spec.tolerations).unwrap_or_default(),
         Err(cause) => {
-            tracing::debug!("cannot ask how long pods stay on a lost node, {USUAL_TOLERATION_SECS} s is assumed: {cause}");
+            tracing::debug!(
+                "cannot ask how long pods stay on a lost node, {USUAL_TOLERATION_SECS} s is assumed: {cause}"
+            );
             return USUAL_TOLERATION_SECS;
         }
     };
-    let unreachable = tolerations.iter().find(|one| one.key.as_deref() == Some("node.kubernetes.io/unreachable"));
+    let unreachable =
+        tolerations.iter().find(|one| one.key.as_deref() == Some("node.kubernetes.io/unreachable"));
     unreachable.and_then(|one| one.toleration_seconds).unwrap_or(USUAL_TOLERATION_SECS)
 }
 

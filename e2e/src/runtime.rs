@@ -115,7 +115,8 @@ impl Runtime {
         let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
         let running = rows.filter(|row| row.last() == Some(&"RUNNING"));
         // The runtime lists them in no order.
-        let ids: BTreeSet<String> = running.filter_map(|row| row.first().map(|id| (*id).to_owned())).collect();
+        let ids: BTreeSet<String> =
+            running.filter_map(|row| row.first().map(|id| (*id).to_owned())).collect();
         Ok(ids.into_iter().collect())
     }
 

@@ -160,7 +160,10 @@ impl Site {
         let events = self.cluster.kubectl_json(&["get", "events", "--all-namespaces", &selector])?;
         let items = events["items"].as_array().cloned().unwrap_or_default();
         let text = |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
-        Ok(items.iter().map(|event| format!("{}: {}", text(event, "reason"), text(event, "message"))).collect())
+        Ok(items
+            .iter()
+            .map(|event| format!("{}: {}", text(event, "reason"), text(event, "message")))
+            .collect())
     }
 
     pub fn wait_event(&self, object: &str, text: &str) -> Result<()> {
@@ -182,13 +185,18 @@ pub fn is_ready(pod: &Value) -> bool {
 /// Identity of the pod's first container: id, restart count, start time.
 pub fn container_identity(pod: &Value) -> Result<(String, u64, String)> {
     let status = &pod["status"]["containerStatuses"][0];
-    let text = |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("no container in {status}"));
+    let text = |value: &Value| {
+        value.as_str().map(str::to_owned).with_context(|| format!("no container in {status}"))
+    };
     let count = status["restartCount"].as_u64().context("no restart count")?;
     Ok((text(&status["containerID"])?, count, text(&status["state"]["running"]["startedAt"])?))
 }
 
 pub fn pod_ip(pod: &Value) -> Result<String> {
-    pod["status"]["podIP"].as_str().map(str::to_owned).with_context(|| format!("no address in {}", pod["status"]))
+    pod["status"]["podIP"]
+        .as_str()
+        .map(str::to_owned)
+        .with_context(|| format!("no address in {}", pod["status"]))
 }
 
 /// Body of a plain HTTP answer.
@@ -210,7 +218,8 @@ pub fn http_get(address: &str, port: u16, path: &str) -> Result<String> {
 /// A Deployment of one busybox that serves its ConfigMap `<name>-page` at port 8080, shows the Secret `<name>-key` of its
 /// environment at `/cgi-bin/env`, and holds a service account token.
 pub fn web_app(name: &str, page: &str) -> String {
-    let script = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\necho key=$DOOR_KEY node=$NODE_NAME\n";
+    let script =
+        "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\necho key=$DOOR_KEY node=$NODE_NAME\n";
     let objects = [
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-page")},
                "data": {"index.html": page, "env": script}}),

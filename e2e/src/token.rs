@@ -8,7 +8,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// First part of a token: SHA-256 of the CA certificate's DER, in hexadecimal.
 pub fn ca_hash(ca_der: &[u8]) -> String {
-    ring::digest::digest(&ring::digest::SHA256, ca_der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    ring::digest::digest(&ring::digest::SHA256, ca_der)
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A token that ends `seconds` from now, signed with `key`.

@@ -143,7 +143,8 @@ impl Wire {
     /// The same for the connections that are open now; the next dial gets a whole one.
     pub fn freeze_open(&self, directions: &[Direction]) {
         self.freeze(directions);
-        locked(&self.shared.state).swallows_below = Some(self.shared.counts.connections.load(Ordering::Relaxed));
+        locked(&self.shared.state).swallows_below =
+            Some(self.shared.counts.connections.load(Ordering::Relaxed));
     }
 
     /// Every byte arrives this much later, in each direction.

@@ -39,7 +39,10 @@ const MUST_NOT_USE: &[(&str, &str, &str)] = &[
 const IMPURE: &[&str] = &[
     "tokio::",
     "std::fs",
-    "std::net",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "ToSocketAddrs",
     "std::process",
     "std::thread",
     "std::env",

@@ -49,7 +49,10 @@ fn bad_configuration_is_told() -> Result<()> {
     // Without root nothing can be mounted: said at once.
     let mut rootless = EdgeCore::prepare(&runtime, &EdgeOptions::new("edge-2", &cloud, token.clone()))?;
     std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(rootless.run_dir().path()).status()?;
-    rootless.process.wrap(std::path::Path::new("/usr/bin/setpriv"), &["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    rootless.process.wrap(
+        std::path::Path::new("/usr/bin/setpriv"),
+        &["--reuid=65534", "--regid=65534", "--clear-groups"],
+    );
     rootless.process.start()?;
     let status = rootless.process.wait_for_exit(Duration::from_secs(15))?;
     ensure!(!status.success() && rootless.process.log().contains("root"), "{}", rootless.process.log());

@@ -22,14 +22,21 @@ fn a_machine_becomes_a_node() -> Result<()> {
     }
     // The token stands in no log.
     let secret = site.token.rsplit('.').next().context("a token has parts")?.to_owned();
-    ensure!(!site.edge.process.log().contains(&secret) && !site.cloud.process.log().contains(&secret), "a log holds the token");
+    ensure!(
+        !site.edge.process.log().contains(&secret) && !site.cloud.process.log().contains(&secret),
+        "a log holds the token"
+    );
 
     // A second machine of the same name: refused, and the event names both addresses.
     let other = Runtime::start("join")?;
     let options = EdgeOptions::new(NODE, &site.cloud, site.token.clone());
     let mut twin = EdgeCore::start(&other, &options)?;
     let status = twin.process.wait_for_exit(Duration::from_secs(30))?;
-    ensure!(!status.success() && twin.process.log().contains("kubectl delete node"), "{}", twin.process.log());
+    ensure!(
+        !status.success() && twin.process.log().contains("kubectl delete node"),
+        "{}",
+        twin.process.log()
+    );
     site.wait_event(NODE, "127.0.0.1")?;
     ensure!(site.edge.process.is_running(), "the first machine stopped: {}", site.edge.process.log_end(20));
 
@@ -38,7 +45,11 @@ fn a_machine_becomes_a_node() -> Result<()> {
     options.more = json!({});
     let mut nameless = EdgeCore::start(&other, &options)?;
     let status = nameless.process.wait_for_exit(Duration::from_secs(10))?;
-    ensure!(!status.success() && nameless.process.log().contains("hostnameOverride"), "{}", nameless.process.log());
+    ensure!(
+        !status.success() && nameless.process.log().contains("hostnameOverride"),
+        "{}",
+        nameless.process.log()
+    );
     Ok(())
 }
 
@@ -58,7 +69,11 @@ fn a_wrong_token_does_not_join() -> Result<()> {
         ("no token at all", "abc".to_owned(), "four parts"),
         ("expired", e2e::token::make(&good_hash, &key, -hour)?, "expired"),
         ("of another CA's key", e2e::token::make(&good_hash, b"another key", hour)?, "refused"),
-        ("rightly signed with a wrong CA hash", e2e::token::make(&"0".repeat(64), &key, hour)?, "is not the one that the join token names"),
+        (
+            "rightly signed with a wrong CA hash",
+            e2e::token::make(&"0".repeat(64), &key, hour)?,
+            "is not the one that the join token names",
+        ),
     ];
     for (what, token, sentence) in cases {
         let options = EdgeOptions::new("edge-x", &site.cloud, token);

@@ -19,8 +19,16 @@ fn pods_live_and_die_as_kubernetes_says() -> Result<()> {
     for reason in ["Pulled", "Created", "Started"] {
         site.wait_event(&name, reason)?;
     }
-    ensure!(pod["status"]["phase"] == "Running" && pod["status"]["qosClass"] == "BestEffort", "{}", pod["status"]);
-    ensure!(pod["status"]["hostIP"].is_string() && pod["status"]["startTime"].is_string(), "{}", pod["status"]);
+    ensure!(
+        pod["status"]["phase"] == "Running" && pod["status"]["qosClass"] == "BestEffort",
+        "{}",
+        pod["status"]
+    );
+    ensure!(
+        pod["status"]["hostIP"].is_string() && pod["status"]["startTime"].is_string(),
+        "{}",
+        pod["status"]
+    );
 
     // A changed ConfigMap reaches the running container.
     let before = container_identity(&pod)?;
@@ -34,7 +42,8 @@ fn pods_live_and_die_as_kubernetes_says() -> Result<()> {
     site.wait_pod("crasher", "to be in CrashLoopBackOff", |pod| {
         let status = &pod["status"]["containerStatuses"][0];
         let waits = status["state"]["waiting"]["reason"] == "CrashLoopBackOff";
-        (waits && status["lastState"]["terminated"]["exitCode"] == 3 && status["restartCount"].as_u64()? >= 1).then_some(())
+        (waits && status["lastState"]["terminated"]["exitCode"] == 3 && status["restartCount"].as_u64()? >= 1)
+            .then_some(())
     })?;
     site.wait_event("crasher", "BackOff")?;
 
@@ -65,13 +74,16 @@ fn pods_live_and_die_as_kubernetes_says() -> Result<()> {
     ensure!(pod["status"]["containerStatuses"][0]["restartCount"] == 0, "{}", pod["status"]);
 
     // What cannot run says why, in Kubernetes' words.
-    let reason = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    let reason =
+        |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
     let image = json!({"containers": [{"image": "isthmus.test/none:1", "imagePullPolicy": "Never"}]});
     site.cluster.apply(&shell_pod("no-image", "true", &image))?;
     site.wait_pod("no-image", "to lack its image", |pod| (reason(pod) == "ErrImageNeverPull").then_some(()))?;
     let env = json!({"containers": [{"env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "none", "key": "k"}}}]}]});
     site.cluster.apply(&shell_pod("no-map", "true", &env))?;
-    site.wait_pod("no-map", "to lack its ConfigMap", |pod| (reason(pod) == "CreateContainerConfigError").then_some(()))?;
+    site.wait_pod("no-map", "to lack its ConfigMap", |pod| {
+        (reason(pod) == "CreateContainerConfigError").then_some(())
+    })?;
     site.wait_event("no-map", "configmap \"none\" not found")?;
     let path = json!({"volumes": [{"name": "v", "hostPath": {"path": "/no/such/path", "type": "Directory"}}],
                       "containers": [{"volumeMounts": [{"name": "v", "mountPath": "/v"}]}]});
@@ -87,7 +99,11 @@ fn pods_live_and_die_as_kubernetes_says() -> Result<()> {
     for pod in ["crasher", "job", "failure", "init", "no-image", "no-map", "no-path"] {
         site.wait_gone(pod)?;
     }
-    e2e::wait::until(e2e::site::PATIENCE, "no container to be left", || Ok(site.runtime.running()?.is_empty()))?;
+    e2e::wait::until(e2e::site::PATIENCE, "no container to be left", || {
+        Ok(site.runtime.running()?.is_empty())
+    })?;
     let pods = site.edge.run_dir().join("kubelet/pods");
-    e2e::wait::until(e2e::site::PATIENCE, "no pod directory to be left", || Ok(std::fs::read_dir(&pods)?.count() == 0))
+    e2e::wait::until(e2e::site::PATIENCE, "no pod directory to be left", || {
+        Ok(std::fs::read_dir(&pods)?.count() == 0)
+    })
 }

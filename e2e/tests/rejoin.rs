@@ -40,7 +40,8 @@ fn nodes_come_back() -> Result<()> {
     ensure!(site.runtime.running()? == before, "a container was replaced because the store was damaged");
 
     // The Node is deleted: there again within ten seconds, with another uid.
-    let uid = |site: &Site| site.cluster.kubectl_ok(&["get", "node", NODE, "--output=jsonpath={.metadata.uid}"]);
+    let uid =
+        |site: &Site| site.cluster.kubectl_ok(&["get", "node", NODE, "--output=jsonpath={.metadata.uid}"]);
     let old = uid(&site)?;
     site.cluster.kubectl_ok(&["delete", "node", NODE])?;
     eventually(Duration::from_secs(10), "the node to be registered again", || {

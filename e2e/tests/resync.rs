@@ -49,7 +49,11 @@ fn both_sides_converge() -> Result<()> {
 #[test]
 fn a_half_open_link_is_replaced() -> Result<()> {
     let mut site = Site::start("halfopen", &Wishes::default())?;
-    for directions in [&[Direction::CloudToEdge][..], &[Direction::EdgeToCloud], &[Direction::CloudToEdge, Direction::EdgeToCloud]] {
+    for directions in [
+        &[Direction::CloudToEdge][..],
+        &[Direction::EdgeToCloud],
+        &[Direction::CloudToEdge, Direction::EdgeToCloud],
+    ] {
         let log = site.edge.process.log().matches("connected to the cloud").count();
         // What is open now loses its bytes for good; the next dial gets through.
         site.link.freeze_open(directions);

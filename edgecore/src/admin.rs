@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::edge_hub::{Cloud, LinkState};
-use crate::edged::cri::Runtime;
+use crate::edged::Runtime;
 
 /// A scraper and a prober; more at once wait.
 const MAX_CONNECTIONS: usize = 8;

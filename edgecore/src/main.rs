@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use edgecore::admin::Admin;
 use bytes::Bytes;
+use edgecore::admin::Admin;
 use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
 use edgecore::db::{Db, Opened, Synchronous};
 use edgecore::edge_hub::{Cloud, EdgeHub};
@@ -65,7 +65,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     }
 
     if config.database.synchronous == Synchronous::Off {
-        tracing::warn!("database.synchronous is off: a power cut loses what the cloud believes to be kept here");
+        tracing::warn!(
+            "database.synchronous is off: a power cut loses what the cloud believes to be kept here"
+        );
     }
     let (db, opened) = Db::open(&config.database.data_source, config.database.synchronous)?;
     match &opened {

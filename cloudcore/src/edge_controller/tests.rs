@@ -146,7 +146,10 @@ async fn what_is_still_being_read_holds_the_mark_back() {
     // The read takes a second; the link comes in its midst.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let told = bench.news(LinkNews::Connected(node("e1"))).await;
-    assert_eq!(told, "e1 all follows, e1 +null/node/e1, e1 +shop/configmap/c, e1 +shop/pod/a, e1 +shop/pod/b, e1 synced");
+    assert_eq!(
+        told,
+        "e1 all follows, e1 +null/node/e1, e1 +shop/configmap/c, e1 +shop/pod/a, e1 +shop/pod/b, e1 synced"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -132,8 +132,14 @@ mod tests {
         let key: ObjectKey = "default/secret/door".parse().unwrap();
         let (uid, version, origin) = ("u".parse::<Uid>().unwrap(), Version::new(1), Origin::EdgeController);
         let body = || Bytes::from_static(b"{\"data\":{\"key\":\"aHVzaA==\"}}");
-        let desired =
-            Desired { key: key.clone(), uid: uid.clone(), version, change: Change::Updated, origin, body: body() };
+        let desired = Desired {
+            key: key.clone(),
+            uid: uid.clone(),
+            version,
+            change: Change::Updated,
+            origin,
+            body: body(),
+        };
         let gone = Gone { key, uid, version: None, origin, body: body() };
         let node: NodeName = "edge-1".parse().unwrap();
         for order in [QueueOrder::Put(node.clone(), desired), QueueOrder::Delete(node, gone)] {

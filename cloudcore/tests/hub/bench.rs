@@ -136,7 +136,8 @@ impl Bench {
 
     pub async fn with(change: impl FnOnce(&mut CloudHubConfig)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut config = CloudHubConfig { advertise_address: vec!["127.0.0.1".into()], ..CloudHubConfig::default() };
+        let mut config =
+            CloudHubConfig { advertise_address: vec!["127.0.0.1".into()], ..CloudHubConfig::default() };
         for file in [&mut config.tls_ca_file, &mut config.tls_ca_key_file] {
             *file = "/no/such/file".into();
         }
@@ -186,9 +187,18 @@ impl Bench {
     }
 
     /// Status and body of a GET on the enrolment port.
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)], body: &[u8], shows: Option<&Machine>) -> (u16, Vec<u8>) {
+    pub async fn get(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        shows: Option<&Machine>,
+    ) -> (u16, Vec<u8>) {
         let mut stream = self.tls(self.enrolment, shows).await.unwrap();
-        let mut head = format!("GET {path} HTTP/1.1\r\nHost: cloud\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        let mut head = format!(
+            "GET {path} HTTP/1.1\r\nHost: cloud\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -214,16 +224,17 @@ impl Bench {
     /// Connects with this machine's certificate and claims this name. Errors: no WebSocket came to be.
     pub async fn connect(&self, machine: &Machine, node: &str) -> Result<Link, String> {
         let stream = self.tls(self.messages, Some(machine)).await?;
-        let request = Request::get(format!("wss://{}/e632aba927ea4ac2b575ec1603d56f10/{node}/events", self.messages))
-            .header("Host", "cloud")
-            .header("Upgrade", "websocket")
-            .header("Connection", "Upgrade")
-            .header("Sec-WebSocket-Version", "13")
-            .header("Sec-WebSocket-Key", generate_key())
-            .header("Node_id", node)
-            .header("ConnectionUse", "msg")
-            .body(())
-            .unwrap();
+        let request =
+            Request::get(format!("wss://{}/e632aba927ea4ac2b575ec1603d56f10/{node}/events", self.messages))
+                .header("Host", "cloud")
+                .header("Upgrade", "websocket")
+                .header("Connection", "Upgrade")
+                .header("Sec-WebSocket-Version", "13")
+                .header("Sec-WebSocket-Key", generate_key())
+                .header("Node_id", node)
+                .header("ConnectionUse", "msg")
+                .body(())
+                .unwrap();
         let shaken = tokio_tungstenite::client_async(request, stream).await;
         shaken.map(|(link, _)| link).map_err(|error| error.to_string())
     }
@@ -274,11 +285,19 @@ impl Bench {
     /// Value of one metric.
     pub fn counted(&self, name: &str) -> u64 {
         let text = self.metrics.encode().unwrap();
-        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()).unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next())
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
     }
 
-    async fn tls(&self, address: SocketAddr, shows: Option<&Machine>) -> Result<TlsStream<TcpStream>, String> {
+    async fn tls(
+        &self,
+        address: SocketAddr,
+        shows: Option<&Machine>,
+    ) -> Result<TlsStream<TcpStream>, String> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.clone()).unwrap();
         let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
@@ -358,10 +377,14 @@ pub async fn receive(link: &mut Link) -> Down {
 pub async fn closed(link: &mut Link) -> String {
     loop {
         match tokio::time::timeout(PATIENCE, link.next()).await.expect("an end in time") {
-            Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => return format!("{}: {reason}", u16::from(code)),
+            Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
+                return format!("{}: {reason}", u16::from(code));
+            }
             Some(Ok(Message::Close(None))) | None => return "no reason".into(),
             Some(Ok(_)) => {}
-            Some(Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed)) => return "no reason".into(),
+            Some(Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed)) => {
+                return "no reason".into();
+            }
             Some(Err(error)) => return format!("broken: {error}"),
         }
     }

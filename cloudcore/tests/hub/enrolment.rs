@@ -38,7 +38,8 @@ async fn a_certificate_renews_itself_and_nobody_elses() {
     let bench = Bench::start().await;
     let machine = bench.enrol("edge-a").await;
     let check = async |node: &str, expected: u16| {
-        let (status, said) = bench.get("/edge.crt", &[("Nodename", node)], &csr(node).1, Some(&machine)).await;
+        let (status, said) =
+            bench.get("/edge.crt", &[("Nodename", node)], &csr(node).1, Some(&machine)).await;
         assert_eq!(status, expected, "{node}: {}", String::from_utf8_lossy(&said));
     };
     check("edge-a", 200).await;

@@ -36,9 +36,13 @@ async fn only_the_own_certificate_opens_a_link() {
 async fn what_is_not_the_nodes_own_is_forbidden() {
     let mut bench = Bench::start().await;
     let (_, mut link) = bench.join("edge-b").await;
-    for key in ["default/secret/mine", "kube-system/secret/x", "null/node/edge-a", "kube-node-lease/lease/edge-a"] {
+    for key in
+        ["default/secret/mine", "kube-system/secret/x", "null/node/edge-a", "kube-node-lease/lease/edge-a"]
+    {
         say(&mut link, &get(key)).await;
-        let Down::Answer { answer: Answer::Refused(refusal) | Answer::NotStored(refusal), .. } = receive(&mut link).await else {
+        let Down::Answer { answer: Answer::Refused(refusal) | Answer::NotStored(refusal), .. } =
+            receive(&mut link).await
+        else {
             panic!("{key} was answered");
         };
         assert_eq!(refusal.code, 403, "{key}: {refusal:?}");

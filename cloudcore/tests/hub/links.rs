@@ -114,7 +114,10 @@ async fn another_key_does_not_take_the_name() {
     bench.wait_pinned("edge-a").await;
     let mut second = bench.connect(&other, "edge-a").await.unwrap();
     let why = closed(&mut second).await;
-    assert!(why.starts_with("1008") && why.contains("belongs to another machine, last seen at 127.0.0.1"), "{why}");
+    assert!(
+        why.starts_with("1008") && why.contains("belongs to another machine, last seen at 127.0.0.1"),
+        "{why}"
+    );
     let told = bench.nodes.refusals.lock().unwrap().concat();
     assert!(told.contains("last seen at 127.0.0.1; the one at 127.0.0.1 has another key"), "{told}");
     bench.orders.tell(QueueOrder::Put("edge-a".parse().unwrap(), desired("one", 1))).await;

@@ -3,13 +3,16 @@
 //! It only calls what the stories call. Left running unless `DEMO_ONCE=1`; `demo down` removes every trace.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::cluster::{Cluster, Options};
-use e2e::run_dir;
+use e2e::node::{CloudCore, EdgeCore, EdgeOptions};
 use e2e::runtime::Runtime;
-use e2e::{need, process};
+use e2e::site::{NODE, PATIENCE, container_identity, http_get, is_ready, pod_ip, web_app};
+use e2e::wait::{Seen, eventually, until};
+use e2e::{need, run_dir};
+use serde_json::Value;
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1).unwrap_or_else(|| "up".into());
@@ -28,6 +31,40 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a visitor looks at while it runs.
+struct Demo {
+    edge: EdgeCore,
+    cloud: CloudCore,
+    runtime: Runtime,
+    cluster: Cluster,
+    start: Instant,
+}
+
+impl Demo {
+    fn step(&self, text: &str) {
+        println!("[{:>5.1} s] {text}", self.start.elapsed().as_secs_f64());
+    }
+
+    fn pod_of(&self, app: &str) -> Result<Value> {
+        let selector = format!("--selector=app={app}");
+        eventually(PATIENCE, &format!("the pod of {app} to be ready"), || {
+            let pods = self.cluster.kubectl_json(&["get", "pods", &selector])?;
+            let pod = pods["items"][0].clone();
+            let state = pod["status"].to_string();
+            Ok(if is_ready(&pod) { Seen::Yes(pod) } else { Seen::NotYet(state) })
+        })
+        .with_context(|| format!("edgecore's last lines:\n{}", self.edge.process.log_end(20)))
+    }
+
+    fn wait_answer(&self, address: &str, path: &str, text: &str) -> Result<()> {
+        eventually(PATIENCE, &format!("http://{address}:8080{path} to say {text:?}"), || {
+            let got = http_get(address, 8080, path)?;
+            Ok(if got.contains(text) { Seen::Yes(()) } else { Seen::NotYet(got) })
+        })
+        .with_context(|| format!("edgecore's last lines:\n{}", self.edge.process.log_end(20)))
+    }
+}
+
 fn up() -> Result<()> {
     let start = Instant::now();
     let step = |text: &str| println!("[{:>5.1} s] {text}", start.elapsed().as_secs_f64());
@@ -38,30 +75,117 @@ fn up() -> Result<()> {
     need::for_runtime()?;
     need::for_cluster()?;
     step("this machine has what the demo needs");
-
     need::devcluster()?;
-    let mut cluster = Cluster::start(&Options::default())?;
+    let cluster = Cluster::start(&Options::default())?;
     step(&format!("Kubernetes answers at {}", cluster.server()));
-    let namespaces = cluster.kubectl_ok(&["get", "namespaces", "--output=name"])?;
-    step(&format!("kubectl sees {} namespaces", namespaces.lines().count()));
+    let mut cloud = CloudCore::start(&cluster, &Value::Null)?;
+    let token = cloud.token(&cluster)?;
+    step(&format!("cloudcore takes edge machines at {}", cloud.websocket()));
+    let runtime = Runtime::start("edge")?;
+    step(&format!("containerd runs on the edge machine, its pods get addresses of {}", runtime.subnet()));
+    let mut edge = EdgeCore::start(&runtime, &EdgeOptions::new(NODE, &cloud, token))?;
+    edge.wait_ready(&cluster, PATIENCE)?;
+    let nodes = cluster.kubectl_ok(&["get", "node", NODE, "--no-headers"])?;
+    ensure!(nodes.contains("agent,edge"), "{nodes}");
+    step(&format!("node {NODE} is Ready with roles agent,edge"));
 
-    let mut runtime = Runtime::start("edge")?;
-    step(&format!("containerd runs, pods get addresses of {}", runtime.subnet()));
-
+    let mut demo = Demo { edge, cloud, runtime, cluster, start };
+    demo.cluster.apply(&web_app("shop", "open all day"))?;
+    demo.cluster.apply(&web_app("kiosk", "closing down"))?;
+    let (shop, kiosk) = (demo.pod_of("shop")?, demo.pod_of("kiosk")?);
+    demo.wait_answer(&pod_ip(&shop)?, "/", "open all day")?;
+    demo.wait_answer(&pod_ip(&shop)?, "/cgi-bin/env", "key=open-shop")?;
+    demo.wait_answer(&pod_ip(&kiosk)?, "/", "closing down")?;
+    demo.step(
+        "two Deployments run; HTTP answers with the ConfigMap's text, the Secret is in the environment",
+    );
     if once {
+        prove(&mut demo, &shop)?;
+    }
+    finish(demo, once)
+}
+
+/// The promises, one after the other: a cut, a crash, a cold boot, and the cloud's return.
+fn prove(demo: &mut Demo, shop: &Value) -> Result<()> {
+    let before = container_identity(shop)?;
+    let running = demo.runtime.running()?;
+    demo.cloud.process.stop()?;
+    demo.edge.process.kill9()?;
+    demo.edge.process.start()?;
+    demo.edge.process.wait_for_log(PATIENCE, "with what its store holds")?;
+    demo.wait_answer(&pod_ip(shop)?, "/", "open all day")?;
+    ensure!(demo.runtime.running()? == running, "containers changed");
+    demo.step("cloudcore stopped, edgecore killed with -9 and started: same container ids, still answering");
+
+    // What happens in the cloud meanwhile.
+    demo.cluster.apply(&web_app("shop", "open again"))?;
+    demo.cluster.kubectl_ok(&["delete", "deployment", "kiosk", "--wait=false"])?;
+    demo.cloud.process.start()?;
+    demo.edge.wait_ready(&demo.cluster, PATIENCE)?;
+    let address = pod_ip(shop)?;
+    demo.wait_answer(&address, "/", "open again")?;
+    until(PATIENCE, "the deleted Deployment's pod to leave the machine", || {
+        Ok(demo.runtime.running()?.len() == 2)
+    })?;
+    let after = demo.pod_of("shop")?;
+    ensure!(container_identity(&after)? == before, "the other pod was restarted");
+    demo.step("cloud back: the changed ConfigMap arrived, the deleted Deployment is gone, the other pod's id, restarts and start time are unchanged");
+
+    demo.cloud.process.stop()?;
+    demo.edge.process.kill9()?;
+    demo.runtime.kill_hard()?;
+    demo.edge.kill_hard()?;
+    demo.step("power cut: edgecore, containerd and every shim killed; state directory, network namespaces, pod mounts, memory volumes and CNI leases are gone");
+    let boot = Instant::now();
+    demo.runtime.start_again()?;
+    demo.edge.process.start()?;
+    let prefix = demo.runtime.subnet();
+    let prefix = prefix.rsplit_once('.').map_or(prefix.as_str(), |(prefix, _)| prefix).to_owned();
+    eventually(Duration::from_secs(60), "the application to answer after a cold boot without cloud", || {
+        let answers = (2..20).any(|host| {
+            http_get(&format!("{prefix}.{host}"), 8080, "/").is_ok_and(|text| text.contains("open again"))
+        });
+        Ok(if answers { Seen::Yes(()) } else { Seen::NotYet(demo.edge.process.log_end(5)) })
+    })?;
+    demo.step(&format!(
+        "cold boot with the cloud away: answering again after {:.1} s",
+        boot.elapsed().as_secs_f64()
+    ));
+    demo.cloud.process.start()?;
+    demo.edge.wait_ready(&demo.cluster, PATIENCE)?;
+    let uid = shop["metadata"]["uid"].clone();
+    until(PATIENCE, "the cloud to hear of the restart", || {
+        let pod = demo.pod_of("shop")?;
+        Ok(pod["metadata"]["uid"] == uid && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+    })?;
+    demo.step("cloud back once more: same pod, one restart counted");
+    Ok(())
+}
+
+fn finish(mut demo: Demo, once: bool) -> Result<()> {
+    if once {
+        let start = demo.start;
+        let Demo { mut edge, mut cloud, runtime, cluster, .. } = demo;
+        edge.process.stop()?;
+        cloud.process.stop()?;
         runtime.cleanup()?;
+        drop(edge);
+        drop(cloud);
         drop(cluster);
         if run_dir::n_of(std::process::id())? > 0 {
             bail!("something of the demo is left in {}", run_dir::base()?.display());
         }
-        step("everything is removed again");
+        println!("[{:>5.1} s] everything is removed again", start.elapsed().as_secs_f64());
         return Ok(());
     }
-    cluster.detach()?;
-    runtime.detach()?;
-    let n = process::of_run(cluster.run_dir().path()).len() + process::of_run(runtime.run_dir().path()).len();
-    step(&format!("left running: {n} processes"));
-    println!("\nTry:\n  export KUBECONFIG={}\n  kubectl get namespaces", cluster.kubeconfig().display());
+    demo.cluster.detach()?;
+    demo.runtime.detach()?;
+    demo.cloud.detach()?;
+    demo.edge.detach()?;
+    let page = pod_ip(&demo.pod_of("shop")?)?;
+    println!("\nTry:\n  export KUBECONFIG={}", demo.cluster.kubeconfig().display());
+    println!("  kubectl get nodes,pods -o wide\n  curl http://{page}:8080/");
+    println!(r#"  kubectl patch configmap shop-page --patch '{{"data":{{"index.html":"hello"}}}}'"#);
     println!("\nWhen done:\n  make demo-down");
     Ok(())
 }

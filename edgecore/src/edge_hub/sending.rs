@@ -36,7 +36,11 @@ pub(super) fn sending(report: &Report) -> Sending {
         }
         Report::Event { key, body } => {
             let change = if is_repeat(body) { EventChange::Updated } else { EventChange::Created };
-            Sending::Tell(Up::Event { id: MessageId::fresh(), key: key.clone(), change: change(body.clone()) })
+            Sending::Tell(Up::Event {
+                id: MessageId::fresh(),
+                key: key.clone(),
+                change: change(body.clone()),
+            })
         }
     }
 }

@@ -196,7 +196,11 @@ impl CriClient {
         let start = Instant::now();
         let answer = tokio::time::timeout(limit, answer).await;
         // The benchmark takes what the runtime needed from what a pod's start needed.
-        tracing::debug!(call, micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX), "the container runtime answered");
+        tracing::debug!(
+            call,
+            micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "the container runtime answered"
+        );
         match answer {
             Err(_) => Err(RuntimeError::Timeout { call, after: limit }),
             Ok(Ok(response)) => Ok(response.into_inner()),

@@ -333,7 +333,8 @@ impl Worker {
         };
         let held_back = newly_held_back(told, &status);
         for container in held_back {
-            let message = format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})");
+            let message =
+                format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})");
             self.say(Severity::Warning, "BackOff", message, Some(&container)).await;
         }
         match serde_json::to_vec(&status) {

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use super::status::Measured;
+
 /// Why the machine cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -90,15 +92,31 @@ fn architecture(rust: &'static str) -> &'static str {
     }
 }
 
+/// Looks at the figures that change.
+pub(super) fn measure(root_dir: &Path) -> Measured {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole);
+    let disk = disk(root_dir).and_then(|(total, available)| percent(available, total));
+    // The fourth word of /proc/loadavg is running/existing tasks.
+    let tasks =
+        read("/proc/loadavg").split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse().ok());
+    let max_tasks = read("/proc/sys/kernel/pid_max").trim().parse().ok();
+    Measured {
+        memory_available_bytes: meminfo(&read("/proc/meminfo"), "MemAvailable"),
+        disk_available_percent: disk.unwrap_or(100),
+        pids_used_percent: tasks.zip(max_tasks).and_then(|(used, max)| percent(used, max)).unwrap_or(0),
+    }
+}
+
 /// One figure of /proc/meminfo in bytes; 0 when it is not there.
-pub(super) fn meminfo(text: &str, field: &str) -> u64 {
+fn meminfo(text: &str, field: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib: Option<u64> = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
     kib.unwrap_or(0).saturating_mul(1024)
 }
 
 /// Total and available bytes of the file system that holds `path`, or the nearest folder above it that exists.
-pub(super) fn disk(path: &Path) -> Option<(u64, u64)> {
+fn disk(path: &Path) -> Option<(u64, u64)> {
     let existing = path.ancestors().find(|path| path.exists())?;
     let facts = rustix::fs::statvfs(existing).ok()?;
     let block = facts.f_frsize;

@@ -19,11 +19,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use host::{Host, HostError};
+use status::RuntimeState;
 pub use status::{NodeConfig, allocatable};
-use status::{Measured, RuntimeState};
 
 use crate::edge_hub::{AskError, Cloud, LinkState};
-use crate::edged::cri::Runtime;
+use crate::edged::Runtime;
 use crate::meta_manager::Meta;
 
 /// Namespace of node leases.
@@ -252,7 +252,7 @@ impl NodeAgent {
                 RuntimeState { version: String::new(), unready: Some(error.to_string()) }
             }
         };
-        let measured = Measured::of(&self.host.root_dir);
+        let measured = host::measure(&self.host.root_dir);
         let before = self.known.as_ref().and_then(|node| node.status.as_ref()?.conditions.clone());
         status::node_status(
             &self.name,

@@ -1,7 +1,6 @@
 //! Pure: host, runtime and measurements to Node, NodeStatus and Lease.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{NodeCondition, Taint};
@@ -10,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use ke_wire::NodeName;
 use serde_json::{Value, json};
 
-use super::host::{Host, disk, meminfo};
+use super::host::Host;
 
 /// Below so much available memory a node says MemoryPressure: Kubernetes' own default.
 const MIN_MEMORY_BYTES: u64 = 100 << 20;
@@ -55,28 +54,9 @@ pub(super) struct RuntimeState {
 /// Figures that change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Measured {
-    memory_available_bytes: u64,
-    disk_available_percent: u64,
-    pids_used_percent: u64,
-}
-
-impl Measured {
-    pub(super) fn of(root_dir: &Path) -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole);
-        let disk = disk(root_dir).and_then(|(total, available)| percent(available, total));
-        // The fourth word of /proc/loadavg is running/existing tasks.
-        let tasks = read("/proc/loadavg")
-            .split_whitespace()
-            .nth(3)
-            .and_then(|word| word.split('/').nth(1)?.parse().ok());
-        let max_tasks = read("/proc/sys/kernel/pid_max").trim().parse().ok();
-        Self {
-            memory_available_bytes: meminfo(&read("/proc/meminfo"), "MemAvailable"),
-            disk_available_percent: disk.unwrap_or(100),
-            pids_used_percent: tasks.zip(max_tasks).and_then(|(used, max)| percent(used, max)).unwrap_or(0),
-        }
-    }
+    pub(super) memory_available_bytes: u64,
+    pub(super) disk_available_percent: u64,
+    pub(super) pids_used_percent: u64,
 }
 
 /// The Node as it is registered. Shape: `v1 Node` without `apiVersion` and `kind`, as Go edges send it.

@@ -189,7 +189,9 @@ impl ReportQueue {
                     self.order.add_unless_waiting(status);
                 }
             }
-            Err(error) => tracing::warn!(%error, "the last pod statuses cannot be read; they are told when they change"),
+            Err(error) => {
+                tracing::warn!(%error, "the last pod statuses cannot be read; they are told when they change")
+            }
         }
     }
 

@@ -100,7 +100,9 @@ impl fmt::Debug for Output {
             Self::Delivered { id, key, version, deed } => {
                 write!(f, "Delivered({id:?}, {key:?}, {version:?}, {deed:?})")
             }
-            Self::Lost { id, key, version, deed } => write!(f, "Lost({id:?}, {key:?}, {version:?}, {deed:?})"),
+            Self::Lost { id, key, version, deed } => {
+                write!(f, "Lost({id:?}, {key:?}, {version:?}, {deed:?})")
+            }
             Self::Ignored { why } => f.debug_tuple("Ignored").field(why).finish(),
             Self::Closed(reason) => f.debug_tuple("Closed").field(reason).finish(),
         }

@@ -315,8 +315,7 @@ mod tests {
         let body = || Bytes::from_static(b"{\"data\":{\"key\":\"aHVzaA==\"}}");
         let (version, origin) = (Version::new(1), Origin::EdgeController);
         let put = Put { id: id(), key: key.clone(), version, change: Change::Updated, origin, body: body() };
-        let delete =
-            Delete { id: id(), key: key.clone(), uid: None, version: None, origin, body: body() };
+        let delete = Delete { id: id(), key: key.clone(), uid: None, version: None, origin, body: body() };
         let answer = |answer: Answer| Down::Answer {
             id: id(),
             to: id(),
@@ -324,9 +323,12 @@ mod tests {
             version: None,
             answer,
         };
-        for message in
-            [Down::Put(put), Down::Delete(delete), answer(Answer::Object(body())), answer(Answer::Stored(body()))]
-        {
+        for message in [
+            Down::Put(put),
+            Down::Delete(delete),
+            answer(Answer::Object(body())),
+            answer(Answer::Stored(body())),
+        ] {
             let text = format!("{message:?}");
             assert!(text.contains("27 bytes") && text.contains("door"), "{text}");
             assert!(!text.contains("hush") && !text.contains("aHVz") && !text.contains("data"), "{text}");

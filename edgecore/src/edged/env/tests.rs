@@ -1,3 +1,5 @@
+//! Tests of the environment: tables of pods and what their containers get.
+
 use serde_json::{Value, json};
 
 use super::*;

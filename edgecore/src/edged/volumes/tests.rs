@@ -1,3 +1,5 @@
+//! Tests of volumes on plain folders, with mounts only noted.
+
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, symlink};

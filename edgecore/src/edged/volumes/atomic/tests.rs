@@ -1,3 +1,5 @@
+//! Tests of atomic content: what a reader sees at any moment, kills included.
+
 use std::os::fd::AsRawFd;
 
 use super::*;
