@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -170,6 +170,29 @@ async fn established(api: &Api<CustomResourceDefinition>, name: &str) -> Result<
     }
     let (what, cause) = (format!("the resource definition {name}"), "not established within 10 s".to_owned());
     Err(ClusterError::Missing { what, cause })
+}
+
+/// What the API server's own default is; its flags may say otherwise.
+const USUAL_TOLERATION_SECS: i64 = 300;
+
+/// How long Pods that say nothing stay on a lost node in this cluster, seconds: asked by a Pod that is never made.
+pub async fn admission_toleration_secs(client: &kube::Client) -> i64 {
+    let probe: Result<Pod, _> = serde_json::from_value(serde_json::json!({
+        "metadata": {"generateName": "isthmus-probe-"},
+        "spec": {"containers": [{"name": "none", "image": "none"}]},
+    }));
+    let Ok(probe) = probe else { return USUAL_TOLERATION_SECS };
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    let made = Api::<Pod>::namespaced(client.clone(), "default").create(&params, &probe).await;
+    let tolerations = match made {
+        Ok(pod) => pod.spec.and_then(|spec| spec.tolerations).unwrap_or_default(),
+        Err(cause) => {
+            tracing::debug!("cannot ask how long pods stay on a lost node, {USUAL_TOLERATION_SECS} s is assumed: {cause}");
+            return USUAL_TOLERATION_SECS;
+        }
+    };
+    let unreachable = tolerations.iter().find(|one| one.key.as_deref() == Some("node.kubernetes.io/unreachable"));
+    unreachable.and_then(|one| one.toleration_seconds).unwrap_or(USUAL_TOLERATION_SECS)
 }
 
 /// The address from which packets to the API server would leave; nothing is sent.

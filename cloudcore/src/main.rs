@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use cloudcore::admin::{Admin, Readiness};
-use cloudcore::cluster;
-use cloudcore::config::CloudCoreConfig;
 use cloudcore::cloud_hub::authority::Authority;
 use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
+use cloudcore::cluster;
+use cloudcore::config::CloudCoreConfig;
 use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
 use cloudcore::sync_controller::SyncController;
@@ -63,6 +63,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         api_server_ca: cluster.ca.clone(),
         address: advertised.or(cluster.own_address).map(|address| address.to_string()).unwrap_or_default(),
         pod_toleration_secs: config.modules.edge_controller.pod_toleration_secs.map(|secs| secs.to_u32()),
+        admission_toleration_secs: cluster::admission_toleration_secs(&cluster.client).await,
     };
     let (ledger, ledger_writer) = ObjectSyncLedger::open(cluster.client.clone()).await?;
     let ledger = Arc::new(ledger);
@@ -73,7 +74,11 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let sync_controller = SyncController::new(cluster.client.clone(), downstream.clone(), graph.clone());
 
     let in_cluster = Arc::new(InCluster::new(cluster.client.clone()));
-    let authority = Arc::new(Authority::open(&config.modules.cloud_hub, &*in_cluster).await?);
+    let mut hub_config = config.modules.cloud_hub;
+    if hub_config.advertised().next().is_none() {
+        hub_config.advertise_address.extend(cluster.own_address.map(|address| address.to_string()));
+    }
+    let authority = Arc::new(Authority::open(&hub_config, &*in_cluster).await?);
     let parts = Parts {
         authority,
         secrets: Arc::clone(&in_cluster) as _,
@@ -84,7 +89,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         graph: Arc::new(graph),
         counters: Arc::new(Counters::new(&mut metrics)),
     };
-    let cloud_hub = CloudHub::bind(config.modules.cloud_hub.clone(), parts)?;
+    let cloud_hub = CloudHub::bind(hub_config, parts)?;
 
     let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
     if config.modules.edge_controller.enable {

@@ -4,8 +4,11 @@
 //! Everything blocks: a story reads top to bottom. What a run makes stands in its `RunDir`, and whoever comes
 //! later removes what a killed run left behind.
 
+pub mod acknowledged;
 pub mod bench;
+pub mod changer;
 pub mod cluster;
+pub mod forgetful;
 pub mod images;
 pub mod leftovers;
 pub mod need;
@@ -15,6 +18,7 @@ pub mod process;
 pub mod run_dir;
 pub mod runtime;
 pub mod site;
+pub mod tap;
 pub mod tar;
 pub mod token;
 pub mod wait;

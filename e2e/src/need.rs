@@ -161,11 +161,16 @@ pub fn devcluster() -> Result<PathBuf> {
 
 /// A static program from one C file of this crate.
 pub fn c_program(name: &str) -> Result<PathBuf> {
+    c_program_with(name, &[])
+}
+
+/// The same with libraries (`-lfuse3`), whose package is installed before by `packages`.
+pub fn c_program_with(name: &str, libraries: &[&str]) -> Result<PathBuf> {
     tool("gcc", "apt-get install -y gcc libc6-dev")?;
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(format!("{name}.c"));
     built(name, std::slice::from_ref(&source), name, |target| {
         let mut gcc = Command::new("gcc");
-        gcc.args(["-static", "-Os", "-Wall", "-Werror", "-o"]).arg(target).arg(&source);
+        gcc.args(["-static", "-Os", "-Wall", "-Werror", "-o"]).arg(target).arg(&source).args(libraries);
         gcc
     })
 }

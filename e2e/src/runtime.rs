@@ -3,6 +3,7 @@
 //! It can be cold-booted: everything a power cut takes is taken, what lies on disk stays. Pulls nothing from any
 //! network. Called by stories and the demo; node agents of a story talk to its socket.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -113,7 +114,9 @@ impl Runtime {
         let table = self.ctr_ok(&["tasks", "list"])?;
         let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
         let running = rows.filter(|row| row.last() == Some(&"RUNNING"));
-        Ok(running.filter_map(|row| row.first().map(|id| (*id).to_owned())).collect())
+        // The runtime lists them in no order.
+        let ids: BTreeSet<String> = running.filter_map(|row| row.first().map(|id| (*id).to_owned())).collect();
+        Ok(ids.into_iter().collect())
     }
 
     /// The machine loses power: containerd, every shim and container die at once; memory file systems, network

@@ -12,6 +12,8 @@ use ke_run::config::{ConfigFile, GoDuration, HostPort, Problem, Secret, Within};
 use ke_run::telemetry::{LogFormat, LogLevel};
 use serde::{Deserialize, Serialize};
 
+use crate::db::Synchronous;
+
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -32,11 +34,14 @@ pub struct EdgeCoreConfig {
 pub struct DatabaseConfig {
     /// SQLite file. Its directory is made if it is not there.
     pub data_source: PathBuf,
+    /// `full`: what was acknowledged survives a power cut. `off` is only for the test that shows that `full` is needed: it
+    /// loses acknowledged objects with the power. Not in KubeEdge.
+    pub synchronous: Synchronous,
 }
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { data_source: "/var/lib/kubeedge/edgecore.db".into() }
+        Self { data_source: "/var/lib/kubeedge/edgecore.db".into(), synchronous: Synchronous::Full }
     }
 }
 

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 /// Schema steps in order; `PRAGMA user_version` says how many a file has seen. Never edit one that was released.
@@ -37,8 +38,7 @@ const MIGRATIONS: &[&str] = &[
         uid TEXT PRIMARY KEY,
         namespace TEXT NOT NULL,
         name TEXT NOT NULL,
-        status BLOB NOT NULL,
-        sent INTEGER NOT NULL
+        status BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE report (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -50,7 +50,8 @@ const MIGRATIONS: &[&str] = &[
 ];
 
 /// How hard a commit is pushed to the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Synchronous {
     /// A commit that returned survives a power cut. The only setting for a machine in use.
     #[default]

@@ -18,7 +18,7 @@ use edgecore::edged::images::Images;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
-use edgecore::meta_manager::{MetaManager, News};
+use edgecore::meta_manager::{MetaManager, News, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig};
 use edgecore::report_queue::ReportQueue;
 use k8s_openapi::api::core::v1::{Pod, Taint};
@@ -64,7 +64,10 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         tracing::error!(%error, "the container runtime does not answer; pods wait for it");
     }
 
-    let (db, opened) = Db::open(&config.database.data_source, Synchronous::Full)?;
+    if config.database.synchronous == Synchronous::Off {
+        tracing::warn!("database.synchronous is off: a power cut loses what the cloud believes to be kept here");
+    }
+    let (db, opened) = Db::open(&config.database.data_source, config.database.synchronous)?;
     match &opened {
         Opened::Existing => {}
         Opened::Fresh => tracing::info!("a fresh store was begun"),
@@ -89,6 +92,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tracing::info!(node = %name, n_pods = pods.len(), "edgecore starts with what its store holds");
     let statuses = edgecore::report_queue::last_pod_statuses(&db).await?;
     let pods = pods.into_iter().map(|pod| with_status(pod, &statuses)).collect();
+    // A store that is new or was lost says nothing about what should run here.
+    let (is_full, store_is_full) = watch::channel(opened == Opened::Existing);
+    let refill_cloud = cloud.clone();
     let (_addresses, host_ips) = watch::channel(vec![host.node_ip]);
     let objects = Arc::new(meta.clone());
     let edged = Edged::new(Parts {
@@ -101,6 +107,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         reports,
         news: told,
         pods,
+        store_is_full,
         host_ips,
     });
     let node_config = NodeConfig {
@@ -115,6 +122,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let node = NodeAgent::new(node_config, name, host, cloud, meta, runtime, nodes, known);
 
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
+    tasks.add("refill", |stop| watch_refill(refill_cloud, is_full, stop));
     tasks.add("edged", |stop| edged.run(stop));
     tasks.add("report_queue", |stop| report_queue.run(stop));
     if config.modules.edge_hub.enable {

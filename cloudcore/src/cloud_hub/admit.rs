@@ -2,7 +2,10 @@
 //!
 //! A node touches itself, its lease, the Pods bound to it and what those name. What is refused is answered, never dropped.
 
-use ke_wire::{Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Scope, Up};
+use ke_wire::{
+    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Scope,
+    Up,
+};
 use serde::Deserialize;
 
 use super::authority::ClientCertificate;
@@ -66,7 +69,9 @@ pub fn question(question: &Question, node: &NodeName, graph: &dyn NodeGraph) -> 
             };
             (is_allowed, key.to_string())
         }
-        Question::PatchNodeStatus { node: named, .. } => (named == node, format!("the status of node {named}")),
+        Question::PatchNodeStatus { node: named, .. } => {
+            (named == node, format!("the status of node {named}"))
+        }
         Question::PatchPodStatus { namespace, name, .. } => {
             (graph.is_on(node, namespace, name), format!("the status of pod {namespace}/{name}"))
         }
@@ -85,14 +90,14 @@ fn may_get(key: &ObjectKey, node: &NodeName, graph: &dyn NodeGraph) -> bool {
         Kind::Lease => is_own_lease(key, node),
         Kind::Pod => key.scope.namespace().is_some_and(|namespace| graph.is_on(node, namespace, &key.name)),
         Kind::CertificateSigningRequest => is_own_csr(&key.name, node),
-        Kind::ConfigMap | Kind::Secret | Kind::PersistentVolumeClaim | Kind::PersistentVolume | Kind::VolumeAttachment => {
-            graph.may_read(node, key)
+        Kind::ConfigMap
+        | Kind::Secret
+        | Kind::PersistentVolumeClaim
+        | Kind::PersistentVolume
+        | Kind::VolumeAttachment => graph.may_read(node, key),
+        Kind::Event | Kind::ServiceAccountAccess | Kind::Device | Kind::DeviceModel | Kind::Watched(_) => {
+            false
         }
-        Kind::Event
-        | Kind::ServiceAccountAccess
-        | Kind::Device
-        | Kind::DeviceModel
-        | Kind::Watched(_) => false,
     }
 }
 
@@ -101,10 +106,19 @@ pub fn message(message: &Up, node: &NodeName, graph: &dyn NodeGraph) -> Verdict 
     match message {
         Up::Ask { question: asked, .. } => question(asked, node, graph),
         Up::Event { change, .. } => {
-            let (EventChange::Created(event) | EventChange::Updated(event) | EventChange::Patched { event, .. }) = change;
-            if is_own_event(event, node, graph) { Verdict::Admit } else { Verdict::Drop("an event about another node's object") }
+            let (EventChange::Created(event)
+            | EventChange::Updated(event)
+            | EventChange::Patched { event, .. }) = change;
+            if is_own_event(event, node, graph) {
+                Verdict::Admit
+            } else {
+                Verdict::Drop("an event about another node's object")
+            }
         }
-        Up::OldPodStatus { .. } | Up::OldPodStatuses { .. } | Up::OldNode { .. } | Up::OldNodeStatus { .. } => {
+        Up::OldPodStatus { .. }
+        | Up::OldPodStatuses { .. }
+        | Up::OldNode { .. }
+        | Up::OldNodeStatus { .. } => {
             Verdict::Drop("a legacy status message, which no edge since v1.10 sends")
         }
         // Said by the link itself, or for modules that judge by what they hold about the node.
@@ -178,15 +192,22 @@ fn forbidden(question: &Question, node: &NodeName, what: &str) -> Answer {
         details: None,
         code: 403,
     };
+    refuse(question, refusal)
+}
+
+/// The form in which a question is refused: the edge waits for an object in one, for an outcome in the other.
+pub(super) fn refuse(question: &Question, refusal: Refusal) -> Answer {
     match question {
         Question::Get(ObjectKey { kind: Kind::Lease, .. })
+        | Question::Update { key: ObjectKey { kind: Kind::Lease, .. }, .. }
         | Question::Create { .. }
-        | Question::Update { .. }
         | Question::PatchNodeStatus { .. }
         | Question::PatchPodStatus { .. } => Answer::NotStored(refusal),
-        Question::Get(_) | Question::Token { .. } | Question::ApiServerCa | Question::DeletePod { .. } => {
-            Answer::Refused(refusal)
-        }
+        Question::Get(_)
+        | Question::Update { .. }
+        | Question::Token { .. }
+        | Question::ApiServerCa
+        | Question::DeletePod { .. } => Answer::Refused(refusal),
     }
 }
 
@@ -218,7 +239,11 @@ mod tests {
                 organization: organization.into(),
                 fingerprint: Fingerprint(String::new()),
             };
-            assert_eq!(may_connect(&certificate, &"edge-a".parse().unwrap()).is_ok(), expected, "{common_name}");
+            assert_eq!(
+                may_connect(&certificate, &"edge-a".parse().unwrap()).is_ok(),
+                expected,
+                "{common_name}"
+            );
         };
         check("system:nodes", "system:node:edge-a", true);
         check("system:nodes", "system:node:edge-b", false);
@@ -229,9 +254,8 @@ mod tests {
     #[test]
     fn a_node_touches_only_its_own() {
         let key = |text: &str| text.parse::<ObjectKey>().unwrap();
-        let admitted = |asked: &Question, node: &str| {
-            question(asked, &node.parse().unwrap(), &OnePod) == Verdict::Admit
-        };
+        let admitted =
+            |asked: &Question, node: &str| question(asked, &node.parse().unwrap(), &OnePod) == Verdict::Admit;
         let check = |asked: Question, for_a: bool, for_b: bool| {
             assert_eq!((admitted(&asked, "edge-a"), admitted(&asked, "edge-b")), (for_a, for_b), "{asked:?}");
         };
@@ -276,7 +300,11 @@ mod tests {
     fn events_tell_of_the_node_and_its_pods() {
         let check = |object: &str, expected: bool| {
             let event = format!(r#"{{"involvedObject":{object}}}"#);
-            assert_eq!(is_own_event(event.as_bytes(), &"edge-a".parse().unwrap(), &OnePod), expected, "{object}");
+            assert_eq!(
+                is_own_event(event.as_bytes(), &"edge-a".parse().unwrap(), &OnePod),
+                expected,
+                "{object}"
+            );
         };
         check(r#"{"kind":"Node","name":"edge-a"}"#, true);
         check(r#"{"kind":"Node","name":"edge-b"}"#, false);

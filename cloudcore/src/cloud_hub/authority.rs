@@ -16,9 +16,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
 use ke_wire::enrolment::{self, JoinToken};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -119,7 +124,20 @@ impl Authority {
 
         let names = ("cloudcoredata", "cloudcorekeydata");
         let server = match pair_in_files(&config.tls_cert_file, &config.tls_private_key_file)? {
-            Some(pair) => pair,
+            Some(pair) => {
+                secrets
+                    .put(SERVER_SECRET, to_data(names, &pair))
+                    .await
+                    .map_err(secret_error(SERVER_SECRET))?;
+                if !serves(&pair.certificate, &ca.certificate, config) {
+                    tracing::warn!(
+                        file = %config.tls_cert_file.display(),
+                        "the server certificate is of another CA, has ended, or lacks an address of advertiseAddress or a \
+                         name of dnsNames: machines that dial there will refuse it"
+                    );
+                }
+                pair
+            }
             None => {
                 let kept = secrets.get(SERVER_SECRET).await.map_err(secret_error(SERVER_SECRET))?;
                 let kept = kept.map(|data| from_data(SERVER_SECRET, names, &data)).transpose()?;
@@ -127,7 +145,10 @@ impl Authority {
                     Some(pair) => pair,
                     None => {
                         let pair = make_server(config, &issuer)?;
-                        secrets.put(SERVER_SECRET, to_data(names, &pair)).await.map_err(secret_error(SERVER_SECRET))?;
+                        secrets
+                            .put(SERVER_SECRET, to_data(names, &pair))
+                            .await
+                            .map_err(secret_error(SERVER_SECRET))?;
                         pair
                     }
                 }
@@ -181,7 +202,7 @@ impl Authority {
     }
 
     /// A token that ends at this Unix second.
-    fn token(&self, expires: u64) -> JoinToken {
+    pub(super) fn token(&self, expires: u64) -> JoinToken {
         let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
         let claims = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expires}}}"));
         let signed = format!("{header}.{claims}");
@@ -207,10 +228,14 @@ impl Authority {
         let Some((signed, signature)) = jwt.rsplit_once('.') else { return bad("token cannot be split") };
         let Some((header, claims)) = signed.split_once('.') else { return bad("token cannot be split") };
         let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
-        let (Some(header), Some(claims), Some(signature)) = (decoded(header), decoded(claims), decoded(signature)) else {
+        let (Some(header), Some(claims), Some(signature)) =
+            (decoded(header), decoded(claims), decoded(signature))
+        else {
             return bad("err: token is malformed");
         };
-        let Ok(Header { alg }) = serde_json::from_slice(&header) else { return bad("err: token is malformed") };
+        let Ok(Header { alg }) = serde_json::from_slice(&header) else {
+            return bad("err: token is malformed");
+        };
         let algorithm = match alg.as_str() {
             "HS256" => ring::hmac::HMAC_SHA256,
             "HS384" => ring::hmac::HMAC_SHA384,
@@ -221,7 +246,9 @@ impl Authority {
         if ring::hmac::verify(&key, signed.as_bytes(), &signature).is_err() {
             return bad("err: signature is invalid");
         }
-        let Ok(Claims { exp, nbf }) = serde_json::from_slice(&claims) else { return bad("err: token is malformed") };
+        let Ok(Claims { exp, nbf }) = serde_json::from_slice(&claims) else {
+            return bad("err: token is malformed");
+        };
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in a double")]
         let now = now as f64;
         match exp {
@@ -246,7 +273,9 @@ impl Authority {
         let wanted = format!("system:node:{node}");
         let (common_name, organization) = (text(&DnType::CommonName), text(&DnType::OrganizationName));
         if common_name != wanted || organization != "system:nodes" {
-            return Err(refuse(&format!("the request is for {organization}/{common_name}, not for system:nodes/{wanted}")));
+            return Err(refuse(&format!(
+                "the request is for {organization}/{common_name}, not for system:nodes/{wanted}"
+            )));
         }
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -256,7 +285,8 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         live(&mut params, self.edge_life);
         request.params = params;
-        let fingerprint = Fingerprint::of_key(&rcgen::PublicKeyData::subject_public_key_info(&request.public_key));
+        let fingerprint =
+            Fingerprint::of_key(&rcgen::PublicKeyData::subject_public_key_info(&request.public_key));
         let certificate = request.signed_by(&self.issuer).map_err(|error| refuse(&error.to_string()))?;
         Ok(SignedEdge { certificate: certificate.der().to_vec(), fingerprint })
     }
@@ -313,9 +343,13 @@ fn make_ca() -> Result<Pair, AuthorityError> {
     params.distinguished_name.push(DnType::CommonName, "KubeEdge");
     params.serial_number = Some(1024_u64.into());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyEncipherment,
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyCertSign,
+    ];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     live(&mut params, LIFE);
     let certificate = params.self_signed(&key)?.der().clone();
     Ok(Pair { certificate, key_sec1: sec1(&key)? })
@@ -352,45 +386,60 @@ fn sec1(key: &KeyPair) -> Result<Vec<u8>, AuthorityError> {
 fn key_pair(what: &str, sec1: &[u8]) -> Result<KeyPair, AuthorityError> {
     let unusable = |why: &str| AuthorityError::Unusable(what.to_owned(), why.to_owned());
     let pkcs8 = enrolment::pkcs8_from_sec1(sec1);
-    let pkcs8 = pkcs8.ok_or_else(|| unusable("it must be an ECDSA P-256 key in SEC1 form, as KubeEdge makes them"))?;
+    let pkcs8 = pkcs8
+        .ok_or_else(|| unusable("it must be an ECDSA P-256 key in SEC1 form, as KubeEdge makes them"))?;
     KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &rcgen::PKCS_ECDSA_P256_SHA256)
         .map_err(|error| unusable(&error.to_string()))
 }
 
 /// Whether a kept server certificate is of this CA, lasts, and names every configured address and name.
 fn serves(certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>, config: &CloudHubConfig) -> bool {
-    let (Ok((_, server)), Ok((_, ca))) = (X509Certificate::from_der(certificate), X509Certificate::from_der(ca)) else {
+    let (Ok((_, server)), Ok((_, ca))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(ca))
+    else {
         return false;
     };
     let of_this_ca = server.verify_signature(Some(ca.public_key())).is_ok();
-    let names = server.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.clone());
+    let names =
+        server.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.clone());
     let names = names.unwrap_or_default();
     let has_address = |wanted: IpAddr| {
         let wanted = match wanted {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        names.iter().any(|name| matches!(name, x509_parser::prelude::GeneralName::IPAddress(bytes) if *bytes == wanted))
+        names.iter().any(
+            |name| matches!(name, x509_parser::prelude::GeneralName::IPAddress(bytes) if *bytes == wanted),
+        )
     };
     let has_name = |wanted: &str| {
-        names.iter().any(|name| matches!(name, x509_parser::prelude::GeneralName::DNSName(text) if *text == wanted))
+        names
+            .iter()
+            .any(|name| matches!(name, x509_parser::prelude::GeneralName::DNSName(text) if *text == wanted))
     };
-    of_this_ca && server.validity().is_valid() && config.advertised().all(has_address) && config.names().all(has_name)
+    of_this_ca
+        && server.validity().is_valid()
+        && config.advertised().all(has_address)
+        && config.names().all(has_name)
 }
 
 fn pair_in_files(certificate: &Path, key: &Path) -> Result<Option<Pair>, AuthorityError> {
-    match (certificate.exists(), key.exists()) {
+    let unusable = |path: &Path, why: String| AuthorityError::Unusable(path.display().to_string(), why);
+    // A file that may not be looked at is not a file that is missing: another CA would lock every node out.
+    let is_there = |path: &Path| path.try_exists().map_err(|error| unusable(path, error.to_string()));
+    match (is_there(certificate)?, is_there(key)?) {
         (false, false) => return Ok(None),
         (true, false) => return Err(AuthorityError::HalfPair(certificate.into(), key.into())),
         (false, true) => return Err(AuthorityError::HalfPair(key.into(), certificate.into())),
         (true, true) => {}
     }
-    let unusable = |path: &Path, why: String| AuthorityError::Unusable(path.display().to_string(), why);
-    let der = CertificateDer::from_pem_file(certificate).map_err(|error| unusable(certificate, error.to_string()))?;
-    let key_sec1 = match PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))? {
-        PrivateKeyDer::Sec1(sec1) => sec1.secret_sec1_der().to_vec(),
-        _ => return Err(unusable(key, "it must be an `EC PRIVATE KEY`".into())),
-    };
+    let der = CertificateDer::from_pem_file(certificate)
+        .map_err(|error| unusable(certificate, error.to_string()))?;
+    let key_sec1 =
+        match PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))? {
+            PrivateKeyDer::Sec1(sec1) => sec1.secret_sec1_der().to_vec(),
+            _ => return Err(unusable(key, "it must be an `EC PRIVATE KEY`".into())),
+        };
     Ok(Some(Pair { certificate: der, key_sec1 }))
 }
 
@@ -424,96 +473,4 @@ pub(super) fn unix_now() -> u64 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    /// Secrets that forget with the test.
-    #[derive(Default)]
-    pub(crate) struct MemorySecrets(pub(crate) Mutex<BTreeMap<String, SecretData>>);
-
-    #[async_trait]
-    impl Secrets for MemorySecrets {
-        async fn get(&self, name: &str) -> Result<Option<SecretData>, String> {
-            Ok(self.0.lock().unwrap().get(name).cloned())
-        }
-        async fn create(&self, name: &str, data: SecretData) -> Result<bool, String> {
-            Ok(self.0.lock().unwrap().insert(name.to_owned(), data).is_none())
-        }
-        async fn put(&self, name: &str, data: SecretData) -> Result<(), String> {
-            self.0.lock().unwrap().insert(name.to_owned(), data);
-            Ok(())
-        }
-    }
-
-    pub(crate) fn config() -> CloudHubConfig {
-        let nowhere = || PathBuf::from("/no/such/file");
-        CloudHubConfig {
-            advertise_address: vec!["127.0.0.1".into(), "::1".into()],
-            dns_names: vec![String::new(), "cloud.example".into()],
-            tls_ca_file: nowhere(),
-            tls_ca_key_file: nowhere(),
-            tls_cert_file: nowhere(),
-            tls_private_key_file: nowhere(),
-            ..CloudHubConfig::default()
-        }
-    }
-
-    pub(crate) fn csr(node: &str) -> (KeyPair, Vec<u8>) {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-        params.distinguished_name.push(DnType::CommonName, format!("system:node:{node}"));
-        let csr = params.serialize_request(&key).unwrap().der().to_vec();
-        (key, csr)
-    }
-
-    #[tokio::test]
-    async fn a_second_cloudcore_takes_the_first_ones_authority_over() {
-        let secrets = MemorySecrets::default();
-        let first = Authority::open(&config(), &secrets).await.unwrap();
-        let second = Authority::open(&config(), &secrets).await.unwrap();
-        assert_eq!(first.ca, second.ca);
-        assert_eq!(first.server, second.server);
-        let wider = CloudHubConfig { advertise_address: vec!["192.0.2.9".into()], ..config() };
-        let third = Authority::open(&wider, &secrets).await.unwrap();
-        assert_eq!(first.ca, third.ca);
-        assert_ne!(first.server, third.server, "the certificate must name the new address");
-        let token = secrets.0.lock().unwrap()[TOKEN_SECRET]["tokendata"].clone();
-        let token: JoinToken = String::from_utf8(token).unwrap().parse().unwrap();
-        assert_eq!(first.check_token(&token.jwt, unix_now()), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn tokens_end_and_need_the_right_key() {
-        let authority = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
-        let other = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
-        let check = |jwt: &str, now, expected: Result<(), &'static str>| {
-            assert_eq!(authority.check_token(jwt, now), expected.map_err(SigningError::Token), "{now}");
-        };
-        let jwt = authority.token(1000).jwt;
-        check(&jwt, 999, Ok(()));
-        check(&jwt, 1000, Err("err: token is expired"));
-        check(&other.token(1000).jwt, 999, Err("err: signature is invalid"));
-        check("", 999, Err("token cannot be split"));
-        check("a.b.c", 999, Err("err: token is malformed"));
-        let none = format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode("{}"));
-        check(&none, 999, Err("err: signing method is invalid"));
-    }
-
-    #[tokio::test]
-    async fn only_the_own_name_is_signed() {
-        let authority = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
-        let node: NodeName = "edge-1".parse().unwrap();
-        let (_, request) = csr("edge-1");
-        let signed = authority.sign(&node, &request).unwrap();
-        let certificate = ClientCertificate::read(&CertificateDer::from(signed.certificate)).unwrap();
-        assert_eq!(certificate.common_name, "system:node:edge-1");
-        assert_eq!(certificate.fingerprint, signed.fingerprint);
-        assert!(authority.sign(&node, &csr("edge-2").1).is_err());
-        assert!(authority.sign(&node, b"no request").is_err());
-        assert!(authority.sign(&node, &request[..request.len() - 1]).is_err());
-    }
-}
+pub(crate) mod tests;

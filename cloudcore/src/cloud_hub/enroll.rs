@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt, Full, Limited};
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::authority::{Authority, ClientCertificate, unix_now};
 use super::listen::Port;
-use super::pins::{self, Pin, Pins};
+use super::pins::{self, Pin, Pins, Told};
 use super::{admit, listen};
 
 /// A request is a few hundred bytes.
@@ -41,6 +41,7 @@ pub struct Enrolment {
     pub(super) authority: Arc<Authority>,
     pub(super) pins: Arc<dyn Pins>,
     pub(super) nodes: Arc<dyn NodeLookup>,
+    pub(super) told: Arc<Told>,
 }
 
 impl Enrolment {
@@ -64,7 +65,12 @@ impl Enrolment {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: tokio::net::TcpStream, tls: tokio_rustls::TlsAcceptor, from: SocketAddr) {
+    async fn serve(
+        self: Arc<Self>,
+        stream: tokio::net::TcpStream,
+        tls: tokio_rustls::TlsAcceptor,
+        from: SocketAddr,
+    ) {
         let stream = match listen::handshake(&tls, stream).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -77,7 +83,8 @@ impl Enrolment {
             let (enrolment, client) = (Arc::clone(&self), client.clone());
             async move { Ok::<_, std::convert::Infallible>(enrolment.answer(request, client, from.ip()).await) }
         });
-        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        let _ =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
     }
 
     async fn answer(
@@ -120,9 +127,14 @@ impl Enrolment {
         client: Option<ClientCertificate>,
         from: IpAddr,
     ) -> Response<Full<Bytes>> {
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let header = |name: &str| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
         let Ok(node) = header("Nodename").parse::<NodeName>() else {
-            return text(StatusCode::BAD_REQUEST, "the header Nodename must hold a node name: lower case letters, digits, '-' and '.'");
+            return text(
+                StatusCode::BAD_REQUEST,
+                "the header Nodename must hold a node name: lower case letters, digits, '-' and '.'",
+            );
         };
         // A certificate wins over a token, as in KubeEdge: it proves more.
         let renewed = match &client {
@@ -143,11 +155,20 @@ impl Enrolment {
         };
         let csr = match Limited::new(request.into_body(), MAX_BODY).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(_) => return self.refuse(&node, from, StatusCode::PAYLOAD_TOO_LARGE, "the request body is larger than 1 MiB".into()),
+            Err(_) => {
+                return self.refuse(
+                    &node,
+                    from,
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the request body is larger than 1 MiB".into(),
+                );
+            }
         };
         let signed = match self.authority.sign(&node, &csr) {
             Ok(signed) => signed,
-            Err(error) => return self.refuse(&node, from, StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            Err(error) => {
+                return self.refuse(&node, from, StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+            }
         };
         let pin = match self.pins.get(&node).await {
             Ok(pin) => pin,
@@ -166,7 +187,9 @@ impl Enrolment {
                 // The name is taken when the machine connects with its certificate, not by asking for one.
                 Ok(_) => Ok(()),
                 Err(why) => {
-                    self.pins.tell_refused(&node, &why).await;
+                    if self.told.is_due(&node, Instant::now()) {
+                        self.pins.tell_refused(&node, &why).await;
+                    }
                     return self.refuse(&node, from, StatusCode::CONFLICT, why);
                 }
             },
@@ -183,7 +206,13 @@ impl Enrolment {
         }
     }
 
-    fn refuse(&self, node: &NodeName, from: IpAddr, status: StatusCode, why: String) -> Response<Full<Bytes>> {
+    fn refuse(
+        &self,
+        node: &NodeName,
+        from: IpAddr,
+        status: StatusCode,
+        why: String,
+    ) -> Response<Full<Bytes>> {
         tracing::warn!(%node, %from, why, "refused to sign a node certificate");
         text(status, &why)
     }

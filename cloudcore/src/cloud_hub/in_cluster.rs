@@ -15,7 +15,6 @@ use super::authority::{SecretData, Secrets};
 use super::enroll::NodeLookup;
 use super::pins::{ANNOTATION, Pin, Pins};
 
-
 /// The API server behind CloudHub's traits. Cheap to clone.
 #[derive(Clone)]
 pub struct InCluster {
@@ -35,7 +34,11 @@ impl InCluster {
 
 fn secret(name: &str, data: SecretData) -> Secret {
     Secret {
-        metadata: ObjectMeta { name: Some(name.into()), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some(NAMESPACE.into()),
+            ..ObjectMeta::default()
+        },
         type_: Some("Opaque".into()),
         data: Some(data.into_iter().map(|(key, value)| (key, ByteString(value))).collect()),
         ..Secret::default()
@@ -63,7 +66,11 @@ impl Secrets for InCluster {
             return Ok(());
         }
         let patch = Patch::Merge(secret(name, data));
-        self.secrets().patch(name, &PatchParams::default(), &patch).await.map(|_| ()).map_err(|error| error.to_string())
+        self.secrets()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -71,7 +78,10 @@ impl Secrets for InCluster {
 impl NodeLookup for InCluster {
     async fn exists(&self, node: &NodeName) -> Result<bool, String> {
         let api = Api::<Node>::all(self.client.clone());
-        api.get_metadata_opt(node.as_str()).await.map(|node| node.is_some()).map_err(|error| error.to_string())
+        api.get_metadata_opt(node.as_str())
+            .await
+            .map(|node| node.is_some())
+            .map_err(|error| error.to_string())
     }
 }
 

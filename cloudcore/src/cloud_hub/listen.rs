@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 use super::authority::{Authority, ClientCertificate};
 
@@ -22,6 +24,8 @@ pub(super) type Conn = WebSocketStream<TlsStream<TcpStream>>;
 
 /// TLS and WebSocket handshake each have this long.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Saying goodbye has this long.
+const PARTING_LIMIT: Duration = Duration::from_secs(1);
 /// Largest message of an edge. Pod status and events are far smaller; a node cannot make cloudcore hold more.
 pub(super) const MAX_MESSAGE: usize = 8 << 20;
 /// Connections that wait for being accepted: a whole fleet may come back at once.
@@ -58,7 +62,7 @@ pub(super) enum ClientCertificates {
 }
 
 /// A bound port with its TLS.
-pub struct Port {
+pub(super) struct Port {
     listener: TcpListener,
     tls: TlsAcceptor,
 }
@@ -83,7 +87,9 @@ impl Port {
         });
         let listener = listener.map_err(|source| {
             let hint = match source.kind() {
-                std::io::ErrorKind::AddrInUse => ". The port is in use: is another cloudcore running? `ss -ltnp` shows who",
+                std::io::ErrorKind::AddrInUse => {
+                    ". The port is in use: is another cloudcore running? `ss -ltnp` shows who"
+                }
                 std::io::ErrorKind::PermissionDenied => ". Ports below 1024 need root",
                 _ => "",
             };
@@ -133,8 +139,9 @@ fn tls(authority: &Authority, certificates: ClientCertificates) -> Result<TlsAcc
         ClientCertificates::Welcome => verifier.allow_unauthenticated().build()?,
     };
     let (certificate, key) = authority.server_pair();
-    let mut config =
-        ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate], key)?;
     // A client that offered h2 could not upgrade to a WebSocket.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Sessions of ten thousand nodes would only fill memory; nodes reconnect rarely.
@@ -155,13 +162,31 @@ pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Client
     ClientCertificate::read(session.peer_certificates()?.first()?)
 }
 
+/// Ends a connection in an orderly way: close frame, end of our half, and then whatever the other side still sends is
+/// read and dropped. Closing a socket with unread bytes in it resets the connection, and the reason would be lost.
+pub(super) async fn hang_up(conn: &mut Conn, code: CloseCode, reason: &str) {
+    // A close frame holds 123 bytes.
+    let reason: String = reason.chars().filter(char::is_ascii).take(120).collect();
+    let parting = async {
+        let _ = conn.close(Some(CloseFrame { code, reason: reason.into() })).await;
+        let stream = conn.get_mut();
+        let _ = stream.shutdown().await;
+        let mut dropped = [0; 2048];
+        while stream.read(&mut dropped).await.is_ok_and(|n_read| n_read > 0) {}
+    };
+    // Boxed: the buffer must not be part of every link's state. In time or not, the socket is closed then.
+    let _ = tokio::time::timeout(PARTING_LIMIT, Box::pin(parting)).await;
+}
+
 /// Takes the WebSocket over and says which node the client claims to be.
 pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> Result<(Conn, String), String> {
     let mut node = String::new();
     #[expect(clippy::result_large_err, reason = "the library's type")]
     let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         // Go edges repeat headers after a failed dial: the first value counts.
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let header = |name: &str| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
         node = header("node_id").to_owned();
         if header("connectionuse") == "msg" {
             return Ok(response);

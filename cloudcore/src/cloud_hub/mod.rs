@@ -11,32 +11,36 @@ mod listen;
 mod node_link;
 pub mod pins;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use ke_wire::NodeName;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use self::admit::NodeGraph;
 use self::authority::{Authority, ClientCertificate, Secrets};
 use self::enroll::{Enrolment, NodeLookup};
 use self::listen::{ClientCertificates, Port};
-use self::node_link::{LinkParts, NodeLink};
-use self::pins::Pins;
+use self::node_link::{LinkParts, NodeLink, Violations};
+use self::pins::{Pin, Pins, Told};
 use crate::config::CloudHubConfig;
 use crate::edge_controller::{FromNode, Graph, Upstream};
-use crate::node_queue::Nodes;
+use crate::node_queue::{NodeQueue, Nodes};
 
 pub use listen::ListenError;
 
 /// Handshakes at once: a whole fleet may come back together, and each costs a quarter of a millisecond of a core.
 const PARALLEL_HANDSHAKES: usize = 256;
+
+/// Links are told that cloudcore stops; one that does not take it in this time learns by itself.
+const STOPPING_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is counted.
 pub struct Counters {
@@ -53,9 +57,16 @@ impl Counters {
         Self {
             connected: metrics.gauge("cloudcore_connected_nodes", "Nodes with a link to this cloudcore"),
             delivered: metrics.counter("cloudcore_delivered_objects", "Objects that a node has confirmed"),
-            lost: metrics.counter("cloudcore_lost_messages", "Messages that a node did not confirm in time; they are sent again"),
-            refused: metrics.counter("cloudcore_refused_messages", "Messages in which a node touched what is not its own"),
-            bad_frames: metrics.counter("cloudcore_bad_frames", "Frames that say nothing cloudcore understands"),
+            lost: metrics.counter(
+                "cloudcore_lost_messages",
+                "Messages that a node did not confirm in time; they are sent again",
+            ),
+            refused: metrics.counter(
+                "cloudcore_refused_messages",
+                "Messages in which a node touched what is not its own",
+            ),
+            bad_frames: metrics
+                .counter("cloudcore_bad_frames", "Frames that say nothing cloudcore understands"),
         }
     }
 }
@@ -84,62 +95,83 @@ pub struct Parts {
 pub struct CloudHub {
     config: CloudHubConfig,
     parts: Arc<Parts>,
-    messages: Port,
-    enrolment: Port,
+    messages: Option<Port>,
+    enrolment: Option<Port>,
 }
 
 /// What every accepted connection needs.
 struct Hub {
     config: CloudHubConfig,
     parts: Arc<Parts>,
-    n_links: AtomicUsize,
+    /// The key that each connected node has shown; it holds the name until the Node, and with it the pin, exists.
+    shown: Mutex<HashMap<NodeName, Pin>>,
+    told: Arc<Told>,
     shutdown: Shutdown,
+    /// Closed once the last link is gone.
+    _alive: mpsc::Sender<()>,
 }
 
 impl CloudHub {
     /// Takes both ports now, so that one in use is found before anything else starts.
     pub fn bind(config: CloudHubConfig, parts: Parts) -> Result<Self, ListenError> {
-        let bind = |key, address, port, certificates| Port::bind(key, address, port, &parts.authority, certificates);
+        let bind =
+            |key, address, port, certificates| Port::bind(key, address, port, &parts.authority, certificates);
         let (websocket, https) = (&config.websocket, &config.https);
-        let messages = bind(
-            "modules.cloudHub.websocket.port",
-            websocket.address,
-            websocket.port.to_u16(),
-            ClientCertificates::Required,
-        )?;
-        let enrolment = bind(
-            "modules.cloudHub.https.port",
-            https.address,
-            https.port.to_u16(),
-            ClientCertificates::Welcome,
-        )?;
+        let messages = || {
+            let port = websocket.port.to_u16();
+            bind("modules.cloudHub.websocket.port", websocket.address, port, ClientCertificates::Required)
+        };
+        let enrolment = || {
+            let port = https.port.to_u16();
+            bind("modules.cloudHub.https.port", https.address, port, ClientCertificates::Welcome)
+        };
+        let messages = websocket.enable.then(messages).transpose()?;
+        let enrolment = https.enable.then(enrolment).transpose()?;
         Ok(Self { config, parts: Arc::new(parts), messages, enrolment })
     }
 
     /// Where messages are taken.
-    pub fn messages_address(&self) -> std::io::Result<SocketAddr> {
-        self.messages.address()
+    pub fn messages_address(&self) -> Option<SocketAddr> {
+        self.messages.as_ref()?.address().ok()
     }
 
     /// Where machines enrol.
-    pub fn enrolment_address(&self) -> std::io::Result<SocketAddr> {
-        self.enrolment.address()
+    pub fn enrolment_address(&self) -> Option<SocketAddr> {
+        self.enrolment.as_ref()?.address().ok()
     }
 
     /// Serves until shutdown.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ListenError> {
+        let told = Arc::<Told>::default();
         let enrolment = Arc::new(Enrolment {
+            told: Arc::clone(&told),
             authority: Arc::clone(&self.parts.authority),
             pins: Arc::clone(&self.parts.pins),
             nodes: Arc::clone(&self.parts.nodes),
         });
         let (authority, secrets) = (Arc::clone(&self.parts.authority), Arc::clone(&self.parts.secrets));
-        let hub = Arc::new(Hub { config: self.config, parts: self.parts, n_links: AtomicUsize::new(0), shutdown: shutdown.clone() });
-        tokio::join!(
-            enrolment.run(self.enrolment, shutdown.clone()),
-            hub.accept(self.messages),
-            authority.refresh_tokens(&*secrets, &shutdown),
-        );
+        let (alive, mut all_gone) = mpsc::channel(1);
+        let hub = Arc::new(Hub {
+            config: self.config,
+            parts: self.parts,
+            shown: Mutex::default(),
+            told,
+            shutdown: shutdown.clone(),
+            _alive: alive,
+        });
+        let enrolling = async {
+            if let Some(port) = self.enrolment {
+                enrolment.run(port, shutdown.clone()).await;
+            }
+        };
+        let accepting = async {
+            if let Some(port) = self.messages {
+                hub.accept(port).await;
+            }
+        };
+        tokio::join!(enrolling, accepting, authority.refresh_tokens(&*secrets, &shutdown));
+        // Every link holds the hub.
+        let _ = tokio::time::timeout(STOPPING_LIMIT, all_gone.recv()).await;
         Ok(())
     }
 }
@@ -159,8 +191,12 @@ impl Hub {
                 let admitted = hub.admit(tls, stream, from).await;
                 drop(permit);
                 match admitted {
-                    // A task of its own: the handshake's state must not live as long as the link.
-                    Ok((conn, node, certificate)) => drop(tokio::spawn(hub.serve(conn, node, certificate, from))),
+                    Ok((conn, node, certificate)) => {
+                        if let Some((link, queue)) = hub.open(conn, &node, certificate, from).await {
+                            // A task of its own: the state of all this must not live as long as the link.
+                            drop(tokio::spawn(hub.serve(link, queue, node)));
+                        }
+                    }
                     Err(why) => tracing::warn!(%from, why, "a connection was refused"),
                 }
             });
@@ -180,46 +216,69 @@ impl Hub {
         match judged {
             Ok(node) => Ok((conn, node, certificate)),
             Err(why) => {
-                let reason: String = why.chars().filter(char::is_ascii).take(120).collect();
-                let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
-                    code: tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode::Policy,
-                    reason: reason.into(),
-                };
-                let _ = tokio::time::timeout(Duration::from_secs(1), conn.close(Some(frame))).await;
+                listen::hang_up(&mut conn, CloseCode::Policy, &why).await;
                 Err(why)
             }
         }
     }
 
-    async fn judge(&self, node: &str, certificate: &ClientCertificate, from: SocketAddr) -> Result<NodeName, String> {
+    async fn judge(
+        &self,
+        node: &str,
+        certificate: &ClientCertificate,
+        from: SocketAddr,
+    ) -> Result<NodeName, String> {
         let node: NodeName = node.parse().map_err(|error| format!("the header node_id: {error}"))?;
-        let authorization = &self.config.authorization;
         if let Err(why) = admit::may_connect(certificate, &node) {
-            if authorization.enable && !authorization.debug {
+            if self.violations() == Violations::Refused {
                 return Err(why);
             }
             tracing::warn!(%node, %from, why, "admitted all the same: modules.cloudHub.authorization is off or in debug");
         }
-        if self.n_links.load(Ordering::Relaxed) >= self.config.node_limit.to_usize() {
-            return Err(format!("there are {} nodes already (modules.cloudHub.nodeLimit)", self.config.node_limit));
+        // A node that comes back before its old link is known to be dead takes no room.
+        let queues = &self.parts.queues;
+        if !queues.is_connected(&node) && queues.n_connected() >= self.config.node_limit.to_usize() {
+            return Err(format!(
+                "there are {} nodes already (modules.cloudHub.nodeLimit)",
+                self.config.node_limit
+            ));
         }
-        let pin = self.parts.pins.get(&node).await?;
+        let pin = self.parts.pins.get(&node).await?.or_else(|| self.shown().get(&node).cloned());
         if let Err(why) = pins::judge(&node, pin.as_ref(), &certificate.fingerprint, from.ip()) {
-            self.parts.pins.tell_refused(&node, &why).await;
+            if self.told.is_due(&node, Instant::now()) {
+                self.parts.pins.tell_refused(&node, &why).await;
+            }
             return Err(why);
         }
         Ok(node)
     }
 
-    async fn serve(self: Arc<Self>, conn: listen::Conn, node: NodeName, certificate: ClientCertificate, from: SocketAddr) {
-        let queue = match self.parts.queues.attach(&node).await {
+    fn violations(&self) -> Violations {
+        let authorization = &self.config.authorization;
+        if authorization.enable && !authorization.debug { Violations::Refused } else { Violations::Logged }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, HashMap<NodeName, Pin>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the node's link, which is its current one from now on.
+    async fn open(
+        &self,
+        mut conn: listen::Conn,
+        node: &NodeName,
+        certificate: ClientCertificate,
+        from: SocketAddr,
+    ) -> Option<(Box<NodeLink>, Arc<NodeQueue>)> {
+        let queue = match self.parts.queues.attach(node).await {
             Ok(queue) => queue,
             Err(error) => {
                 tracing::error!(%node, %error, "a node cannot be served");
-                return;
+                listen::hang_up(&mut conn, CloseCode::Again, "what the node has cannot be read now").await;
+                return None;
             }
         };
-        self.n_links.fetch_add(1, Ordering::Relaxed);
+        self.shown().insert(node.clone(), Pin::new(from.ip(), certificate.fingerprint.clone()));
         self.parts.counters.connected.inc();
         tracing::info!(%node, %from, "connected");
         let note_key: Arc<dyn Fn() + Send + Sync> = {
@@ -247,15 +306,21 @@ impl Hub {
                 counters: Arc::clone(&self.parts.counters),
                 keepalive_limit: self.config.keepalive_interval.secs(),
                 write_limit: self.config.write_timeout.secs(),
+                violations: self.violations(),
                 registered: note_key,
             },
         );
+        Some((link, queue))
+    }
+
+    async fn serve(self: Arc<Self>, link: Box<NodeLink>, queue: Arc<NodeQueue>, node: NodeName) {
         let why = link.run(&self.shutdown).await;
-        self.n_links.fetch_sub(1, Ordering::Relaxed);
         self.parts.counters.connected.dec();
         if self.parts.queues.detach(&queue) {
-            self.parts.upstream.tell(FromNode::Disconnected(node.clone())).await;
+            self.shown().remove(&node);
         }
+        // Also of a link that was replaced: EdgeController counts a node's links.
+        Box::pin(self.parts.upstream.tell(FromNode::Disconnected(node.clone()))).await;
         tracing::info!(%node, why, "disconnected");
     }
 }
@@ -269,7 +334,15 @@ impl NodeGraph for Graph {
         self.pod_is_on(node, namespace, pod).is_some()
     }
 
-    fn uses_account(&self, node: &NodeName, namespace: &ke_wire::Namespace, account: &ke_wire::ObjectName) -> bool {
+    fn uses_account(
+        &self,
+        node: &NodeName,
+        namespace: &ke_wire::Namespace,
+        account: &ke_wire::ObjectName,
+    ) -> bool {
         Graph::uses_account(self, node, namespace, account)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::Numbers;
 use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use super::graph::Graph;
+use super::observed;
 use super::upstream::LinkNews;
 
 /// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
@@ -239,6 +240,16 @@ impl Answers {
                         key,
                         &format!("node {node} may only create mirrors of its own static pods"),
                     ));
+                }
+                // Else a node could make itself a reader of whatever it names in a Pod of its own. Kubernetes holds kubelets
+                // to the same, but here it sees cloudcore, not the node.
+                let named = key.scope.namespace().map(|namespace| observed::references(namespace, &object));
+                let account = object.pointer("/spec/serviceAccountName").and_then(Value::as_str);
+                if let Some(named) = named.and_then(|mut named| named.pop_first()) {
+                    return Err(forbidden(key, &format!("a mirror of a static pod may not name {named}")));
+                }
+                if account.is_some_and(|account| !account.is_empty()) {
+                    return Err(forbidden(key, "a mirror of a static pod may not name a service account"));
                 }
                 self.api.call(Call::new(Method::POST, path).with(Content::Json, body)).await
             }

@@ -233,6 +233,24 @@ async fn registration() {
         &[],
     )
     .await;
+    let mirror = |mut spec: Value| {
+        spec["nodeName"] = "e1".into();
+        let metadata = json!({"name": "web", "annotations": {"kubernetes.io/config.mirror": "x"}});
+        let body = bytes(json!({"metadata": metadata, "spec": spec}));
+        Question::Create { key: key("shop/pod/web"), body }
+    };
+    for (spec, named) in [
+        (json!({"volumes": [{"secret": {"secretName": "s"}}]}), "shop/secret/s"),
+        (json!({"imagePullSecrets": [{"name": "s"}]}), "shop/secret/s"),
+        (json!({"containers": [{"envFrom": [{"configMapRef": {"name": "c"}}]}]}), "shop/configmap/c"),
+        (json!({"volumes": [{"persistentVolumeClaim": {"claimName": "p"}}]}), "shop/persistentvolumeclaim/p"),
+        (json!({"serviceAccountName": "admin"}), "a service account"),
+    ] {
+        let expected = format!("not stored 403 a mirror of a static pod may not name {named}");
+        check(mirror(spec), vec![], &expected, &[]).await;
+    }
+    check(mirror(json!({})), vec![(201, json!({}))], "stored {}",
+        &[r#"POST /api/v1/namespaces/shop/pods application/json {"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{"kubernetes.io/config.mirror":"x"},"name":"web"},"spec":{"nodeName":"e1"}}"#]).await;
     let body = bytes(json!({"kind": "CertificateSigningRequest", "metadata": {"name": "c"}}));
     check(Question::Create { key: key("default/certificatesigningrequest/c"), body }, vec![(201, json!({}))], "stored {}",
         &[r#"POST /apis/certificates.k8s.io/v1/certificatesigningrequests application/json system:node:e1 {"apiVersion":"certificates.k8s.io/v1","kind":"CertificateSigningRequest","metadata":{"name":"c"}}"#]).await;

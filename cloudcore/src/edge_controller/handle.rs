@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 pub enum FromNode {
     /// The node's link is up. EdgeController answers by handing the queues all that the node must hold.
     Connected(NodeName),
-    /// The node's link is down.
+    /// A link of the node is down; one that replaced it may be up.
     Disconnected(NodeName),
     /// A question; its answer, with the version of the object in it where there is one.
     Ask(NodeName, Question, oneshot::Sender<(Answer, Option<Version>)>),

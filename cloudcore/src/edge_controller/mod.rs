@@ -32,7 +32,7 @@ use self::answers::Answers;
 use self::api::ApiServer;
 use self::observed::Observed;
 use self::placement::Effect;
-use self::tolerations::Stay;
+use self::tolerations::{Policy, Stay};
 use self::upstream::LinkNews;
 use self::watch::WatchEvent;
 use crate::node_queue::{NodeQueues, QueueOrder};
@@ -55,6 +55,8 @@ pub struct Settings {
     pub address: String,
     /// How long Pods stay on a node that the cluster cannot reach; nothing: for ever.
     pub pod_toleration_secs: Option<u32>,
+    /// What the API server's admission gives to Pods that say nothing. Seconds.
+    pub admission_toleration_secs: i64,
 }
 
 /// The module. `run` it.
@@ -128,7 +130,7 @@ struct Downstreaming {
     api: ApiServer,
     queues: NodeQueues,
     graph: Graph,
-    stay: Stay,
+    policy: Policy,
     orders: mpsc::Sender<tolerate::Order>,
     complete: state::Sender<bool>,
     links: HashMap<NodeName, Link>,
@@ -175,6 +177,7 @@ impl EdgeController {
         let Self { client, queues, inbox, passes, complete, graph, settings, numbers } = self;
         let api = ApiServer::new(client.clone());
         let stay = Stay::from_secs(settings.pod_toleration_secs);
+        let policy = Policy { stay, admission_secs: settings.admission_toleration_secs };
         // Full: the watches wait, and the API server buffers.
         let (seen, events) = mpsc::channel(256);
         // Full: upstream waits; downstream empties it between any two orders for the queues.
@@ -193,7 +196,7 @@ impl EdgeController {
             api: api.clone(),
             queues,
             graph,
-            stay,
+            policy,
             orders: order,
             complete,
             links: HashMap::new(),
@@ -203,7 +206,7 @@ impl EdgeController {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(named("watch", watch::run(client, seen, stop.clone())));
-        tasks.spawn(named("tolerate", tolerate::run(api, stay, orders, stop.clone())));
+        tasks.spawn(named("tolerate", tolerate::run(api, policy, orders, stop.clone())));
         tasks.spawn(named("upstream", upstream::run(answers, inbox, tell, stop.clone())));
         tasks.spawn(named("downstream", downstreaming.run(events, news, passes, stop.clone())));
         while let Some(ended) = tasks.join_next().await {
@@ -321,7 +324,7 @@ impl Downstreaming {
         }
     }
 
-    /// Everything that the node must hold, then the mark after which the rest is too much. Not before all of it is known.
+    /// Everything that the node must hold, between two marks: after the second, whatever else it holds is too much. Not before all of it is known.
     async fn hand_over(&mut self, node: &NodeName) {
         let desired = {
             let placement = self.graph.read();
@@ -330,6 +333,7 @@ impl Downstreaming {
             }
             placement.desired(node)
         };
+        self.queues.tell(QueueOrder::HandOver(node.clone())).await;
         for desired in desired {
             self.tell(QueueOrder::Put(node.clone(), desired)).await;
         }
@@ -418,7 +422,7 @@ impl Downstreaming {
     }
 
     async fn order(&self, pod: &Observed, autonomy: Option<&str>) {
-        if let Some(fix) = tolerations::plan(pod, autonomy, self.stay) {
+        if let Some(fix) = tolerations::plan(pod, autonomy, self.policy) {
             let autonomy = autonomy.map(str::to_owned);
             let _ = self.orders.send(tolerate::Order { pod: pod.key.clone(), fix, autonomy }).await;
         }

@@ -150,23 +150,27 @@ impl Observed {
     /// Names that Kubernetes would not take are left out.
     #[must_use]
     pub(super) fn references(&self) -> BTreeSet<ObjectKey> {
-        let (Some(namespace), Some(spec)) = (self.key.scope.namespace(), self.object.get("spec")) else {
-            return BTreeSet::new();
-        };
-        let mut found = References { namespace, keys: BTreeSet::new() };
-        for volume in list(spec, "volumes") {
-            found.volume(volume, text(self.object.get("metadata").unwrap_or(&Value::Null), "name"));
-        }
-        for containers in ["initContainers", "containers", "ephemeralContainers"] {
-            for container in list(spec, containers) {
-                found.environment(container);
-            }
-        }
-        for secret in list(spec, "imagePullSecrets") {
-            found.add(Kind::Secret, text(secret, "name"));
-        }
-        found.keys
+        self.key.scope.namespace().map_or_else(BTreeSet::new, |namespace| references(namespace, &self.object))
     }
+}
+
+/// What a Pod of this namespace names; see [`Observed::references`].
+#[must_use]
+pub(super) fn references(namespace: &Namespace, pod: &Value) -> BTreeSet<ObjectKey> {
+    let Some(spec) = pod.get("spec") else { return BTreeSet::new() };
+    let mut found = References { namespace, keys: BTreeSet::new() };
+    for volume in list(spec, "volumes") {
+        found.volume(volume, text(pod.get("metadata").unwrap_or(&Value::Null), "name"));
+    }
+    for containers in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in list(spec, containers) {
+            found.environment(container);
+        }
+    }
+    for secret in list(spec, "imagePullSecrets") {
+        found.add(Kind::Secret, text(secret, "name"));
+    }
+    found.keys
 }
 
 struct References<'a> {

@@ -75,6 +75,7 @@ impl Bench {
             told.push(match order {
                 QueueOrder::Put(node, put) => format!("{node} +{}", put.key),
                 QueueOrder::Delete(node, gone) => format!("{node} -{}", gone.key),
+                QueueOrder::HandOver(_) => continue,
                 QueueOrder::Synced(node) => format!("{node} synced"),
                 QueueOrder::Forget(node) => format!("{node} forget"),
                 QueueOrder::NodeGone(node) => format!("{node} gone"),
@@ -115,7 +116,7 @@ fn lists() -> Vec<WatchEvent> {
     events
 }
 
-const ALL: &str = "e1 +null/node/e1, e1 +shop/pod/a, e1 synced";
+const ALL: &str = "e1 all follows, e1 +null/node/e1, e1 +shop/pod/a, e1 synced";
 
 #[tokio::test(start_paused = true)]
 async fn a_node_is_told_all_once_all_is_known_and_changes_from_then_on() {
@@ -129,7 +130,7 @@ async fn a_node_is_told_all_once_all_is_known_and_changes_from_then_on() {
     bench.passes.send(()).await.unwrap();
     assert_eq!(
         bench.told().await,
-        "e1 +null/node/e1, e1 +shop/configmap/c, e1 +shop/pod/a, e1 +shop/pod/b, e1 synced"
+        "e1 all follows, e1 +null/node/e1, e1 +shop/configmap/c, e1 +shop/pod/a, e1 +shop/pod/b, e1 synced"
     );
     assert_eq!(bench.news(LinkNews::Disconnected(node("e1"))).await, "");
     bench.see(vec![seen(Kind::Pod, "a", 6, json!({"nodeName": "e1"}))]).await;
@@ -145,7 +146,7 @@ async fn what_is_still_being_read_holds_the_mark_back() {
     // The read takes a second; the link comes in its midst.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let told = bench.news(LinkNews::Connected(node("e1"))).await;
-    assert_eq!(told, "e1 +null/node/e1, e1 +shop/configmap/c, e1 +shop/pod/a, e1 +shop/pod/b, e1 synced");
+    assert_eq!(told, "e1 all follows, e1 +null/node/e1, e1 +shop/configmap/c, e1 +shop/pod/a, e1 +shop/pod/b, e1 synced");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::api::{ApiServer, Call, Content, object_path};
 use super::observed::Observed;
-use super::tolerations::{self, Fix, Stay};
+use super::tolerations::{self, Fix, Policy};
 
 /// A Pod to patch.
 #[derive(Clone, Debug)]
@@ -34,14 +34,14 @@ const AT_ONCE: usize = 4;
 const TRIES: u32 = 5;
 
 /// Runs until asked to stop. What waits is held by Pod, newest only, so that `orders` never stays full.
-pub(super) async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
+pub(super) async fn run(api: ApiServer, policy: Policy, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
     let mut waiting: HashMap<ObjectKey, Order> = HashMap::new();
     let mut running = FuturesUnordered::new();
     loop {
         while running.len() < AT_ONCE {
             let Some(key) = waiting.keys().next().cloned() else { break };
             if let Some(order) = waiting.remove(&key) {
-                running.push(carry_out(&api, default, order));
+                running.push(carry_out(&api, policy, order));
             }
         }
         tokio::select! {
@@ -55,7 +55,7 @@ pub(super) async fn run(api: ApiServer, default: Stay, mut orders: mpsc::Receive
     }
 }
 
-async fn carry_out(api: &ApiServer, default: Stay, mut order: Order) {
+async fn carry_out(api: &ApiServer, policy: Policy, mut order: Order) {
     let backoff =
         Backoff { first: Duration::from_secs(1), factor: 3.0, max: Duration::from_secs(30), jitter: 0.0 };
     for attempt in 0..TRIES {
@@ -73,7 +73,7 @@ async fn carry_out(api: &ApiServer, default: Stay, mut order: Order) {
                 let now = serde_json::from_slice(&body)
                     .ok()
                     .and_then(|pod| Observed::new(&order.pod.kind, pod).ok());
-                let fix = now.and_then(|now| tolerations::plan(&now, order.autonomy.as_deref(), default));
+                let fix = now.and_then(|now| tolerations::plan(&now, order.autonomy.as_deref(), policy));
                 let Some(fix) = fix else { return };
                 order.fix = fix;
             }

@@ -18,8 +18,6 @@ pub(super) const BINDING: &str = "apps.openyurt.io/binding";
 /// Pod annotation, ours: what we have set (`forever` or seconds), so that we change our own word only.
 pub(super) const SET: &str = "isthmus.io/toleration-seconds";
 
-/// What the API server's admission gives to Pods that say nothing.
-const ADMISSION_SECS: i64 = 300;
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 /// How long Pods stay.
@@ -29,6 +27,15 @@ pub(super) enum Stay {
     Forever,
     /// So many seconds.
     Secs(u32),
+}
+
+/// What this cluster does with Pods that say nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// How long they stay, by our configuration.
+    pub stay: Stay,
+    /// What the API server's admission writes into them: not their author's word.
+    pub admission_secs: i64,
 }
 
 impl Stay {
@@ -71,10 +78,10 @@ pub(super) struct Fix {
     pub patch: Value,
 }
 
-/// What to change in `pod`, on a node with this autonomy annotation, when `default` is what the configuration says.
+/// What to change in `pod`, on a node with this autonomy annotation.
 /// `None`: nothing.
 #[must_use]
-pub(super) fn plan(pod: &Observed, autonomy: Option<&str>, default: Stay) -> Option<Fix> {
+pub(super) fn plan(pod: &Observed, autonomy: Option<&str>, policy: Policy) -> Option<Fix> {
     // A Pod that goes is not touched; a mirror of a static Pod cannot be changed.
     if pod.is_going() || pod.annotation("kubernetes.io/config.mirror").is_some() {
         return None;
@@ -82,7 +89,7 @@ pub(super) fn plan(pod: &Observed, autonomy: Option<&str>, default: Stay) -> Opt
     let stay = if pod.annotation(BINDING) == Some("true") {
         Stay::Forever
     } else {
-        autonomy.and_then(Stay::parse).unwrap_or(default)
+        autonomy.and_then(Stay::parse).unwrap_or(policy.stay)
     };
     let is_bound = pod.annotation(BINDING) == Some("true");
     let ours = pod.annotation(SET).map(|set| set.parse::<i64>().ok());
@@ -98,7 +105,7 @@ pub(super) fn plan(pod: &Observed, autonomy: Option<&str>, default: Stay) -> Opt
             }
             Some(found) => {
                 let seconds = found.get("tolerationSeconds").and_then(Value::as_i64);
-                let may_change = is_bound || ours == Some(seconds) || seconds == Some(ADMISSION_SECS);
+                let may_change = is_bound || ours == Some(seconds) || seconds == Some(policy.admission_secs);
                 if may_change && seconds != stay.seconds() {
                     match stay.seconds() {
                         Some(secs) => found.insert("tolerationSeconds".to_owned(), secs.into()),
@@ -185,6 +192,10 @@ mod tests {
         each.collect()
     }
 
+    fn policy(stay: Stay) -> Policy {
+        Policy { stay, admission_secs: 300 }
+    }
+
     /// `expected`: the tolerations afterwards; `None` when nothing is to be done.
     fn check(
         annotations: Value,
@@ -193,7 +204,7 @@ mod tests {
         default: Stay,
         expected: Option<Value>,
     ) {
-        let got = plan(&pod(annotations.clone(), tolerations.clone()), autonomy, default);
+        let got = plan(&pod(annotations.clone(), tolerations.clone()), autonomy, policy(default));
         let got = got.map(|fix| fix.patch["spec"]["tolerations"].clone());
         assert_eq!(got, expected, "{annotations} {tolerations} {autonomy:?} {default:?}");
     }
@@ -235,12 +246,12 @@ mod tests {
         let mut given =
             vec![json!({"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"})];
         given.extend(tolerate([Some(300), Some(300)]).as_array().unwrap().clone());
-        let fix = plan(&pod(json!({}), given.clone().into()), None, Stay::Forever).unwrap();
+        let fix = plan(&pod(json!({}), given.clone().into()), None, policy(Stay::Forever)).unwrap();
         assert_eq!(fix.patch["spec"]["tolerations"][0], given[0]);
         assert_eq!(fix.patch["metadata"]["resourceVersion"], "7");
         assert_eq!(fix.patch["metadata"]["annotations"][SET], "forever");
         let mirror = pod(json!({"kubernetes.io/config.mirror": "x"}), json!([]));
-        assert_eq!(plan(&mirror, None, Stay::Forever), None);
+        assert_eq!(plan(&mirror, None, policy(Stay::Forever)), None);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! How EdgeController tells the queues what a node must hold.
 
+use std::fmt;
+
 use bytes::Bytes;
 use ke_wire::{Change, NodeName, ObjectKey, Origin, Uid, Version};
 use tokio::sync::mpsc;
 
 /// An object that a node must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Desired {
     /// Which object.
     pub key: ObjectKey,
@@ -21,8 +23,22 @@ pub struct Desired {
     pub body: Bytes,
 }
 
+/// Without the object: it may be a Secret.
+impl fmt::Debug for Desired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desired")
+            .field("key", &self.key)
+            .field("uid", &self.uid)
+            .field("version", &self.version)
+            .field("change", &self.change)
+            .field("origin", &self.origin)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
+}
+
 /// An object that a node must no longer hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Gone {
     /// Which object.
     pub key: ObjectKey,
@@ -36,6 +52,19 @@ pub struct Gone {
     pub body: Bytes,
 }
 
+/// Without the object: it may be a Secret.
+impl fmt::Debug for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gone")
+            .field("key", &self.key)
+            .field("uid", &self.uid)
+            .field("version", &self.version)
+            .field("origin", &self.origin)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
+}
+
 /// What the queues can be told.
 #[derive(Debug)]
 pub enum QueueOrder {
@@ -43,7 +72,10 @@ pub enum QueueOrder {
     Put(NodeName, Desired),
     /// `node` must no longer hold this.
     Delete(NodeName, Gone),
-    /// All that `node` must hold was handed over since `FromNode::Connected`: what it holds beyond that must go.
+    /// All that `node` must hold follows, up to `Synced`. Without this mark the rest of a hand-over that was meant for
+    /// the node's previous link would look like a whole one, and what came before it would be taken from the node.
+    HandOver(NodeName),
+    /// All that `node` must hold was said since `HandOver`: what it holds beyond that must go.
     Synced(NodeName),
     /// `node` registered anew, perhaps with an empty store: forget what it confirmed; all it must hold follows.
     Forget(NodeName),
@@ -88,5 +120,25 @@ pub(super) fn bare_gone(uid: &Uid, key: &ObjectKey) -> Gone {
         version: None,
         origin: Origin::EdgeController,
         body: body.to_string().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_stay_out_of_logs() {
+        let key: ObjectKey = "default/secret/door".parse().unwrap();
+        let (uid, version, origin) = ("u".parse::<Uid>().unwrap(), Version::new(1), Origin::EdgeController);
+        let body = || Bytes::from_static(b"{\"data\":{\"key\":\"aHVzaA==\"}}");
+        let desired =
+            Desired { key: key.clone(), uid: uid.clone(), version, change: Change::Updated, origin, body: body() };
+        let gone = Gone { key, uid, version: None, origin, body: body() };
+        let node: NodeName = "edge-1".parse().unwrap();
+        for order in [QueueOrder::Put(node.clone(), desired), QueueOrder::Delete(node, gone)] {
+            let text = format!("{order:?}");
+            assert!(text.contains("27 bytes") && text.contains("door") && !text.contains("data"), "{text}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //! for tests.
 //!
 //! Confirmations are noted in memory at once and written behind, coalesced per object: a crash loses at most what makes
-//! cloudcore send an object once more than needed. It decides nothing.
+//! cloudcore send an object once more than needed. It decides nothing. Read once, at start: what another cloudcore
+//! writes later about a node that then moves here is not seen before the next start.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -86,6 +87,8 @@ impl Ledger for MemoryLedger {
 const PARALLEL_WRITES: usize = 16;
 /// A write that the API server refused is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Writes go on for this long after shutdown. Less than the supervisor's grace.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 const MANAGER: &str = "cloudcore";
 
 /// One object sync that no longer says what is noted.
@@ -130,11 +133,19 @@ impl ObjectSyncLedger {
                 None => break,
             }
         }
-        let all = Api::<ClusterObjectSync>::all(client.clone()).list(&ListParams::default()).await.map_err(read)?;
+        let all =
+            Api::<ClusterObjectSync>::all(client.clone()).list(&ListParams::default()).await.map_err(read)?;
         for sync in all.items {
             let version = sync.status.map(|status| status.object_resource_version);
             if let Some(name) = sync.metadata.name {
-                note(&mut noted, &name, Scope::Cluster, &sync.spec.object_kind, &sync.spec.object_name, version);
+                note(
+                    &mut noted,
+                    &name,
+                    Scope::Cluster,
+                    &sync.spec.object_kind,
+                    &sync.spec.object_name,
+                    version,
+                );
             }
         }
         // Full: the link that confirms waits, and with it its node's next acknowledgement.
@@ -193,13 +204,22 @@ impl Ledger for ObjectSyncLedger {
 }
 
 impl LedgerWriter {
-    /// Writes until shutdown; what was noted and not yet written is then sent once more by the next run.
-    pub async fn run(mut self, ledger: std::sync::Arc<ObjectSyncLedger>, shutdown: Shutdown) -> Result<(), LedgerError> {
+    /// Writes until shutdown, and then for a moment what still waits. What stays unwritten is sent once more by the next
+    /// run, unless it is deleted meanwhile: then the node would never hear of that.
+    pub async fn run(
+        mut self,
+        ledger: std::sync::Arc<ObjectSyncLedger>,
+        shutdown: Shutdown,
+    ) -> Result<(), LedgerError> {
         let mut waiting = BTreeSet::<Stale>::new();
         let mut under_way = BTreeSet::<Stale>::new();
         let mut writes = FuturesUnordered::new();
         let mut told = false;
+        let mut until: Option<tokio::time::Instant> = None;
         loop {
+            if until.is_some() && waiting.is_empty() && writes.is_empty() && self.stale.is_empty() {
+                return Ok(());
+            }
             // An object that is being written waits for that: two writes of one object must not overtake each other.
             while writes.len() < PARALLEL_WRITES {
                 let next = waiting.iter().find(|stale| !under_way.contains(*stale)).cloned();
@@ -232,7 +252,11 @@ impl LedgerWriter {
                     Some(stale) => drop(waiting.insert(stale)),
                     None => return Ok(()),
                 },
-                () = shutdown.wait() => return Ok(()),
+                () = shutdown.wait(), if until.is_none() => until = Some(tokio::time::Instant::now() + LAST_WRITES),
+                () = tokio::time::sleep_until(until.unwrap_or_else(tokio::time::Instant::now)), if until.is_some() => {
+                    tracing::warn!(n_unwritten = waiting.len() + under_way.len(), "the ledger was not written to its end");
+                    return Ok(());
+                }
             }
         }
     }
@@ -259,7 +283,12 @@ async fn write(client: kube::Client, stale: &Stale, held: Option<Held>) -> Resul
     }
 }
 
-async fn write_one<K>(api: &Api<K>, name: &str, sync: K, status: Option<serde_json::Value>) -> Result<(), kube::Error>
+async fn write_one<K>(
+    api: &Api<K>,
+    name: &str,
+    sync: K,
+    status: Option<serde_json::Value>,
+) -> Result<(), kube::Error>
 where
     K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
@@ -280,12 +309,18 @@ where
     match api.create(&post, &sync).await {
         Ok(_) => {}
         Err(error) if code(&error) == 409 => {}
-        // The namespace is going: so is the object.
-        Err(error) if code(&error) == 403 || code(&error) == 404 => return Ok(()),
+        // The namespace is going or gone: so is the object. Any other refusal is one of rights, and must be heard of.
+        Err(kube::Error::Api(status)) if status.code == 404 || is_terminating(&status) => return Ok(()),
         Err(error) => return Err(error),
     }
     // A status cannot be created with its object; a Go cloudcore that reads in between waits for it.
     patch().await.map(|_| ())
+}
+
+fn is_terminating(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403
+        && causes.map(|cause| cause.reason.as_str()).any(|reason| reason == "NamespaceTerminating")
 }
 
 fn code(error: &kube::Error) -> u16 {
@@ -298,3 +333,6 @@ fn code(error: &kube::Error) -> u16 {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ pub struct NodeQueue {
 struct State {
     queue: Queue,
     held: HashMap<Uid, Held>,
-    /// What was ordered since the link came up; `None` once all of it was.
+    /// What was ordered since a hand-over began; `None` while there is none.
     ordered: Option<HashSet<Uid>>,
     ended: Option<Ended>,
 }
@@ -76,14 +76,16 @@ impl NodeQueueKeeper {
                 None => return Ok(()),
                 Some(QueueOrder::Put(node, desired)) => self.with(&node, |queue| queue.put(desired)),
                 Some(QueueOrder::Delete(node, gone)) => self.with(&node, |queue| queue.delete(gone)),
+                Some(QueueOrder::HandOver(node)) => self.with(&node, NodeQueue::hand_over),
                 Some(QueueOrder::Synced(node)) => self.with(&node, NodeQueue::synced),
                 Some(QueueOrder::Forget(node)) => {
                     self.nodes.ledger.forget(&node).await;
                     self.with(&node, NodeQueue::forget);
                 }
                 Some(QueueOrder::NodeGone(node)) => {
-                    self.nodes.ledger.forget(&node).await;
+                    // In this order: an ended link notes nothing more.
                     self.with(&node, |queue| queue.end(Ended::NodeGone));
+                    self.nodes.ledger.forget(&node).await;
                 }
             }
         }
@@ -104,7 +106,7 @@ impl Nodes {
         let held = self.ledger.load(node).await?;
         let queue = Arc::new(NodeQueue {
             node: node.clone(),
-            state: Mutex::new(State { queue: Queue::default(), held, ordered: Some(HashSet::new()), ended: None }),
+            state: Mutex::new(State { queue: Queue::default(), held, ordered: None, ended: None }),
             changed: Notify::new(),
             ledger: Arc::clone(&self.ledger),
         });
@@ -123,6 +125,12 @@ impl Nodes {
             links.remove(&queue.node);
         }
         is_current
+    }
+
+    /// Whether the node has a link.
+    #[must_use]
+    pub fn is_connected(&self, node: &NodeName) -> bool {
+        locked(&self.links).contains_key(node)
     }
 
     /// Number of nodes with a link.
@@ -167,6 +175,10 @@ impl NodeQueue {
     pub async fn delivered(&self, key: &ObjectKey, id: &MessageId) {
         let item = {
             let mut state = locked(&self.state);
+            // A newer link's word, or the end of the Node, counts more than what an old link still hears.
+            if state.ended.is_some() {
+                return;
+            }
             let item = state.queue.delivered(key, id);
             match &item {
                 Some(Item::Put(put)) => {
@@ -180,7 +192,9 @@ impl NodeQueue {
         };
         match item {
             Some(Item::Put(put)) => {
-                self.ledger.confirmed(&self.node, &put.uid, Held { key: put.key, version: put.version }).await;
+                self.ledger
+                    .confirmed(&self.node, &put.uid, Held { key: put.key, version: put.version })
+                    .await;
             }
             Some(Item::Delete(gone)) => self.ledger.removed(&self.node, &gone.uid, &gone.key).await,
             None => {}
@@ -199,7 +213,8 @@ impl NodeQueue {
         if let Some(ordered) = &mut state.ordered {
             ordered.insert(desired.uid.clone());
         }
-        let has_it = state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
+        let has_it =
+            state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
         if !has_it {
             state.queue.put(desired);
             drop(state);
@@ -212,9 +227,15 @@ impl NodeQueue {
         if let Some(ordered) = &mut state.ordered {
             ordered.remove(&gone.uid);
         }
+        // Not when it is confirmed: if the node needs the object again before that, the same version must go once more.
+        state.held.remove(&gone.uid);
         state.queue.delete(gone);
         drop(state);
         self.notify();
+    }
+
+    fn hand_over(&self) {
+        locked(&self.state).ordered = Some(HashSet::new());
     }
 
     /// What the node confirmed once and EdgeController did not order now was deleted while the node was away.
@@ -223,9 +244,8 @@ impl NodeQueue {
         let Some(ordered) = state.ordered.take() else { return };
         let strangers: Vec<Gone> = state
             .held
-            .iter()
-            .filter(|(uid, _)| !ordered.contains(*uid))
-            .map(|(uid, held)| handle::bare_gone(uid, &held.key))
+            .extract_if(|uid, _| !ordered.contains(uid))
+            .map(|(uid, held)| handle::bare_gone(&uid, &held.key))
             .collect();
         for gone in strangers {
             state.queue.delete(gone);
@@ -294,12 +314,105 @@ mod tests {
         }
         let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
         let queue = nodes.attach(&node).await.unwrap();
+        queue.synced();
+        assert!(
+            names(&queue).is_empty(),
+            "the end of a hand-over to an earlier link says nothing about this one"
+        );
+        queue.hand_over();
         queue.put(desired("same", 5));
         queue.put(desired("older", 6));
         queue.put(desired("new", 7));
         assert_eq!(names(&queue), ["put new 7", "put older 6"]);
         queue.synced();
         assert_eq!(names(&queue), ["delete vanished"]);
+    }
+
+    /// Takes the only message that waits and confirms it.
+    async fn confirm(queue: &NodeQueue) {
+        let (key, id) = match queue.take().unwrap() {
+            Down::Put(put) => (put.key, put.id),
+            Down::Delete(delete) => (delete.key, delete.id),
+            other => panic!("{other:?}"),
+        };
+        queue.delivered(&key, &id).await;
+    }
+
+    fn gone(uid: &str) -> Gone {
+        handle::bare_gone(&uid.parse().unwrap(), &desired(uid, 0).key)
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_again_is_held_again() {
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+        let queue = nodes.attach(&"edge-1".parse().unwrap()).await.unwrap();
+        queue.put(desired("a", 5));
+        confirm(&queue).await;
+        // The last pod that names it goes and another comes; the object itself never changed.
+        queue.delete(gone("a"));
+        queue.put(desired("a", 5));
+        assert_eq!(names(&queue), ["put a 5"], "the deletion still waited");
+        let queue = nodes.attach(&"edge-2".parse().unwrap()).await.unwrap();
+        queue.put(desired("a", 5));
+        confirm(&queue).await;
+        queue.delete(gone("a"));
+        let Some(Down::Delete(under_way)) = queue.take() else { panic!("no deletion") };
+        queue.put(desired("a", 5));
+        queue.delivered(&under_way.key, &under_way.id).await;
+        assert_eq!(names(&queue), ["put a 5"], "the deletion was under way");
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_hand_over_to_the_old_link_deletes_nothing() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        for uid in ["a", "b"] {
+            let held = Held { key: desired(uid, 0).key, version: Version::new(5) };
+            ledger.confirmed(&node, &uid.parse().unwrap(), held).await;
+        }
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
+        let old = nodes.attach(&node).await.unwrap();
+        old.hand_over();
+        old.put(desired("a", 5));
+        // The node dials again before the hand-over to its first link has ended.
+        let new = nodes.attach(&node).await.unwrap();
+        new.put(desired("b", 5));
+        new.synced();
+        assert_eq!(names(&new), [""; 0]);
+        new.hand_over();
+        new.put(desired("a", 5));
+        new.synced();
+        assert_eq!(names(&new), ["delete b"]);
+    }
+
+    #[tokio::test]
+    async fn an_ended_link_notes_nothing() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as _);
+        let queue = nodes.attach(&node).await.unwrap();
+        queue.put(desired("a", 5));
+        queue.end(Ended::NodeGone);
+        confirm(&queue).await;
+        assert!(ledger.load(&node).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_again_goes_again() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        let object = desired("a", 5);
+        let held = Held { key: object.key.clone(), version: object.version };
+        ledger.confirmed(&node, &object.uid, held).await;
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as _);
+        let queue = nodes.attach(&node).await.unwrap();
+        queue.delete(handle::bare_gone(&object.uid, &object.key));
+        let Some(Down::Delete(deletion)) = queue.take() else { panic!("the deletion is due") };
+        // A Pod that names the same ConfigMap arrives before the node has confirmed that it dropped it.
+        queue.put(object.clone());
+        queue.delivered(&object.key, &deletion.id).await;
+        assert!(ledger.load(&node).await.unwrap().is_empty());
+        assert_eq!(names(&queue), ["put a 5"]);
     }
 
     #[tokio::test]

@@ -84,6 +84,10 @@ fn what_cannot_work_is_refused() {
              such as \"1m30s\" from 1s to 1h0m0s (line 1)",
         ],
     );
+    refuses(
+        "database: {synchronous: normal}",
+        &["database.synchronous: unknown variant `normal`, expected `full` or `off` (line 1)"],
+    );
     refuses("kind: CloudCore", &["kind: found \"CloudCore\", expected \"EdgeCore\" (line 1)"]);
 }
 

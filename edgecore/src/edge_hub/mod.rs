@@ -76,6 +76,13 @@ pub struct CloudInbox {
     state: watch::Sender<LinkState>,
 }
 
+impl CloudInbox {
+    /// Tells every reader how the link is now.
+    pub(crate) fn set(&self, state: LinkState) {
+        self.state.send_replace(state);
+    }
+}
+
 impl Cloud {
     /// The handle, and the end that EdgeHub reads. Made before EdgeHub, since MetaManager asks through it and EdgeHub
     /// hands MetaManager what comes. Full: whoever asks waits.
@@ -140,7 +147,7 @@ impl EdgeHub {
                 () = shutdown.wait() => return Ok(()),
             };
             // Nobody waits for an answer of a link that is gone, and everything under way goes again.
-            self.inbox.state.send_replace(LinkState::Away);
+            self.inbox.set(LinkState::Away);
             self.refuse_requests();
             let _ = self.outbox.verdicts.send(Verdict::LinkLost).await;
             if shutdown.is_triggered() {
@@ -152,7 +159,7 @@ impl EdgeHub {
                 Err(error) => tracing::warn!(%error, attempt, "the cloud is not reachable; trying again"),
             }
             // A link that stood for a while was good: begin anew with the short delay.
-            if started.elapsed() > Duration::from_secs(60) || *self.inbox.state.borrow() != LinkState::Away {
+            if started.elapsed() > Duration::from_secs(60) {
                 attempt = 0;
             }
             let delay = backoff.delay(attempt, random_fraction());
@@ -172,7 +179,7 @@ impl EdgeHub {
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
         // Old reports wait in the one place of the channel: they were taken back by `LinkLost` and would go twice.
         while self.outbox.outgoing.try_recv().is_ok() {}
-        self.inbox.state.send_replace(LinkState::Connected(self.n_connections));
+        self.inbox.set(LinkState::Connected(self.n_connections));
         let link = link::Link::new(conn, &self.config, &self.meta, &mut self.inbox, &mut self.outbox);
         Ok(link.run(&mut self.identity, shutdown).await)
     }

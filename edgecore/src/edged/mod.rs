@@ -83,8 +83,10 @@ pub struct Parts {
     pub reports: Reports,
     /// What MetaManager tells.
     pub news: mpsc::Receiver<News>,
-    /// Every Pod in the store. It was read in full: what the runtime has beyond it is removed.
+    /// Every Pod in the store.
     pub pods: Vec<Arc<Pod>>,
+    /// Whether the store holds all that the cloud wants: only then is removed what the runtime has beyond it.
+    pub store_is_full: watch::Receiver<bool>,
     /// This machine's addresses, the preferred one first.
     pub host_ips: watch::Receiver<Vec<IpAddr>>,
 }
@@ -110,7 +112,9 @@ pub struct Edged {
     observer_work: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
     look_at: Instant,
     busy_until: Instant,
-    strays_looked_for: bool,
+    store_is_full: watch::Receiver<bool>,
+    has_looked: bool,
+    directories_adopted: bool,
     /// The runtime has answered once.
     met: bool,
 }
@@ -164,7 +168,9 @@ impl Edged {
             observer_work: Some(Box::pin(observer_work)),
             look_at: now,
             busy_until: now,
-            strays_looked_for: false,
+            store_is_full: parts.store_is_full,
+            has_looked: false,
+            directories_adopted: false,
             met: false,
         };
         edged.put_all(parts.pods);
@@ -328,11 +334,11 @@ impl Edged {
     async fn on_look(&mut self) {
         if let Ok(listings) = self.shared.observer.look().await {
             self.compare(&listings);
-            if self.events.is_none() && !self.strays_looked_for {
+            if self.events.is_none() && !std::mem::replace(&mut self.has_looked, true) {
                 // Asked once after the first look: a runtime without events never gets any.
                 self.events = self.shared.hands.runtime.events().await.ok().flatten();
             }
-            if !std::mem::replace(&mut self.strays_looked_for, true) {
+            if *self.store_is_full.borrow() && !std::mem::replace(&mut self.directories_adopted, true) {
                 self.adopt_directories().await;
             }
         }
@@ -348,9 +354,13 @@ impl Edged {
             if self.seen.get(uid) == Some(&fingerprint) {
                 continue;
             }
+            let is_known = self.pods.contains_key(uid);
+            if !is_known && !*self.store_is_full.borrow() {
+                continue;
+            }
             self.seen.insert(uid.clone(), fingerprint);
             self.busy();
-            if self.pods.contains_key(uid) {
+            if is_known {
                 self.wake(uid);
                 continue;
             }

@@ -137,6 +137,7 @@ impl Machine {
             reports,
             news: heard,
             pods,
+            store_is_full: watch::channel(true).1,
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();

@@ -6,6 +6,7 @@
 //! talks to the API server.
 
 mod handle;
+mod refill;
 mod store;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
 pub use handle::{LookupError, News, Objects};
+pub use refill::watch_refill;
 pub use store::Applied;
 use store::{Held, HeldToken};
 

@@ -109,7 +109,7 @@ impl ReportQueue {
         let (verdict_sender, verdicts) = mpsc::channel(IN_FLIGHT * 2);
         let mut order = Order::new(MAX_EVENTS, IN_FLIGHT);
         db.call(store::forget_strangers).await?;
-        for report in db.call(store::unsent).await? {
+        for report in db.call(store::pod_statuses).await?.into_iter().chain(db.call(store::unsent).await?) {
             order.add(report);
         }
         Ok((
@@ -175,7 +175,21 @@ impl ReportQueue {
                 }
             }
             Verdict::Again(ticket) => self.order.again(ticket),
-            Verdict::LinkLost => self.order.all_again(),
+            Verdict::LinkLost => self.on_link_lost().await,
+        }
+    }
+
+    /// What was under way goes again; so does every Pod's last status: while the node is away the control plane writes
+    /// "not ready" over it, and nobody but this node can say otherwise.
+    async fn on_link_lost(&mut self) {
+        self.order.all_again();
+        match self.db.call(store::pod_statuses).await {
+            Ok(statuses) => {
+                for status in statuses {
+                    self.order.add_unless_waiting(status);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the last pod statuses cannot be read; they are told when they change"),
         }
     }
 
@@ -189,5 +203,10 @@ impl ReportQueue {
 
 /// The last status of every Pod that was reported, sent or not: where Edged goes on after a restart.
 pub async fn last_pod_statuses(db: &Db) -> Result<Vec<(Uid, Bytes)>, DbError> {
-    db.call(store::statuses).await
+    let reports = db.call(store::pod_statuses).await?;
+    let status = |report| match report {
+        Report::PodStatus { uid, status, .. } => Some((uid, status)),
+        Report::PodGone { .. } | Report::Event { .. } => None,
+    };
+    Ok(reports.into_iter().filter_map(status).collect())
 }

@@ -78,6 +78,13 @@ impl Order {
         dropped
     }
 
+    /// Takes an old report in again, unless something newer waits in its place.
+    pub(super) fn add_unless_waiting(&mut self, report: Report) {
+        if !self.waiting.contains_key(&lane_of(&report)) {
+            self.add(report);
+        }
+    }
+
     /// How many events were dropped so far.
     pub(super) fn n_dropped(&self) -> u64 {
         self.n_dropped

@@ -1,7 +1,5 @@
 //! Every SQL statement about reports.
 
-use bytes::Bytes;
-use ke_wire::Uid;
 use rusqlite::{Connection, params};
 
 use super::Report;
@@ -17,7 +15,7 @@ pub(super) fn keep(connection: &mut Connection, reports: &[Report]) -> Result<()
         match report {
             Report::PodStatus { namespace, name, uid, status } => {
                 transaction
-                    .prepare_cached("INSERT OR REPLACE INTO pod_status VALUES (?1, ?2, ?3, ?4, 0)")?
+                    .prepare_cached("INSERT OR REPLACE INTO pod_status VALUES (?1, ?2, ?3, ?4)")?
                     .execute(params![uid.as_str(), namespace.as_str(), name.as_str(), &status[..]])?;
             }
             Report::PodGone { namespace, name, uid } => {
@@ -46,10 +44,7 @@ fn insert(
 /// Strikes out what the cloud has. A Pod's status stays as its last known one until the Pod is gone.
 pub(super) fn settled(connection: &mut Connection, report: &Report) -> Result<(), rusqlite::Error> {
     match report {
-        Report::PodStatus { uid, status, .. } => connection
-            .prepare_cached("UPDATE pod_status SET sent = 1 WHERE uid = ?1 AND status = ?2")?
-            .execute(params![uid.as_str(), &status[..]])
-            .map(|_| ()),
+        Report::PodStatus { .. } => Ok(()),
         Report::PodGone { uid, .. } => {
             let transaction = connection.transaction()?;
             transaction.execute(
@@ -78,11 +73,10 @@ pub(super) fn forget_strangers(connection: &mut Connection) -> Result<usize, rus
     )
 }
 
-/// What an earlier run left unsent, oldest first. Rows that are no longer valid text are left out.
-pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlite::Error> {
+/// The last status of every Pod, whether it was told or not.
+pub(super) fn pod_statuses(connection: &mut Connection) -> Result<Vec<Report>, rusqlite::Error> {
     let mut reports = Vec::new();
-    let mut statement =
-        connection.prepare("SELECT namespace, name, uid, status FROM pod_status WHERE sent = 0")?;
+    let mut statement = connection.prepare("SELECT namespace, name, uid, status FROM pod_status")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (namespace, name, uid): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -91,6 +85,12 @@ pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlit
             reports.push(Report::PodStatus { namespace, name, uid, status: status.into() });
         }
     }
+    Ok(reports)
+}
+
+/// Events and deletions that an earlier run left unsent, oldest first. Rows that are no longer valid text are left out.
+pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlite::Error> {
+    let mut reports = Vec::new();
     let mut statement =
         connection.prepare("SELECT sort, subject, uid, body FROM report ORDER BY sequence")?;
     let mut rows = statement.query([])?;
@@ -113,14 +113,6 @@ pub(super) fn unsent(connection: &mut Connection) -> Result<Vec<Report>, rusqlit
         }
     }
     Ok(reports)
-}
-
-/// The last status of every Pod, sent or not.
-pub(super) fn statuses(connection: &mut Connection) -> Result<Vec<(Uid, Bytes)>, rusqlite::Error> {
-    let mut statement = connection.prepare("SELECT uid, status FROM pod_status")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-    rows.filter_map(|row| row.map(|(uid, status)| Some((uid.parse().ok()?, status.into()))).transpose())
-        .collect()
 }
 
 #[cfg(test)]
@@ -153,18 +145,13 @@ mod tests {
         drop(db);
 
         let (db, _) = Db::open(&path, Synchronous::Full).unwrap();
-        let unsent_now = db.call(unsent).await.unwrap();
-        assert_eq!(unsent_now, vec![status(2), event(1), gone.clone(), event(2)]);
-
-        // An answer to an older status does not settle the newer one.
-        db.call(move |c| settled(c, &status(1))).await.unwrap();
-        assert_eq!(db.call(unsent).await.unwrap().len(), 4);
+        assert_eq!(db.call(pod_statuses).await.unwrap(), vec![status(2)], "the newest of each pod");
+        assert_eq!(db.call(unsent).await.unwrap(), vec![event(1), gone.clone(), event(2)]);
         db.call(move |c| settled(c, &status(2))).await.unwrap();
         db.call(move |c| settled(c, &event(1))).await.unwrap();
-        assert_eq!(db.call(unsent).await.unwrap(), vec![gone.clone(), event(2)]);
-        assert_eq!(db.call(statuses).await.unwrap().len(), 1, "the last status stays known");
+        assert_eq!(db.call(pod_statuses).await.unwrap().len(), 1, "the last status stays known");
         db.call(move |c| settled(c, &gone)).await.unwrap();
         assert_eq!(db.call(unsent).await.unwrap(), vec![event(2)]);
-        assert!(db.call(statuses).await.unwrap().is_empty());
+        assert!(db.call(pod_statuses).await.unwrap().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //! It never decides what a node gets nor keeps anything beyond the connection. `cloud_hub/node_link.rs` drives it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,7 +54,7 @@ pub enum Deed {
 }
 
 /// What the caller has to do or to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send this as one text frame.
     Transmit(Bytes),
@@ -90,12 +91,27 @@ pub enum Output {
     Closed(CloseReason),
 }
 
+/// Without the frame: it may carry a Secret.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transmit(frame) => write!(f, "Transmit({} bytes)", frame.len()),
+            Self::Received(message) => f.debug_tuple("Received").field(message).finish(),
+            Self::Delivered { id, key, version, deed } => {
+                write!(f, "Delivered({id:?}, {key:?}, {version:?}, {deed:?})")
+            }
+            Self::Lost { id, key, version, deed } => write!(f, "Lost({id:?}, {key:?}, {version:?}, {deed:?})"),
+            Self::Ignored { why } => f.debug_tuple("Ignored").field(why).finish(),
+            Self::Closed(reason) => f.debug_tuple("Closed").field(reason).finish(),
+        }
+    }
+}
+
 /// The window has no room; the message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the window of unacknowledged messages is full")]
 pub struct WindowFull;
 
-#[derive(Debug)]
 struct InFlight {
     id: MessageId,
     key: ObjectKey,
@@ -105,6 +121,13 @@ struct InFlight {
     frame: Bytes,
     transmissions: u32,
     due: Instant,
+}
+
+/// Without the frame: it may carry a Secret.
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?} {}, sent {} times", self.id, self.deed, self.key, self.transmissions)
+    }
 }
 
 /// The cloud's end of one connection.

@@ -155,7 +155,12 @@ impl Pair {
                     self.unstored.push_back((done, id));
                 }
                 FromEdge::Received(_) => {}
-                FromEdge::Answered { id, answer, .. } => self.answered.push((id, answer)),
+                FromEdge::Answered { id, answer, receipt, .. } => {
+                    self.answered.push((id, answer));
+                    if let Some(kept) = receipt {
+                        self.edge.acknowledge(self.now, &kept);
+                    }
+                }
                 FromEdge::TimedOut { id } => self.timed_out.push(id),
                 FromEdge::Ignored { why } => self.ignored.push(why),
                 FromEdge::Closed(CloseReason::Silent) => self.edge_closed = Some(self.elapsed()),

@@ -1,5 +1,7 @@
 //! A request that a local API client made and the cloud carries out, and its answer: one type both ways.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +9,7 @@ use crate::go_json::{base64_or_null, base64_text, null_is_default};
 use crate::refusal::Refusal;
 
 /// A request to the API server, and what came of it once the cloud has sent it back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Application {
     /// Lower-case hex SHA-256 of node, key, verb, options, body and subresource, put together without separators.
     pub id: String,
@@ -33,6 +35,26 @@ pub struct Application {
     pub error: Option<Refusal>,
     /// RFC 3339; the year 1 in a new request.
     pub timestamp: String,
+}
+
+/// Without the objects: they may be Secrets.
+impl fmt::Debug for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Application")
+            .field("id", &self.id)
+            .field("key", &self.key)
+            .field("verb", &self.verb)
+            .field("node", &self.node)
+            .field("options", &format_args!("{} bytes", self.options.len()))
+            .field("request_body", &format_args!("{} bytes", self.request_body.len()))
+            .field("subresource", &self.subresource)
+            .field("response_body", &format_args!("{} bytes", self.response_body.len()))
+            .field("status", &self.status)
+            .field("reason", &self.reason)
+            .field("error", &self.error)
+            .field("timestamp", &self.timestamp)
+            .finish()
+    }
 }
 
 /// What an application wants.

@@ -1,6 +1,7 @@
 //! Everything the cloud may say.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -158,7 +159,7 @@ pub enum CsiVerb {
 }
 
 /// An object that the node must hold: an upsert, whatever `change` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Put {
     /// Id of this message; a retransmission keeps it.
     pub id: MessageId,
@@ -174,8 +175,22 @@ pub struct Put {
     pub body: Bytes,
 }
 
+/// Without the object: it may be a Secret.
+impl fmt::Debug for Put {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Put")
+            .field("id", &self.id)
+            .field("key", &self.key)
+            .field("version", &self.version)
+            .field("change", &self.change)
+            .field("origin", &self.origin)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
+}
+
 /// An object that the node must no longer hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Delete {
     /// Id of this message; a retransmission keeps it.
     pub id: MessageId,
@@ -189,6 +204,20 @@ pub struct Delete {
     pub origin: Origin,
     /// The last known object, or just its metadata, as Kubernetes JSON.
     pub body: Bytes,
+}
+
+/// Without the object: it may be a Secret.
+impl fmt::Debug for Delete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delete")
+            .field("id", &self.id)
+            .field("key", &self.key)
+            .field("uid", &self.uid)
+            .field("version", &self.version)
+            .field("origin", &self.origin)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
 }
 
 /// What happened to an object in the cloud.
@@ -233,7 +262,7 @@ pub enum About {
 }
 
 /// What came of a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The object asked for, as Kubernetes JSON.
     Object(Bytes),
@@ -249,6 +278,20 @@ pub enum Answer {
     Pem(String),
 }
 
+/// Without the object: it may be a Secret or a token.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(body) => write!(f, "Object({} bytes)", body.len()),
+            Self::Stored(body) => write!(f, "Stored({} bytes)", body.len()),
+            Self::NotStored(refusal) => f.debug_tuple("NotStored").field(refusal).finish(),
+            Self::Done => f.write_str("Done"),
+            Self::Refused(refusal) => f.debug_tuple("Refused").field(refusal).finish(),
+            Self::Pem(text) => write!(f, "Pem({} bytes)", text.len()),
+        }
+    }
+}
+
 /// A device as membership messages name it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceRef {
@@ -259,4 +302,34 @@ pub struct DeviceRef {
     /// From the label `description`, where there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_stay_out_of_logs() {
+        let id = MessageId::fresh;
+        let key: ObjectKey = "default/secret/door".parse().unwrap();
+        let body = || Bytes::from_static(b"{\"data\":{\"key\":\"aHVzaA==\"}}");
+        let (version, origin) = (Version::new(1), Origin::EdgeController);
+        let put = Put { id: id(), key: key.clone(), version, change: Change::Updated, origin, body: body() };
+        let delete =
+            Delete { id: id(), key: key.clone(), uid: None, version: None, origin, body: body() };
+        let answer = |answer: Answer| Down::Answer {
+            id: id(),
+            to: id(),
+            about: About::Object(key.clone()),
+            version: None,
+            answer,
+        };
+        for message in
+            [Down::Put(put), Down::Delete(delete), answer(Answer::Object(body())), answer(Answer::Stored(body()))]
+        {
+            let text = format!("{message:?}");
+            assert!(text.contains("27 bytes") && text.contains("door"), "{text}");
+            assert!(!text.contains("hush") && !text.contains("aHVz") && !text.contains("data"), "{text}");
+        }
+    }
 }
