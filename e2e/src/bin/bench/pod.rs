@@ -104,10 +104,9 @@ impl Watch {
             let (at, event) = match self.seen.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(seen) => seen,
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!(
-                        "pod {name} is not Running; edgecore's last lines:\n{}",
-                        site.edge.process.log_end(30)
-                    )
+                    let pod = site.pod(name)?;
+                    let (node, status) = (&pod["spec"]["nodeName"], &pod["status"]);
+                    bail!("pod {name} of node {node} is not Running: {status}")
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("kubectl's watch has ended"),
             };
