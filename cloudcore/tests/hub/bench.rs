@@ -37,10 +37,10 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 /// Longer than anything here takes; a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
-pub struct MemorySecrets(pub Mutex<BTreeMap<String, SecretData>>);
+pub(crate) struct MemorySecrets(pub(crate) Mutex<BTreeMap<String, SecretData>>);
 
 #[async_trait]
 impl Secrets for MemorySecrets {
@@ -58,10 +58,10 @@ impl Secrets for MemorySecrets {
 
 /// Nodes and their keys as the API server would keep them: a pin needs its Node.
 #[derive(Default)]
-pub struct MemoryNodes {
-    pub known: Mutex<HashSet<String>>,
-    pub pins: Mutex<HashMap<NodeName, Pin>>,
-    pub refusals: Mutex<Vec<String>>,
+pub(crate) struct MemoryNodes {
+    pub(crate) known: Mutex<HashSet<String>>,
+    pub(crate) pins: Mutex<HashMap<NodeName, Pin>>,
+    pub(crate) refusals: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -102,12 +102,12 @@ impl NodeGraph for OneSecret {
     }
 }
 
-pub struct Bench {
-    pub secrets: Arc<MemorySecrets>,
-    pub nodes: Arc<MemoryNodes>,
-    pub ledger: Arc<MemoryLedger>,
-    pub orders: NodeQueues,
-    pub inbox: mpsc::Receiver<FromNode>,
+pub(crate) struct Bench {
+    pub(crate) secrets: Arc<MemorySecrets>,
+    pub(crate) nodes: Arc<MemoryNodes>,
+    pub(crate) ledger: Arc<MemoryLedger>,
+    pub(crate) orders: NodeQueues,
+    pub(crate) inbox: mpsc::Receiver<FromNode>,
     messages: SocketAddr,
     enrolment: SocketAddr,
     ca: CertificateDer<'static>,
@@ -122,19 +122,19 @@ impl Drop for Bench {
 }
 
 /// Key, name and certificate of a machine.
-pub struct Machine {
+pub(crate) struct Machine {
     key: KeyPair,
     certificate: Vec<u8>,
 }
 
-pub type Link = WebSocketStream<TlsStream<TcpStream>>;
+pub(crate) type Link = WebSocketStream<TlsStream<TcpStream>>;
 
 impl Bench {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut CloudHubConfig)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut CloudHubConfig)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config =
             CloudHubConfig { advertise_address: vec!["127.0.0.1".into()], ..CloudHubConfig::default() };
@@ -175,19 +175,19 @@ impl Bench {
     }
 
     /// What machines send of the token in the Secret.
-    pub fn jwt(&self) -> String {
+    pub(crate) fn jwt(&self) -> String {
         let token = self.secrets.0.lock().unwrap()["tokensecret"]["tokendata"].clone();
         let token: ke_wire::enrolment::JoinToken = String::from_utf8(token).unwrap().parse().unwrap();
         token.jwt
     }
 
     /// The key that signs tokens.
-    pub fn ca_key(&self) -> Vec<u8> {
+    pub(crate) fn ca_key(&self) -> Vec<u8> {
         self.secrets.0.lock().unwrap()["casecret"]["cakeydata"].clone()
     }
 
     /// Status and body of a GET on the enrolment port.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         path: &str,
         headers: &[(&str, &str)],
@@ -212,7 +212,7 @@ impl Bench {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
     }
 
-    pub async fn enrol(&self, node: &str) -> Machine {
+    pub(crate) async fn enrol(&self, node: &str) -> Machine {
         let (key, request) = csr(node);
         let authorization = format!("Bearer {}", self.jwt());
         let headers = [("Nodename", node), ("Authorization", authorization.as_str())];
@@ -222,7 +222,7 @@ impl Bench {
     }
 
     /// Connects with this machine's certificate and claims this name. Errors: no WebSocket came to be.
-    pub async fn connect(&self, machine: &Machine, node: &str) -> Result<Link, String> {
+    pub(crate) async fn connect(&self, machine: &Machine, node: &str) -> Result<Link, String> {
         let stream = self.tls(self.messages, Some(machine)).await?;
         let request =
             Request::get(format!("wss://{}/e632aba927ea4ac2b575ec1603d56f10/{node}/events", self.messages))
@@ -240,7 +240,7 @@ impl Bench {
     }
 
     /// Enrols, connects and waits until EdgeController was told.
-    pub async fn join(&mut self, node: &str) -> (Machine, Link) {
+    pub(crate) async fn join(&mut self, node: &str) -> (Machine, Link) {
         let machine = self.enrol(node).await;
         let link = self.connect(&machine, node).await.unwrap();
         assert_eq!(self.news().await, format!("connected {node}"));
@@ -248,7 +248,7 @@ impl Bench {
     }
 
     /// What EdgeController is told next.
-    pub async fn news(&mut self) -> String {
+    pub(crate) async fn news(&mut self) -> String {
         match self.hear().await {
             FromNode::Connected(node) => format!("connected {node}"),
             FromNode::Disconnected(node) => format!("disconnected {node}"),
@@ -257,12 +257,12 @@ impl Bench {
         }
     }
 
-    pub async fn hear(&mut self) -> FromNode {
+    pub(crate) async fn hear(&mut self) -> FromNode {
         tokio::time::timeout(PATIENCE, self.inbox.recv()).await.expect("news in time").expect("the hub runs")
     }
 
     /// Waits until the node's key is noted.
-    pub async fn wait_pinned(&self, node: &str) {
+    pub(crate) async fn wait_pinned(&self, node: &str) {
         let node: NodeName = node.parse().unwrap();
         let noted = async {
             while !self.nodes.pins.lock().unwrap().contains_key(&node) {
@@ -273,7 +273,7 @@ impl Bench {
     }
 
     /// The node creates its Node, and the API server takes it.
-    pub async fn register(&mut self, link: &mut Link, node: &str) {
+    pub(crate) async fn register(&mut self, link: &mut Link, node: &str) {
         let key = format!("null/node/{node}").parse().unwrap();
         let question = Question::Create { key, body: "{}".into() };
         say(link, &Up::Ask { id: MessageId::fresh(), question }).await;
@@ -283,7 +283,7 @@ impl Bench {
     }
 
     /// Value of one metric.
-    pub fn counted(&self, name: &str) -> u64 {
+    pub(crate) fn counted(&self, name: &str) -> u64 {
         let text = self.metrics.encode().unwrap();
         let line =
             text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
@@ -317,7 +317,7 @@ impl Bench {
 
 impl Machine {
     /// Key and certificate of a CA that is not cloudcore's.
-    pub fn stranger(node: &str) -> Self {
+    pub(crate) fn stranger(node: &str) -> Self {
         let ca_key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -340,30 +340,30 @@ fn named(node: &str) -> CertificateParams {
 }
 
 /// A key and its request for this node's certificate.
-pub fn csr(node: &str) -> (KeyPair, Vec<u8>) {
+pub(crate) fn csr(node: &str) -> (KeyPair, Vec<u8>) {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let request = named(node).serialize_request(&key).unwrap().der().to_vec();
     (key, request)
 }
 
 /// The part of a join token that machines send, with this end (Unix seconds), signed with this key.
-pub fn jwt(key: &[u8], expires: u64) -> String {
+pub(crate) fn jwt(key: &[u8], expires: u64) -> String {
     let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expires}}}")));
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes())))
 }
 
-pub async fn say(link: &mut Link, up: &Up) {
+pub(crate) async fn say(link: &mut Link, up: &Up) {
     send(link, String::from_utf8(encode_up(up, 0)).unwrap()).await;
 }
 
-pub async fn send(link: &mut Link, text: String) {
+pub(crate) async fn send(link: &mut Link, text: String) {
     link.send(Message::text(text)).await.unwrap();
 }
 
 /// The next message of the cloud.
-pub async fn receive(link: &mut Link) -> Down {
+pub(crate) async fn receive(link: &mut Link) -> Down {
     loop {
         match tokio::time::timeout(PATIENCE, link.next()).await.expect("a message in time") {
             Some(Ok(Message::Text(text))) => return decode_down(text.as_bytes(), 1 << 20).unwrap(),
@@ -374,7 +374,7 @@ pub async fn receive(link: &mut Link) -> Down {
 }
 
 /// Waits for the end of the link; gives the reason in the close frame.
-pub async fn closed(link: &mut Link) -> String {
+pub(crate) async fn closed(link: &mut Link) -> String {
     loop {
         match tokio::time::timeout(PATIENCE, link.next()).await.expect("an end in time") {
             Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
