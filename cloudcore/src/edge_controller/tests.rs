@@ -49,7 +49,7 @@ fn downstream() -> Bench {
         api: slow_server(&Arc::default()),
         queues,
         graph: Graph::default(),
-        stay: Stay::Forever,
+        policy: Policy { stay: Stay::Forever, admission_secs: 300 },
         orders: fixes,
         complete: state::channel(false).0,
         links: HashMap::new(),

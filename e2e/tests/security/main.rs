@@ -1,5 +1,8 @@
 //! What a machine with a valid token achieves against others: nothing. Secrets stand in no log and in no open file.
 
+// JSON values answer null for what is not there; nothing here is indexed but them.
+#![allow(clippy::indexing_slicing)]
+
 mod machine;
 
 use std::fs;
@@ -131,7 +134,7 @@ fn no_secret_in_open_files(site: &Site, folder: &Path) -> Result<usize> {
                 if needles.iter().any(holds) {
                     n_files += 1;
                     let mode = entry.metadata()?.permissions().mode() & 0o777;
-                    let in_memory = rustix::fs::statfs(&entry.path())?.f_type == 0x0102_1994;
+                    let in_memory = rustix::fs::statfs(entry.path())?.f_type == 0x0102_1994;
                     ensure!(
                         in_memory || [0o600, 0o400].contains(&mode),
                         "{} has mode {mode:o}",

@@ -44,7 +44,7 @@ mod tests {
         let (is_full, seen) = watch::channel(false);
         let (_trigger, shutdown) = Shutdown::new();
         let watching = tokio::spawn(watch_refill(cloud, is_full, shutdown));
-        let mut check = async |state, wait: u64, expected: bool| {
+        let check = async |state, wait: u64, expected: bool| {
             inbox.set(state);
             tokio::time::sleep(Duration::from_secs(wait)).await;
             assert_eq!(*seen.borrow(), expected, "{state:?} after {wait} s");

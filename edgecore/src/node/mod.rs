@@ -60,7 +60,7 @@ enum StepError {
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error("the cloud refused to {0}: {1}")]
-    Refused(&'static str, Refusal),
+    Refused(&'static str, Box<Refusal>),
     #[error("the cloud's answer to {0} makes no sense")]
     Nonsense(&'static str),
 }
@@ -161,7 +161,7 @@ impl NodeAgent {
                 self.register(status).await
             }
             Answer::NotStored(refusal) | Answer::Refused(refusal) => {
-                Err(StepError::Refused("keep the node status", refusal))
+                Err(StepError::Refused("keep the node status", Box::new(refusal)))
             }
             Answer::Pem(_) => Err(StepError::Nonsense("a node status")),
         }
@@ -189,7 +189,7 @@ impl NodeAgent {
                 tracing::info!(node = %self.name, "the Node was registered before; the cloud sends all it should hold");
             }
             Answer::NotStored(refusal) | Answer::Refused(refusal) => {
-                return Err(StepError::Refused("register this Node", refusal));
+                return Err(StepError::Refused("register this Node", Box::new(refusal)));
             }
             Answer::Done | Answer::Pem(_) => return Err(StepError::Nonsense("a registration")),
         }
@@ -212,7 +212,7 @@ impl NodeAgent {
                 Answer::NotStored(refusal) | Answer::Refused(refusal)
                     if refusal.reason == Reason::NotFound => {}
                 Answer::NotStored(refusal) | Answer::Refused(refusal) => {
-                    return Err(StepError::Refused("show the lease", refusal));
+                    return Err(StepError::Refused("show the lease", Box::new(refusal)));
                 }
                 Answer::Done | Answer::Pem(_) => return Err(StepError::Nonsense("a lease query")),
             }
@@ -230,7 +230,7 @@ impl NodeAgent {
             }
             // Read it anew next time: it is gone, or somebody else wrote it.
             Answer::NotStored(refusal) | Answer::Refused(refusal) => {
-                Err(StepError::Refused("renew the lease", refusal))
+                Err(StepError::Refused("renew the lease", Box::new(refusal)))
             }
             Answer::Done | Answer::Pem(_) => Err(StepError::Nonsense("a lease renewal")),
         }
