@@ -25,7 +25,7 @@ const EVICTION_SECS: u32 = 5;
 fn site() -> Result<Site> {
     let cluster =
         Options { node_monitor_grace_secs: GRACE_SECS, eviction_secs: EVICTION_SECS, ..Options::default() };
-    let short = json!({"modules": {"edged": {"tailoredKubeletConfig": {"nodeStatusUpdateFrequency": "2s", "nodeLeaseDurationSeconds": 8}}}});
+    let short = json!({"logging": {"level": "debug"}, "modules": {"edged": {"tailoredKubeletConfig": {"nodeStatusUpdateFrequency": "2s", "nodeLeaseDurationSeconds": 8}}}});
     Site::start("offline", &Wishes { cluster, edgecore: short, ..Wishes::default() })
 }
 

@@ -162,6 +162,9 @@ pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Client
     ClientCertificate::read(session.peer_certificates()?.first()?)
 }
 
+/// What a peer that is shown the door may still say; one that floods learns nothing from us.
+const PARTING_BYTES: usize = 1 << 20;
+
 /// Ends a connection in an orderly way: close frame, end of our half, and then whatever the other side still sends is
 /// read and dropped. Closing a socket with unread bytes in it resets the connection, and the reason would be lost.
 pub(super) async fn hang_up(conn: &mut Conn, code: CloseCode, reason: &str) {
@@ -172,7 +175,13 @@ pub(super) async fn hang_up(conn: &mut Conn, code: CloseCode, reason: &str) {
         let stream = conn.get_mut();
         let _ = stream.shutdown().await;
         let mut dropped = [0; 2048];
-        while stream.read(&mut dropped).await.is_ok_and(|n_read| n_read > 0) {}
+        let mut room = PARTING_BYTES;
+        while let Ok(n_read @ 1..) = stream.read(&mut dropped).await {
+            room = room.saturating_sub(n_read);
+            if room == 0 {
+                break;
+            }
+        }
     };
     // Boxed: the buffer must not be part of every link's state. In time or not, the socket is closed then.
     let _ = tokio::time::timeout(PARTING_LIMIT, Box::pin(parting)).await;

@@ -75,7 +75,7 @@ impl Bench {
             told.push(match order {
                 QueueOrder::Put(node, put) => format!("{node} +{}", put.key),
                 QueueOrder::Delete(node, gone) => format!("{node} -{}", gone.key),
-                QueueOrder::HandOver(_) => continue,
+                QueueOrder::HandOver(node) => format!("{node} all follows"),
                 QueueOrder::Synced(node) => format!("{node} synced"),
                 QueueOrder::Forget(node) => format!("{node} forget"),
                 QueueOrder::NodeGone(node) => format!("{node} gone"),

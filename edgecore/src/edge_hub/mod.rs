@@ -79,7 +79,7 @@ pub struct CloudInbox {
 impl CloudInbox {
     /// Tells every reader how the link is now.
     pub(crate) fn set(&self, state: LinkState) {
-        self.state.send_replace(state);
+        self.state.send_if_modified(|held| std::mem::replace(held, state) != state);
     }
 }
 
