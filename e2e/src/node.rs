@@ -222,6 +222,20 @@ impl EdgeCore {
         self.run_dir.join("edgecore.db")
     }
 
+    /// Addresses of the pods as this node last noted them: the API server does not know them while the cloud is away.
+    pub fn pod_addresses(&self) -> Result<Vec<String>> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let store = rusqlite::Connection::open_with_flags(self.store(), flags)?;
+        let mut statement = store.prepare("SELECT status FROM pod_status")?;
+        let statuses = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        let mut addresses = Vec::new();
+        for status in statuses {
+            let status: Value = serde_json::from_slice(&status?)?;
+            addresses.extend(status["podIP"].as_str().map(str::to_owned));
+        }
+        Ok(addresses)
+    }
+
     pub fn config(&self) -> &Path {
         &self.config
     }

@@ -25,7 +25,7 @@ const EVICTION_SECS: u32 = 5;
 fn site() -> Result<Site> {
     let cluster =
         Options { node_monitor_grace_secs: GRACE_SECS, eviction_secs: EVICTION_SECS, ..Options::default() };
-    let short = json!({"logging": {"level": "debug"}, "modules": {"edged": {"tailoredKubeletConfig": {"nodeStatusUpdateFrequency": "2s", "nodeLeaseDurationSeconds": 8}}}});
+    let short = json!({"modules": {"edged": {"tailoredKubeletConfig": {"nodeStatusUpdateFrequency": "2s", "nodeLeaseDurationSeconds": 8}}}});
     Site::start("offline", &Wishes { cluster, edgecore: short, ..Wishes::default() })
 }
 
@@ -202,17 +202,16 @@ fn everything_runs_without_the_cloud() -> Result<()> {
     site.wait_http(&pod_ip(&again)?, "/cgi-bin/env", "key=open-shop")
 }
 
-/// Waits until every container of the machine serves: found through the runtime, since the API server knows no address.
+/// Waits until so many pods answer, as seen from the machine itself.
 fn wait_serving(site: &Site, what: &str, n_wanted: usize) -> Result<()> {
     eventually(PATIENCE, &format!("{n_wanted} pods to answer after a {what}"), || {
-        let prefix = site.runtime.subnet();
-        let prefix = prefix.rsplit_once('.').map_or(prefix.as_str(), |(prefix, _)| prefix).to_owned();
-        let answering = (2..40).filter(|host| {
-            http_get(&format!("{prefix}.{host}"), 8080, "/").is_ok()
-                || http_get(&format!("{prefix}.{host}"), 8080, "/boots").is_ok()
-        });
-        let n = answering.count();
-        Ok(if n >= n_wanted { Seen::Yes(()) } else { Seen::NotYet(format!("{n} answer")) })
+        let addresses = site.edge.pod_addresses()?;
+        let answers = |address: &&String| {
+            ["/index.html", "/boots"].iter().any(|path| http_get(address, 8080, path).is_ok())
+        };
+        let n_answering = addresses.iter().filter(answers).count();
+        let state = format!("{n_answering} of {addresses:?} answer");
+        Ok(if n_answering >= n_wanted { Seen::Yes(()) } else { Seen::NotYet(state) })
     })
     .with_context(|| format!("edgecore's last lines:\n{}", site.edge.process.log_end(40)))
 }

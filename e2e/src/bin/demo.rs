@@ -142,12 +142,11 @@ fn prove(demo: &mut Demo, shop: &Value) -> Result<()> {
     let boot = Instant::now();
     demo.runtime.start_again()?;
     demo.edge.process.start()?;
-    let prefix = demo.runtime.subnet();
-    let prefix = prefix.rsplit_once('.').map_or(prefix.as_str(), |(prefix, _)| prefix).to_owned();
     eventually(Duration::from_secs(60), "the application to answer after a cold boot without cloud", || {
-        let answers = (2..20).any(|host| {
-            http_get(&format!("{prefix}.{host}"), 8080, "/").is_ok_and(|text| text.contains("open again"))
-        });
+        let addresses = demo.edge.pod_addresses()?;
+        let answers = addresses
+            .iter()
+            .any(|address| http_get(address, 8080, "/").is_ok_and(|text| text.contains("open again")));
         Ok(if answers { Seen::Yes(()) } else { Seen::NotYet(demo.edge.process.log_end(5)) })
     })?;
     demo.step(&format!(
