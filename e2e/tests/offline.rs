@@ -160,6 +160,7 @@ fn everything_runs_without_the_cloud() -> Result<()> {
     // A cold boot with the cloud away and the clock at 1970.
     site.cut();
     site.power_cut()?;
+    e2e::need::packages(&["faketime"])?;
     let library = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
         "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
