@@ -177,8 +177,6 @@ impl EdgeHub {
         let conn = dial::websocket(&self.config, &self.node, &self.identity).await?;
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
-        // Old reports wait in the one place of the channel: they were taken back by `LinkLost` and would go twice.
-        while self.outbox.outgoing.try_recv().is_ok() {}
         self.inbox.set(LinkState::Connected(self.n_connections));
         let link = link::Link::new(conn, &self.config, &self.meta, &mut self.inbox, &mut self.outbox);
         Ok(link.run(&mut self.identity, shutdown).await)

@@ -103,7 +103,8 @@ impl ReportQueue {
     /// Reads what an earlier run left unsent.
     pub async fn new(db: Db) -> Result<(Reports, Outbox, Self), DbError> {
         let (handle, reports) = Reports::channel();
-        // One place: what waits here while the link is down cannot be coalesced any more.
+        // One place: what waits here while the link is down cannot be coalesced any more. It may go twice, since `LinkLost`
+        // takes it back as well; every report may.
         let (sender, outgoing) = mpsc::channel(1);
         // Full: EdgeHub waits for the queue's disk.
         let (verdict_sender, verdicts) = mpsc::channel(IN_FLIGHT * 2);
