@@ -12,6 +12,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 const FIRST: SignedDuration = SignedDuration::from_secs(10);
 /// No wait is longer.
 const LONGEST: SignedDuration = SignedDuration::from_secs(300);
+/// Between looking at the clock and hearing of a container's end.
+const SLACK: SignedDuration = SignedDuration::from_secs(5);
 /// A container that ran this long has left its crashes behind.
 const FORGIVEN: SignedDuration = SignedDuration::from_secs(600);
 
@@ -39,10 +41,9 @@ impl Backoffs {
             return None;
         }
         let age = now.duration_since(finished_at);
-        // An end in the future means that the clock was set back: its age says nothing, and waiting for the old
-        // time could take years.
-        (age >= SignedDuration::ZERO && age < backoff.delay)
-            .then(|| (later(finished_at, backoff.delay), backoff.delay))
+        // An end in the far future means that the clock was set back: its age says nothing, and waiting for the old time
+        // could take years. One in the near future is an end that came after `now` was looked at.
+        (age > -SLACK && age < backoff.delay).then(|| (later(finished_at, backoff.delay), backoff.delay))
     }
 
     /// Notes that a container that ended at `finished_at` is started again.
@@ -104,6 +105,7 @@ mod tests {
         check(101, 101, Some(111));
         check(101, 110, Some(111));
         check(101, 111, None);
+        check(101, 100, Some(111)); // it ended while we looked
         check(101, 50, None); // the clock was set back
         check(100 + 599, 100 + 599, Some(100 + 609));
         check(100 + 600, 100 + 600, None); // ran ten minutes
