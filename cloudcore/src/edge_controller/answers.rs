@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use super::Numbers;
 use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use super::graph::Graph;
+use super::handle::LinkNews;
 use super::observed;
-use super::upstream::LinkNews;
 
 /// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
 const CLOUDCORE: &str = "cloudcore";

@@ -1,4 +1,4 @@
-//! What a node's link hands to EdgeController.
+//! What a node's link hands to EdgeController, and what the half that answers tells the half that places.
 
 use ke_wire::{Answer, NodeName, Question, Up, Version};
 use tokio::sync::{mpsc, oneshot};
@@ -33,4 +33,15 @@ impl Upstream {
     pub async fn tell(&self, message: FromNode) {
         let _ = self.0.send(message).await;
     }
+}
+
+/// What the other half of EdgeController learns of the links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LinkNews {
+    /// One more link of this node.
+    Connected(NodeName),
+    /// One less.
+    Disconnected(NodeName),
+    /// The node registered, though its Node exists: its store may be empty.
+    RegisteredAnew(NodeName),
 }

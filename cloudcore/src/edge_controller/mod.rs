@@ -30,10 +30,10 @@ use tokio::time::Instant;
 
 use self::answers::Answers;
 use self::api::ApiServer;
+use self::handle::LinkNews;
 use self::observed::Observed;
 use self::placement::Effect;
 use self::tolerations::{Policy, Stay};
-use self::upstream::LinkNews;
 use self::watch::WatchEvent;
 use crate::node_queue::{NodeQueues, QueueOrder};
 

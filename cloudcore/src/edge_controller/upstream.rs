@@ -12,18 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
 use super::answers::Answers;
-use super::handle::FromNode;
-
-/// What the other half of EdgeController learns of the links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LinkNews {
-    /// One more link of this node.
-    Connected(NodeName),
-    /// One less.
-    Disconnected(NodeName),
-    /// The node registered, though its Node exists: its store may be empty.
-    RegisteredAnew(NodeName),
-}
+use super::handle::{FromNode, LinkNews};
 
 /// Jobs that are running or wait for one of the same object. Each running one may hold a connection to the API server.
 const MAX_JOBS: usize = 256;

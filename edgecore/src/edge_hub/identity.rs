@@ -18,7 +18,7 @@ use rcgen::PublicKeyData;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use super::dial::{self, DialError};
+use super::tls::{self, Credentials, DialError};
 use crate::config::EdgeHubConfig;
 
 /// A certificate or CA is a few hundred bytes; more than this is somebody else answering.
@@ -83,13 +83,6 @@ impl IdentityError {
     }
 }
 
-/// Certificate, key and CA as rustls takes them.
-pub(super) struct Credentials {
-    pub(super) ca: CertificateDer<'static>,
-    pub(super) certificate: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
-}
-
 /// The files and how to renew them.
 pub struct Identity {
     node: NodeName,
@@ -122,6 +115,7 @@ impl Identity {
 
     /// Makes sure that the files hold a pair of this node's; enrols when they do not.
     pub(super) async fn ensure(&mut self) -> Result<(), IdentityError> {
+        self.adopt_next_key()?;
         match self.credentials() {
             Ok(credentials) => {
                 self.plan_renewal(&credentials);
@@ -147,13 +141,28 @@ impl Identity {
             let why = format!("it is {}'s, not {wanted}'s", facts.common_name);
             return Err(named(&self.cert_file, &why));
         }
-        let signing = rustls::crypto::ring::sign::any_supported_type(&key)
-            .map_err(|error| named(&self.key_file, &error))?;
-        let fits = signing.public_key().is_some_and(|public| public.as_ref() == facts.public_key);
-        if !fits {
+        if !fits(&key, &facts).map_err(|error| named(&self.key_file, &error))? {
             return Err(named(&self.key_file, &"it is not the key of the certificate"));
         }
         Ok(Credentials { ca, certificate: vec![certificate], key })
+    }
+
+    /// Ends what a killed run began: the certificate in the files may be that of the key that waits beside the old one.
+    fn adopt_next_key(&self) -> Result<(), IdentityError> {
+        let next = self.next_key_file();
+        let Ok(key) = PrivateKeyDer::from_pem_file(&next) else { return Ok(()) };
+        let facts = CertificateDer::from_pem_file(&self.cert_file).ok().and_then(|der| Facts::of(&der).ok());
+        match facts {
+            Some(facts) if fits(&key, &facts) == Ok(true) => rename(&next, &self.key_file),
+            // The answer never came: the old pair stands, and the next renewal makes a new key.
+            _ => Ok(()),
+        }
+    }
+
+    fn next_key_file(&self) -> PathBuf {
+        let mut path = self.key_file.as_os_str().to_owned();
+        path.push(".next");
+        PathBuf::from(path)
     }
 
     /// Completes when the certificate was renewed, so that the link is made anew. Never completes when rotation is off.
@@ -220,7 +229,7 @@ impl Identity {
     /// The CA, over a connection that trusts anybody: the hash in the token is what protects.
     async fn fetch_ca(&self) -> Result<Vec<u8>, IdentityError> {
         let (status, body) =
-            self.get("/ca.crt", dial::tls_trusting_anybody(), Vec::new(), Bytes::new()).await?;
+            self.get("/ca.crt", tls::client_trusting_anybody(), Vec::new(), Bytes::new()).await?;
         if status != 200 || Facts::of(&CertificateDer::from(body.clone())).is_err() {
             let what = format!("status {status} and no certificate to /ca.crt");
             return Err(IdentityError::Nonsense { server: self.http_server.clone(), what });
@@ -244,10 +253,11 @@ impl Identity {
         let ca = CertificateDer::from_pem_file(&self.ca_file)
             .map_err(|error| nonsense(format!("no usable CA in {}: {error}", self.ca_file.display())))?;
         let credentials = renewal.and_then(|()| self.credentials().ok());
-        let tls = dial::tls(&ca, credentials)?;
+        let client = tls::client(&ca, credentials)?;
         let mut headers = vec![("Nodename", self.node.to_string())];
         headers.extend(jwt.map(|jwt| ("Authorization", format!("Bearer {jwt}"))));
-        let (status, body) = self.get("/edge.crt", tls, headers, Bytes::copy_from_slice(csr.der())).await?;
+        let (status, body) =
+            self.get("/edge.crt", client, headers, Bytes::copy_from_slice(csr.der())).await?;
         if status != 200 {
             let why: String =
                 String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(300).collect();
@@ -262,10 +272,11 @@ impl Identity {
         if facts.public_key != key.subject_public_key_info() {
             return Err(nonsense("a certificate for another key".into()));
         }
-        // The key first: a certificate without its key would be refused at every start, a key without its certificate
-        // is noticed and enrolled again.
-        write_file(&self.key_file, sec1_pem(&key)?.as_bytes(), 0o600)?;
+        // The new key waits beside the old one until its certificate is there: at every moment one whole pair is on disk,
+        // since a machine without one would need a join token, and nobody may be near to bring it.
+        write_file(&self.next_key_file(), sec1_pem(&key)?.as_bytes(), 0o600)?;
         write_file(&self.cert_file, pem("CERTIFICATE", &certificate).as_bytes(), 0o644)?;
+        rename(&self.next_key_file(), &self.key_file)?;
         if let Ok(credentials) = self.credentials() {
             self.plan_renewal(&credentials);
         }
@@ -275,18 +286,18 @@ impl Identity {
     async fn get(
         &self,
         path: &str,
-        tls: Arc<rustls::ClientConfig>,
+        client: Arc<rustls::ClientConfig>,
         headers: Vec<(&'static str, String)>,
         body: Bytes,
     ) -> Result<(u16, Vec<u8>), IdentityError> {
         let bad_address = || IdentityError::Address(self.http_server.clone());
         let authority =
             self.http_server.strip_prefix("https://").ok_or_else(bad_address)?.trim_end_matches('/');
-        let (host, port) = dial::split_authority(authority, 443).ok_or_else(bad_address)?;
+        let (host, port) = tls::split_authority(authority, 443).ok_or_else(bad_address)?;
         let server_name = ServerName::try_from(host.clone()).map_err(|_| bad_address())?;
         let nonsense = |what: String| IdentityError::Nonsense { server: self.http_server.clone(), what };
         let exchange = async {
-            let stream = dial::tls_stream(&host, port, server_name, tls).await?;
+            let stream = tls::stream(&host, port, server_name, client).await?;
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
                 .await
                 .map_err(|error| nonsense(error.to_string()))?;
@@ -335,6 +346,12 @@ impl Facts {
             not_after: parsed.validity().not_after.timestamp(),
         })
     }
+}
+
+/// Whether this is the key of that certificate.
+fn fits(key: &PrivateKeyDer<'_>, facts: &Facts) -> Result<bool, rustls::Error> {
+    let signing = rustls::crypto::ring::sign::any_supported_type(key)?;
+    Ok(signing.public_key().is_some_and(|public| public.as_ref() == facts.public_key))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -387,7 +404,14 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), IdentityErro
         .open(&beside)
         .map_err(failed("write"))?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("write"))?;
-    std::fs::rename(&beside, path).map_err(failed("write"))?;
+    rename(&beside, path)
+}
+
+/// One file takes the place of another, and the folder is on disk.
+fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
+    let failed = |doing: &'static str| move |source| IdentityError::File { doing, path: to.into(), source };
+    std::fs::rename(from, to).map_err(failed("write"))?;
+    let folder = to.parent().unwrap_or(Path::new("/"));
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync the folder of"))
 }
 
@@ -403,6 +427,41 @@ mod tests {
         let key_der = PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap();
         let signing = rustls::crypto::ring::sign::any_supported_type(&key_der).unwrap();
         assert_eq!(signing.public_key().unwrap().as_ref(), key.subject_public_key_info());
+    }
+
+    #[test]
+    fn a_renewal_cut_short_leaves_a_pair() {
+        let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = |key: &rcgen::KeyPair| {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, "system:node:e1");
+            pem("CERTIFICATE", params.self_signed(key).unwrap().der())
+        };
+        let (old, new) = (key(), key());
+        // What is on disk when the run is killed: the certificate's key, and whether the next key's file is there.
+        let check = |held: &rcgen::KeyPair, has_next: bool, expected: &rcgen::KeyPair| {
+            let folder = tempfile::tempdir().unwrap();
+            let config = EdgeHubConfig {
+                tls_ca_file: folder.path().join("ca.crt"),
+                tls_cert_file: folder.path().join("server.crt"),
+                tls_private_key_file: folder.path().join("server.key"),
+                ..EdgeHubConfig::default()
+            };
+            let identity = Identity::new(&config, "e1".parse().unwrap());
+            std::fs::write(&config.tls_ca_file, certificate(&old)).unwrap();
+            std::fs::write(&config.tls_private_key_file, sec1_pem(&old).unwrap()).unwrap();
+            std::fs::write(&config.tls_cert_file, certificate(held)).unwrap();
+            if has_next {
+                std::fs::write(identity.next_key_file(), sec1_pem(&new).unwrap()).unwrap();
+            }
+            identity.adopt_next_key().unwrap();
+            let credentials = identity.credentials().unwrap();
+            let signing = rustls::crypto::ring::sign::any_supported_type(&credentials.key).unwrap();
+            assert_eq!(signing.public_key().unwrap().as_ref(), expected.subject_public_key_info());
+        };
+        check(&old, false, &old);
+        check(&old, true, &old);
+        check(&new, true, &new);
     }
 
     #[test]

@@ -17,9 +17,9 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::dial::Conn;
+use super::handle::{Answered, AskError, CloudInbox, Receipt, Request};
 use super::identity::Identity;
 use super::sending::{Sending, Settlement, sending, settlement};
-use super::{Answered, AskError, CloudInbox, Receipt, Request};
 use crate::config::EdgeHubConfig;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
 use crate::report_queue::{Outbox, Outgoing, Ticket, Verdict};

@@ -9,6 +9,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use ke_cri::v1;
 
+use super::config_error::ConfigError;
 use super::expand::expand;
 use super::resources::{CpuQuota, container_resources};
 use super::security::{ImageUser, SecurityFacts, container_security};
@@ -37,11 +38,6 @@ pub const PORTS: &str = "io.kubernetes.container.ports";
 pub const DELETION_GRACE: &str = "io.kubernetes.pod.deletionGracePeriod";
 /// Annotation on containers: grace period of the pod.
 pub const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
-
-/// Why no container can be made of this; the text of `CreateContainerConfigError`. Only a change of the pod helps.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
 
 /// What this node adds to every container.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod cgroups;
+mod config_error;
 pub mod container;
 pub mod cri;
 pub mod cri_fake;

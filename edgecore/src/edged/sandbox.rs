@@ -7,7 +7,8 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use ke_cri::v1;
 
-use super::container::{ConfigError, log_directory, pod_labels};
+use super::config_error::ConfigError;
+use super::container::{log_directory, pod_labels};
 use super::resources::{CpuQuota, pod_limit, pod_request, quota, shares};
 use super::security::sandbox_security;
 

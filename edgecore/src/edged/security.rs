@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use ke_cri::v1;
 use v1::security_profile::ProfileType;
 
-use super::container::ConfigError;
+use super::config_error::ConfigError;
 
 /// User an image asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

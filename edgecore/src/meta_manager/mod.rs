@@ -30,7 +30,7 @@ pub use store::Applied;
 use store::{Held, HeldToken};
 
 use crate::db::{Db, DbError};
-use crate::edge_hub::{AskError, Cloud};
+use crate::edge_hub::handle::{AskError, Cloud};
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
 const BATCH: usize = 64;

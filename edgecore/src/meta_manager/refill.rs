@@ -8,7 +8,7 @@ use std::time::Duration;
 use ke_run::shutdown::Shutdown;
 use tokio::sync::watch;
 
-use crate::edge_hub::{Cloud, LinkState};
+use crate::edge_hub::handle::{Cloud, LinkState};
 
 /// A link that stood for this long has brought all that a cloud has to say: Go clouds look every 5 s for what a node lacks,
 /// and send it one by one.

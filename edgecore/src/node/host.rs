@@ -3,8 +3,6 @@
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use super::status::Measured;
-
 /// Why the machine cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -38,6 +36,14 @@ pub struct Host {
     pub disk_bytes: u64,
     /// Where pods' files live.
     pub root_dir: PathBuf,
+}
+
+/// Figures that change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Measured {
+    pub(super) memory_available_bytes: u64,
+    pub(super) disk_available_percent: u64,
+    pub(super) pids_used_percent: u64,
 }
 
 impl Host {

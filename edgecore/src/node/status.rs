@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use ke_wire::NodeName;
 use serde_json::{Value, json};
 
-use super::host::Host;
+use super::host::{Host, Measured};
 
 /// Below so much available memory a node says MemoryPressure: Kubernetes' own default.
 const MIN_MEMORY_BYTES: u64 = 100 << 20;
@@ -49,14 +49,6 @@ pub(super) struct RuntimeState {
     pub(super) version: String,
     /// Why it is not ready.
     pub(super) unready: Option<String>,
-}
-
-/// Figures that change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Measured {
-    pub(super) memory_available_bytes: u64,
-    pub(super) disk_available_percent: u64,
-    pub(super) pids_used_percent: u64,
 }
 
 /// The Node as it is registered. Shape: `v1 Node` without `apiVersion` and `kind`, as Go edges send it.

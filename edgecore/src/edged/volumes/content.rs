@@ -51,12 +51,6 @@ pub(super) fn follows_the_cloud(volume: &Volume) -> bool {
         || volume.projected.is_some()
 }
 
-/// The group that all containers of the pod are in.
-pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
-    let context = pod.spec.as_ref()?.security_context.as_ref()?;
-    u32::try_from(context.fs_group?).ok()
-}
-
 /// Where a volume lies on this machine, and whether containers may only read it.
 pub(super) fn place(volume: &Volume, dir: &PodDir) -> Result<(PathBuf, bool), String> {
     if let Some(source) = &volume.host_path {

@@ -194,7 +194,7 @@ impl Volumes {
         }
         prepared.renew_at = contents.iter().filter_map(|(_, content)| content.renew_at()).min();
         let (disk, uid) = (Arc::clone(&self.disk), pod.metadata.uid.clone().unwrap_or_default());
-        let group = content::fs_group(pod);
+        let group = projected::fs_group(pod);
         let (changed, error) = blocking(move || apply(&disk, &uid, group, &contents)).await?;
         prepared.changed = changed;
         first_error.or(error).map_or(Ok(prepared), Err)

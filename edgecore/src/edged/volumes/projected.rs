@@ -13,7 +13,6 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::VolumeError;
 use super::atomic::{FileContent, Payload, is_path};
-use super::content::fs_group;
 use crate::edged::fields::{PodFacts, field, resource_field};
 use crate::edged::sources::{self, Found, SourceError};
 use crate::meta_manager::Objects;
@@ -247,6 +246,12 @@ fn common_user(pod: &Pod) -> Option<u32> {
     });
     let first = users.next()??;
     users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
+}
+
+/// The group that all containers of the pod are in.
+pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(context.fs_group?).ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,102 @@
+//! The [`Cloud`] handle: how other modules ask the cloud through EdgeHub, and learn whether it is there.
+//!
+//! It knows nothing of sockets; `link.rs` puts the questions on the wire.
+
+use ke_wire::{Answer, MessageId, Question, Version};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Whether the cloud can be asked now. The number counts connections, so that a reader notices one it slept through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// No connection.
+    Away,
+    /// The n-th connection of this run stands.
+    Connected(u64),
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// There is no connection, or it broke before the answer came.
+    #[error("the cloud is not reachable")]
+    Offline,
+    /// The connection stands, but no answer came in time.
+    #[error("the cloud did not answer in time")]
+    NoAnswer,
+}
+
+/// Says that an answer's object is on disk, so that the cloud may count on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt(pub(super) MessageId);
+
+/// What came of a question.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The answer.
+    pub answer: Answer,
+    /// Version of the object in it, where there is one.
+    pub version: Option<Version>,
+    /// Owed to the cloud once the object is on disk.
+    pub receipt: Option<Receipt>,
+}
+
+/// What a handle asks of EdgeHub.
+pub(super) enum Request {
+    Ask(Question, oneshot::Sender<Result<Answered, AskError>>),
+    Kept(Receipt),
+}
+
+/// Cloneable handle: asks the cloud, tells whether it is there.
+#[derive(Clone, Debug)]
+pub struct Cloud {
+    requests: mpsc::Sender<Request>,
+    state: watch::Receiver<LinkState>,
+}
+
+/// EdgeHub's end of [`Cloud`].
+pub struct CloudInbox {
+    pub(super) requests: mpsc::Receiver<Request>,
+    state: watch::Sender<LinkState>,
+}
+
+impl CloudInbox {
+    /// Tells every reader how the link is now.
+    pub(crate) fn set(&self, state: LinkState) {
+        self.state.send_if_modified(|held| std::mem::replace(held, state) != state);
+    }
+}
+
+impl Cloud {
+    /// The handle, and the end that EdgeHub reads. Made before EdgeHub, since MetaManager asks through it and EdgeHub
+    /// hands MetaManager what comes. Full: whoever asks waits.
+    #[must_use]
+    pub fn channel() -> (Self, CloudInbox) {
+        let (sender, receiver) = mpsc::channel(64);
+        let (state_sender, state) = watch::channel(LinkState::Away);
+        (Self { requests: sender, state }, CloudInbox { requests: receiver, state: state_sender })
+    }
+
+    /// Asks the cloud. Fails at once while there is no connection.
+    pub async fn ask(&self, question: Question) -> Result<Answered, AskError> {
+        if *self.state.borrow() == LinkState::Away {
+            return Err(AskError::Offline);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.requests.send(Request::Ask(question, sender)).await.map_err(|_| AskError::Offline)?;
+        receiver.await.map_err(|_| AskError::Offline)?
+    }
+
+    /// The object that came with this receipt is on disk.
+    pub async fn kept(&self, receipt: Option<Receipt>) {
+        if let Some(receipt) = receipt {
+            // Closed at shutdown only; the cloud then sends it again to the next run.
+            let _ = self.requests.send(Request::Kept(receipt)).await;
+        }
+    }
+
+    /// The link's state and its changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+}

@@ -1,0 +1,202 @@
+//! TLS clients of this machine, and TCP to a server by name. Used by the link (`dial.rs`) and by enrolment
+//! (`identity.rs`); it reads no files.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Dial, TLS and handshake together have this long.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The address is none.
+    #[error("modules.edgeHub.websocket.server: {0:?} is no address; it has the form cloud.example:10000")]
+    Address(String),
+    /// Name look-up or TCP failed.
+    #[error("connect to {0}: {1}")]
+    Connect(String, std::io::Error),
+    /// TLS failed: the certificate of one side is not accepted by the other.
+    #[error("TLS with {server}: {source}{hint}")]
+    Tls { server: String, source: std::io::Error, hint: &'static str },
+    /// The cloud did not take the connection over.
+    #[error("{0} refused the connection: {1}")]
+    Refused(String, String),
+    /// Too slow.
+    #[error("{0} did not answer within {limit} s", limit = CONNECT_LIMIT.as_secs())]
+    Timeout(String),
+    /// The files of this machine do not make a TLS client.
+    #[error("the certificate files cannot be used: {0}")]
+    Files(String),
+}
+
+/// Certificate, key and CA as rustls takes them.
+pub(super) struct Credentials {
+    pub(super) ca: CertificateDer<'static>,
+    pub(super) certificate: Vec<CertificateDer<'static>>,
+    pub(super) key: PrivateKeyDer<'static>,
+}
+
+/// A TLS client that trusts this CA and shows these credentials, if any.
+pub(super) fn client(
+    ca: &CertificateDer<'static>,
+    credentials: Option<Credentials>,
+) -> Result<Arc<rustls::ClientConfig>, DialError> {
+    let files = |error: rustls::Error| DialError::Files(error.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.clone()).map_err(files)?;
+    let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
+    let config = match credentials {
+        Some(credentials) => {
+            builder.with_client_auth_cert(credentials.certificate, credentials.key).map_err(files)?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
+
+/// A TLS client for the one request whose answer is checked against the hash in the join token.
+pub(super) fn client_trusting_anybody() -> Arc<rustls::ClientConfig> {
+    let config = rustls::ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAnybody))
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct TrustAnybody;
+
+impl ServerCertVerifier for TrustAnybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// TCP, then TLS. Every address of the name is tried in turn.
+pub(super) async fn stream(
+    host: &str,
+    port: u16,
+    server_name: ServerName<'static>,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let server = format!("{host}:{port}");
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|error| DialError::Connect(server.clone(), error))?
+        .collect();
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                return TlsConnector::from(tls).connect(server_name, stream).await.map_err(|source| {
+                    let hint = hint(&source);
+                    DialError::Tls { server, source, hint }
+                });
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(DialError::Connect(server, last))
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    use rustls::CertificateError as Bad;
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. })) => {
+            ". Is this machine's clock right?"
+        }
+        Some(rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
+            ". The cloud's certificate has ended, or this machine's clock is ahead"
+        }
+        Some(rustls::Error::InvalidCertificate(
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. },
+        )) => {
+            ". The cloud's certificate does not name this address: add it to modules.cloudHub.advertiseAddress or dnsNames there"
+        }
+        Some(rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
+            ". The cloud has another CA than the one this machine joined: join again with a new token"
+        }
+        _ => "",
+    }
+}
+
+/// Host and port of `host`, `host:port`, `[v6]:port` or `[v6]`.
+pub(super) fn split_authority(text: &str, default_port: u16) -> Option<(String, u16)> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']')?;
+        (host, rest.strip_prefix(':'))
+    } else {
+        match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        }
+    };
+    let port = match port {
+        Some(port) => port.parse().ok()?,
+        None => default_port,
+    };
+    let plausible = !host.is_empty() && !host.contains(['/', ' ', '@']);
+    plausible.then(|| (host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities() {
+        let check = |text: &str, expected: Option<(&str, u16)>| {
+            assert_eq!(
+                split_authority(text, 10000),
+                expected.map(|(host, port)| (host.to_owned(), port)),
+                "{text}"
+            );
+        };
+        check("cloud.example:10000", Some(("cloud.example", 10000)));
+        check("cloud.example", Some(("cloud.example", 10000)));
+        check("10.0.0.1:1", Some(("10.0.0.1", 1)));
+        check("[fd00::1]:1", Some(("fd00::1", 1)));
+        check("[fd00::1]", Some(("fd00::1", 10000)));
+        check("cloud.example:x", None);
+        check(":1", None);
+        check("a/b:1", None);
+    }
+}
