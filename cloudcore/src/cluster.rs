@@ -11,13 +11,19 @@ use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, PostParams};
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tower::limit::ConcurrencyLimitLayer;
 
 use crate::config::KubeApiConfig;
 
 /// Where KubeEdge and we keep certificates and tokens.
 pub const NAMESPACE: &str = "kubeedge";
 
+/// Calls that wait for the API server at once; the others wait for them. Each has a connection of its own (HTTP/1.1, about
+/// 30 kB here and more over there), which stays for another 90 s: without a bound a thousand nodes that come back at once
+/// would make a thousand of them. A watch counts only until its first bytes come.
+const MAX_CALLS: usize = 64;
 const FIRST_ANSWER: Duration = Duration::from_secs(15);
 const ESTABLISHED_TRIES: u32 = 50;
 const ESTABLISHED_PAUSE: Duration = Duration::from_millis(200);
@@ -83,7 +89,10 @@ pub async fn connect(config: &KubeApiConfig) -> Result<Cluster, ClusterError> {
     let server = access.cluster_url.to_string();
     let ca = pem(access.root_cert.as_deref().unwrap_or_default());
     let own_address = facing(&access.cluster_url);
-    let client = kube::Client::try_from(access).map_err(|cause| ClusterError::Client(chain(&cause)))?;
+    let client = ClientBuilder::try_from(access)
+        .map_err(|cause| ClusterError::Client(chain(&cause)))?
+        .with_layer(&ConcurrencyLimitLayer::new(MAX_CALLS))
+        .build();
     let unreachable = |cause| ClusterError::Unreachable { server: server.clone(), cause };
     match tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await {
         Ok(Ok(version)) => tracing::info!("the API server {server} is Kubernetes {}", version.git_version),

@@ -42,8 +42,8 @@ the same machine. `peer` is empty unless the peer's binaries are named (`PEER_CL
 
 How each is measured:
 
-- `cloudcore_bytes_per_link_ws`, `cloudcore_bytes_per_node_ws`: growth of RssAnon from 100 to 1,000 simulated nodes
-  (`e2e/edgemark`), divided by 900, each after 30 quiet seconds. A node is its link, Node, lease (160 s), one pod and one ConfigMap.
+- `cloudcore_bytes_per_link_ws`, `cloudcore_bytes_per_node_ws`: growth of RssAnon from 1,000 to 3,000 simulated nodes
+  (`e2e/edgemark`), divided by 2,000, each after 30 quiet seconds. A node is its link, Node, lease (320 s), one pod and one ConfigMap.
 - `cloudcore_rss_*`, `edgecore_rss_*`: VmRSS after 30 quiet seconds.
 - `pod_start_*`: 30 pods one after another on one node, image present: from the first to the Running event of one
   `kubectl get --watch`. `own` is that without the time in which a call to the runtime was under way.

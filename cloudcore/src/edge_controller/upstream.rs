@@ -14,7 +14,7 @@ use tokio::task::{Id, JoinSet};
 use super::answers::Answers;
 use super::handle::{FromNode, LinkNews};
 
-/// Jobs that are running or wait for one of the same object. Each running one may hold a connection to the API server.
+/// Jobs that are running or wait for one of the same object.
 const MAX_JOBS: usize = 256;
 
 /// `None`: the node itself.

@@ -105,10 +105,10 @@ impl Queue {
     pub fn delivered(&mut self, key: &ObjectKey, id: &MessageId) -> Option<Item> {
         let lane = self.lanes.get_mut(key)?;
         let (_, item) = lane.under_way.take_if(|(sent, _)| sent == id)?;
-        if lane.is_empty() {
-            self.lanes.remove(key);
-        } else {
-            self.enter(key.clone());
+        self.enter(key.clone());
+        if self.lanes.is_empty() {
+            // Nodes are many and mostly have nothing to be told: an empty queue holds no memory.
+            *self = Self::default();
         }
         Some(item)
     }

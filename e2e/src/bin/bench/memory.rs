@@ -23,11 +23,12 @@ use crate::usage::{QUIET, memory};
 
 const FEW: u32 = 100;
 const MANY: u32 = 1000;
+const MOST: u32 = 3000;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Longer than any measurement; whoever is left behind ends by itself.
 const LIFE_SECS: u32 = 900;
-/// A quarter of it passes between renewals: 25 a second at 1,000 nodes, which leaves two cores time to be quiet.
-const LEASE_SECS: u32 = 160;
+/// A quarter of it passes between renewals: 37 a second at 3,000 nodes, which leaves two cores time to be quiet.
+const LEASE_SECS: u32 = 320;
 
 /// Control plane and cloudcore, with the CA that simulated nodes sign with.
 struct Cloud {
@@ -107,17 +108,17 @@ pub(crate) fn links() -> Result<Vec<Row>> {
     let mut cloud = Cloud::start()?;
     sleep(QUIET);
     let idle = cloud.memory("VmRSS")?;
-    let few = cloud.nodes(0, FEW, &[])?;
-    sleep(QUIET);
-    let at_few = cloud.memory("RssAnon")?;
-    let many = cloud.nodes(FEW, MANY - FEW, &[])?;
+    let many = cloud.nodes(0, MANY, &[])?;
     sleep(QUIET);
     let at_many = cloud.memory("RssAnon")?;
-    must_be_whole(&[&few, &many])?;
-    let per_link = (at_many - at_few) / f64::from(MANY - FEW);
+    let most = cloud.nodes(MANY, MOST - MANY, &[])?;
+    sleep(QUIET);
+    let at_most = cloud.memory("RssAnon")?;
+    must_be_whole(&[&many, &most])?;
+    let per_link = (at_most - at_many) / f64::from(MOST - MANY);
     Ok(vec![
         Row::new("cloudcore_rss_idle", "MB", Some(idle / 1e6), None, 1),
-        Row::new("cloudcore_bytes_per_link_ws", "bytes", Some(per_link), None, MANY),
+        Row::new("cloudcore_bytes_per_link_ws", "bytes", Some(per_link), None, MOST),
     ])
 }
 
@@ -134,14 +135,16 @@ pub(crate) fn nodes() -> Result<Vec<Row>> {
         sleep(QUIET);
         Ok((nodes, cloud.memory("RssAnon")?, cloud.memory("VmRSS")?))
     };
-    let (few, anon_few, rss_few) = whole(0, FEW)?;
+    let (few, _, rss_few) = whole(0, FEW)?;
     let (many, anon_many, rss_many) = whole(FEW, MANY - FEW)?;
-    must_be_whole(&[&few, &many])?;
-    let per_node = (anon_many - anon_few) / f64::from(MANY - FEW);
+    let (most, anon_most, rss_most) = whole(MANY, MOST - MANY)?;
+    must_be_whole(&[&few, &many, &most])?;
+    let per_node = (anon_most - anon_many) / f64::from(MOST - MANY);
     Ok(vec![
-        Row::new("cloudcore_bytes_per_node_ws", "bytes", Some(per_node), None, MANY),
+        Row::new("cloudcore_bytes_per_node_ws", "bytes", Some(per_node), None, MOST),
         Row::new("cloudcore_rss_100nodes", "MB", Some(rss_few / 1e6), None, FEW),
         Row::new("cloudcore_rss_1000nodes", "MB", Some(rss_many / 1e6), None, MANY),
+        Row::new("cloudcore_rss_3000nodes", "MB", Some(rss_most / 1e6), None, MOST),
     ])
 }
 
