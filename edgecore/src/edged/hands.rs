@@ -29,7 +29,7 @@ use crate::meta_manager::Objects;
 
 /// Annotation on containers that this program made: the hash that a change of the spec is told by. The kubelet's own
 /// hash differs between its versions, so it never is a reason to restart what another program made.
-pub const OUR_HASH: &str = "isthmus.dev/container-hash";
+pub const OUR_HASH: &str = "isthmus.io/container-hash";
 
 /// Volumes of pods on this machine.
 #[async_trait]

@@ -18,6 +18,7 @@ mod hands;
 pub mod image_gc;
 pub mod image_name;
 pub mod images;
+mod inspector;
 pub mod observed;
 mod observer;
 pub mod plan;
@@ -28,6 +29,7 @@ pub mod sandbox;
 pub mod security;
 pub mod sources;
 pub mod status;
+mod told;
 pub mod volumes;
 mod worker;
 

@@ -3,33 +3,29 @@
 //! Actions of one Pod come one after the other; pods go side by side. All memory that matters is in the store and in the
 //! runtime, so that a kill at any line loses nothing. `mod.rs` starts one worker for each Pod and wakes it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use ke_cri::v1;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::backoff::{Backoffs, later};
-use super::container::{
-    CONTAINER_NAME, RESTART_COUNT, TERMINATION_GRACE, TERMINATION_MESSAGE_PATH, log_directory,
-};
+use super::container::log_directory;
 use super::cri::RuntimeError;
 use super::events::{Occurrence, Recorder, Severity};
-use super::hands::{Failure, Hands, OUR_HASH};
+use super::hands::{Failure, Hands};
 use super::images::ImageNotice;
-use super::observed::{
-    ContainerState, Exit, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState, Source,
-    StartFailure, Volumes, lost,
-};
+use super::inspector::Inspector;
+use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
 use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, plan};
 use super::resources::qos;
 use super::sandbox::on_host_network;
 use super::status::{Ending, Facts, pod_status};
+use super::told::{Told, newly_held_back};
 use crate::report_queue::{Report, Reports};
 
 /// What all workers share.
@@ -61,8 +57,7 @@ pub(super) struct Worker {
 /// What this process remembers of the Pod. Losing it costs calls, never correctness.
 #[derive(Default)]
 pub(super) struct Memory {
-    statuses: HashMap<String, v1::ContainerStatus>,
-    addresses: HashMap<String, Vec<std::net::IpAddr>>,
+    inspector: Inspector,
     volumes: Volumes,
     refresh_at: Option<Timestamp>,
     backoffs: Backoffs,
@@ -72,10 +67,7 @@ pub(super) struct Memory {
     stopping_since: Option<Timestamp>,
     cleaned: bool,
     gone_reported: bool,
-    reported: Option<PodStatus>,
-    reported_at: Option<Timestamp>,
-    stored_ready: Option<bool>,
-    correct_at: Option<Timestamp>,
+    told: Told,
     forgotten: bool,
 }
 
@@ -101,13 +93,8 @@ const FIRST_HOLD_SECS: i64 = 1;
 const LONGEST_HOLD_SECS: i64 = 60;
 /// How soon a runtime that is away is asked again by each Pod.
 const AWAY: Duration = Duration::from_secs(2);
-/// Kubernetes keeps this much of a termination message.
-const MAX_MESSAGE: usize = 4096;
 /// A token that could not be renewed is asked for again no more often than this.
 const RENEW_SECS: i64 = 30;
-/// A status that differs from ours in the cloud is corrected no more often than this.
-const CORRECT_SECS: i64 = 10;
-
 impl Worker {
     /// Works until the Pod is forgotten. May be dropped at any await: the next start goes on from what is there.
     pub(super) async fn run(mut self) {
@@ -175,7 +162,7 @@ impl Worker {
         let observed = self.observe(&desired, &listing).await?;
         self.report(&desired, &observed, now).await;
         let actions = plan(&desired, &observed, now);
-        let mut until = [self.memory.refresh_at, self.memory.correct_at].into_iter().flatten().min();
+        let mut until = [self.memory.refresh_at, self.memory.told.correct_at].into_iter().flatten().min();
         let mut acted = false;
         for action in actions {
             if let Action::Wait { until: at } = action {
@@ -220,23 +207,11 @@ impl Worker {
         listing: &Listing,
     ) -> Result<ObservedPod, RuntimeError> {
         let needs_address = desired.pod().is_none_or(|pod| !on_host_network(pod));
-        let mut sandboxes = Vec::new();
-        for sandbox in &listing.sandboxes {
-            sandboxes.push(self.observe_sandbox(sandbox, needs_address).await?);
-        }
-        let mut containers = Vec::new();
-        for container in &listing.containers {
-            containers.extend(self.observe_container(container).await?);
-        }
-        self.memory.statuses.retain(|id, _| listing.containers.iter().any(|c| c.id == *id));
-        self.memory.addresses.retain(|id, _| listing.sandboxes.iter().any(|s| s.id == *id));
-        let started_at = self
-            .memory
-            .reported
-            .as_ref()
-            .or(desired.pod().and_then(|pod| pod.status.as_ref()))
-            .and_then(|status| status.start_time.as_ref())
-            .map(|time| time.0);
+        let runtime = &*self.shared.hands.runtime;
+        let (sandboxes, containers) = self.memory.inspector.inspect(runtime, listing, needs_address).await?;
+        let none = PodStatus::default();
+        let stored = desired.pod().and_then(|pod| pod.status.as_ref()).unwrap_or(&none);
+        let started_at = self.memory.told.last(stored).start_time.as_ref().map(|time| time.0);
         let mut observed = ObservedPod {
             sandboxes,
             containers,
@@ -255,56 +230,6 @@ impl Worker {
         Ok(observed)
     }
 
-    async fn observe_sandbox(
-        &mut self,
-        sandbox: &v1::PodSandbox,
-        needs_address: bool,
-    ) -> Result<ObservedSandbox, RuntimeError> {
-        let is_ready = sandbox.state() == v1::PodSandboxState::SandboxReady;
-        if is_ready && !self.memory.addresses.contains_key(&sandbox.id) {
-            match self.shared.hands.runtime.sandbox_status(&sandbox.id).await {
-                Ok(status) => {
-                    let network = status.network.unwrap_or_default();
-                    let more = network.additional_ips.into_iter().map(|ip| ip.ip);
-                    let ips = std::iter::once(network.ip).chain(more).filter_map(|ip| ip.parse().ok());
-                    self.memory.addresses.insert(sandbox.id.clone(), ips.collect());
-                }
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let ips = self.memory.addresses.get(&sandbox.id).cloned().unwrap_or_default();
-        let state = match (is_ready, needs_address && ips.is_empty()) {
-            (false, _) => SandboxState::NotReady,
-            (true, true) => SandboxState::NoNetwork,
-            (true, false) => SandboxState::Ready,
-        };
-        let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-        Ok(ObservedSandbox { id: sandbox.id.clone(), attempt, state, created_at: sandbox.created_at, ips })
-    }
-
-    /// `None` for a container that went while we looked.
-    async fn observe_container(
-        &mut self,
-        listed: &v1::Container,
-    ) -> Result<Option<ObservedContainer>, RuntimeError> {
-        let is_known = self.memory.statuses.get(&listed.id).is_some_and(|known| known.state == listed.state);
-        if !is_known {
-            match self.shared.hands.runtime.container_status(&listed.id).await {
-                Ok(mut status) => {
-                    if status.state() == v1::ContainerState::ContainerExited {
-                        add_last_words(&mut status).await;
-                    }
-                    // A status newer than the list is kept as the list has it, so that the next list decides.
-                    self.memory.statuses.insert(listed.id.clone(), status);
-                }
-                Err(error) if error.is_not_found() => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(self.memory.statuses.get(&listed.id).map(|status| observed_container(listed, status)))
-    }
-
     // ---- telling
 
     async fn report(&mut self, desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) {
@@ -316,12 +241,9 @@ impl Worker {
             Desired::Removed(_) => return,
         };
         let stored = pod.status.clone().unwrap_or_default();
-        let mut previous = self.memory.reported.clone().unwrap_or_else(|| stored.clone());
-        keep_foreign(&mut previous, &stored);
+        let previous = self.memory.told.previous(&stored);
         let status = pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
-        let is_overwritten = self.memory.is_overwritten(is_ready(&stored), is_ready(&status), now);
-        let told = self.memory.reported.as_ref().unwrap_or(&stored);
-        if status == *told && !is_overwritten {
+        if !self.memory.told.is_news(&status, &stored, now) {
             return;
         }
         let meta = &pod.metadata;
@@ -331,7 +253,7 @@ impl Worker {
         else {
             return;
         };
-        let held_back = newly_held_back(told, &status);
+        let held_back = newly_held_back(self.memory.told.last(&stored), &status);
         for container in held_back {
             let message =
                 format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})");
@@ -343,8 +265,7 @@ impl Worker {
                     .reports
                     .send(Report::PodStatus { namespace, name, uid, status: body.into() })
                     .await;
-                self.memory.reported = Some(status);
-                self.memory.reported_at = Some(now);
+                self.memory.told.told(status, now);
             }
             Err(error) => tracing::error!(pod = %self.uid, %error, "a pod status cannot be written as JSON"),
         }
@@ -429,8 +350,7 @@ impl Worker {
     async fn prepare_volumes(&mut self, desired: &DesiredPod) -> Result<(), Failure> {
         let Some(pod) = desired.pod() else { return Ok(()) };
         let host_ips = self.shared.facts.borrow().host_ips.clone();
-        let addresses = self.memory.addresses.values().next().cloned().unwrap_or_default();
-        let facts = self.shared.hands.pod_facts(pod, &host_ips, &addresses);
+        let facts = self.shared.hands.pod_facts(pod, &host_ips, &self.memory.inspector.addresses());
         match self.shared.hands.files.prepare(pod, &facts).await {
             Ok(renew_at) => {
                 // A time that has passed: the cloud is away, and is asked again at leisure.
@@ -578,7 +498,7 @@ impl Worker {
     async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
         let removed = self.shared.hands.runtime.remove_container(id).await;
         removed.map_err(|e| Failure::of("FailedKillPod", "error removing container", e))?;
-        let log = self.memory.statuses.remove(id).map(|status| status.log_path).unwrap_or_default();
+        let log = self.memory.inspector.removed(id);
         // Only below our own directory: the path comes from the runtime.
         if std::path::Path::new(&log).starts_with(&self.shared.hands.settings.pod_logs_root) {
             let _ = tokio::fs::remove_file(&log).await;
@@ -618,23 +538,6 @@ impl Worker {
     }
 }
 
-impl Memory {
-    /// While a node is away the control plane writes "not ready" over what we said. Only a stored status that has
-    /// changed tells of that; one that never follows ours (a cloud that sends no echoes) must not make us repeat
-    /// ourselves for ever.
-    fn is_overwritten(&mut self, stored: bool, ours: bool, now: Timestamp) -> bool {
-        if self.stored_ready.replace(stored) != Some(stored) {
-            let earliest = self.reported_at.map(|at| later(at, SignedDuration::from_secs(CORRECT_SECS)));
-            self.correct_at = (stored != ours).then(|| earliest.unwrap_or(now));
-        }
-        let is_due = self.correct_at.is_some_and(|at| at <= now);
-        if is_due {
-            self.correct_at = None;
-        }
-        is_due && stored != ours
-    }
-}
-
 /// Whether what is wanted now cannot wait for an action that was right for `before`.
 fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
     let is_run = |desired: &DesiredPod| matches!(desired.want, Desired::Run(_));
@@ -643,37 +546,6 @@ fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
         (false, false) => now.grace_secs() < before.grace_secs(),
         (_, true) => false,
     }
-}
-
-/// Conditions and fields that others write are taken from what the store has.
-fn keep_foreign(previous: &mut PodStatus, stored: &PodStatus) {
-    let ours = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
-    let is_ours = |type_: &str| ours.contains(&type_);
-    let conditions = previous.conditions.get_or_insert_default();
-    for foreign in stored.conditions.iter().flatten().filter(|c| !is_ours(&c.type_)) {
-        match conditions.iter_mut().find(|c| c.type_ == foreign.type_) {
-            Some(known) => *known = foreign.clone(),
-            None => conditions.push(foreign.clone()),
-        }
-    }
-}
-
-/// Containers that wait for their back-off now and did not before.
-fn newly_held_back(before: &PodStatus, now: &PodStatus) -> Vec<String> {
-    fn waits(status: &PodStatus) -> Vec<&str> {
-        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-        let waiting = all.filter(|container| {
-            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-            waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff")
-        });
-        waiting.map(|container| container.name.as_str()).collect()
-    }
-    let before = waits(before);
-    waits(now).into_iter().filter(|name| !before.contains(name)).map(str::to_owned).collect()
-}
-
-fn is_ready(status: &PodStatus) -> bool {
-    status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn wait_for(until: Timestamp) -> Duration {
@@ -693,70 +565,4 @@ fn field_path(pod: Option<&Arc<Pod>>, name: &str) -> String {
         .is_some_and(|spec| inits(spec).iter().any(|init| init.name == name));
     let list = if is_init { "initContainers" } else { "containers" };
     format!("spec.{list}{{{name}}}")
-}
-
-fn time(nanos: i64) -> Option<Timestamp> {
-    (nanos > 0).then(|| Timestamp::from_nanosecond(i128::from(nanos)).ok()).flatten()
-}
-
-fn observed_container(listed: &v1::Container, status: &v1::ContainerStatus) -> ObservedContainer {
-    let started_at = time(status.started_at);
-    let state = match listed.state() {
-        v1::ContainerState::ContainerCreated => ContainerState::Created,
-        v1::ContainerState::ContainerRunning => {
-            ContainerState::Running { started_at: started_at.or(time(status.created_at)).unwrap_or_default() }
-        }
-        v1::ContainerState::ContainerExited => ContainerState::Exited(match time(status.finished_at) {
-            None => Exit { code: status.exit_code, ..lost(started_at) },
-            Some(finished_at) => Exit {
-                code: status.exit_code,
-                reason: status.reason.clone(),
-                message: status.message.clone(),
-                started_at,
-                finished_at,
-            },
-        }),
-        v1::ContainerState::ContainerUnknown => ContainerState::Unknown,
-    };
-    let number = |key: &str| listed.annotations.get(key).and_then(|text| text.parse::<i64>().ok());
-    let metadata = listed.metadata.clone().unwrap_or_default();
-    let noted = number(RESTART_COUNT).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
-    let user_image = status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-    ObservedContainer {
-        id: listed.id.clone(),
-        name: listed.labels.get(CONTAINER_NAME).cloned().unwrap_or(metadata.name),
-        attempt: metadata.attempt.max(noted),
-        sandbox: listed.pod_sandbox_id.clone(),
-        state,
-        hash: listed.annotations.get(OUR_HASH).cloned(),
-        image: user_image,
-        image_id: if status.image_ref.is_empty() {
-            listed.image_ref.clone()
-        } else {
-            status.image_ref.clone()
-        },
-        grace_secs: number(TERMINATION_GRACE),
-        source: Source::Runtime,
-    }
-}
-
-/// What the application left in its termination message file goes before the runtime's own words.
-async fn add_last_words(status: &mut v1::ContainerStatus) {
-    let Some(path) = status.annotations.get(TERMINATION_MESSAGE_PATH) else { return };
-    let Some(mount) = status.mounts.iter().find(|mount| mount.container_path == *path) else { return };
-    // The application writes this file: never read more than is shown, and follow no pipe or device.
-    let path = mount.host_path.clone();
-    let words = tokio::task::spawn_blocking(move || {
-        use std::io::Read;
-        let is_file = std::fs::symlink_metadata(&path).ok()?.is_file();
-        let file = is_file.then(|| std::fs::File::open(&path).ok()).flatten()?;
-        let mut words = Vec::new();
-        file.take(MAX_MESSAGE as u64).read_to_end(&mut words).ok()?;
-        Some(String::from_utf8_lossy(&words).into_owned())
-    });
-    if let Ok(Some(words)) = words.await
-        && !words.is_empty()
-    {
-        status.message = words;
-    }
 }
