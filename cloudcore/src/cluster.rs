@@ -13,7 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, PostParams};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use tower::limit::ConcurrencyLimitLayer;
+use tower::limit::{ConcurrencyLimitLayer, RateLimitLayer};
 
 use crate::config::KubeApiConfig;
 
@@ -92,6 +92,7 @@ pub async fn connect(config: &KubeApiConfig) -> Result<Cluster, ClusterError> {
     let client = ClientBuilder::try_from(access)
         .map_err(|cause| ClusterError::Client(chain(&cause)))?
         .with_layer(&ConcurrencyLimitLayer::new(MAX_CALLS))
+        .with_layer(&rate_limit(config))
         .build();
     let unreachable = |cause| ClusterError::Unreachable { server: server.clone(), cause };
     match tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await {
@@ -100,6 +101,12 @@ pub async fn connect(config: &KubeApiConfig) -> Result<Cluster, ClusterError> {
         Err(_) => return Err(unreachable("no answer within 15 s".to_owned())),
     }
     Ok(Cluster { client, ca, own_address })
+}
+
+/// `burst` calls in the time in which `qps` allows so many.
+fn rate_limit(config: &KubeApiConfig) -> RateLimitLayer {
+    let (qps, burst) = (config.qps.to_u32(), config.burst.to_u32());
+    RateLimitLayer::new(u64::from(burst), Duration::from_secs_f64(f64::from(burst) / f64::from(qps)))
 }
 
 async fn access(config: &KubeApiConfig) -> Result<kube::Config, ClusterError> {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ke_run::config::{ConfigFile, Problem, Within};
-use ke_run::telemetry::{LogFormat, LogLevel};
+use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
 /// The whole file.
@@ -71,16 +71,6 @@ impl Default for KubeApiConfig {
             burst: Within::of::<10_000>(),
         }
     }
-}
-
-/// `logging` (not in KubeEdge)
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct LoggingConfig {
-    /// `text` or `json`.
-    pub format: LogFormat,
-    /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or by module: `info,cloudcore::cloud_hub=debug`.
-    pub level: LogLevel,
 }
 
 /// `modules`

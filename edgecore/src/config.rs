@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Taint;
 use ke_run::config::{ConfigFile, GoDuration, HostPort, Problem, Secret, Within};
-use ke_run::telemetry::{LogFormat, LogLevel};
+use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::db::Synchronous;
@@ -58,16 +58,6 @@ impl Default for AdminConfig {
     fn default() -> Self {
         Self { bind_address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10560) }
     }
-}
-
-/// `logging` (not in KubeEdge)
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct LoggingConfig {
-    /// `text` or `json`.
-    pub format: LogFormat,
-    /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or by module: `info,edgecore::edged=debug`.
-    pub level: LogLevel,
 }
 
 /// `modules`

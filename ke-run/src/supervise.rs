@@ -69,7 +69,7 @@ impl Supervisor {
             let name = self.running.remove(&id).unwrap_or("unnamed");
             match outcome {
                 Ok(()) if self.shutdown.is_triggered() => tracing::debug!(task = name, "task stopped"),
-                Ok(()) => tracing::info!(task = name, "task ended by itself; the others go on"),
+                Ok(()) => tracing::debug!(task = name, "task has done its work; the others go on"),
                 Err(failure) if first_failure.is_none() => {
                     tracing::error!(task = name, "task failed, stopping all: {failure:#}");
                     first_failure = Some(failure.context(format!("task {name} failed")));
