@@ -205,8 +205,9 @@ pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> Result<(Conn, Strin
         Err(refusal)
     };
     let limits = WebSocketConfig::default()
-        // Costs this much per idle node; the default of 128 KiB is filled with zeros on each read.
-        .read_buffer_size(4 << 10)
+        // Costs this much per idle node; the default of 128 KiB is filled with zeros on each read. Keepalives, leases and
+        // acknowledgements fit; what is larger takes some more reads, from memory.
+        .read_buffer_size(2 << 10)
         .write_buffer_size(0)
         .max_write_buffer_size(64 << 20)
         .max_message_size(Some(MAX_MESSAGE))
