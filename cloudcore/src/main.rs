@@ -71,7 +71,12 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let (upstream, inbox) = Upstream::channel();
     let (edge_controller, downstream, graph) =
         EdgeController::new(cluster.client.clone(), queues, inbox, settings, &mut metrics);
-    let sync_controller = SyncController::new(cluster.client.clone(), downstream.clone(), graph.clone());
+    let sync_controller = SyncController::new(
+        cluster.client.clone(),
+        downstream.clone(),
+        graph.clone(),
+        Arc::clone(&ledger) as Arc<dyn Ledger>,
+    );
 
     let in_cluster = Arc::new(InCluster::new(cluster.client.clone()));
     let mut hub_config = config.modules.cloud_hub;
@@ -94,7 +99,11 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
     if config.modules.edge_controller.enable {
         tasks.add("edge_controller", |stop| edge_controller.run(stop));
+    } else {
+        // With it goes its inbox: what nodes ask is refused at once instead of waiting for nobody.
+        drop(edge_controller);
     }
+    let downstream_for_hub = downstream.clone();
     tasks.add("readiness", |stop| async move {
         let mut downstream = downstream;
         tokio::select! {
@@ -106,7 +115,19 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     });
     tasks.add("node_queue", |stop| queue_keeper.run(stop));
     tasks.add("ledger", |stop| ledger_writer.run(ledger, stop));
-    tasks.add("cloud_hub", |stop| cloud_hub.run(stop));
+    let mut known = downstream_for_hub;
+    let is_placing = config.modules.edge_controller.enable;
+    tasks.add("cloud_hub", move |stop| async move {
+        // Sockets are open already: who dials now waits a moment. A node that were let in before its Pods are known would
+        // be told that they are gone.
+        if is_placing {
+            tokio::select! {
+                () = stop.wait() => return Ok(()),
+                () = known.wait_complete() => {}
+            }
+        }
+        cloud_hub.run(stop).await
+    });
     if config.modules.sync_controller.enable {
         tasks.add("sync_controller", |stop| sync_controller.run(stop));
     }

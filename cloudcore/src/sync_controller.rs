@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ke_api::object_sync::parse_name;
@@ -16,6 +17,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use serde::de::DeserializeOwned;
 
 use crate::edge_controller::{Downstream, Graph, vanished};
+use crate::node_queue::Ledger;
 
 /// Everything arrives by the watches at once; this is for what nobody thought of.
 const PASS: Duration = Duration::from_secs(300);
@@ -28,6 +30,7 @@ pub struct SyncController {
     client: kube::Client,
     downstream: Downstream,
     graph: Graph,
+    ledger: Arc<dyn Ledger>,
 }
 
 /// The module cannot go on; none of its failures is that grave so far.
@@ -37,8 +40,8 @@ pub enum SyncError {}
 impl SyncController {
     /// Asks EdgeController through its handles.
     #[must_use]
-    pub fn new(client: kube::Client, downstream: Downstream, graph: Graph) -> Self {
-        Self { client, downstream, graph }
+    pub fn new(client: kube::Client, downstream: Downstream, graph: Graph, ledger: Arc<dyn Ledger>) -> Self {
+        Self { client, downstream, graph, ledger }
     }
 
     /// Runs until asked to stop.
@@ -68,13 +71,16 @@ impl SyncController {
     async fn sweep(&self) -> kube::Result<()> {
         let namespaced = records::<ObjectSync>(Api::all(self.client.clone())).await?;
         let cluster = records::<ClusterObjectSync>(Api::all(self.client.clone())).await?;
-        let nodes: HashSet<NodeName> = namespaced.keys().chain(cluster.keys()).cloned().collect();
+        let mut nodes: HashSet<NodeName> = namespaced.keys().chain(cluster.keys()).cloned().collect();
+        nodes.extend(self.ledger.nodes().await);
         let Some(lost) = vanished(self.client.clone(), &self.graph, nodes).await else {
             tracing::warn!("cannot ask which nodes are lost; their records stay for an hour");
             return Ok(());
         };
         let mut n_removed = 0_usize;
         for node in &lost {
+            // A machine that comes back under this name holds nothing that we know of.
+            self.ledger.forget(node).await;
             for (namespace, name) in namespaced.get(node).map_or(&[][..], Vec::as_slice) {
                 let api = Api::<ObjectSync>::namespaced(self.client.clone(), namespace);
                 n_removed = n_removed.saturating_add(usize::from(remove(&api, name).await?));

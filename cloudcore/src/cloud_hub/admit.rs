@@ -16,6 +16,8 @@ pub trait NodeGraph: Send + Sync {
     fn may_read(&self, node: &NodeName, key: &ObjectKey) -> bool;
     /// Whether this Pod is bound to the node.
     fn is_on(&self, node: &NodeName, namespace: &Namespace, pod: &ObjectName) -> bool;
+    /// Whether this Pod is bound to any edge node.
+    fn is_bound(&self, namespace: &Namespace, pod: &ObjectName) -> bool;
     /// Whether a Pod on the node runs as this service account.
     fn uses_account(&self, node: &NodeName, namespace: &Namespace, account: &ObjectName) -> bool;
 }
@@ -72,6 +74,10 @@ pub fn question(question: &Question, node: &NodeName, graph: &dyn NodeGraph) -> 
         Question::PatchNodeStatus { node: named, .. } => {
             (named == node, format!("the status of node {named}"))
         }
+        // The Pod is gone: its node may stop telling of it, where "forbidden" would be tried again.
+        Question::PatchPodStatus { namespace, name, .. } if !graph.is_bound(namespace, name) => {
+            return Verdict::Answer(refuse(question, gone(namespace, name)));
+        }
         Question::PatchPodStatus { namespace, name, .. } => {
             (graph.is_on(node, namespace, name), format!("the status of pod {namespace}/{name}"))
         }
@@ -90,11 +96,9 @@ fn may_get(key: &ObjectKey, node: &NodeName, graph: &dyn NodeGraph) -> bool {
         Kind::Lease => is_own_lease(key, node),
         Kind::Pod => key.scope.namespace().is_some_and(|namespace| graph.is_on(node, namespace, &key.name)),
         Kind::CertificateSigningRequest => is_own_csr(&key.name, node),
-        Kind::ConfigMap
-        | Kind::Secret
-        | Kind::PersistentVolumeClaim
-        | Kind::PersistentVolume
-        | Kind::VolumeAttachment => graph.may_read(node, key),
+        Kind::ConfigMap | Kind::Secret | Kind::PersistentVolumeClaim => graph.may_read(node, key),
+        // Which node they belong to stands in themselves: EdgeController looks before it hands them out.
+        Kind::PersistentVolume | Kind::VolumeAttachment => true,
         Kind::Event | Kind::ServiceAccountAccess | Kind::Device | Kind::DeviceModel | Kind::Watched(_) => {
             false
         }
@@ -105,11 +109,14 @@ fn may_get(key: &ObjectKey, node: &NodeName, graph: &dyn NodeGraph) -> bool {
 pub fn message(message: &Up, node: &NodeName, graph: &dyn NodeGraph) -> Verdict {
     match message {
         Up::Ask { question: asked, .. } => question(asked, node, graph),
-        Up::Event { change, .. } => {
-            let (EventChange::Created(event)
-            | EventChange::Updated(event)
-            | EventChange::Patched { event, .. }) = change;
-            if is_own_event(event, node, graph) {
+        Up::Event { key, change, .. } => {
+            let (event, patch) = match change {
+                EventChange::Created(event) | EventChange::Updated(event) => (event, None),
+                EventChange::Patched { event, patch } => (event, Some(patch)),
+            };
+            // Another event of that name is not this node's to overwrite, and none is turned into one about another object.
+            let keeps_subject = patch.is_none_or(|patch| !touches_subject(patch.as_bytes()));
+            if keeps_subject && is_own_event(key, event, node, graph) {
                 Verdict::Admit
             } else {
                 Verdict::Drop("an event about another node's object")
@@ -163,10 +170,11 @@ fn is_for_node(pod: &[u8], node: &NodeName) -> bool {
 }
 
 /// An event may tell of the node itself and of Pods that are on it.
-fn is_own_event(event: &[u8], node: &NodeName, graph: &dyn NodeGraph) -> bool {
+fn is_own_event(key: &ObjectKey, event: &[u8], node: &NodeName, graph: &dyn NodeGraph) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct About {
+        metadata: Object,
         involved_object: Object,
     }
     #[derive(Deserialize)]
@@ -177,11 +185,32 @@ fn is_own_event(event: &[u8], node: &NodeName, graph: &dyn NodeGraph) -> bool {
         namespace: String,
         name: String,
     }
-    let Ok(About { involved_object: object }) = serde_json::from_slice(event) else { return false };
+    let Ok(About { metadata, involved_object: object }) = serde_json::from_slice(event) else { return false };
+    let namespace = key.scope.namespace().map_or("", |namespace| namespace.as_str());
+    if metadata.name != key.name.as_str() || metadata.namespace != namespace {
+        return false;
+    }
     match (object.kind.as_str(), object.namespace.parse(), object.name.parse()) {
         ("Node", _, _) => object.name == node.as_str(),
-        ("Pod", Ok(namespace), Ok(name)) => graph.is_on(node, &namespace, &name),
+        ("Pod", Ok(of), Ok(name)) => object.namespace == namespace && graph.is_on(node, &of, &name),
         _ => false,
+    }
+}
+
+/// Whether the patch says what the event is about, or is none.
+fn touches_subject(patch: &[u8]) -> bool {
+    match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(patch) {
+        Ok(patch) => patch.contains_key("involvedObject"),
+        Err(_) => true,
+    }
+}
+
+fn gone(namespace: &Namespace, name: &ObjectName) -> Refusal {
+    Refusal {
+        message: format!("pods \"{namespace}/{name}\" not found on any edge node"),
+        reason: Reason::NotFound,
+        details: None,
+        code: 404,
     }
 }
 
@@ -225,6 +254,9 @@ mod tests {
         }
         fn is_on(&self, node: &NodeName, namespace: &Namespace, pod: &ObjectName) -> bool {
             node.as_str() == "edge-a" && namespace.as_str() == "default" && pod.as_str() == "mine"
+        }
+        fn is_bound(&self, _: &Namespace, pod: &ObjectName) -> bool {
+            pod.as_str() != "gone"
         }
         fn uses_account(&self, node: &NodeName, namespace: &Namespace, account: &ObjectName) -> bool {
             self.is_on(node, namespace, account)
@@ -286,6 +318,21 @@ mod tests {
     }
 
     #[test]
+    fn a_status_of_a_pod_that_is_gone_is_told_so() {
+        let patch = Question::PatchPodStatus {
+            namespace: "default".parse().unwrap(),
+            name: "gone".parse().unwrap(),
+            patch: "{}".into(),
+        };
+        let Verdict::Answer(Answer::NotStored(refusal)) =
+            question(&patch, &"edge-a".parse().unwrap(), &OnePod)
+        else {
+            panic!("it is answered")
+        };
+        assert_eq!(refusal.reason, Reason::NotFound);
+    }
+
+    #[test]
     fn what_is_gone_counts_as_deleted() {
         let asked = Question::DeletePod {
             namespace: "default".parse().unwrap(),
@@ -299,12 +346,14 @@ mod tests {
     #[test]
     fn events_tell_of_the_node_and_its_pods() {
         let check = |object: &str, expected: bool| {
-            let event = format!(r#"{{"involvedObject":{object}}}"#);
-            assert_eq!(
-                is_own_event(event.as_bytes(), &"edge-a".parse().unwrap(), &OnePod),
-                expected,
-                "{object}"
-            );
+            let named = r#"{"namespace":"default","name":"e"}"#;
+            let event = format!(r#"{{"metadata":{named},"involvedObject":{object}}}"#);
+            let is_own = |key: &str| {
+                let key = key.parse().unwrap();
+                is_own_event(&key, event.as_bytes(), &"edge-a".parse().unwrap(), &OnePod)
+            };
+            assert_eq!(is_own("default/event/e"), expected, "{object}");
+            assert!(!is_own("default/event/another") && !is_own("other/event/e"), "{object}");
         };
         check(r#"{"kind":"Node","name":"edge-a"}"#, true);
         check(r#"{"kind":"Node","name":"edge-b"}"#, false);
@@ -312,5 +361,7 @@ mod tests {
         check(r#"{"kind":"Pod","namespace":"default","name":"other"}"#, false);
         check(r#"{"kind":"Secret","namespace":"default","name":"mine"}"#, false);
         check("7", false);
+        assert!(touches_subject(br#"{"involvedObject":{"name":"x"}}"#) && touches_subject(b"7"));
+        assert!(!touches_subject(br#"{"count":2}"#));
     }
 }

@@ -334,6 +334,10 @@ impl NodeGraph for Graph {
         self.pod_is_on(node, namespace, pod).is_some()
     }
 
+    fn is_bound(&self, namespace: &ke_wire::Namespace, pod: &ke_wire::ObjectName) -> bool {
+        self.pod_is_bound(namespace, pod)
+    }
+
     fn uses_account(
         &self,
         node: &NodeName,

@@ -14,7 +14,7 @@ use ke_run::shutdown::Shutdown;
 use ke_wire::{
     About, Answer, Down, Kind, MessageId, NodeName, ObjectKey, Question, Reason, Refusal, Up, Version,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
@@ -27,6 +27,8 @@ use crate::node_queue::{Ended, NodeQueue};
 /// Questions of one node that wait for the API server at once; more are refused, and asked again by the node. Leaving
 /// them in the socket would leave keepalives and acknowledgements there too.
 const MAX_QUESTIONS: usize = 128;
+/// Events of one node that wait for the API server at once. More stay in the node's socket.
+const MAX_TOLD: usize = 16;
 /// Bad frames of one node are logged once in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
@@ -61,6 +63,7 @@ pub(super) struct NodeLink {
     end: CloudEnd,
     parts: LinkParts,
     answering: FuturesUnordered<Answering>,
+    telling: Arc<Semaphore>,
     last_logged: Option<Instant>,
 }
 
@@ -82,7 +85,14 @@ impl NodeLink {
             ..CloudConfig::default()
         };
         let end = CloudEnd::new(Instant::now(), config);
-        Box::new(Self { conn, end, parts, answering: FuturesUnordered::new(), last_logged: None })
+        Box::new(Self {
+            conn,
+            end,
+            parts,
+            answering: FuturesUnordered::new(),
+            telling: Arc::new(Semaphore::new(MAX_TOLD)),
+            last_logged: None,
+        })
     }
 
     /// Runs until the link ends; says why it did. What is rare is boxed: this future is what an idle link costs.
@@ -228,10 +238,15 @@ impl NodeLink {
                 self.answer(Instant::now(), id, about(&question), answer, None);
             }
             (Verdict::Admit, Up::NotKept { why, about, .. }) => {
-                tracing::warn!(node = %self.parts.node, ?about, why, "the node could not keep an object; it is sent again");
+                tracing::debug!(node = %self.parts.node, ?about, why, "the node could not keep an object");
+                self.log_now_and_then(
+                    "the node could not keep an object, which is sent again; its own log says why",
+                );
             }
             (Verdict::Admit | Verdict::Answer(_), message) => {
-                self.parts.upstream.tell(FromNode::Tell(self.parts.node.clone(), message)).await;
+                // Never closed; and a flood of one node waits here, in its own socket.
+                let Ok(permit) = Arc::clone(&self.telling).acquire_owned().await else { return };
+                self.parts.upstream.tell(FromNode::Tell(self.parts.node.clone(), message, permit)).await;
             }
             (Verdict::Drop(why), _) => {
                 self.parts.counters.refused.inc();

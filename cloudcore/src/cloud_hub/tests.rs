@@ -87,6 +87,9 @@ impl NodeGraph for OwnSecrets {
     fn is_on(&self, _: &NodeName, _: &Namespace, _: &ObjectName) -> bool {
         false
     }
+    fn is_bound(&self, _: &Namespace, _: &ObjectName) -> bool {
+        false
+    }
     fn uses_account(&self, _: &NodeName, _: &Namespace, _: &ObjectName) -> bool {
         false
     }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use hyper::Method;
 use ke_api::object::{self, ObjectError};
 use ke_wire::{
-    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, OldPodStatus, Question, Reason,
-    Refusal, Up, Version,
+    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Up,
+    Version,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
@@ -99,32 +99,28 @@ impl Answers {
     pub(super) async fn take(&self, node: &NodeName, up: Up) {
         let outcome = match up {
             Up::Event { key, change, .. } => self.event(&key, change).await,
-            Up::OldPodStatus { namespace, status, .. } => self.old_pod_status(&namespace, &status).await,
-            Up::OldPodStatuses { namespace, statuses, .. } => {
-                let mut worst = Ok(());
-                for status in &statuses {
-                    worst = self.old_pod_status(&namespace, status).await.and(worst);
-                }
-                worst
-            }
-            Up::OldNode { body, .. } => match object_name(node.as_str()) {
-                Ok(name) => {
-                    let key = ObjectKey::cluster(Kind::Node, name);
-                    match self.create(node, &key, &body).await {
-                        Err(refused) if refused.reason == Reason::AlreadyExists => Ok(()),
-                        other => other.map(drop),
-                    }
-                }
-                Err(refused) => Err(refused),
-            },
-            Up::OldNodeStatus { status, .. } => match object_name(node.as_str()) {
-                Ok(name) => {
-                    let patch = old_status_patch(&status.uid, &status.status);
-                    self.patch_status(&ObjectKey::cluster(Kind::Node, name), &patch).await.map(drop)
-                }
-                Err(refused) => Err(refused),
-            },
-            _ => {
+            // Said by no edge since v1.10, and dropped by CloudHub's admission.
+            Up::OldPodStatus { .. }
+            | Up::OldPodStatuses { .. }
+            | Up::OldNode { .. }
+            | Up::OldNodeStatus { .. }
+            // Answered elsewhere, or for modules that are not there yet.
+            | Up::Ask { .. }
+            | Up::Keepalive { .. }
+            | Up::Ack { .. }
+            | Up::NotKept { .. }
+            | Up::MembershipDetail { .. }
+            | Up::TwinReport { .. }
+            | Up::StateReport { .. }
+            | Up::Apply { .. }
+            | Up::SetWatches { .. }
+            | Up::MqttUpload { .. }
+            | Up::ServiceUpload { .. }
+            | Up::ServiceReplied { .. }
+            | Up::ServiceFailed { .. }
+            | Up::CsiAnswered { .. }
+            | Up::JobReport { .. }
+            | Up::TaskReport { .. } => {
                 tracing::debug!(%node, "a report that nothing here takes");
                 Ok(())
             }
@@ -211,6 +207,7 @@ impl Answers {
         let path = folder_path(key)?;
         match key.kind {
             Kind::Node => {
+                let_only_own_words(&mut object);
                 if !self.address.is_empty()
                     && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
                     && let Some(annotations) =
@@ -293,7 +290,8 @@ impl Answers {
         if key.kind != Kind::Node {
             return Err(forbidden(key, &format!("a {} is not updated from an edge", key.kind.as_str())));
         }
-        let node = parsed(body)?;
+        let mut node = parsed(body)?;
+        let_only_own_words(&mut node);
         let part =
             |name: &str| node.pointer(&format!("/metadata/{name}")).cloned().unwrap_or_else(|| json!({}));
         let patch = json!({"metadata": {"labels": part("labels"), "annotations": part("annotations")}});
@@ -302,11 +300,18 @@ impl Answers {
     }
 
     async fn patch_status(&self, key: &ObjectKey, patch: &str) -> Outcome<Bytes> {
-        if serde_json::from_str::<Map<String, Value>>(patch).is_err() {
+        let Ok(mut patch) = serde_json::from_str::<Map<String, Value>>(patch) else {
             return Err(bad_request(&format!("the status patch of {key} is no JSON object")));
+        };
+        // The API server lets labels and annotations through this door. Only the status is the node's to say.
+        let uid = patch.get("metadata").and_then(|metadata| metadata.get("uid")).cloned();
+        patch.retain(|field, _| field == "status");
+        if let Some(uid) = uid {
+            patch.insert("metadata".to_owned(), json!({"uid": uid}));
         }
         let call = Call::new(Method::PATCH, object_path(key, "/status")?);
-        self.api.call(call.with(Content::StrategicMergePatch, Bytes::copy_from_slice(patch.as_bytes()))).await
+        let body = Value::Object(patch).to_string();
+        self.api.call(call.with(Content::StrategicMergePatch, body.into())).await
     }
 
     async fn delete_pod(&self, key: &ObjectKey, options: &Bytes) -> Outcome<()> {
@@ -354,20 +359,29 @@ impl Answers {
             outcome => outcome.map(drop),
         }
     }
-
-    async fn old_pod_status(&self, namespace: &Namespace, status: &OldPodStatus) -> Outcome<()> {
-        let key = ObjectKey::namespaced(Kind::Pod, namespace.clone(), object_name(&status.name)?);
-        self.patch_status(&key, &old_status_patch(&status.uid, &status.status)).await.map(drop)
-    }
 }
 
-/// The uid makes the API server refuse the status of an earlier object of the same name.
-fn old_status_patch(uid: &str, status: &Bytes) -> String {
-    let status: Value = serde_json::from_slice(status).unwrap_or_default();
-    if uid.is_empty() {
-        return json!({"status": status}).to_string();
+/// Takes out of a Node what only people and the cloud may say about a machine, as NodeRestriction does for kubelets:
+/// roles other than an edge's, labels of the reserved domain, and our own notes.
+fn let_only_own_words(node: &mut Value) {
+    let is_own = |label: &str| {
+        let (domain, name) = label.split_once('/').unwrap_or(("", label));
+        match domain {
+            "node-role.kubernetes.io" => matches!(name, "edge" | "agent"),
+            "node-restriction.kubernetes.io" | "isthmus.io" => false,
+            domain => !domain.ends_with(".node-restriction.kubernetes.io"),
+        }
+    };
+    for part in ["/metadata/labels", "/metadata/annotations"] {
+        let Some(Value::Object(words)) = node.pointer_mut(part) else { continue };
+        words.retain(|word, _| {
+            let keeps = is_own(word);
+            if !keeps {
+                tracing::warn!("a node may not say {word:?} about itself; it is left out");
+            }
+            keeps
+        });
     }
-    json!({"metadata": {"uid": uid}, "status": status}).to_string()
 }
 
 fn stored(outcome: Outcome<Bytes>) -> (Answer, Option<Version>) {

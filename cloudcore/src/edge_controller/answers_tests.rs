@@ -330,3 +330,29 @@ async fn events_tolerate_collisions() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_node_says_its_status_and_no_more() {
+    let check = async |question: Question, expected: &str| {
+        let (answers, seen, _told) = answers(vec![(200, json!({}))]);
+        answers.answer(&"e1".parse().unwrap(), question).await;
+        assert_eq!(seen.lock().unwrap().first().map(String::as_str), Some(expected));
+    };
+    let patch =
+        json!({"metadata": {"uid": "u", "labels": {"a": "b"}}, "spec": {}, "status": {"phase": "Running"}});
+    let question = Question::PatchPodStatus {
+        namespace: "shop".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        patch: patch.to_string(),
+    };
+    let call = "PATCH /api/v1/namespaces/shop/pods/web/status application/strategic-merge-patch+json";
+    check(question, &format!(r#"{call} {{"metadata":{{"uid":"u"}},"status":{{"phase":"Running"}}}}"#)).await;
+    let labels = json!({"node-role.kubernetes.io/edge": "", "node-role.kubernetes.io/control-plane": "", "site": "x",
+        "a.node-restriction.kubernetes.io/b": "c"});
+    let body =
+        json!({"metadata": {"name": "e1", "labels": labels, "annotations": {"isthmus.io/node-key": "mine"}}});
+    let question =
+        Question::Update { key: ObjectKey::cluster(Kind::Node, "e1".parse().unwrap()), body: bytes(body) };
+    let left = r#"{"metadata":{"annotations":{},"labels":{"node-role.kubernetes.io/edge":"","site":"x"}}}"#;
+    check(question, &format!("PATCH /api/v1/nodes/e1 application/merge-patch+json {left}")).await;
+}

@@ -1,7 +1,7 @@
 //! What CloudHub may ask before it admits a message: which objects have to do with which node.
 //!
 //! One structure with `placement.rs`, read under a lock that nobody holds across an await. Called by CloudHub's
-//! admission and by `upstream.rs`.
+//! admission, by `answers.rs` and by `fetch.rs`.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -25,6 +25,12 @@ impl Graph {
     pub fn pod_is_on(&self, node: &NodeName, namespace: &Namespace, name: &ObjectName) -> Option<Uid> {
         let key = ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone());
         self.read().pod_on(node, &key).map(|(uid, _)| uid.clone())
+    }
+
+    /// Whether this Pod is bound to any edge node.
+    #[must_use]
+    pub fn pod_is_bound(&self, namespace: &Namespace, name: &ObjectName) -> bool {
+        self.read().is_pod(&ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
     }
 
     /// Whether a Pod on the node runs as this service account.

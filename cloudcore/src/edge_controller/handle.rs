@@ -1,7 +1,7 @@
 //! What a node's link hands to EdgeController, and what the half that answers tells the half that places.
 
 use ke_wire::{Answer, NodeName, Question, Up, Version};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Something a node said, already admitted.
 #[derive(Debug)]
@@ -12,8 +12,8 @@ pub enum FromNode {
     Disconnected(NodeName),
     /// A question; its answer, with the version of the object in it where there is one.
     Ask(NodeName, Question, oneshot::Sender<(Answer, Option<Version>)>),
-    /// A message that nothing answers: events.
-    Tell(NodeName, Up),
+    /// A message that nothing answers: events. The permit is held until it is stored, so that a node has only so many.
+    Tell(NodeName, Up, OwnedSemaphorePermit),
 }
 
 /// Cloneable handle to EdgeController's upstream half.

@@ -15,7 +15,7 @@ mod tolerations;
 mod upstream;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -349,6 +349,23 @@ impl Downstreaming {
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) {
+        // What a node waits for may also come to be by an end: the Pod that named what is being fetched is gone.
+        let waiting: BTreeSet<NodeName> = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Put(node, _) | Effect::Delete(node, _) => Some(node),
+                Effect::NodeGone(_) | Effect::Fetch(_) | Effect::ListPods(_) => None,
+            })
+            .filter(|node| self.links.get(*node).is_some_and(|link| !link.is_handed_over))
+            .cloned()
+            .collect();
+        self.carry_out_each(effects).await;
+        for node in waiting {
+            self.hand_over(&node).await;
+        }
+    }
+
+    async fn carry_out_each(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             // A node without a link gets all at once when it is back.
             let is_told = |node| self.links.get(node).is_some_and(|link: &Link| link.is_handed_over);

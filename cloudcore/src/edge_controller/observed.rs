@@ -110,8 +110,9 @@ impl Observed {
         self.object.pointer("/metadata/annotations")?.get(name)?.as_str()
     }
 
-    /// A number that changes when something changes that the edge must be told: for Pods metadata and spec (the status
-    /// is the edge's own word), for Nodes all but the heartbeats, which would come back to their sender every minute.
+    /// A number that changes when something changes that the edge must be told: for Pods metadata and spec, and of
+    /// the status, which is the edge's own word, whether it is ready: the control plane overwrites that for a node it
+    /// missed, and only the edge can set it right, for Nodes all but the heartbeats, which would come back to their sender every minute.
     #[must_use]
     pub(super) fn shape(&self) -> u64 {
         let mut object = self.object.clone();
@@ -119,8 +120,13 @@ impl Observed {
             metadata.remove("resourceVersion");
         }
         if self.key.kind == Kind::Pod {
+            let is_ready =
+                object.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|all| {
+                    all.iter()
+                        .any(|one| text(one, "type") == Some("Ready") && text(one, "status") == Some("True"))
+                });
             if let Some(object) = object.as_object_mut() {
-                object.remove("status");
+                object.insert("status".to_owned(), is_ready.into());
             }
         } else if let Some(conditions) =
             object.pointer_mut("/status/conditions").and_then(Value::as_array_mut)
@@ -292,7 +298,8 @@ mod tests {
         check(Kind::Node, "/metadata/resourceVersion", "2".into(), false);
         check(Kind::Node, "/status/conditions/0/lastHeartbeatTime", "2".into(), false);
         check(Kind::Node, "/status/conditions/0/status", "Unknown".into(), true);
-        check(Kind::Pod, "/status/conditions/0/status", "False".into(), false);
+        check(Kind::Pod, "/status/conditions/0/status", "False".into(), true);
+        check(Kind::Pod, "/status/conditions/0/lastHeartbeatTime", "2".into(), false);
         check(Kind::Pod, "/metadata/uid", "v".into(), true);
     }
 

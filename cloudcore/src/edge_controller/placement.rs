@@ -120,12 +120,20 @@ impl Placement {
     pub(super) fn fetched(&mut self, key: &ObjectKey, found: Option<Observed>) -> Vec<Effect> {
         let mut effects = Vec::new();
         let Some(data) = self.data.get_mut(key) else { return effects };
-        let DataState::Fetching(ended) = &data.state else { return effects };
-        match found {
-            Some(found) if ended.is_none_or(|ended| found.version.is_newer_than(ended)) => {
-                data.hold(&found, &mut effects);
+        if found.is_some()
+            && let Some(seen) = self.lists.get_mut(&key.kind).and_then(|list| list.seen.as_mut())
+        {
+            // A list that is going on may have passed this key by before anybody needed it.
+            seen.insert(key.clone());
+        }
+        match (&data.state, found) {
+            (DataState::Fetching(Some(ended)), Some(found)) if !found.version.is_newer_than(*ended) => {
+                data.state = DataState::Absent;
             }
-            _ => data.state = DataState::Absent,
+            // Another fetch of the same was quicker, or the watch: the newer one stays.
+            (DataState::Fetching(_) | DataState::Held(_), Some(found)) => data.hold(&found, &mut effects),
+            (DataState::Fetching(_), None) => data.state = DataState::Absent,
+            _ => {}
         }
         effects
     }
@@ -195,6 +203,12 @@ impl Placement {
     #[must_use]
     pub(super) fn may_read(&self, node: &NodeName, key: &ObjectKey) -> bool {
         self.data.get(key).is_some_and(|data| data.nodes.contains_key(node))
+    }
+
+    /// Whether this is a Pod of an edge node.
+    #[must_use]
+    pub(super) fn is_pod(&self, key: &ObjectKey) -> bool {
+        self.pods.contains_key(key)
     }
 
     /// Uid and service account of a Pod, if it is bound to this node.

@@ -217,3 +217,22 @@ fn what_leaves_names_itself_and_nothing_secret() {
     let metadata = json!({"name": "s", "namespace": "shop", "uid": "secret-s", "resourceVersion": "1"});
     assert_eq!(body, json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata}));
 }
+
+#[test]
+fn a_fetch_during_a_list_is_not_taken_for_gone() {
+    let mut placement = started(&["node/e1"]);
+    placement.on_event(WatchEvent::ListStarted(Kind::ConfigMap));
+    // The list has passed the key by when the Pod comes that names it.
+    assert_eq!(
+        told(placement.on_event(applied("pod/a>e1:cm=x", 2))),
+        "fetch shop/configmap/x, e1 +shop/pod/a@2"
+    );
+    let key = "shop/configmap/x".parse().unwrap();
+    let found = |version| Some(object("configmap/x", version, "configmap-x"));
+    assert_eq!(told(placement.fetched(&key, found(3))), "e1 +shop/configmap/x@3");
+    assert_eq!(told(placement.on_event(WatchEvent::ListDone(Kind::ConfigMap))), "");
+    assert!(holds(&placement, "e1").contains("shop/configmap/x@3"));
+    // Named, not named, named again: two fetches, and the slower one saw more.
+    assert_eq!(told(placement.fetched(&key, found(2))), "");
+    assert_eq!(told(placement.fetched(&key, found(4))), "e1 =shop/configmap/x@4");
+}

@@ -8,21 +8,21 @@ use std::sync::Arc;
 
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Answer, Kind, NodeName, ObjectKey, Question, Up, Version};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
 use super::answers::Answers;
 use super::handle::{FromNode, LinkNews};
 
-/// Jobs that are running or wait for one of the same object.
-const MAX_JOBS: usize = 256;
+/// Jobs that are running or wait for one of the same object. One node has at most 144 of them (`node_link.rs`).
+const MAX_JOBS: usize = 2048;
 
 /// `None`: the node itself.
 type Lane = (NodeName, Option<ObjectKey>);
 
 enum Job {
     Ask(NodeName, Question, oneshot::Sender<(Answer, Option<Version>)>),
-    Tell(NodeName, Up),
+    Tell(NodeName, Up, OwnedSemaphorePermit),
 }
 
 #[derive(Default)]
@@ -68,7 +68,9 @@ pub(super) async fn run(
             Some(FromNode::Ask(node, question, reply)) => {
                 (lane_of_question(&node, &question), Job::Ask(node, question, reply))
             }
-            Some(FromNode::Tell(node, up)) => (lane_of_report(&node, &up), Job::Tell(node, up)),
+            Some(FromNode::Tell(node, up, permit)) => {
+                (lane_of_report(&node, &up), Job::Tell(node, up, permit))
+            }
         };
         lanes.add(lane, job, &answers);
     }
@@ -94,7 +96,7 @@ impl Lanes {
                     // Whoever asked may be gone; what it wanted stored is stored all the same.
                     let _ = reply.send(answers.answer(&node, question).await);
                 }
-                Job::Tell(node, up) => answers.take(&node, up).await,
+                Job::Tell(node, up, _permit) => answers.take(&node, up).await,
             }
         });
         self.running.insert(task.id(), lane);
@@ -132,9 +134,6 @@ fn lane_of_question(node: &NodeName, question: &Question) -> Lane {
 fn lane_of_report(node: &NodeName, up: &Up) -> Lane {
     let key = match up {
         Up::Event { key, .. } => Some(key.clone()),
-        Up::OldPodStatus { namespace, name, .. } => {
-            Some(ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
-        }
         _ => None,
     };
     (node.clone(), key)

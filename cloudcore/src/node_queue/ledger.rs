@@ -5,7 +5,7 @@
 //! cloudcore send an object once more than needed. It decides nothing. Read once, at start: what another cloudcore
 //! writes later about a node that then moves here is not seen before the next start.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -213,13 +213,21 @@ impl LedgerWriter {
     ) -> Result<(), LedgerError> {
         let mut waiting = BTreeSet::<Stale>::new();
         let mut under_way = BTreeSet::<Stale>::new();
+        // Refused ones wait here, not in a place of those that could be written meanwhile. Oldest first.
+        let mut refused = VecDeque::<(tokio::time::Instant, Stale)>::new();
         let mut writes = FuturesUnordered::new();
         let mut told = false;
         let mut until: Option<tokio::time::Instant> = None;
         loop {
-            if until.is_some() && waiting.is_empty() && writes.is_empty() && self.stale.is_empty() {
+            let is_done =
+                waiting.is_empty() && refused.is_empty() && writes.is_empty() && self.stale.is_empty();
+            if until.is_some() && is_done {
                 return Ok(());
             }
+            while refused.front().is_some_and(|(due, _)| *due <= tokio::time::Instant::now()) {
+                waiting.extend(refused.pop_front().map(|(_, stale)| stale));
+            }
+            let retry_at = refused.front().map(|(due, _)| *due);
             // An object that is being written waits for that: two writes of one object must not overtake each other.
             while writes.len() < PARALLEL_WRITES {
                 let next = waiting.iter().find(|stale| !under_way.contains(*stale)).cloned();
@@ -229,9 +237,6 @@ impl LedgerWriter {
                 let (client, held) = (self.client.clone(), ledger.held(&stale));
                 writes.push(async move {
                     let outcome = write(client, &stale, held).await;
-                    if outcome.is_err() {
-                        tokio::time::sleep(RETRY_AFTER).await;
-                    }
                     (stale, outcome)
                 });
             }
@@ -244,17 +249,18 @@ impl LedgerWriter {
                             if !std::mem::replace(&mut told, true) {
                                 tracing::warn!(%error, "the ledger cannot be written; trying again");
                             }
-                            waiting.insert(stale);
+                            refused.push_back((tokio::time::Instant::now() + RETRY_AFTER, stale));
                         }
                     }
                 }
+                () = tokio::time::sleep_until(retry_at.unwrap_or_else(tokio::time::Instant::now)), if retry_at.is_some() => {}
                 stale = self.stale.recv() => match stale {
                     Some(stale) => drop(waiting.insert(stale)),
                     None => return Ok(()),
                 },
                 () = shutdown.wait(), if until.is_none() => until = Some(tokio::time::Instant::now() + LAST_WRITES),
                 () = tokio::time::sleep_until(until.unwrap_or_else(tokio::time::Instant::now)), if until.is_some() => {
-                    tracing::warn!(n_unwritten = waiting.len() + under_way.len(), "the ledger was not written to its end");
+                    tracing::warn!(n_unwritten = waiting.len() + refused.len() + under_way.len(), "the ledger was not written to its end");
                     return Ok(());
                 }
             }

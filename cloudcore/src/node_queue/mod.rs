@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ke_run::shutdown::Shutdown;
-use ke_wire::{Delete, Down, MessageId, NodeName, ObjectKey, Put, Uid};
+use ke_wire::{Delete, Down, Kind, MessageId, NodeName, ObjectKey, Put, Uid};
 use tokio::sync::{Notify, mpsc};
 
 pub use handle::{Desired, Gone, NodeQueues, QueueOrder};
@@ -215,7 +215,8 @@ impl NodeQueue {
         }
         let has_it =
             state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
-        if !has_it {
+        // A confirmation that crossed an order to drop the object says nothing about afterwards.
+        if !has_it || state.queue.removes(&desired.key, &desired.uid) {
             state.queue.put(desired);
             drop(state);
             self.notify();
@@ -244,7 +245,7 @@ impl NodeQueue {
         let Some(ordered) = state.ordered.take() else { return };
         let strangers: Vec<Gone> = state
             .held
-            .extract_if(|uid, _| !ordered.contains(uid))
+            .extract_if(|uid, held| is_handed_over(&held.key.kind) && !ordered.contains(uid))
             .map(|(uid, held)| handle::bare_gone(&uid, &held.key))
             .collect();
         for gone in strangers {
@@ -267,6 +268,11 @@ impl NodeQueue {
         // Kept for a link that is busy right now: `Notify` remembers one.
         self.changed.notify_one();
     }
+}
+
+/// What a hand-over names in full. Records of other kinds, say a Go cloudcore's of volumes, are not ours to judge.
+fn is_handed_over(kind: &Kind) -> bool {
+    matches!(kind, Kind::Node | Kind::Pod | Kind::ConfigMap | Kind::Secret)
 }
 
 /// A panic elsewhere does not make the queues less true.
@@ -413,6 +419,20 @@ mod tests {
         queue.delivered(&object.key, &deletion.id).await;
         assert!(ledger.load(&node).await.unwrap().is_empty());
         assert_eq!(names(&queue), ["put a 5"]);
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_that_crosses_a_removal_does_not_hide_what_comes_after() {
+        let node: NodeName = "edge-1".parse().unwrap();
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+        let queue = nodes.attach(&node).await.unwrap();
+        let object = desired("a", 5);
+        queue.put(object.clone());
+        let Some(Down::Put(put)) = queue.take() else { panic!("the object is due") };
+        queue.delete(handle::bare_gone(&object.uid, &object.key));
+        queue.delivered(&object.key, &put.id).await;
+        queue.put(object.clone());
+        assert_eq!(names(&queue), ["put a 5"], "needed after all");
     }
 
     #[tokio::test]

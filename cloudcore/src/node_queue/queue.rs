@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ke_wire::{MessageId, ObjectKey};
+use ke_wire::{MessageId, ObjectKey, Uid};
 
 use super::{Desired, Gone};
 
@@ -131,6 +131,14 @@ impl Queue {
             }
         }
         self.enter(key.clone());
+    }
+
+    /// Whether the removal of this object waits or is under way.
+    pub fn removes(&self, key: &ObjectKey, uid: &Uid) -> bool {
+        self.lanes.get(key).is_some_and(|lane| {
+            let under_way = matches!(&lane.under_way, Some((_, Item::Delete(sent))) if sent.uid == *uid);
+            under_way || lane.deletes.iter().any(|gone| gone.uid == *uid)
+        })
     }
 
     /// Number of objects that wait or are under way.

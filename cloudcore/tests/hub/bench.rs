@@ -97,6 +97,9 @@ impl NodeGraph for OneSecret {
     fn is_on(&self, _: &NodeName, _: &Namespace, _: &ObjectName) -> bool {
         false
     }
+    fn is_bound(&self, _: &Namespace, _: &ObjectName) -> bool {
+        true
+    }
     fn uses_account(&self, _: &NodeName, _: &Namespace, _: &ObjectName) -> bool {
         false
     }
@@ -253,7 +256,7 @@ impl Bench {
             FromNode::Connected(node) => format!("connected {node}"),
             FromNode::Disconnected(node) => format!("disconnected {node}"),
             FromNode::Ask(node, question, _) => format!("{node} asks {question:?}"),
-            FromNode::Tell(node, message) => format!("{node} tells {message:?}"),
+            FromNode::Tell(node, message, _) => format!("{node} tells {message:?}"),
         }
     }
 
