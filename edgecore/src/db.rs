@@ -47,6 +47,8 @@ const MIGRATIONS: &[&str] = &[
         uid TEXT NOT NULL,
         body BLOB NOT NULL
     );",
+    // What is known about the store itself: `refilled` once the cloud has had the time to say all that should be in it.
+    "CREATE TABLE fact (name TEXT PRIMARY KEY) WITHOUT ROWID;",
 ];
 
 /// How hard a commit is pushed to the disk.

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use edgecore::admin::Admin;
 use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
 use edgecore::db::{Db, Opened, Synchronous};
-use edgecore::edge_hub::{Cloud, EdgeHub};
+use edgecore::edge_hub::{Cloud, EdgeHub, Joined};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::images::Images;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
-use edgecore::meta_manager::{MetaManager, News, watch_refill};
+use edgecore::meta_manager::{MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig};
 use edgecore::report_queue::ReportQueue;
 use k8s_openapi::api::core::v1::{Pod, Taint};
@@ -84,19 +84,20 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
 
     // Full: MetaManager waits, so acknowledgements do, so the cloud does.
     let (news, told) = mpsc::channel::<News>(256);
-    let (node_news, nodes) = mpsc::channel(4);
+    let (node_news, nodes) = watch::channel(None);
     let (meta, meta_manager) = MetaManager::new(db.clone(), name.clone(), cloud.clone(), news, node_news);
     let (reports, outbox, report_queue) = ReportQueue::new(db.clone()).await?;
-    let edge_hub = EdgeHub::new(config.modules.edge_hub.clone(), name.clone(), inbox, meta.clone(), outbox);
-
     let known = meta.node(&name).await?;
+    let joined = if known.is_some() { Joined::Before } else { Joined::Never };
+    let hub_config = config.modules.edge_hub.clone();
+    let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox);
     let pods = meta.pods().await?;
     tracing::info!(node = %name, n_pods = pods.len(), "edgecore starts with what its store holds");
     let statuses = edgecore::report_queue::last_pod_statuses(&db).await?;
     let pods = pods.into_iter().map(|pod| with_status(pod, &statuses)).collect();
     // A store that is new or was lost says nothing about what should run here.
-    let (is_full, store_is_full) = watch::channel(opened == Opened::Existing);
-    let refill_cloud = cloud.clone();
+    let (is_full, store_is_full) = watch::channel(is_refilled(&db).await?);
+    let (refill_cloud, refill_db) = (cloud.clone(), db.clone());
     let (_addresses, host_ips) = watch::channel(vec![host.node_ip]);
     let objects = Arc::new(meta.clone());
     let edged = Edged::new(Parts {
@@ -124,7 +125,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let node = NodeAgent::new(node_config, name, host, cloud, meta, runtime, nodes, known);
 
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
-    tasks.add("refill", |stop| watch_refill(refill_cloud, is_full, stop));
+    tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
     tasks.add("edged", |stop| edged.run(stop));
     tasks.add("report_queue", |stop| report_queue.run(stop));
     if config.modules.edge_hub.enable {

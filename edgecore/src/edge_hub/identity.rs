@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -83,6 +83,9 @@ impl IdentityError {
     }
 }
 
+/// Two renewals are at least so far apart.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(3600);
+
 /// The files and how to renew them.
 pub struct Identity {
     node: NodeName,
@@ -95,6 +98,7 @@ pub struct Identity {
     rotate: bool,
     renew_at: Option<SystemTime>,
     failures: u32,
+    renewed_last: Option<Instant>,
 }
 
 impl Identity {
@@ -110,6 +114,7 @@ impl Identity {
             rotate: config.rotate_certificates,
             renew_at: None,
             failures: 0,
+            renewed_last: None,
         }
     }
 
@@ -172,13 +177,17 @@ impl Identity {
             let Some(renew_at) = self.renew_at.filter(|_| self.rotate) else {
                 return std::future::pending().await;
             };
+            // A clock that runs ahead makes every certificate look old; the link is not given up for that each time.
+            let since_last = self.renewed_last.map_or(RENEWAL_PAUSE, |last| last.elapsed());
             let wait = renew_at.duration_since(SystemTime::now()).unwrap_or_default();
+            let wait = wait.max(RENEWAL_PAUSE.saturating_sub(since_last));
             // 2 s doubling to 32 s between failures, as Go edges do.
             let pause = Duration::from_secs(2_u64 << self.failures.min(4));
             tokio::time::sleep(if self.failures == 0 { wait } else { pause }).await;
             match self.request_certificate(Some(()), None).await {
                 Ok(()) => {
                     self.failures = 0;
+                    self.renewed_last = Some(Instant::now());
                     tracing::info!("the certificate of this machine was renewed");
                     return;
                 }

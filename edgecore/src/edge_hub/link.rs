@@ -209,9 +209,8 @@ impl<'a> Link<'a> {
                             let _ = reply.send(Ok(Answered { answer, version, receipt }));
                         }
                         Some(Waiting::Report(ticket)) => match settlement(&answer) {
-                            Settlement::Done | Settlement::Moot => {
-                                self.verdict(Verdict::Settled(ticket)).await
-                            }
+                            Settlement::Done => self.verdict(Verdict::Settled(ticket)).await,
+                            Settlement::Moot => self.verdict(Verdict::Moot(ticket)).await,
                             Settlement::Later => {
                                 tracing::warn!(?answer, "the cloud did not take a report; it goes again");
                                 self.pause(ticket);

@@ -26,10 +26,20 @@ use crate::report_queue::{Outbox, Verdict};
 use handle::Request;
 use tls::DialError;
 
+/// Whether this machine has been a node of this cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// What is wrong with its token or certificate ends the process: whoever joins it is looking.
+    Never,
+    /// Nobody may be near: it goes on alone and keeps trying.
+    Before,
+}
+
 /// The module.
 pub struct EdgeHub {
     config: EdgeHubConfig,
     node: NodeName,
+    joined: Joined,
     identity: Identity,
     inbox: CloudInbox,
     meta: Meta,
@@ -39,9 +49,16 @@ pub struct EdgeHub {
 
 impl EdgeHub {
     /// Nothing is dialled before `run`.
-    pub fn new(config: EdgeHubConfig, node: NodeName, inbox: CloudInbox, meta: Meta, outbox: Outbox) -> Self {
+    pub fn new(
+        config: EdgeHubConfig,
+        node: NodeName,
+        joined: Joined,
+        inbox: CloudInbox,
+        meta: Meta,
+        outbox: Outbox,
+    ) -> Self {
         let identity = Identity::new(&config, node.clone());
-        Self { config, node, identity, inbox, meta, outbox, n_connections: 0 }
+        Self { config, node, joined, identity, inbox, meta, outbox, n_connections: 0 }
     }
 
     /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
@@ -50,10 +67,7 @@ impl EdgeHub {
         let mut attempt = 0_u32;
         loop {
             let started = Instant::now();
-            let ended = tokio::select! {
-                ended = self.one_connection(&shutdown) => ended,
-                () = shutdown.wait() => return Ok(()),
-            };
+            let ended = self.one_connection(&shutdown).await;
             // Nobody waits for an answer of a link that is gone, and everything under way goes again.
             self.inbox.set(LinkState::Away);
             self.refuse_requests();
@@ -63,7 +77,13 @@ impl EdgeHub {
             }
             match ended {
                 Ok(why) => tracing::warn!(why, "the link to the cloud ended; this node goes on without it"),
-                Err(LinkError::Identity(error)) if error.is_final() => return Err(error),
+                Err(LinkError::Identity(error)) if error.is_final() && self.joined == Joined::Never => {
+                    return Err(error);
+                }
+                // Its pods go on, cold boots included, until somebody comes.
+                Err(LinkError::Identity(error)) if error.is_final() => {
+                    tracing::error!(%error, "this machine cannot prove who it is and goes on without the cloud");
+                }
                 Err(error) => tracing::warn!(%error, attempt, "the cloud is not reachable; trying again"),
             }
             // A link that stood for a while was good: begin anew with the short delay.
@@ -81,8 +101,16 @@ impl EdgeHub {
     }
 
     async fn one_connection(&mut self, shutdown: &Shutdown) -> Result<String, LinkError> {
-        self.identity.ensure().await?;
-        let conn = dial::websocket(&self.config, &self.node, &self.identity).await?;
+        let dialled = async {
+            self.identity.ensure().await?;
+            Ok::<_, LinkError>(dial::websocket(&self.config, &self.node, &self.identity).await?)
+        };
+        // Only dialling may be dropped anywhere; the link itself ends in order.
+        let conn = tokio::select! {
+            conn = dialled => conn?,
+            () = shutdown.wait() => return Ok("edgecore stops".into()),
+        };
+        self.joined = Joined::Before;
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
         self.inbox.set(LinkState::Connected(self.n_connections));

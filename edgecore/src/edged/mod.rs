@@ -217,7 +217,9 @@ impl Edged {
                 Event::News(None) => return Err(EdgedError::Deaf),
                 Event::Runtime(Ok(uid)) => self.wake(&uid),
                 // The stream is gone with its runtime; the next look that works opens another one.
-                Event::Runtime(Err(_)) | Event::RuntimeSilent => self.events = None,
+                Event::Runtime(Err(_)) | Event::RuntimeSilent => {
+                    (self.events, self.has_looked) = (None, false)
+                }
                 Event::Ended(uid) => self.on_ended(&uid),
                 Event::Addresses => self.on_addresses(),
                 Event::Look => self.on_look().await,

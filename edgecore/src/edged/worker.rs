@@ -69,6 +69,8 @@ pub(super) struct Memory {
     gone_reported: bool,
     told: Told,
     forgotten: bool,
+    /// What the last step did.
+    did: Option<Vec<Action>>,
 }
 
 /// What a step leads to.
@@ -162,6 +164,7 @@ impl Worker {
         let observed = self.observe(&desired, &listing).await?;
         self.report(&desired, &observed, now).await;
         let actions = plan(&desired, &observed, now);
+        let planned = actions.clone();
         let mut until = [self.memory.refresh_at, self.memory.told.correct_at].into_iter().flatten().min();
         let mut acted = false;
         for action in actions {
@@ -178,7 +181,14 @@ impl Worker {
                 return Ok(Step::Done);
             }
         }
-        Ok(if acted { Step::Again } else { Step::Idle(until) })
+        // What was done had no effect that can be seen: not again at once.
+        let is_same = acted && self.memory.did.as_ref() == Some(&planned);
+        self.memory.did = acted.then_some(planned);
+        Ok(match (acted, is_same) {
+            (true, true) => Step::Idle(Some(later(now, SignedDuration::from_secs(FIRST_HOLD_SECS)))),
+            (true, false) => Step::Again,
+            (false, _) => Step::Idle(until),
+        })
     }
 
     /// Carries out one action; a Pod that is deleted meanwhile, or is to end sooner, does not wait for it.

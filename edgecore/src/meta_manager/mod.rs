@@ -22,10 +22,10 @@ use ke_wire::{
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::{LookupError, News, Objects};
-pub use refill::watch_refill;
+pub use refill::{is_refilled, watch_refill};
 pub use store::Applied;
 use store::{Held, HeldToken};
 
@@ -69,7 +69,7 @@ pub struct MetaManager {
     db: Db,
     node: NodeName,
     news: mpsc::Sender<News>,
-    nodes: mpsc::Sender<Arc<Node>>,
+    nodes: watch::Sender<Option<Arc<Node>>>,
 }
 
 /// Cloneable handle: changes in, objects out.
@@ -88,7 +88,7 @@ impl MetaManager {
         node: NodeName,
         cloud: Cloud,
         news: mpsc::Sender<News>,
-        nodes: mpsc::Sender<Arc<Node>>,
+        nodes: watch::Sender<Option<Arc<Node>>>,
     ) -> (Meta, Self) {
         // Full: EdgeHub stops reading its socket.
         let (sender, changes) = mpsc::channel(BATCH);
@@ -153,7 +153,7 @@ impl MetaManager {
                     if let Some(news) = self.news_of(pushed, applied) {
                         // Closed at shutdown only; the next start reads the store.
                         if let News::NodePut(node) = &news {
-                            let _ = self.nodes.send(Arc::clone(node)).await;
+                            self.nodes.send_replace(Some(Arc::clone(node)));
                         }
                         let _ = self.news.send(news).await;
                     }

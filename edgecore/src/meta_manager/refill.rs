@@ -8,24 +8,35 @@ use std::time::Duration;
 use ke_run::shutdown::Shutdown;
 use tokio::sync::watch;
 
+use super::store;
+use crate::db::{Db, DbError};
 use crate::edge_hub::handle::{Cloud, LinkState};
 
 /// A link that stood for this long has brought all that a cloud has to say: Go clouds look every 5 s for what a node lacks,
 /// and send it one by one.
 const REFILL: Duration = Duration::from_secs(60);
 
-/// Sets `is_full` once the link has stood for a whole refill. Nothing to do when it is set already.
+/// Whether an earlier run, or this one, has seen the store refilled. A store that was begun a moment ago is not, however
+/// often this machine starts before the cloud is back.
+pub async fn is_refilled(db: &Db) -> Result<bool, DbError> {
+    db.call(|connection| store::is_refilled(connection)).await
+}
+
+/// Notes and sets `is_full` once the link has stood for a whole refill. Nothing to do when it is set already.
 pub async fn watch_refill(
     cloud: Cloud,
+    db: Db,
     is_full: watch::Sender<bool>,
     shutdown: Shutdown,
-) -> Result<(), std::convert::Infallible> {
+) -> Result<(), DbError> {
     let mut state = cloud.state();
     while !*is_full.borrow() {
         let now = *state.borrow_and_update();
         tokio::select! {
             Ok(()) = state.changed() => {}
             () = tokio::time::sleep(REFILL), if now != LinkState::Away => {
+                // First on disk: the next start must not know less than this run acts by.
+                db.call(|connection| store::note_refilled(connection)).await?;
                 is_full.send_replace(true);
             }
             () = shutdown.wait() => return Ok(()),
@@ -37,13 +48,16 @@ pub async fn watch_refill(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::Synchronous;
 
     #[tokio::test(start_paused = true)]
     async fn only_a_link_that_stands_refills() {
+        let folder = tempfile::tempdir().unwrap();
+        let (db, _) = Db::open(&folder.path().join("e.db"), Synchronous::Full).unwrap();
         let (cloud, inbox) = Cloud::channel();
         let (is_full, seen) = watch::channel(false);
         let (_trigger, shutdown) = Shutdown::new();
-        let watching = tokio::spawn(watch_refill(cloud, is_full, shutdown));
+        let watching = tokio::spawn(watch_refill(cloud, db.clone(), is_full, shutdown));
         let check = async |state, wait: u64, expected: bool| {
             inbox.set(state);
             tokio::time::sleep(Duration::from_secs(wait)).await;
@@ -53,7 +67,9 @@ mod tests {
         check(LinkState::Connected(1), 59, false).await;
         check(LinkState::Away, 1, false).await;
         check(LinkState::Connected(2), 59, false).await;
-        check(LinkState::Connected(2), 2, true).await;
+        assert!(!is_refilled(&db).await.unwrap());
+        seen.clone().wait_for(|is_full| *is_full).await.unwrap();
         watching.await.unwrap().unwrap();
+        assert!(is_refilled(&db).await.unwrap(), "the next start knows it too");
     }
 }

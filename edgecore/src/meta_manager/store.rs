@@ -167,6 +167,16 @@ fn columns(key: &ObjectKey) -> (String, String, &str) {
     (key.kind.as_str().to_owned(), key.scope.to_string(), key.name.as_str())
 }
 
+/// Whether the cloud once had the time to say all that this store should hold.
+pub(super) fn is_refilled(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM fact WHERE name = 'refilled'")?.exists([])
+}
+
+/// From now on what the store does not hold is not wanted.
+pub(super) fn note_refilled(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("INSERT OR IGNORE INTO fact VALUES ('refilled')", []).map(|_| ())
+}
+
 #[cfg(test)]
 mod tests {
     use ke_wire::{Change, MessageId, Origin};

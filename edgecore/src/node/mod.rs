@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Answer, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use host::{Host, HostError};
@@ -39,7 +39,7 @@ pub struct NodeAgent {
     cloud: Cloud,
     meta: Meta,
     runtime: Arc<dyn Runtime>,
-    nodes: mpsc::Receiver<Arc<Node>>,
+    nodes: watch::Receiver<Option<Arc<Node>>>,
     /// Whether the store was empty at start: then the cloud must send all it thinks this node has.
     must_register: bool,
     known: Option<Node>,
@@ -49,7 +49,7 @@ pub struct NodeAgent {
 
 enum Event {
     Link,
-    Node(Arc<Node>),
+    Node(Option<Arc<Node>>),
     StatusDue,
     LeaseDue,
 }
@@ -75,7 +75,7 @@ impl NodeAgent {
         cloud: Cloud,
         meta: Meta,
         runtime: Arc<dyn Runtime>,
-        nodes: mpsc::Receiver<Arc<Node>>,
+        nodes: watch::Receiver<Option<Arc<Node>>>,
         known: Option<Node>,
     ) -> Self {
         let must_register = known.is_none();
@@ -106,7 +106,7 @@ impl NodeAgent {
         loop {
             let event = tokio::select! {
                 Ok(()) = link.changed() => Event::Link,
-                Some(node) = self.nodes.recv() => Event::Node(node),
+                Ok(()) = self.nodes.changed() => Event::Node(self.nodes.borrow_and_update().clone()),
                 _ = status.tick() => Event::StatusDue,
                 _ = lease.tick() => Event::LeaseDue,
                 () = shutdown.wait() => return Ok(()),
@@ -118,7 +118,11 @@ impl NodeAgent {
                     if connected { self.greet().await } else { Ok(()) }
                 }
                 Event::Node(node) => {
-                    self.known = Some(Arc::unwrap_or_clone(node));
+                    self.known = node.map(Arc::unwrap_or_clone).or(self.known.take());
+                    if self.is_overwritten() {
+                        // The control plane missed our leases and wrote so over our word, which is due again.
+                        self.last_told = None;
+                    }
                     Ok(())
                 }
                 Event::StatusDue if connected => self.tell_status().await,
@@ -137,6 +141,15 @@ impl NodeAgent {
     async fn greet(&mut self) -> Result<(), StepError> {
         self.tell_status().await?;
         self.renew_lease().await
+    }
+
+    /// Whether the Node in the cloud says something else about being ready than we told it last.
+    fn is_overwritten(&self) -> bool {
+        let known = self.known.as_ref().and_then(|node| node.status.as_ref()?.conditions.as_ref());
+        let stored = known.and_then(|all| all.iter().find(|one| one.type_ == "Ready"));
+        let told = self.last_told.as_ref().and_then(|(_, told)| told.pointer("/conditions")?.as_array());
+        let told = told.and_then(|all| all.iter().find(|one| one["type"] == "Ready"));
+        matches!((stored, told), (Some(stored), Some(told)) if told["status"] != stored.status.as_str())
     }
 
     async fn tell_status(&mut self) -> Result<(), StepError> {

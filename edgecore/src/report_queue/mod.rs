@@ -67,8 +67,10 @@ pub struct Outgoing {
 /// What became of reports on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The cloud has it, or will never take it.
+    /// The cloud has it.
     Settled(Ticket),
+    /// The cloud will never take it: what it is about is gone.
+    Moot(Ticket),
     /// The cloud did not take it now; it goes again after the others.
     Again(Ticket),
     /// The link broke: everything on its way goes again.
@@ -175,6 +177,11 @@ impl ReportQueue {
                     self.forget(&report).await;
                 }
             }
+            Verdict::Moot(ticket) => {
+                if let Some(report) = self.order.settled(ticket) {
+                    self.strike_out(store::moot, &report).await;
+                }
+            }
             Verdict::Again(ticket) => self.order.again(ticket),
             Verdict::LinkLost => self.on_link_lost().await,
         }
@@ -184,6 +191,9 @@ impl ReportQueue {
     /// "not ready" over it, and nobody but this node can say otherwise.
     async fn on_link_lost(&mut self) {
         self.order.all_again();
+        if let Err(error) = self.db.call(store::forget_strangers).await {
+            tracing::warn!(%error, "statuses of pods that are gone stay in the store");
+        }
         match self.db.call(store::pod_statuses).await {
             Ok(statuses) => {
                 for status in statuses {
@@ -197,8 +207,16 @@ impl ReportQueue {
     }
 
     async fn forget(&self, report: &Report) {
+        self.strike_out(store::settled, report).await;
+    }
+
+    async fn strike_out(
+        &self,
+        how: fn(&mut rusqlite::Connection, &Report) -> Result<(), rusqlite::Error>,
+        report: &Report,
+    ) {
         let report = report.clone();
-        if let Err(error) = self.db.call(move |connection| store::settled(connection, &report)).await {
+        if let Err(error) = self.db.call(move |connection| how(connection, &report)).await {
             tracing::warn!(%error, "a settled report could not be struck out; it will be sent once more after a restart");
         }
     }

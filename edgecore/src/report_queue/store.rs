@@ -64,6 +64,16 @@ pub(super) fn settled(connection: &mut Connection, report: &Report) -> Result<()
     }
 }
 
+/// Strikes out what will never be taken. The status of a Pod that is gone from the cloud is of no use to anybody.
+pub(super) fn moot(connection: &mut Connection, report: &Report) -> Result<(), rusqlite::Error> {
+    match report {
+        Report::PodStatus { uid, .. } => {
+            connection.execute("DELETE FROM pod_status WHERE uid = ?1", [uid.as_str()]).map(|_| ())
+        }
+        Report::PodGone { .. } | Report::Event { .. } => settled(connection, report),
+    }
+}
+
 /// Forgets the status of Pods that the store no longer holds: the cloud has let them go.
 pub(super) fn forget_strangers(connection: &mut Connection) -> Result<usize, rusqlite::Error> {
     connection.execute(
@@ -153,5 +163,8 @@ mod tests {
         db.call(move |c| settled(c, &gone)).await.unwrap();
         assert_eq!(db.call(unsent).await.unwrap(), vec![event(2)]);
         assert!(db.call(pod_statuses).await.unwrap().is_empty());
+        db.call(move |c| keep(c, &[status(3)])).await.unwrap();
+        db.call(move |c| moot(c, &status(1))).await.unwrap();
+        assert!(db.call(pod_statuses).await.unwrap().is_empty(), "the pod is gone from the cloud");
     }
 }
