@@ -3,11 +3,11 @@
 //! It never talks to the Kubernetes API: all it knows comes over one link from cloudcore, and is in the store before it
 //! is used. The modules stand in the order in which a message from the cloud meets them.
 
-pub mod admin;
 pub mod config;
-pub mod db;
 pub mod edge_hub;
-pub mod edged;
 pub mod meta_manager;
+pub mod db;
+pub mod edged;
 pub mod node;
 pub mod report_queue;
+pub mod admin;

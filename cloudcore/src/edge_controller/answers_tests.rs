@@ -8,7 +8,7 @@ use hyper::{Request, Response};
 use kube::client::Body;
 
 use super::super::observed::Observed;
-use super::super::watch::WatchEvent;
+use super::super::observed::WatchEvent;
 use super::*;
 
 type Script = Arc<Mutex<VecDeque<(u16, Value)>>>;

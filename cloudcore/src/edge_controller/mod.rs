@@ -1,7 +1,7 @@
 //! EdgeController: what each node needs, and what each node reports.
 //!
-//! Two halves that never wait for each other: downstream turns watches into orders for the queues, upstream answers
-//! the nodes. It never touches a link; the queues and CloudHub do. Started by `main.rs`.
+//! Two halves: downstream turns watches into orders for the queues and never waits for upstream, which answers the nodes
+//! and waits for downstream only when thousands of links come or go at once. It never touches a link; the queues and CloudHub do. Started by `main.rs`.
 
 mod answers;
 mod api;
@@ -31,10 +31,9 @@ use tokio::time::Instant;
 use self::answers::Answers;
 use self::api::ApiServer;
 use self::handle::LinkNews;
-use self::observed::Observed;
+use self::observed::{Observed, WatchEvent};
 use self::placement::Effect;
 use self::tolerations::{Policy, Stay};
-use self::watch::WatchEvent;
 use crate::node_queue::{NodeQueues, QueueOrder};
 
 pub(crate) use fetch::vanished;
@@ -180,7 +179,7 @@ impl EdgeController {
         let policy = Policy { stay, admission_secs: settings.admission_toleration_secs };
         // Full: the watches wait, and the API server buffers.
         let (seen, events) = mpsc::channel(256);
-        // Full: upstream waits; downstream empties it between any two orders for the queues.
+        // Full: upstream waits; downstream empties it between any two events.
         let (tell, news) = mpsc::channel(4096);
         // Emptied at once: `tolerate` keeps the newest per Pod.
         let (order, orders) = mpsc::channel(64);

@@ -12,6 +12,22 @@ use ke_api::object::api_type;
 use ke_wire::{Kind, Namespace, NodeName, ObjectKey, ObjectName, Scope, Uid, Version};
 use serde_json::{Map, Value};
 
+/// The kinds that are watched, in the order in which their first lists are asked for.
+pub(super) const WATCHED: [Kind; 4] = [Kind::Node, Kind::Pod, Kind::ConfigMap, Kind::Secret];
+
+/// What a watch says.
+#[derive(Clone, Debug)]
+pub(super) enum WatchEvent {
+    /// All objects of this kind follow, at the start or because the watch lost its place.
+    ListStarted(Kind),
+    /// An object as it is now.
+    Applied(Observed),
+    /// An object that is gone, as it was last.
+    Removed(Observed),
+    /// What was not in the list does not exist.
+    ListDone(Kind),
+}
+
 /// An object of the API server.
 #[derive(Clone, PartialEq)]
 pub(super) struct Observed {

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use bytes::Bytes;
 use ke_wire::{Change, Kind, NodeName, ObjectKey, Origin, Uid, Version};
 
-use super::observed::Observed;
-use super::watch::WatchEvent;
+use super::observed::{Observed, WATCHED, WatchEvent};
 use crate::node_queue::{Desired, Gone};
 
 /// What follows from something seen.
@@ -86,9 +85,6 @@ struct List {
     /// Whether one list was complete.
     complete: bool,
 }
-
-/// The kinds that are watched.
-pub(super) const WATCHED: [Kind; 4] = [Kind::Node, Kind::Pod, Kind::ConfigMap, Kind::Secret];
 
 impl Placement {
     /// Takes in one event of a watch.

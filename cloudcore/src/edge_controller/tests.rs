@@ -103,7 +103,7 @@ fn seen(kind: Kind, name: &str, version: u64, spec: Value) -> WatchEvent {
 fn lists() -> Vec<WatchEvent> {
     let objects = [seen(Kind::Node, "e1", 1, json!({})), seen(Kind::Pod, "a", 2, json!({"nodeName": "e1"}))];
     let mut events = Vec::new();
-    for kind in placement::WATCHED {
+    for kind in super::observed::WATCHED {
         events.push(WatchEvent::ListStarted(kind.clone()));
         events.extend(
             objects

@@ -15,37 +15,22 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::observed::{Observed, Unusable};
+use super::observed::{Observed, Unusable, WATCHED, WatchEvent};
 use crate::cluster::chain;
 
 /// The label that makes a Node an edge node, with any value.
 pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
 
-/// What a watch says.
-#[derive(Clone, Debug)]
-pub(super) enum WatchEvent {
-    /// All objects of this kind follow, at the start or because the watch lost its place.
-    ListStarted(Kind),
-    /// An object as it is now.
-    Applied(Observed),
-    /// An object that is gone, as it was last.
-    Removed(Observed),
-    /// What was not in the list does not exist.
-    ListDone(Kind),
-}
-
 /// Watches until asked to stop. `events` full: the API server buffers, and starts the watch anew if it lasts.
 pub(super) async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: Shutdown) {
     let mut watches = JoinSet::new();
-    for stage in [&[Kind::Node][..], &[Kind::Pod], &[Kind::ConfigMap, Kind::Secret]] {
-        for kind in stage {
-            let (listed, is_listed) = oneshot::channel();
-            watches.spawn(watch(client.clone(), kind.clone(), events.clone(), listed));
-            tokio::select! {
-                () = stop.wait() => return,
-                // The sender is gone only when nobody takes events any more.
-                _ = is_listed => {}
-            }
+    for kind in WATCHED {
+        let (listed, is_listed) = oneshot::channel();
+        watches.spawn(watch(client.clone(), kind, events.clone(), listed));
+        tokio::select! {
+            () = stop.wait() => return,
+            // The sender is gone only when nobody takes events any more.
+            _ = is_listed => {}
         }
     }
     tokio::select! {

@@ -92,3 +92,36 @@ pub(super) fn newly_held_back(before: &PodStatus, now: &PodStatus) -> Vec<String
 fn is_ready(status: &PodStatus) -> bool {
     status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodCondition;
+
+    use super::*;
+
+    fn status(ready: &str) -> PodStatus {
+        let condition =
+            PodCondition { type_: "Ready".into(), status: ready.into(), ..PodCondition::default() };
+        PodStatus { conditions: Some(vec![condition]), ..PodStatus::default() }
+    }
+
+    #[test]
+    fn what_the_cloud_does_not_have_is_news() {
+        let at = |secs: i64| Timestamp::from_second(secs).unwrap();
+        let mut told = Told::default();
+        assert!(
+            !told.is_news(&status("True"), &status("True"), at(0)),
+            "the store has it from an earlier run"
+        );
+        assert!(told.is_news(&status("False"), &status("True"), at(1)));
+        told.told(status("True"), at(2));
+        assert!(!told.is_news(&status("True"), &status("True"), at(3)));
+        // The control plane writes over it: said again, but not sooner than it could have been an echo under way.
+        assert!(!told.is_news(&status("True"), &status("False"), at(4)));
+        assert_eq!(told.correct_at, Some(at(2 + CORRECT_SECS)));
+        assert!(told.is_news(&status("True"), &status("False"), at(2 + CORRECT_SECS)));
+        told.told(status("True"), at(13));
+        // A cloud that sends no echo does not make us repeat ourselves.
+        assert!(!told.is_news(&status("True"), &status("False"), at(1000)));
+    }
+}

@@ -90,7 +90,7 @@ impl MetaManager {
         news: mpsc::Sender<News>,
         nodes: watch::Sender<Option<Arc<Node>>>,
     ) -> (Meta, Self) {
-        // Full: EdgeHub stops reading its socket.
+        // Full: what EdgeHub was pushed waits unacknowledged, and the cloud's window closes.
         let (sender, changes) = mpsc::channel(BATCH);
         (Meta { changes: sender, db: db.clone(), cloud }, Self { changes, db, node, news, nodes })
     }
