@@ -43,14 +43,6 @@ impl Content {
     }
 }
 
-/// True for volumes whose files change when objects in the cloud do.
-pub(super) fn follows_the_cloud(volume: &Volume) -> bool {
-    volume.config_map.is_some()
-        || volume.secret.is_some()
-        || volume.downward_api.is_some()
-        || volume.projected.is_some()
-}
-
 /// Where a volume lies on this machine, and whether containers may only read it.
 pub(super) fn place(volume: &Volume, dir: &PodDir) -> Result<(PathBuf, bool), String> {
     if let Some(source) = &volume.host_path {

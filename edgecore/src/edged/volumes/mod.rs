@@ -17,9 +17,10 @@ mod projected;
 mod removal;
 mod subpath;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -102,19 +103,12 @@ pub struct Prepared {
     pub renew_at: Option<Timestamp>,
 }
 
-/// All pods' volumes below one directory. One call at a time for one pod: its worker makes them.
+/// All pods' volumes below one directory.
 #[derive(Clone)]
 pub struct Volumes {
     disk: Arc<Disk>,
+    turns: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
     objects: Arc<dyn Objects>,
-}
-
-/// Which of a pod's volumes to look at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    All,
-    /// Those whose files follow objects in the cloud.
-    Following,
 }
 
 impl Volumes {
@@ -127,18 +121,30 @@ impl Volumes {
     /// The same with somebody else making the mounts.
     #[must_use]
     pub fn with_mounter(root: PathBuf, objects: Arc<dyn Objects>, mounter: Arc<dyn Mounter>) -> Self {
-        Self { disk: Arc::new(Disk { layout: Layout::new(root), mounter }), objects }
+        Self { disk: Arc::new(Disk { layout: Layout::new(root), mounter }), turns: Arc::default(), objects }
     }
 
     /// Makes all volumes of a pod, or brings them up to date. All are tried; the first error is returned.
     pub async fn prepare(&self, pod: &Pod, facts: &PodFacts) -> Result<Prepared, VolumeError> {
-        self.write(pod, facts, Which::All).await
-    }
-
-    /// Brings ConfigMaps, Secrets, downward API files and tokens of a running pod up to date. A volume whose source
-    /// cannot be had keeps its files, the others are written; the first error is returned.
-    pub async fn refresh(&self, pod: &Pod, facts: &PodFacts) -> Result<Prepared, VolumeError> {
-        self.write(pod, facts, Which::Following).await
+        let mut contents = Vec::new();
+        let mut first_error = None;
+        let mut prepared = Prepared::default();
+        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            match content::content(pod, volume, self.objects.as_ref(), facts).await {
+                Ok(content) => contents.push((volume.name.clone(), content)),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        prepared.renew_at = contents.iter().filter_map(|(_, content)| content.renew_at()).min();
+        let (disk, uid) = (Arc::clone(&self.disk), pod.metadata.uid.clone().unwrap_or_default());
+        let group = projected::fs_group(pod);
+        let work = {
+            let uid = uid.clone();
+            move || apply(&disk, &uid, group, &contents)
+        };
+        let (changed, error) = self.in_turn(&uid, work).await?;
+        prepared.changed = changed;
+        first_error.or(error).map_or(Ok(prepared), Err)
     }
 
     /// What one start of `container` gets mounted: its volumes, the hosts file, a new termination message file.
@@ -161,9 +167,9 @@ impl Volumes {
 
     /// Takes a dead pod's mounts down and deletes its directory. Gone already: success.
     pub async fn tear_down(&self, uid: &Uid) -> Result<(), VolumeError> {
-        let (disk, uid) = (Arc::clone(&self.disk), uid.clone());
-        blocking(move || {
-            let dir = disk.layout.pod(uid.as_str()).map_err(VolumeError::Disk)?;
+        let (disk, of) = (Arc::clone(&self.disk), uid.clone());
+        self.in_turn(uid.as_str(), move || {
+            let dir = disk.layout.pod(of.as_str()).map_err(VolumeError::Disk)?;
             removal::remove(dir.path(), disk.mounter.as_ref())
                 .map_err(|error| VolumeError::Disk(format!("remove {}: {error}", dir.path().display())))
         })
@@ -179,25 +185,25 @@ impl Volumes {
         .await
     }
 
-    async fn write(&self, pod: &Pod, facts: &PodFacts, which: Which) -> Result<Prepared, VolumeError> {
-        let mut contents = Vec::new();
-        let mut first_error = None;
-        let mut prepared = Prepared::default();
-        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            if which == Which::Following && !content::follows_the_cloud(volume) {
-                continue;
-            }
-            match content::content(pod, volume, self.objects.as_ref(), facts).await {
-                Ok(content) => contents.push((volume.name.clone(), content)),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        prepared.renew_at = contents.iter().filter_map(|(_, content)| content.renew_at()).min();
-        let (disk, uid) = (Arc::clone(&self.disk), pod.metadata.uid.clone().unwrap_or_default());
-        let group = projected::fs_group(pod);
-        let (changed, error) = blocking(move || apply(&disk, &uid, group, &contents)).await?;
-        prepared.changed = changed;
-        first_error.or(error).map_or(Ok(prepared), Err)
+    /// Work on one pod's directory, one after the other: whoever waited for a write may have stopped waiting, the write goes
+    /// on, and a removal beside it would leave a Secret's mount behind.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        uid: &str,
+        work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+    ) -> Result<T, VolumeError> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those of pods that nobody works on are of no more use.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(uid.to_owned()).or_default())
+        };
+        let turn = turn.lock_owned().await;
+        blocking(move || {
+            let _turn = turn;
+            work()
+        })
+        .await
     }
 }
 

@@ -196,7 +196,7 @@ async fn every_type_has_its_place_content_and_mode() {
 }
 
 #[tokio::test]
-async fn refresh_follows_objects_and_keeps_what_it_cannot_replace() {
+async fn files_follow_objects_and_keep_what_it_cannot_replace() {
     let bench = Bench::new(objects());
     let pod = with_volumes(json!([
         {"name": "gone", "configMap": {"name": "c"}},
@@ -204,17 +204,15 @@ async fn refresh_follows_objects_and_keeps_what_it_cannot_replace() {
         {"name": "path", "hostPath": {"path": bench.temp.path().join("made"), "type": "DirectoryOrCreate"}}
     ]));
     bench.volumes.prepare(&pod, &facts()).await.unwrap();
-    assert!(!bench.volumes.refresh(&pod, &facts()).await.unwrap().changed);
-    fs::remove_dir(bench.temp.path().join("made")).unwrap();
+    assert!(!bench.volumes.prepare(&pod, &facts()).await.unwrap().changed);
     bench.objects.put("configmap/shop/kube-root-ca.crt", json!({"data": {"new": "NEW"}}));
-    assert!(bench.volumes.refresh(&pod, &facts()).await.unwrap().changed);
+    assert!(bench.volumes.prepare(&pod, &facts()).await.unwrap().changed);
     assert_eq!(bench.read("kubernetes.io~configmap/cm/new"), "NEW");
     assert!(!bench.volume("kubernetes.io~configmap/cm/ca.crt").exists());
-    assert!(!bench.temp.path().join("made").exists(), "host paths are the containers' after the start");
 
     bench.objects.remove("configmap/shop/c");
     bench.objects.put("configmap/shop/kube-root-ca.crt", json!({"data": {"new": "NEWER"}}));
-    let error = bench.volumes.refresh(&pod, &facts()).await.unwrap_err();
+    let error = bench.volumes.prepare(&pod, &facts()).await.unwrap_err();
     assert_eq!(error.to_string(), "MountVolume.SetUp failed for volume \"gone\" : configmap \"c\" not found");
     assert_eq!(bench.read("kubernetes.io~configmap/gone/a"), "one");
     assert_eq!(bench.read("kubernetes.io~configmap/cm/new"), "NEWER");
@@ -227,7 +225,7 @@ async fn an_optional_source_out_of_reach_leaves_what_is_there() {
     bench.volumes.prepare(&pod, &facts()).await.unwrap();
     bench.objects.remove("configmap/shop/c");
     bench.objects.offline.store(true, Ordering::Relaxed);
-    assert!(!bench.volumes.refresh(&pod, &facts()).await.unwrap().changed);
+    assert!(!bench.volumes.prepare(&pod, &facts()).await.unwrap().changed);
     assert_eq!(bench.read("kubernetes.io~configmap/cm/a"), "one");
 
     fs::remove_dir_all(bench.volume("")).unwrap();
@@ -235,10 +233,10 @@ async fn an_optional_source_out_of_reach_leaves_what_is_there() {
     assert!(!bench.volume("kubernetes.io~configmap/cm/a").exists(), "and starts a new pod without it");
 
     bench.objects.put("configmap/shop/c", json!({"data": {"a": "back"}}));
-    assert!(bench.volumes.refresh(&pod, &facts()).await.unwrap().changed);
+    assert!(bench.volumes.prepare(&pod, &facts()).await.unwrap().changed);
     bench.objects.remove("configmap/shop/c");
     bench.objects.offline.store(false, Ordering::Relaxed);
-    assert!(bench.volumes.refresh(&pod, &facts()).await.unwrap().changed, "gone for sure");
+    assert!(bench.volumes.prepare(&pod, &facts()).await.unwrap().changed, "gone for sure");
     assert!(!bench.volume("kubernetes.io~configmap/cm/a").exists());
 }
 
