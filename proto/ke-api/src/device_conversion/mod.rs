@@ -7,6 +7,7 @@
 //! becomes none, as the API server has it.
 
 mod device;
+mod device_parts;
 mod faithful;
 mod model;
 mod parts;
