@@ -1,8 +1,8 @@
 //! Devices and their models, `devices.kubeedge.io/v1beta1`: what a user writes. Names and schema are KubeEdge's, odd
 //! capitals included, so that its manifests and its mappers' tools work unchanged.
 //!
-//! Reading is lenient: unknown fields are ignored and every field may be absent or `null`-free empty. A field of a wrong
-//! type is an error of that one object, so whoever lists devices must decode them one by one.
+//! Reading is lenient: unknown fields are ignored and every field may be absent. A field of a wrong type is an error of
+//! that one object, so whoever lists devices must decode them one by one.
 
 use std::collections::BTreeMap;
 
