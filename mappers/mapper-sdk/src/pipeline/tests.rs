@@ -1,3 +1,5 @@
+//! What devices send and users wish, as bytes and texts.
+
 use proptest::prelude::*;
 
 use super::*;
