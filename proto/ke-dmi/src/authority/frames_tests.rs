@@ -113,6 +113,32 @@ fn a_block_may_point_at_an_earlier_one() {
     }
 }
 
+/// Recorded: three MapperRegister calls of grpc-go 1.67.1 with KubeEdge's code, dialled as its mapper-framework does.
+#[test]
+fn a_recorded_go_client_is_understood() {
+    let sent = [
+        &b"\x83\x86\x45\xa0\x63\xb8\x63\x2a\x46\x15\xef\x97\xb9\x88\x5d\x03\xa8\x73\x16\xcd\xc5\xb3\xb9\x88\x56\x34\x0e\xba\xcb\x66\xd2\xcc\x64\x24\xb6\x7f\x41\x94\x54\x58\x4a\x92\x2a\x2c\x3d\x6d\x8c\xa5\x92\x62\xaa\x2c\x32\x52\x65\xd0\x72\x75\x5f\x8b\x1d\x75\xd0\x62\x0d\x26\x3d\x4c\x4d\x65\x64\x7a\x8a\x9a\xca\xc8\xb4\xc7\x60\x2b\xb8\xea\xe1\x40\x02\x74\x65\x86\x4d\x83\x35\x05\xb1\x1f\x40\x89\x9a\xca\xc8\xb2\x4d\x49\x4f\x6a\x7f\x86\x71\xf7\xda\x03\xb6\xff"[..],
+        b"\x83\x86\xc3\xc2\xc1\xc0\xbf\x7e\x86\x71\xf7\xdf\x65\xdb\x7f",
+        b"\x83\x86\xc4\xc3\xc2\xc1\xc0\x7e\x86\x71\xf7\xdf\x79\xab\x7f",
+    ];
+    let stream = begun(&[1, 3, 5].map(|n| frame(HEADERS, END_HEADERS, n, sent[n as usize / 2])));
+    let mut decoder = Decoder::new(TABLE_SIZE);
+    let out = frames(&rewritten(&stream, 50).unwrap());
+    assert_eq!(out.len(), sent.len());
+    for ((.., payload), sent) in out.iter().zip(sent) {
+        let was = decoder.decode(sent).unwrap();
+        assert_eq!(was[3].value, "%2Fetc%2Fkubeedge%2Fdmi.sock");
+        let found = fields(payload);
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        let expected =
+            [":method", ":scheme", ":path", ":authority", "content-type", "user-agent", "te", "grpc-timeout"];
+        assert_eq!(names, expected);
+        assert_eq!(found[2].1, "/v1beta1.DeviceManagerService/MapperRegister");
+        assert_eq!((found[3].1.as_str(), found[5].1.as_str()), ("localhost", "grpc-go/1.67.1"));
+        assert!(found[7].1.starts_with("69") && found[7].1.ends_with('u'), "{found:?}");
+    }
+}
+
 #[test]
 fn other_frames_pass_as_they_are() {
     let stream = begun(&[
