@@ -1,0 +1,26 @@
+//! The contract between an edge node and its mappers: gRPC on unix sockets, generated from `dmi.proto`.
+//!
+//! edgecore serves the manager and calls mappers; the mapper SDK does the reverse. Both import this crate, and it
+//! imports none of ours. It decides nothing about devices: [`value`] turns free configuration values into the wire's
+//! form and back, [`authority`] lets peers written in Go call a server written in Rust.
+
+/// Package `v1beta1`: messages, clients and servers of both services.
+pub mod v1beta1 {
+    #![allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    #![allow(missing_docs, unreachable_pub)]
+    tonic::include_proto!("v1beta1");
+}
+pub mod value;
+pub mod authority;
+
+pub use authority::{AnyAuthority, incoming};
+
+/// The same types that tonic's server parses requests with.
+use tonic::codegen::http;
+
+/// Keys only: among the values are passwords of devices.
+impl std::fmt::Debug for v1beta1::CustomizedValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CustomizedValue").field("keys", &self.data.keys()).finish_non_exhaustive()
+    }
+}
