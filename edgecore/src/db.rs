@@ -49,6 +49,31 @@ const MIGRATIONS: &[&str] = &[
     );",
     // What is known about the store itself: `refilled` once the cloud has had the time to say all that should be in it.
     "CREATE TABLE fact (name TEXT PRIMARY KEY) WITHOUT ROWID;",
+    // Devices of this node and what each should be and is.
+    "CREATE TABLE device (
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        description TEXT NOT NULL,
+        state TEXT NOT NULL,
+        last_online TEXT NOT NULL,
+        PRIMARY KEY (namespace, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE device_twin (
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        property TEXT NOT NULL,
+        optional INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        expected TEXT,
+        expected_at INTEGER,
+        expected_cloud INTEGER NOT NULL,
+        expected_edge INTEGER NOT NULL,
+        actual TEXT,
+        actual_at INTEGER,
+        actual_cloud INTEGER NOT NULL,
+        actual_edge INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name, property)
+    ) WITHOUT ROWID;",
 ];
 
 /// How hard a commit is pushed to the disk.

@@ -9,5 +9,7 @@ pub mod meta_manager;
 pub mod db;
 pub mod edged;
 pub mod node;
+pub mod device_twin;
+pub mod event_bus;
 pub mod report_queue;
 pub mod admin;

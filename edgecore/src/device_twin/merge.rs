@@ -217,7 +217,8 @@ fn told(property: &Property, versions: Versions) -> TwinProperty {
         value: Some(half.value.clone()),
         metadata: Some(TwinTime { timestamp: half.at_ms }),
     };
-    let version = |half: &Option<Half>| half.as_ref().filter(|_| versions == Versions::Told).map(|half| half.version);
+    let version =
+        |half: &Option<Half>| half.as_ref().filter(|_| versions == Versions::Told).map(|half| half.version);
     TwinProperty {
         expected: property.expected.as_ref().map(value),
         actual: property.actual.as_ref().map(value),

@@ -36,9 +36,15 @@ fn halves_types_and_tombstones() {
     let actual = |value: &str| json!({"p": {"actual": {"value": value}}});
     check(&[actual("1")], "p: string -/1v1");
     check(&[actual("1"), actual("1")], "p: string -/1v2");
-    check(&[json!({"p": {"expected": {"value": "20"}, "metadata": {"type": "int"}}}), actual("18")], "p: int 20v1/18v1");
+    check(
+        &[json!({"p": {"expected": {"value": "20"}, "metadata": {"type": "int"}}}), actual("18")],
+        "p: int 20v1/18v1",
+    );
     // The type stays as it was first told.
-    check(&[actual("a"), json!({"p": {"actual": {"value": "b"}, "metadata": {"type": "int"}}})], "p: string -/bv2");
+    check(
+        &[actual("a"), json!({"p": {"actual": {"value": "b"}, "metadata": {"type": "int"}}})],
+        "p: string -/bv2",
+    );
     // A half without a value is none, and a null for something unknown is passed over.
     check(&[json!({"p": {"actual": {}, "expected": {"value": "1"}}, "q": null})], "p: string 1v1/-");
     check(&[actual("1"), json!({"p": null})], "p: deleted -/v2");
@@ -64,16 +70,29 @@ fn what_is_refused_changes_nothing() {
     check(value(&"1".repeat(513)), Alphabet::KubeEdge, "512");
     check(value(&"1".repeat(70_000)), Alphabet::Open, "65536");
     check(json!({"spaced name": null}), Alphabet::Open, "property name");
-    check(json!({"f": {"actual": {"value": "x"}, "metadata": {"type": "float"}}}), Alphabet::Open, "not float");
-    check(json!({"b": {"actual": {"value": "True"}, "metadata": {"type": "boolean"}}}), Alphabet::Open, "true or false");
-    check(json!({"b": {"actual": {"value": "1"}, "metadata": {"type": "double"}}}), Alphabet::Open, "not allowed");
+    check(
+        json!({"f": {"actual": {"value": "x"}, "metadata": {"type": "float"}}}),
+        Alphabet::Open,
+        "not float",
+    );
+    check(
+        json!({"b": {"actual": {"value": "True"}, "metadata": {"type": "boolean"}}}),
+        Alphabet::Open,
+        "true or false",
+    );
+    check(
+        json!({"b": {"actual": {"value": "1"}, "metadata": {"type": "double"}}}),
+        Alphabet::Open,
+        "not allowed",
+    );
 }
 
 #[test]
 fn what_is_told_to_whom() {
     let mut twin = twin(&[json!({"limit": {"expected": {"value": "20"}, "metadata": {"type": "int"}}})]);
     let merged =
-        update(&mut twin, &request(json!({"limit": {"actual": {"value": "18"}}})), Alphabet::Open, 5).unwrap();
+        update(&mut twin, &request(json!({"limit": {"actual": {"value": "18"}}})), Alphabet::Open, 5)
+            .unwrap();
     let json = |value: &Told| serde_json::to_value(value).unwrap();
     assert_eq!(
         json(&merged.result),
