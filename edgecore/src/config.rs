@@ -13,6 +13,7 @@ use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::db::Synchronous;
+use crate::device_twin::DeviceTwinConfig;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -70,6 +71,8 @@ pub struct Modules {
     pub edged: EdgedConfig,
     /// What the cloud told, stored.
     pub meta_manager: MetaManagerConfig,
+    /// Devices and their mappers.
+    pub device_twin: DeviceTwinConfig,
 }
 
 /// `modules.edgeHub`

@@ -73,6 +73,31 @@ const MIGRATIONS: &[&str] = &[
         actual_cloud INTEGER NOT NULL,
         actual_edge INTEGER NOT NULL,
         PRIMARY KEY (namespace, name, property)
+    ) WITHOUT ROWID;
+    -- AUTOINCREMENT: a number that was struck out is never used again.
+    CREATE TABLE device_report (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        sort INTEGER NOT NULL,
+        made_ms INTEGER NOT NULL,
+        body BLOB NOT NULL
+    );
+    CREATE TABLE mapper (
+        protocol TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        version TEXT NOT NULL,
+        api_version TEXT NOT NULL,
+        address TEXT NOT NULL
+    ) WITHOUT ROWID;
+    -- What a mapper was told last, as a digest.
+    CREATE TABLE mapper_holds (
+        protocol TEXT NOT NULL,
+        sort INTEGER NOT NULL,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        PRIMARY KEY (protocol, sort, namespace, name)
     ) WITHOUT ROWID;",
 ];
 

@@ -11,16 +11,17 @@ use bytes::Bytes;
 use edgecore::admin::Admin;
 use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
 use edgecore::db::{Db, Opened, Synchronous};
-use edgecore::edge_hub::{Cloud, EdgeHub, Joined};
+use edgecore::device_twin::{self, DeviceTwin};
+use edgecore::edge_hub::{Cloud, DeviceEnds, EdgeHub, Joined};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::images::Images;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
-use edgecore::meta_manager::{MetaManager, News, is_refilled, watch_refill};
+use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig};
-use edgecore::report_queue::ReportQueue;
+use edgecore::report_queue::{DeviceReportQueue, ReportQueue};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
@@ -50,7 +51,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     }
     let shutdown = Shutdown::on_signals().context("listen for signals")?;
     let mut tasks = Supervisor::new(shutdown);
-    let metrics = Metrics::new();
+    let mut metrics = Metrics::new();
 
     let edged_config = &config.modules.edged;
     let kubelet = &edged_config.tailored_kubelet_config;
@@ -79,18 +80,45 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         ),
     }
 
+    let device_counters = device_twin::Counters::new(&mut metrics);
     let (cloud, inbox) = Cloud::channel();
     let admin = Admin::bind(config.admin.bind_address, metrics, cloud.clone(), Arc::clone(&runtime)).await?;
 
     // Full: MetaManager waits, so acknowledgements do, so the cloud does.
     let (news, told) = mpsc::channel::<News>(256);
     let (node_news, nodes) = watch::channel(None);
-    let (meta, meta_manager) = MetaManager::new(db.clone(), name.clone(), cloud.clone(), news, node_news);
+    // Full: as above.
+    let (device_news, devices_told) = mpsc::channel::<DeviceNews>(256);
+    let (meta, meta_manager) =
+        MetaManager::new(db.clone(), name.clone(), cloud.clone(), news, device_news, node_news);
     let (reports, outbox, report_queue) = ReportQueue::new(db.clone()).await?;
+    let (device_reports, device_outbox, device_report_queue) = DeviceReportQueue::new(db.clone());
+    // Full: dropped with a word; each connection brings all of it.
+    let (membership, memberships) = mpsc::channel(64);
     let known = meta.node(&name).await?;
     let joined = if known.is_some() { Joined::Before } else { Joined::Never };
     let hub_config = config.modules.edge_hub.clone();
-    let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox);
+    let device_ends = DeviceEnds { outbox: device_outbox, membership };
+    let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox, device_ends);
+    let device_twin = if config.modules.device_twin.enable {
+        // Full: the publisher's acknowledgement waits.
+        let (_hear, heard) = mpsc::channel(512);
+        let parts = device_twin::Parts {
+            config: config.modules.device_twin.clone(),
+            node: name.clone(),
+            db: db.clone(),
+            held: meta.devices().await?,
+            news: devices_told,
+            membership: memberships,
+            heard,
+            bus: edgecore::event_bus::Bus,
+            reports: device_reports,
+            counters: device_counters,
+        };
+        Some(DeviceTwin::new(parts).await?)
+    } else {
+        None
+    };
     let pods = meta.pods().await?;
     tracing::info!(node = %name, n_pods = pods.len(), "edgecore starts with what its store holds");
     let statuses = edgecore::report_queue::last_pod_statuses(&db).await?;
@@ -127,7 +155,11 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
     tasks.add("edged", |stop| edged.run(stop));
+    if let Some(device_twin) = device_twin {
+        tasks.add("device_twin", |stop| device_twin.run(stop));
+    }
     tasks.add("report_queue", |stop| report_queue.run(stop));
+    tasks.add("device_reports", |stop| device_report_queue.run(stop));
     if config.modules.edge_hub.enable {
         tasks.add("edge_hub", |stop| edge_hub.run(stop));
     }

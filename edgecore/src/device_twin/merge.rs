@@ -63,7 +63,7 @@ pub type Twin = BTreeMap<String, Property>;
 pub type Told = BTreeMap<String, Option<TwinProperty>>;
 
 /// Last and current form of a changed property.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Step {
     /// Before; `None` when there was none.
     pub last: Option<TwinProperty>,

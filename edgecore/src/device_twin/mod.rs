@@ -1,6 +1,541 @@
 //! DeviceTwin: what each device of this node should be and is.
 //!
-//! So far the rules (`merge.rs`) and the rows (`store.rs`); nothing calls them yet.
+//! MetaManager tells it of Devices and models, mappers report through the DMI, local programs over MQTT. What is said is
+//! merged (`merge.rs`), on disk (`store.rs`), and then answered, published and reported; a burst shares one commit. Which
+//! mapper must be told what is `catalogue.rs`'s and `delivery.rs`'s business. It never talks to a field bus.
 
+mod catalogue;
+mod delivery;
+mod dmi;
+mod mapper;
+mod mapping;
 pub mod merge;
+mod payload;
 mod store;
+mod twins;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use ke_dmi::v1beta1 as dmi_messages;
+use ke_run::config::Within;
+use ke_run::shutdown::Shutdown;
+use ke_run::telemetry::Metrics;
+use ke_wire::{DeviceRef, MessageId, NodeName};
+use prometheus_client::metrics::counter::Counter;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tonic::Status;
+
+use crate::db::{Db, DbError};
+use crate::event_bus::topic::{DeviceId, Topic};
+use crate::event_bus::{Bus, Heard};
+use crate::meta_manager::DeviceNews;
+use crate::report_queue::{DeviceReports, Limits, keep};
+use catalogue::{Catalogue, Difference, Message};
+use dmi::{Ask, Named};
+use mapper::{Change, Mapper, Registered};
+use merge::Alphabet;
+use twins::{Effects, Moment, TwinError, Twins};
+
+/// Reports that share one commit at most.
+const BATCH: usize = 512;
+
+/// `modules.deviceTwin`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DeviceTwinConfig {
+    /// Whether this node has devices.
+    pub enable: bool,
+    /// Folder of the socket `dmi.sock` that mappers call; a path that ends in `.sock` means its folder.
+    pub dmi_sock_path: PathBuf,
+    /// Device reports kept while the cloud is away. 100 to 1,000,000; the oldest beyond are dropped and counted. 10,000 are
+    /// about 4 MB on disk. Not in KubeEdge, which keeps none.
+    pub max_kept_reports: Within<100, 1_000_000>,
+    /// Age at which a kept report is dropped. Seconds, 60 to 31,536,000 (a year). Not in KubeEdge.
+    pub max_kept_reports_age_secs: Within<60, 31_536_000>,
+    /// Whether values from MQTT are limited to letters, digits and `-_.,:/@#`, 512 bytes, as on KubeEdge's nodes. Without,
+    /// any text of at most 64 KiB. Not in KubeEdge.
+    pub strict_mqtt_values: bool,
+}
+
+impl Default for DeviceTwinConfig {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            dmi_sock_path: "/etc/kubeedge/dmi.sock".into(),
+            max_kept_reports: Within::of::<10_000>(),
+            max_kept_reports_age_secs: Within::of::<604_800>(),
+            strict_mqtt_values: true,
+        }
+    }
+}
+
+/// The module cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceTwinError {
+    /// Mappers could not call.
+    #[error("listen for mappers on {path}: {source}; see modules.deviceTwin.dmiSockPath")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// The store does not answer.
+    #[error("read devices from the store: {0}")]
+    Read(#[from] DbError),
+}
+
+/// Devices that the cloud says came, left or are here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Some came, some left.
+    Changed {
+        /// Devices that came.
+        added: Vec<DeviceRef>,
+        /// Devices that left.
+        removed: Vec<DeviceRef>,
+    },
+    /// These and no others.
+    All(Vec<DeviceRef>),
+}
+
+/// What the module needs.
+pub struct Parts {
+    /// Its section of the configuration.
+    pub config: DeviceTwinConfig,
+    /// This node.
+    pub node: NodeName,
+    /// The store.
+    pub db: Db,
+    /// Stored models and Devices.
+    pub held: Vec<DeviceNews>,
+    /// What comes after those.
+    pub news: mpsc::Receiver<DeviceNews>,
+    /// Membership messages of the cloud.
+    pub membership: mpsc::Receiver<Membership>,
+    /// What MQTT clients say.
+    pub heard: mpsc::Receiver<Heard>,
+    /// Where results are published.
+    pub bus: Bus,
+    /// Told when a report is on disk.
+    pub reports: DeviceReports,
+    /// What it counts.
+    pub counters: Counters,
+}
+
+/// What the module counts.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    reports: Counter,
+    dropped: Counter,
+}
+
+impl Counters {
+    /// Registers them.
+    #[must_use]
+    pub fn new(metrics: &mut Metrics) -> Self {
+        Self {
+            reports: metrics
+                .counter("device_twin_reports", "Values and states reported by mappers and MQTT clients"),
+            dropped: metrics
+                .counter("device_twin_reports_dropped", "Device reports dropped while the cloud was away"),
+        }
+    }
+}
+
+/// The module. `run` it.
+pub struct DeviceTwin {
+    config: DeviceTwinConfig,
+    db: Db,
+    news: mpsc::Receiver<DeviceNews>,
+    membership: mpsc::Receiver<Membership>,
+    heard: mpsc::Receiver<Heard>,
+    asks: mpsc::Receiver<Ask>,
+    asking: mpsc::Sender<Ask>,
+    bus: Bus,
+    reports: DeviceReports,
+    twins: Twins,
+    catalogue: Catalogue,
+    mappers: HashMap<String, Served>,
+    counters: Counters,
+}
+
+/// A mapper's task; ended when this is dropped.
+struct Served {
+    changes: mpsc::Sender<Change>,
+    task: AbortHandle,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Something said about a device, and who waits until it is on disk.
+enum Said {
+    Heard(Heard),
+    Report(Named, merge::Told, oneshot::Sender<Result<(), Status>>),
+    State(Named, String, oneshot::Sender<Result<(), Status>>),
+}
+
+enum Event {
+    Said,
+    News(DeviceNews),
+    Membership(Membership),
+    Register(Registered, bool, oneshot::Sender<Result<dmi_messages::MapperRegisterResponse, Status>>),
+    Stop,
+}
+
+impl DeviceTwin {
+    /// Reads what an earlier run left.
+    pub async fn new(parts: Parts) -> Result<Self, DeviceTwinError> {
+        let Parts { config, node, db, held, news, membership, heard, bus, reports, counters } = parts;
+        let alphabet = if config.strict_mqtt_values { Alphabet::KubeEdge } else { Alphabet::Open };
+        let devices = db.call(|connection| store::all(connection)).await?;
+        // Full: mappers' calls wait, as they wait for the disk.
+        let (asking, asks) = mpsc::channel(BATCH);
+        let mut module = Self {
+            twins: Twins::new(node, alphabet, devices),
+            config,
+            db,
+            news,
+            membership,
+            heard,
+            asks,
+            asking,
+            bus,
+            reports,
+            catalogue: Catalogue::default(),
+            mappers: HashMap::new(),
+            counters,
+        };
+        for news in held {
+            module.on_news(news).await;
+        }
+        for mapper in module.db.call(|connection| store::mappers(connection)).await? {
+            let protocol = mapper.protocol.clone();
+            let held = module.db.call(move |connection| store::held(connection, &protocol)).await?;
+            module.serve_mapper(&mapper, held);
+        }
+        Ok(module)
+    }
+
+    /// Runs until shutdown. Errors: the socket cannot be made.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), DeviceTwinError> {
+        let path = dmi::socket_path(&self.config.dmi_sock_path);
+        let listener = dmi::listen(&path)?;
+        tracing::info!(socket = %path.display(), "mappers may register");
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(dmi::serve(listener, self.asking.clone(), shutdown.clone()));
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let event = tokio::select! {
+                () = shutdown.wait() => Event::Stop,
+                Some(ask) = self.asks.recv() => self.sorted(ask, &mut batch),
+                Some(heard) = self.heard.recv() => {
+                    batch.push(Said::Heard(heard));
+                    Event::Said
+                }
+                Some(news) = self.news.recv() => Event::News(news),
+                Some(membership) = self.membership.recv() => Event::Membership(membership),
+            };
+            match event {
+                Event::Said => {
+                    let registration = self.fill(&mut batch);
+                    self.on_said(&mut batch).await;
+                    if let Some((mapper, with_data, reply)) = registration {
+                        self.on_register(mapper, with_data, reply).await;
+                    }
+                }
+                Event::News(news) => self.on_news(news).await,
+                Event::Membership(membership) => self.on_membership(membership).await,
+                Event::Register(mapper, with_data, reply) => self.on_register(mapper, with_data, reply).await,
+                Event::Stop => return Ok(()),
+            }
+        }
+    }
+
+    fn sorted(&self, ask: Ask, batch: &mut Vec<Said>) -> Event {
+        match ask {
+            Ask::Report { device, twin, reply } => batch.push(Said::Report(device, twin, reply)),
+            Ask::State { device, state, reply } => batch.push(Said::State(device, state, reply)),
+            Ask::Register { mapper, with_data, reply } => return Event::Register(mapper, with_data, reply),
+        }
+        Event::Said
+    }
+
+    /// Whatever else is said already shares the commit; a registration ends the batch.
+    fn fill(
+        &mut self,
+        batch: &mut Vec<Said>,
+    ) -> Option<(Registered, bool, oneshot::Sender<Result<dmi_messages::MapperRegisterResponse, Status>>)>
+    {
+        while batch.len() < BATCH {
+            if let Ok(heard) = self.heard.try_recv() {
+                batch.push(Said::Heard(heard));
+            } else if let Ok(ask) = self.asks.try_recv() {
+                if let Event::Register(mapper, with_data, reply) = self.sorted(ask, batch) {
+                    return Some((mapper, with_data, reply));
+                }
+            } else {
+                break;
+            }
+        }
+        None
+    }
+
+    async fn on_said(&mut self, batch: &mut Vec<Said>) {
+        let mut effects = Vec::with_capacity(batch.len());
+        let mut waiting = Vec::new();
+        let mut kept = Vec::new();
+        for said in batch.drain(..) {
+            let at = moment();
+            match said {
+                Said::Heard(Heard { topic, payload, kept: told }) => {
+                    effects.push(self.twins.heard(&topic, &payload, &at));
+                    kept.push(told);
+                }
+                Said::Report(device, twin, reply) => {
+                    let done = self.named(&device).and_then(|id| self.twins.reported(&id, &twin, &at));
+                    match done {
+                        Ok(done) => {
+                            effects.push(done);
+                            waiting.push(reply);
+                        }
+                        Err(error) => drop(reply.send(Err(status(&device, &error)))),
+                    }
+                }
+                Said::State(device, state, reply) => {
+                    let done = self
+                        .named(&device)
+                        .and_then(|id| self.twins.state(&id, &at.event_id.clone(), &state, &at));
+                    match done {
+                        Ok(done) => {
+                            effects.push(done);
+                            waiting.push(reply);
+                        }
+                        Err(error) => drop(reply.send(Err(status(&device, &error)))),
+                    }
+                }
+            }
+        }
+        match self.settle(effects).await {
+            Ok(()) => {
+                for reply in waiting {
+                    let _ = reply.send(Ok(()));
+                }
+                for told in kept {
+                    let _ = told.send(());
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store refused what devices reported");
+                for reply in waiting {
+                    let _ = reply
+                        .send(Err(Status::unavailable(format!("the report could not be stored: {error}"))));
+                }
+                // Dropped without a word: the publisher gets no acknowledgement and sends again.
+            }
+        }
+    }
+
+    /// Stores what follows in one commit, then tells everybody.
+    async fn settle(&mut self, effects: Vec<Effects>) -> Result<(), DbError> {
+        let mut rows = Vec::new();
+        let mut reports = Vec::new();
+        let mut published: Vec<(Topic, Bytes)> = Vec::new();
+        for one in effects {
+            rows.extend(one.rows);
+            reports.extend(one.report);
+            published.extend(one.published);
+        }
+        let n_reports = reports.len();
+        if !rows.is_empty() || n_reports > 0 {
+            let limits = Limits {
+                n_reports: self.config.max_kept_reports.to_u32(),
+                age_secs: self.config.max_kept_reports_age_secs.to_u32(),
+            };
+            let now_ms = now_ms();
+            let stored = self.db.call(move |connection| {
+                let transaction = connection.transaction()?;
+                for row in &rows {
+                    store::keep(&transaction, row)?;
+                }
+                let n_dropped = keep(&transaction, &reports, limits, now_ms)?;
+                transaction.commit()?;
+                Ok(n_dropped)
+            });
+            match stored.await {
+                Ok(n_dropped) => {
+                    self.twins.keep();
+                    if n_dropped > 0 {
+                        self.counters.dropped.inc_by(u64::try_from(n_dropped).unwrap_or_default());
+                        tracing::warn!(
+                            n_dropped,
+                            "more device reports wait for the cloud than modules.deviceTwin.maxKeptReports, or for longer \
+                             than maxKeptReportsAgeSecs; the oldest are dropped"
+                        );
+                    }
+                }
+                Err(error) => {
+                    self.twins.undo();
+                    return Err(error);
+                }
+            }
+        }
+        if n_reports > 0 {
+            self.counters.reports.inc_by(u64::try_from(n_reports).unwrap_or_default());
+            self.reports.nudge();
+        }
+        for (topic, payload) in published {
+            self.bus.publish(topic.to_string(), payload);
+        }
+        Ok(())
+    }
+
+    async fn on_news(&mut self, news: DeviceNews) {
+        let at = moment();
+        let (effects, differences) = match news {
+            DeviceNews::Device(id, Some(device)) => {
+                let description =
+                    device.metadata.labels.as_ref().and_then(|labels| labels.get("description"));
+                let added = self.twins.add(&id, description.map_or("", String::as_str), &at);
+                (added, self.catalogue.set_device(&id, Some(device)))
+            }
+            DeviceNews::Device(id, None) => {
+                (self.twins.remove(&id, &at), self.catalogue.set_device(&id, None))
+            }
+            DeviceNews::Model(id, model) => (Effects::default(), self.catalogue.set_model(&id, model)),
+        };
+        self.settle_own(vec![effects]).await;
+        for Difference { protocol, key, wanted } in differences {
+            match self.mappers.get(&protocol) {
+                // The task takes changes also while a call is under way: this waits for no mapper.
+                Some(served) => drop(served.changes.send((key, wanted)).await),
+                None => tracing::info!(protocol, ?key, "no mapper of this protocol has registered yet"),
+            }
+        }
+    }
+
+    async fn on_membership(&mut self, membership: Membership) {
+        let at = moment();
+        let id = |device: &DeviceRef| {
+            let (namespace, name) = device.id.split_once('/')?;
+            Some(DeviceId { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+        };
+        let (added, removed): (Vec<_>, Vec<_>) = match &membership {
+            Membership::Changed { added, removed } => {
+                (added.iter().collect(), removed.iter().filter_map(id).collect())
+            }
+            Membership::All(devices) => {
+                let here: Vec<_> = devices.iter().filter_map(id).collect();
+                let gone = self.twins.ids().into_iter().filter(|id| !here.contains(id)).collect();
+                (devices.iter().collect(), gone)
+            }
+        };
+        let mut effects = Vec::new();
+        for device in added {
+            match id(device) {
+                Some(id) => effects.push(self.twins.add(&id, &device.description, &at)),
+                None => {
+                    tracing::warn!(device = device.id, "the cloud named a device that is no namespace/name")
+                }
+            }
+        }
+        effects.extend(removed.iter().map(|id| self.twins.remove(id, &at)));
+        self.settle_own(effects).await;
+    }
+
+    /// For what comes from our own store or the cloud: nobody can be asked to say it again.
+    async fn settle_own(&mut self, effects: Vec<Effects>) {
+        if let Err(error) = self.settle(effects).await {
+            tracing::error!(%error, "a device that came or went is not on disk; the next start or connection repairs it");
+        }
+    }
+
+    async fn on_register(
+        &mut self,
+        mapper: Registered,
+        with_data: bool,
+        reply: oneshot::Sender<Result<dmi_messages::MapperRegisterResponse, Status>>,
+    ) {
+        let wanted = self.catalogue.wanted(&mapper.protocol);
+        let mut response = dmi_messages::MapperRegisterResponse::default();
+        let mut held = BTreeMap::new();
+        if with_data {
+            for (key, wanted) in &wanted {
+                match &wanted.message {
+                    Message::Model(model) => response.model_list.push(model.clone()),
+                    Message::Device(device, _) => response.device_list.push((**device).clone()),
+                }
+                held.insert(key.clone(), wanted.digest);
+            }
+        }
+        let (row, holds) = (mapper.clone(), held.clone());
+        if let Err(error) = self.db.call(move |connection| store::register(connection, &row, &holds)).await {
+            tracing::error!(%error, name = mapper.name, "a mapper could not be registered");
+            let _ = reply
+                .send(Err(Status::unavailable(format!("the registration could not be stored: {error}"))));
+            return;
+        }
+        if self.mappers.contains_key(&mapper.protocol) {
+            tracing::info!(
+                protocol = mapper.protocol,
+                name = mapper.name,
+                "a mapper registered again, or another took its place"
+            );
+        } else {
+            tracing::info!(protocol = mapper.protocol, name = mapper.name, "a mapper registered");
+        }
+        self.serve_mapper(&mapper, held);
+        let _ = reply.send(Ok(response));
+    }
+
+    fn serve_mapper(&mut self, mapper: &Registered, held: BTreeMap<catalogue::Key, catalogue::Digest>) {
+        // Full: DeviceTwin waits for the task, which takes changes at any time.
+        let (changes, receiver) = mpsc::channel(64);
+        let wanted = self.catalogue.wanted(&mapper.protocol);
+        let task = Mapper::new(mapper, wanted, held, receiver, self.db.clone());
+        let task = tokio::spawn(task.run()).abort_handle();
+        self.mappers.insert(mapper.protocol.clone(), Served { changes, task });
+    }
+
+    fn named(&self, device: &Named) -> Result<DeviceId, TwinError> {
+        if device.namespace.is_empty() {
+            return self.twins.named(&device.name).ok_or(TwinError::Unknown);
+        }
+        match (device.namespace.parse(), device.name.parse()) {
+            (Ok(namespace), Ok(name)) => Ok(DeviceId { namespace, name }),
+            _ => Err(TwinError::Unknown),
+        }
+    }
+}
+
+fn status(device: &Named, error: &TwinError) -> Status {
+    let Named { namespace, name } = device;
+    match error {
+        TwinError::Unknown | TwinError::UnknownToGet(_) => {
+            Status::not_found(format!("device {namespace}/{name} is not on this node"))
+        }
+        error => Status::invalid_argument(format!("device {namespace}/{name}: {error}")),
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+fn moment() -> Moment {
+    let now_ms = now_ms();
+    let now =
+        time::OffsetDateTime::from_unix_timestamp(now_ms / 1000).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let now_text = now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+    Moment { now_ms, now_text, event_id: MessageId::fresh().to_string() }
+}

@@ -1,4 +1,4 @@
-//! Every SQL statement about devices and their twins.
+//! Every SQL statement about devices, their twins and their mappers.
 //!
 //! Devices come from the cloud (`membership`, or the stored Device objects); twins from reports. Called by `mod.rs`, one
 //! transaction for each change, so that what was answered is on disk.
@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use ke_wire::TwinVersion;
 use rusqlite::{Connection, Row, Transaction, params};
 
+use super::catalogue::{Digest, Key};
+use super::mapper::Registered;
 use super::merge::{Half, Property, Twin};
+use super::twins::Row as Change;
 use crate::event_bus::topic::DeviceId;
 
 /// What is known of a device beside its twin.
@@ -41,8 +44,12 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceId
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let property =
-            Property { optional: row.get(3)?, kind: row.get(4)?, expected: half(row, 5)?, actual: half(row, 9)? };
+        let property = Property {
+            optional: row.get(3)?,
+            kind: row.get(4)?,
+            expected: half(row, 5)?,
+            actual: half(row, 9)?,
+        };
         if let Some((_, twin)) = id(row)?.and_then(|id| devices.get_mut(&id)) {
             twin.insert(row.get(2)?, property);
         }
@@ -50,8 +57,114 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceId
     Ok(devices)
 }
 
+/// Keeps one change of a batch.
+pub(super) fn keep(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Add(id, description) => add(transaction, id, description),
+        Change::Remove(id) => remove(transaction, id),
+        Change::State(id, known) => set_state(transaction, id, known),
+        Change::Twin(id, rows) => put(transaction, id, rows),
+    }
+}
+
+/// What a row of `mapper_holds` is. Never renumber; models sort before devices.
+fn sort_of(key: &Key) -> (i64, &DeviceId) {
+    match key {
+        Key::Model(id) => (1, id),
+        Key::Device(id) => (2, id),
+    }
+}
+
+/// Mappers that registered.
+pub(super) fn mappers(connection: &Connection) -> rusqlite::Result<Vec<Registered>> {
+    let mut statement =
+        connection.prepare("SELECT protocol, name, version, api_version, address FROM mapper")?;
+    let rows = statement.query_map([], |row| {
+        Ok(Registered {
+            protocol: row.get(0)?,
+            name: row.get(1)?,
+            version: row.get(2)?,
+            api_version: row.get(3)?,
+            address: row.get::<_, String>(4)?.into(),
+        })
+    })?;
+    rows.collect()
+}
+
+/// What the mapper of this protocol has taken.
+pub(super) fn held(connection: &Connection, protocol: &str) -> rusqlite::Result<BTreeMap<Key, Digest>> {
+    let mut statement =
+        connection.prepare("SELECT namespace, name, sort, digest FROM mapper_holds WHERE protocol = ?1")?;
+    let mut rows = statement.query([protocol])?;
+    let mut held = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let key = match (id(row)?, row.get(2)?) {
+            (Some(id), 1) => Key::Model(id),
+            (Some(id), 2) => Key::Device(id),
+            _ => continue,
+        };
+        held.insert(key, row.get(3)?);
+    }
+    Ok(held)
+}
+
+/// A mapper registered: it replaces the one of its protocol, and of its name, and holds what it was answered.
+pub(super) fn register(
+    connection: &mut Connection,
+    mapper: &Registered,
+    held: &BTreeMap<Key, Digest>,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction
+        .execute("DELETE FROM mapper WHERE name = ?1 OR protocol = ?2", [&mapper.name, &mapper.protocol])?;
+    transaction.execute(
+        "INSERT INTO mapper (protocol, name, version, api_version, address) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            mapper.protocol,
+            mapper.name,
+            mapper.version,
+            mapper.api_version,
+            mapper.address.to_string_lossy()
+        ],
+    )?;
+    transaction.execute("DELETE FROM mapper_holds WHERE protocol = ?1", [&mapper.protocol])?;
+    for (key, digest) in held {
+        set_held(&transaction, &mapper.protocol, key, Some(*digest))?;
+    }
+    transaction.commit()
+}
+
+/// A mapper took a change; `None`: it holds this no longer, or nobody knows in which form.
+pub(super) fn note_held(
+    connection: &mut Connection,
+    protocol: &str,
+    key: &Key,
+    digest: Option<Digest>,
+) -> rusqlite::Result<()> {
+    set_held(connection, protocol, key, digest)
+}
+
+fn set_held(
+    connection: &Connection,
+    protocol: &str,
+    key: &Key,
+    digest: Option<Digest>,
+) -> rusqlite::Result<()> {
+    let (sort, id) = sort_of(key);
+    let (namespace, name) = (id.namespace.as_str(), id.name.as_str());
+    match digest {
+        Some(digest) => connection
+            .prepare_cached("INSERT OR REPLACE INTO mapper_holds (protocol, sort, namespace, name, digest) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![protocol, sort, namespace, name, digest]),
+        None => connection
+            .prepare_cached("DELETE FROM mapper_holds WHERE protocol = ?1 AND sort = ?2 AND namespace = ?3 AND name = ?4")?
+            .execute(params![protocol, sort, namespace, name]),
+    }
+    .map(|_| ())
+}
+
 /// Adds a device, or refreshes its description; its twin and state stay.
-pub(super) fn add(transaction: &Transaction<'_>, id: &DeviceId, description: &str) -> rusqlite::Result<()> {
+fn add(transaction: &Transaction<'_>, id: &DeviceId, description: &str) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
             "INSERT INTO device (namespace, name, description, state, last_online) VALUES (?1, ?2, ?3, '', '')
@@ -62,7 +175,7 @@ pub(super) fn add(transaction: &Transaction<'_>, id: &DeviceId, description: &st
 }
 
 /// Removes a device and its twin.
-pub(super) fn remove(transaction: &Transaction<'_>, id: &DeviceId) -> rusqlite::Result<()> {
+fn remove(transaction: &Transaction<'_>, id: &DeviceId) -> rusqlite::Result<()> {
     for table in ["device_twin", "device"] {
         transaction.execute(
             &format!("DELETE FROM {table} WHERE namespace = ?1 AND name = ?2"),
@@ -73,7 +186,7 @@ pub(super) fn remove(transaction: &Transaction<'_>, id: &DeviceId) -> rusqlite::
 }
 
 /// Keeps a device's state.
-pub(super) fn set_state(transaction: &Transaction<'_>, id: &DeviceId, known: &Known) -> rusqlite::Result<()> {
+fn set_state(transaction: &Transaction<'_>, id: &DeviceId, known: &Known) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("UPDATE device SET state = ?3, last_online = ?4 WHERE namespace = ?1 AND name = ?2")?
         .execute(params![id.namespace.as_str(), id.name.as_str(), known.state, known.last_online])
@@ -81,7 +194,7 @@ pub(super) fn set_state(transaction: &Transaction<'_>, id: &DeviceId, known: &Kn
 }
 
 /// Keeps changed properties of one device.
-pub(super) fn put(transaction: &Transaction<'_>, id: &DeviceId, rows: &Twin) -> rusqlite::Result<()> {
+fn put(transaction: &Transaction<'_>, id: &DeviceId, rows: &Twin) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(
         "INSERT OR REPLACE INTO device_twin (namespace, name, property, optional, kind,
              expected, expected_at, expected_cloud, expected_edge, actual, actual_at, actual_cloud, actual_edge)
@@ -148,7 +261,11 @@ mod tests {
             let transaction = connection.transaction()?;
             add(&transaction, &of, "hall-3")?;
             put(&transaction, &of, &merged.rows)?;
-            let known = Known { state: "online".into(), last_online: "2026-01-02T03:04:05Z".into(), ..Known::default() };
+            let known = Known {
+                state: "online".into(),
+                last_online: "2026-01-02T03:04:05Z".into(),
+                ..Known::default()
+            };
             set_state(&transaction, &of, &known)?;
             // Told once more by the cloud: nothing is lost.
             add(&transaction, &of, "hall-4")?;

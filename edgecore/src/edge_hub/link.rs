@@ -16,13 +16,15 @@ use ke_wire::{Down, MessageId};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::DeviceEnds;
 use super::dial::Conn;
 use super::handle::{Answered, AskError, CloudInbox, Receipt, Request};
 use super::identity::Identity;
 use super::sending::{Sending, Settlement, sending, settlement};
 use crate::config::EdgeHubConfig;
+use crate::device_twin::Membership;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
-use crate::report_queue::{Outbox, Outgoing, Ticket, Verdict};
+use crate::report_queue::{DeviceReport, Outbox, Outgoing, Parcel, ParcelNews, Ticket, Verdict};
 
 /// A frame that cannot be written for this long means that the link is gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
@@ -38,14 +40,22 @@ enum Waiting {
     Report(Ticket),
 }
 
+/// Who wants something told, and who is told.
+pub(super) struct Ends<'a> {
+    pub(super) inbox: &'a mut CloudInbox,
+    pub(super) outbox: &'a mut Outbox,
+    pub(super) devices: &'a mut DeviceEnds,
+}
+
 /// One connection and all that belongs to it; dropped with it.
 pub(super) struct Link<'a> {
     conn: Conn,
     end: EdgeEnd,
     meta: &'a Meta,
-    inbox: &'a mut CloudInbox,
-    outbox: &'a mut Outbox,
+    ends: Ends<'a>,
     waiting: HashMap<MessageId, Waiting>,
+    /// Device reports that the cloud has not confirmed yet.
+    parcels: HashMap<MessageId, Parcel>,
     applying: FuturesUnordered<Applying>,
     pauses: FuturesUnordered<Pause>,
     /// Events sent since the last ping, and those sent before the ping of that number.
@@ -59,6 +69,7 @@ enum Event {
     Applied(MessageId, Result<Applied, MetaError>),
     Request(Request),
     Report(Outgoing),
+    Device(Parcel, DeviceReport),
     Again(Ticket),
     Timeout,
     Renewed,
@@ -66,13 +77,7 @@ enum Event {
 }
 
 impl<'a> Link<'a> {
-    pub(super) fn new(
-        conn: Conn,
-        config: &EdgeHubConfig,
-        meta: &'a Meta,
-        inbox: &'a mut CloudInbox,
-        outbox: &'a mut Outbox,
-    ) -> Self {
+    pub(super) fn new(conn: Conn, config: &EdgeHubConfig, meta: &'a Meta, ends: Ends<'a>) -> Self {
         let heartbeat = config.heartbeat.secs();
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let config = EdgeConfig {
@@ -85,9 +90,9 @@ impl<'a> Link<'a> {
             conn,
             end: EdgeEnd::new(Instant::now(), config),
             meta,
-            inbox,
-            outbox,
+            ends,
             waiting: HashMap::new(),
+            parcels: HashMap::new(),
             applying: FuturesUnordered::new(),
             pauses: FuturesUnordered::new(),
             told: Vec::new(),
@@ -108,8 +113,9 @@ impl<'a> Link<'a> {
             let event = tokio::select! {
                 frame = self.conn.next() => Event::Frame(frame),
                 Some((id, applied)) = self.applying.next() => Event::Applied(id, applied),
-                Some(request) = self.inbox.requests.recv() => Event::Request(request),
-                Some(outgoing) = self.outbox.outgoing.recv() => Event::Report(outgoing),
+                Some(request) = self.ends.inbox.requests.recv() => Event::Request(request),
+                Some(outgoing) = self.ends.outbox.outgoing.recv() => Event::Report(outgoing),
+                Some((parcel, report)) = self.ends.devices.outbox.outgoing.recv() => Event::Device(parcel, report),
                 Some(ticket) = self.pauses.next() => Event::Again(ticket),
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = &mut renewed => Event::Renewed,
@@ -135,6 +141,11 @@ impl<'a> Link<'a> {
                 }
                 Event::Request(Request::Kept(Receipt(id))) => drop(self.end.acknowledge(now, &id)),
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
+                Event::Device(parcel, report) => {
+                    let id = MessageId::fresh();
+                    self.parcels.insert(id.clone(), parcel);
+                    self.end.tell(now, report.message(id));
+                }
                 Event::Again(ticket) => self.verdict(Verdict::Again(ticket)).await,
                 Event::Timeout => self.end.handle_timeout(now),
                 Event::Renewed => {
@@ -201,7 +212,7 @@ impl<'a> Link<'a> {
                     self.write(Message::Text(text)).await?;
                 }
                 Output::Ping => self.ping().await?,
-                Output::Received(message) => self.on_message(message),
+                Output::Received(message) => self.on_message(message).await,
                 Output::Answered { id, answer, version, receipt } => {
                     let receipt = receipt.map(Receipt);
                     match self.waiting.remove(&id) {
@@ -237,18 +248,37 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    fn on_message(&mut self, message: Down) {
+    async fn on_message(&mut self, message: Down) {
         let (id, pushed) = match message {
             Down::Put(put) => (put.id.clone(), Pushed::Put(put)),
             Down::Delete(delete) => (delete.id.clone(), Pushed::Delete(delete)),
+            Down::TwinConfirmed { to, .. } => {
+                if let Some(parcel) = self.parcels.remove(&to) {
+                    // Closed at shutdown only: what is confirmed then goes once more.
+                    let _ = self.ends.devices.outbox.news.send(ParcelNews::Confirmed(parcel)).await;
+                }
+                return;
+            }
+            Down::Membership { added, removed, .. } => {
+                return self.tell_membership(Membership::Changed { added, removed });
+            }
+            Down::MembershipAll { devices, .. } => return self.tell_membership(Membership::All(devices)),
             other => {
-                // Devices, rules, jobs and volumes get their modules with their issues; told, not swallowed.
+                // Rules, jobs and volumes get their modules with their issues; told, not swallowed.
                 tracing::warn!(message = ?std::mem::discriminant(&other), "this edgecore has no module for a message of the cloud yet");
                 return;
             }
         };
         let applied = self.meta.apply(pushed);
         self.applying.push(Box::pin(async move { (id, applied.await) }));
+    }
+
+    fn tell_membership(&self, membership: Membership) {
+        if self.ends.devices.membership.try_send(membership).is_err() {
+            tracing::warn!(
+                "DeviceTwin is too busy to hear which devices are here; the next connection brings them all"
+            );
+        }
     }
 
     async fn ping(&mut self) -> Result<(), String> {
@@ -276,7 +306,7 @@ impl<'a> Link<'a> {
 
     async fn verdict(&mut self, verdict: Verdict) {
         // Closed at shutdown only: the queue then has everything on disk.
-        let _ = self.outbox.verdicts.send(verdict).await;
+        let _ = self.ends.outbox.verdicts.send(verdict).await;
     }
 
     async fn close(&mut self) {

@@ -16,14 +16,17 @@ use std::time::{Duration, Instant};
 use ke_run::backoff::Backoff;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
+use tokio::sync::mpsc;
 
 pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Receipt};
 pub use identity::{Identity, IdentityError};
 
 use crate::config::EdgeHubConfig;
+use crate::device_twin::Membership;
 use crate::meta_manager::Meta;
-use crate::report_queue::{Outbox, Verdict};
+use crate::report_queue::{DeviceOutbox, Outbox, ParcelNews, Verdict};
 use handle::Request;
+use link::Ends;
 use tls::DialError;
 
 /// Whether this machine has been a node of this cloud.
@@ -44,7 +47,16 @@ pub struct EdgeHub {
     inbox: CloudInbox,
     meta: Meta,
     outbox: Outbox,
+    devices: DeviceEnds,
     n_connections: u64,
+}
+
+/// Where device messages come from and go to.
+pub struct DeviceEnds {
+    /// Device reports that must go up.
+    pub outbox: DeviceOutbox,
+    /// Who hears which devices are here. Full: the message is dropped with a word; the next connection brings all of them.
+    pub membership: mpsc::Sender<Membership>,
 }
 
 impl EdgeHub {
@@ -56,9 +68,10 @@ impl EdgeHub {
         inbox: CloudInbox,
         meta: Meta,
         outbox: Outbox,
+        devices: DeviceEnds,
     ) -> Self {
         let identity = Identity::new(&config, node.clone());
-        Self { config, node, joined, identity, inbox, meta, outbox, n_connections: 0 }
+        Self { config, node, joined, identity, inbox, meta, outbox, devices, n_connections: 0 }
     }
 
     /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
@@ -72,6 +85,7 @@ impl EdgeHub {
             self.inbox.set(LinkState::Away);
             self.refuse_requests();
             let _ = self.outbox.verdicts.send(Verdict::LinkLost).await;
+            let _ = self.devices.outbox.news.send(ParcelNews::LinkLost).await;
             if shutdown.is_triggered() {
                 return Ok(());
             }
@@ -114,7 +128,8 @@ impl EdgeHub {
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
         self.inbox.set(LinkState::Connected(self.n_connections));
-        let link = link::Link::new(conn, &self.config, &self.meta, &mut self.inbox, &mut self.outbox);
+        let ends = Ends { inbox: &mut self.inbox, outbox: &mut self.outbox, devices: &mut self.devices };
+        let link = link::Link::new(conn, &self.config, &self.meta, ends);
         Ok(link.run(&mut self.identity, shutdown).await)
     }
 

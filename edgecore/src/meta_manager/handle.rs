@@ -5,7 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use ke_api::device::{Device, DeviceModel};
 use ke_wire::{Namespace, ObjectKey, ObjectName, Refusal, Uid};
+
+use crate::event_bus::topic::DeviceId;
 
 /// Told after the store holds it. A reader that was away reads the store instead.
 #[derive(Clone, Debug)]
@@ -18,6 +21,15 @@ pub enum News {
     ConfigChanged(ObjectKey),
     /// This machine's Node changed in the cloud.
     NodePut(Arc<Node>),
+}
+
+/// A Device or model of this node, told to DeviceTwin after the store holds it; `None`: it is gone.
+#[derive(Clone, Debug)]
+pub enum DeviceNews {
+    /// A Device.
+    Device(DeviceId, Option<Arc<Device>>),
+    /// A model.
+    Model(DeviceId, Option<Arc<DeviceModel>>),
 }
 
 /// Why an object cannot be had now.

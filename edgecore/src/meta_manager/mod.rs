@@ -16,21 +16,23 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use ke_api::device::{Device, DeviceModel};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{
-    Answer, Delete, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Version,
+    Answer, Delete, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Scope, Version,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use handle::{LookupError, News, Objects};
+pub use handle::{DeviceNews, LookupError, News, Objects};
 pub use refill::{is_refilled, watch_refill};
 pub use store::Applied;
 use store::{Held, HeldToken};
 
 use crate::db::{Db, DbError};
 use crate::edge_hub::handle::{AskError, Cloud};
+use crate::event_bus::topic::DeviceId;
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
 const BATCH: usize = 64;
@@ -69,6 +71,7 @@ pub struct MetaManager {
     db: Db,
     node: NodeName,
     news: mpsc::Sender<News>,
+    devices: mpsc::Sender<DeviceNews>,
     nodes: watch::Sender<Option<Arc<Node>>>,
 }
 
@@ -81,18 +84,19 @@ pub struct Meta {
 }
 
 impl MetaManager {
-    /// `news` tells Edged of every change after it is stored, `nodes` tells the node agent of this machine's Node. Full:
-    /// MetaManager waits, so acknowledgements do, so the cloud's window does.
+    /// `news` tells Edged of every change after it is stored, `devices` DeviceTwin, `nodes` the node agent of this machine's
+    /// Node. Full: MetaManager waits, so acknowledgements do, so the cloud's window does.
     pub fn new(
         db: Db,
         node: NodeName,
         cloud: Cloud,
         news: mpsc::Sender<News>,
+        devices: mpsc::Sender<DeviceNews>,
         nodes: watch::Sender<Option<Arc<Node>>>,
     ) -> (Meta, Self) {
         // Full: what EdgeHub was pushed waits unacknowledged, and the cloud's window closes.
         let (sender, changes) = mpsc::channel(BATCH);
-        (Meta { changes: sender, db: db.clone(), cloud }, Self { changes, db, node, news, nodes })
+        (Meta { changes: sender, db: db.clone(), cloud }, Self { changes, db, node, news, devices, nodes })
     }
 
     /// Runs until shutdown. Errors: none; a store that refuses is told to the sender of each change.
@@ -157,6 +161,9 @@ impl MetaManager {
                         }
                         let _ = self.news.send(news).await;
                     }
+                    if let Some(news) = device_news(pushed, applied) {
+                        let _ = self.devices.send(news).await;
+                    }
                 }
             }
             Err(error) => {
@@ -188,7 +195,9 @@ impl MetaManager {
                 typed::<Node>(&put.body).ok().map(|node| News::NodePut(Arc::new(node)))
             }
             (Kind::Node, _, _) => None,
-            // Stored for the modules that will read them: storage, devices, the local API.
+            // Told to DeviceTwin.
+            (Kind::Device | Kind::DeviceModel, _, _) => None,
+            // Stored for the modules that will read them: storage, the local API.
             (
                 Kind::Lease
                 | Kind::Event
@@ -197,13 +206,40 @@ impl MetaManager {
                 | Kind::VolumeAttachment
                 | Kind::CertificateSigningRequest
                 | Kind::ServiceAccountAccess
-                | Kind::Device
-                | Kind::DeviceModel
                 | Kind::Watched(_),
                 _,
                 _,
             ) => None,
         }
+    }
+}
+
+/// What DeviceTwin must hear of this change, whatever part of the cloud it came from: a Go cloud repairs devices as if they
+/// were no devices.
+fn device_news(pushed: &Pushed, applied: Applied) -> Option<DeviceNews> {
+    if applied == Applied::Stale {
+        return None;
+    }
+    let (key, body) = match pushed {
+        Pushed::Put(put) => (&put.key, Some(&put.body)),
+        Pushed::Delete(delete) => (&delete.key, None),
+    };
+    let id = || device_id(key);
+    match (&key.kind, body) {
+        (Kind::Device, Some(body)) => Some(DeviceNews::Device(id()?, Some(Arc::new(typed(body).ok()?)))),
+        (Kind::Device, None) => Some(DeviceNews::Device(id()?, None)),
+        (Kind::DeviceModel, Some(body)) => Some(DeviceNews::Model(id()?, Some(Arc::new(typed(body).ok()?)))),
+        (Kind::DeviceModel, None) => Some(DeviceNews::Model(id()?, None)),
+        _ => None,
+    }
+}
+
+fn device_id(key: &ObjectKey) -> Option<DeviceId> {
+    match &key.scope {
+        Scope::Namespace(namespace) => {
+            Some(DeviceId { namespace: namespace.clone(), name: key.name.clone() })
+        }
+        Scope::Cluster => None,
     }
 }
 
@@ -234,6 +270,8 @@ fn uid_of(pushed: &Pushed) -> Result<String, MetaError> {
         Kind::Node => drop(typed::<Node>(&put.body).map_err(malformed)?),
         Kind::ConfigMap => drop(typed::<ConfigMap>(&put.body).map_err(malformed)?),
         Kind::Secret => drop(typed::<Secret>(&put.body).map_err(malformed)?),
+        Kind::Device => drop(typed::<Device>(&put.body).map_err(malformed)?),
+        Kind::DeviceModel => drop(typed::<DeviceModel>(&put.body).map_err(malformed)?),
         _ => {}
     }
     Ok(headed.metadata.uid)
@@ -266,6 +304,30 @@ impl Meta {
             }
         };
         Ok(rows.iter().filter_map(read).collect())
+    }
+
+    /// Every model and Device in the store. One that cannot be read is told and left out.
+    pub async fn devices(&self) -> Result<Vec<DeviceNews>, DbError> {
+        let mut news = Vec::new();
+        for kind in [Kind::DeviceModel, Kind::Device] {
+            let of = kind.clone();
+            for held in self.db.call(move |connection| store::list(connection, &of)).await? {
+                let Some(id) = device_id(&held.key) else { continue };
+                let read = match kind {
+                    Kind::Device => {
+                        typed(&held.body).map(|device| DeviceNews::Device(id, Some(Arc::new(device))))
+                    }
+                    _ => typed(&held.body).map(|model| DeviceNews::Model(id, Some(Arc::new(model)))),
+                };
+                match read {
+                    Ok(read) => news.push(read),
+                    Err(error) => {
+                        tracing::error!(device = %held.key, %error, "a stored device or model cannot be read")
+                    }
+                }
+            }
+        }
+        Ok(news)
     }
 
     /// This machine's Node as the cloud last said.

@@ -4,6 +4,7 @@
 //! all go, in order. While the cloud is away nothing grows but events, and those have a bound. The queue decides what goes
 //! next ([`order`]); EdgeHub sends it and says what became of it. It never looks into a report.
 
+mod devices;
 mod order;
 mod patch;
 mod store;
@@ -14,6 +15,9 @@ use ke_wire::{Namespace, ObjectKey, ObjectName, Uid};
 use tokio::sync::mpsc;
 
 use crate::db::{Db, DbError};
+pub use devices::{
+    DeviceOutbox, DeviceReport, DeviceReportQueue, DeviceReports, Limits, Parcel, ParcelNews, keep,
+};
 use order::Order;
 pub use order::Ticket;
 pub use patch::pod_status_patch;

@@ -1,0 +1,166 @@
+//! What mappers call: registration, values and states, gRPC on a unix socket.
+//!
+//! It only turns calls into questions for DeviceTwin and waits for their answers; a report is answered once it is on disk.
+//! Nothing limits how often a mapper calls but that: calls wait for the disk, and mappers wait for their calls.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use ke_dmi::v1beta1 as dmi;
+use ke_dmi::v1beta1::device_manager_service_server::{DeviceManagerService, DeviceManagerServiceServer};
+use ke_run::shutdown::Shutdown;
+use ke_wire::{TwinProperty, TwinValue};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::DeviceTwinError;
+use super::mapper::Registered;
+use super::merge::Told;
+
+/// What a mapper wants of DeviceTwin.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Register {
+        mapper: Registered,
+        with_data: bool,
+        reply: oneshot::Sender<Result<dmi::MapperRegisterResponse, Status>>,
+    },
+    Report {
+        device: Named,
+        twin: Told,
+        reply: oneshot::Sender<Result<(), Status>>,
+    },
+    State {
+        device: Named,
+        state: String,
+        reply: oneshot::Sender<Result<(), Status>>,
+    },
+}
+
+/// A device as a mapper names it; mappers of KubeEdge v1.15 know no namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// The service.
+pub(super) struct Dmi(pub(super) mpsc::Sender<Ask>);
+
+impl Dmi {
+    async fn ask<T>(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<Result<T, Status>>) -> Ask,
+    ) -> Result<Response<T>, Status> {
+        let stopping = || Status::unavailable("edgecore stops; call again when it is back");
+        let (reply, answer) = oneshot::channel();
+        self.0.send(ask(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl DeviceManagerService for Dmi {
+    async fn mapper_register(
+        &self,
+        request: Request<dmi::MapperRegisterRequest>,
+    ) -> Result<Response<dmi::MapperRegisterResponse>, Status> {
+        let dmi::MapperRegisterRequest { with_data, mapper } = request.into_inner();
+        let mapper = mapper.ok_or_else(|| Status::invalid_argument("mapper is missing"))?;
+        if mapper.protocol.is_empty() {
+            return Err(Status::invalid_argument(
+                "mapper.protocol is empty: set common.protocol to the protocolName of the devices that it serves",
+            ));
+        }
+        let address = String::from_utf8(mapper.address)
+            .ok()
+            .filter(|address| address.starts_with('/'))
+            .ok_or_else(|| Status::invalid_argument("mapper.address is no absolute path of a unix socket"))?;
+        let mapper = Registered {
+            protocol: mapper.protocol,
+            name: mapper.name,
+            version: mapper.version,
+            api_version: mapper.api_version,
+            address: address.into(),
+        };
+        self.ask(|reply| Ask::Register { mapper, with_data, reply }).await
+    }
+
+    async fn report_device_status(
+        &self,
+        request: Request<dmi::ReportDeviceStatusRequest>,
+    ) -> Result<Response<dmi::ReportDeviceStatusResponse>, Status> {
+        let dmi::ReportDeviceStatusRequest {
+            device_name: name,
+            reported_device,
+            device_namespace: namespace,
+        } = request.into_inner();
+        let twins = reported_device.map(|device| device.twins).unwrap_or_default();
+        if twins.is_empty() {
+            return Err(Status::invalid_argument(format!("the report of {namespace}/{name} holds no twins")));
+        }
+        let mut told = Told::new();
+        for dmi::Twin { property_name, observed_desired, reported } in twins {
+            let half = |half: Option<dmi::TwinProperty>| {
+                half.map(|half| TwinValue { value: Some(half.value), metadata: None })
+            };
+            // What nobody wanted is told as an empty text; a twin does not begin with it.
+            let expected = half(observed_desired);
+            let property = TwinProperty { expected, actual: half(reported), ..TwinProperty::default() };
+            told.insert(property_name, Some(property));
+        }
+        self.ask(|reply| Ask::Report { device: Named { namespace, name }, twin: told, reply })
+            .await
+            .map(|_| Response::new(dmi::ReportDeviceStatusResponse {}))
+    }
+
+    async fn report_device_states(
+        &self,
+        request: Request<dmi::ReportDeviceStatesRequest>,
+    ) -> Result<Response<dmi::ReportDeviceStatesResponse>, Status> {
+        let dmi::ReportDeviceStatesRequest { device_name: name, device_namespace: namespace, state } =
+            request.into_inner();
+        if name.is_empty() || state.is_empty() {
+            return Err(Status::invalid_argument("deviceName and state must not be empty"));
+        }
+        self.ask(|reply| Ask::State { device: Named { namespace, name }, state, reply })
+            .await
+            .map(|_| Response::new(dmi::ReportDeviceStatesResponse {}))
+    }
+}
+
+/// The socket of `modules.deviceTwin.dmiSockPath`: a folder, or a file whose folder is meant.
+pub(super) fn socket_path(configured: &Path) -> PathBuf {
+    let is_file = configured.extension().is_some_and(|extension| extension == "sock");
+    let folder = if is_file { configured.parent().unwrap_or(Path::new("/")) } else { configured };
+    folder.join("dmi.sock")
+}
+
+/// Listens, over what an earlier run left behind.
+pub(super) fn listen(path: &Path) -> Result<UnixListener, DeviceTwinError> {
+    let failed = |source| DeviceTwinError::Listen { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Whoever may open it may report for every device: mappers run as root, as KubeEdge's do.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves until shutdown.
+pub(super) async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>, stop: Shutdown) {
+    let service = DeviceManagerServiceServer::new(Dmi(asks));
+    let server = Server::builder().add_service(service);
+    let served =
+        server.serve_with_incoming_shutdown(ke_dmi::incoming(listener), async move { stop.wait().await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "mappers can no longer call");
+    }
+}

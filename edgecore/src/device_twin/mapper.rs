@@ -1,0 +1,195 @@
+//! One mapper: carries the calls that `delivery.rs` decides to its socket, one after the other.
+//!
+//! A mapper that hangs or is away concerns nobody else; what it should know waits in memory and is repeated until it was
+//! taken. What it has taken is on disk, so that a restart of edgecore tells it only what changed meanwhile.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use ke_dmi::v1beta1 as dmi;
+use ke_dmi::v1beta1::device_mapper_service_client::DeviceMapperServiceClient;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::catalogue::{Digest, Key, Message, Wanted};
+use super::delivery::{Call, Delivery};
+use super::store;
+use crate::db::Db;
+use crate::event_bus::topic::DeviceId;
+
+/// What KubeEdge gives a call.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What changes for a mapper: nothing stands for "no longer".
+pub(super) type Change = (Key, Option<Wanted>);
+
+/// A mapper as it registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Registered {
+    pub(super) protocol: String,
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) api_version: String,
+    pub(super) address: PathBuf,
+}
+
+/// The task of one mapper.
+pub(super) struct Mapper {
+    protocol: String,
+    client: DeviceMapperServiceClient<Channel>,
+    delivery: Delivery,
+    changes: mpsc::Receiver<Change>,
+    db: Db,
+}
+
+enum Event {
+    Change(Option<Change>),
+    Called(Result<(), Status>),
+    Due,
+}
+
+impl Mapper {
+    /// `held`: what the mapper is known to hold already.
+    pub(super) fn new(
+        registered: &Registered,
+        wanted: BTreeMap<Key, Wanted>,
+        held: BTreeMap<Key, Digest>,
+        changes: mpsc::Receiver<Change>,
+        db: Db,
+    ) -> Self {
+        Self {
+            protocol: registered.protocol.clone(),
+            client: DeviceMapperServiceClient::new(channel(registered.address.clone())),
+            delivery: Delivery::new(wanted, held),
+            changes,
+            db,
+        }
+    }
+
+    /// Runs until its sender is dropped.
+    pub(super) async fn run(mut self) {
+        let mut under_way: Option<(Key, Call)> = None;
+        let mut calling = std::pin::pin!(None);
+        loop {
+            if under_way.is_none() {
+                under_way = self.delivery.next(Instant::now());
+                calling.set(under_way.clone().map(|(_, call)| carry(self.client.clone(), call)));
+            }
+            let due = self.delivery.next_try();
+            let event = tokio::select! {
+                change = self.changes.recv() => Event::Change(change),
+                result = async {
+                    match calling.as_mut().as_pin_mut() {
+                        Some(calling) => calling.await,
+                        None => std::future::pending().await,
+                    }
+                } => Event::Called(result),
+                () = async {
+                    match due {
+                        Some(due) => tokio::time::sleep_until(due.into()).await,
+                        None => std::future::pending().await,
+                    }
+                }, if under_way.is_none() => Event::Due,
+            };
+            match event {
+                Event::Change(Some((key, wanted))) => self.delivery.want(key, wanted),
+                Event::Change(None) => return,
+                Event::Due => {}
+                Event::Called(result) => {
+                    calling.set(None);
+                    if let Some((key, call)) = under_way.take() {
+                        self.on_called(&key, &call, result).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn on_called(&mut self, key: &Key, call: &Call, result: Result<(), Status>) {
+        match result {
+            Ok(()) => {
+                let digest = self.delivery.done(key, call);
+                let (protocol, key) = (self.protocol.clone(), key.clone());
+                let noted = self
+                    .db
+                    .call(move |connection| store::note_held(connection, &protocol, &key, digest))
+                    .await;
+                if let Err(error) = noted {
+                    tracing::warn!(%error, "what a mapper holds is not on disk; after a restart it is told again");
+                }
+            }
+            Err(status) => {
+                let is_away = status.code() == Code::Unavailable;
+                if self.delivery.n_failures() == 0 || !is_away {
+                    tracing::warn!(
+                        protocol = self.protocol,
+                        ?key,
+                        error = status.message(),
+                        "a mapper did not take a change; it is told again until it does"
+                    );
+                }
+                let is_clear = !matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
+                self.delivery.failed(key, is_clear, Instant::now());
+            }
+        }
+    }
+}
+
+/// Connects when first used and again whenever the socket was lost.
+fn channel(address: PathBuf) -> Channel {
+    // The host of this address is the `:authority` that the mapper sees; the connector knows the way.
+    Endpoint::from_static("http://localhost").connect_timeout(CALL_LIMIT).connect_with_connector_lazy(
+        tower::service_fn(move |_| {
+            let address = address.clone();
+            async move { UnixStream::connect(address).await.map(TokioIo::new) }
+        }),
+    )
+}
+
+async fn carry(mut client: DeviceMapperServiceClient<Channel>, call: Call) -> Result<(), Status> {
+    let done = async move {
+        match call {
+            // Go mappers refuse to update a model they lack, and overwrite one they have.
+            Call::Create(Message::Model(model)) | Call::Update(Message::Model(model)) => client
+                .create_device_model(dmi::CreateDeviceModelRequest { model: Some(model) })
+                .await
+                .map(drop),
+            Call::Create(Message::Device(device, _)) => {
+                client.register_device(dmi::RegisterDeviceRequest { device: Some(*device) }).await.map(drop)
+            }
+            Call::Update(Message::Device(device, _)) => {
+                client.update_device(dmi::UpdateDeviceRequest { device: Some(*device) }).await.map(drop)
+            }
+            Call::Remove(Key::Device(DeviceId { namespace, name })) => {
+                let request = dmi::RemoveDeviceRequest {
+                    device_name: name.to_string(),
+                    device_namespace: namespace.to_string(),
+                };
+                gone(client.remove_device(request).await.map(drop))
+            }
+            Call::Remove(Key::Model(DeviceId { namespace, name })) => {
+                let request = dmi::RemoveDeviceModelRequest {
+                    model_name: name.to_string(),
+                    model_namespace: namespace.to_string(),
+                };
+                gone(client.remove_device_model(request).await.map(drop))
+            }
+        }
+    };
+    match tokio::time::timeout(CALL_LIMIT, done).await {
+        Ok(result) => result,
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_LIMIT.as_secs()))),
+    }
+}
+
+/// A mapper that says it does not have what it is to remove has done so. Go's plain errors have one code for all.
+fn gone(result: Result<(), Status>) -> Result<(), Status> {
+    match result {
+        Err(status) if matches!(status.code(), Code::Unknown | Code::NotFound) => Ok(()),
+        other => other,
+    }
+}
