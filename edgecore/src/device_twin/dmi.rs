@@ -22,21 +22,18 @@ use super::merge::Told;
 /// What a mapper wants of DeviceTwin.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Register {
-        mapper: Registered,
-        with_data: bool,
-        reply: oneshot::Sender<Result<dmi::MapperRegisterResponse, Status>>,
-    },
-    Report {
-        device: Named,
-        twin: Told,
-        reply: oneshot::Sender<Result<(), Status>>,
-    },
-    State {
-        device: Named,
-        state: String,
-        reply: oneshot::Sender<Result<(), Status>>,
-    },
+    Register(Registration),
+    Report { device: Named, twin: Told, reply: oneshot::Sender<Result<(), Status>> },
+    State { device: Named, state: String, reply: oneshot::Sender<Result<(), Status>> },
+}
+
+/// A mapper says that it is there.
+#[derive(Debug)]
+pub(super) struct Registration {
+    pub(super) mapper: Registered,
+    /// Whether the answer holds everything that the mapper is to hold.
+    pub(super) with_data: bool,
+    pub(super) reply: oneshot::Sender<Result<dmi::MapperRegisterResponse, Status>>,
 }
 
 /// A device as a mapper names it; mappers of KubeEdge v1.15 know no namespaces.
@@ -85,7 +82,7 @@ impl DeviceManagerService for Dmi {
             api_version: mapper.api_version,
             address: address.into(),
         };
-        self.ask(|reply| Ask::Register { mapper, with_data, reply }).await
+        self.ask(|reply| Ask::Register(Registration { mapper, with_data, reply })).await
     }
 
     async fn report_device_status(

@@ -36,7 +36,7 @@ use crate::event_bus::{Bus, Heard};
 use crate::meta_manager::DeviceNews;
 use crate::report_queue::{DeviceReports, Limits, keep};
 use catalogue::{Catalogue, Difference, Message};
-use dmi::{Ask, Named};
+use dmi::{Ask, Named, Registration};
 use mapper::{Change, Mapper, Registered};
 use merge::Alphabet;
 use twins::{Effects, Moment, TwinError, Twins};
@@ -188,7 +188,7 @@ enum Event {
     Said,
     News(DeviceNews),
     Membership(Membership),
-    Register(Registered, bool, oneshot::Sender<Result<dmi_messages::MapperRegisterResponse, Status>>),
+    Register(Registration),
     Stop,
 }
 
@@ -249,13 +249,13 @@ impl DeviceTwin {
                 Event::Said => {
                     let registration = self.fill(&mut batch);
                     self.on_said(&mut batch).await;
-                    if let Some((mapper, with_data, reply)) = registration {
-                        self.on_register(mapper, with_data, reply).await;
+                    if let Some(registration) = registration {
+                        self.on_register(registration).await;
                     }
                 }
                 Event::News(news) => self.on_news(news).await,
                 Event::Membership(membership) => self.on_membership(membership).await,
-                Event::Register(mapper, with_data, reply) => self.on_register(mapper, with_data, reply).await,
+                Event::Register(registration) => self.on_register(registration).await,
                 Event::Stop => return Ok(()),
             }
         }
@@ -265,23 +265,19 @@ impl DeviceTwin {
         match ask {
             Ask::Report { device, twin, reply } => batch.push(Said::Report(device, twin, reply)),
             Ask::State { device, state, reply } => batch.push(Said::State(device, state, reply)),
-            Ask::Register { mapper, with_data, reply } => return Event::Register(mapper, with_data, reply),
+            Ask::Register(registration) => return Event::Register(registration),
         }
         Event::Said
     }
 
     /// Whatever else is said already shares the commit; a registration ends the batch.
-    fn fill(
-        &mut self,
-        batch: &mut Vec<Said>,
-    ) -> Option<(Registered, bool, oneshot::Sender<Result<dmi_messages::MapperRegisterResponse, Status>>)>
-    {
+    fn fill(&mut self, batch: &mut Vec<Said>) -> Option<Registration> {
         while batch.len() < BATCH {
             if let Ok(heard) = self.heard.try_recv() {
                 batch.push(Said::Heard(heard));
             } else if let Ok(ask) = self.asks.try_recv() {
-                if let Event::Register(mapper, with_data, reply) = self.sorted(ask, batch) {
-                    return Some((mapper, with_data, reply));
+                if let Event::Register(registration) = self.sorted(ask, batch) {
+                    return Some(registration);
                 }
             } else {
                 break;
@@ -459,12 +455,7 @@ impl DeviceTwin {
         }
     }
 
-    async fn on_register(
-        &mut self,
-        mapper: Registered,
-        with_data: bool,
-        reply: oneshot::Sender<Result<dmi_messages::MapperRegisterResponse, Status>>,
-    ) {
+    async fn on_register(&mut self, Registration { mapper, with_data, reply }: Registration) {
         let wanted = self.catalogue.wanted(&mapper.protocol);
         let mut response = dmi_messages::MapperRegisterResponse::default();
         let mut held = BTreeMap::new();
@@ -539,3 +530,6 @@ fn moment() -> Moment {
     let now_text = now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
     Moment { now_ms, now_text, event_id: MessageId::fresh().to_string() }
 }
+
+#[cfg(test)]
+mod tests;
