@@ -11,6 +11,7 @@ pub mod acknowledged;
 pub mod bench;
 pub mod changer;
 pub mod cluster;
+pub mod devices;
 pub mod forgetful;
 pub mod images;
 pub mod leftovers;

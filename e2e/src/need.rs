@@ -159,6 +159,35 @@ pub fn devcluster() -> Result<PathBuf> {
     })
 }
 
+/// The interpreter of a virtual environment that holds exactly these packages of PyPI, made at the first call on a machine.
+pub fn python(requirements: &[&str]) -> Result<PathBuf> {
+    tool("python3", "apt-get install -y python3 python3-venv")?;
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    hash.update(requirements.join("\n").as_bytes());
+    let key: String = hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let target = cache()?.join(format!("python-{key}"));
+    // Written last: a killed run leaves a folder without it.
+    let complete = target.join("complete");
+    if !complete.exists() {
+        let _lock = lock("python")?;
+        if !complete.exists() {
+            eprintln!("installing from PyPI: {}", requirements.join(" "));
+            fs::remove_dir_all(&target).ok();
+            let made = Command::new("python3").args(["-m", "venv"]).arg(&target).status();
+            if !made.context("run python3")?.success() {
+                bail!("no virtual environment could be made; type: apt-get install -y python3-venv");
+            }
+            let mut pip = Command::new(target.join("bin/python"));
+            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(requirements);
+            if !pip.status().context("run pip")?.success() {
+                bail!("{} could not be installed from PyPI: {pip:?}", requirements.join(" "));
+            }
+            File::create(&complete).with_context(|| format!("create {}", complete.display()))?;
+        }
+    }
+    Ok(target.join("bin/python"))
+}
+
 /// A static program from one C file of this crate.
 pub fn c_program(name: &str) -> Result<PathBuf> {
     c_program_with(name, &[])

@@ -179,6 +179,7 @@ impl EdgeCore {
                     "tlsPrivateKeyFile": file("certs/server.key"),
                     "bootstrapFile": file("bootstrap-edgecore.conf"),
                 },
+                "deviceTwin": {"dmiSockPath": file("dmi.sock")},
             },
         });
         merge(&mut config, &options.more);
@@ -215,6 +216,11 @@ impl EdgeCore {
 
     pub fn node_name(&self) -> &str {
         &self.node_name
+    }
+
+    /// The socket that mappers call.
+    pub fn dmi_socket(&self) -> PathBuf {
+        self.run_dir.join("dmi.sock")
     }
 
     /// The SQLite file.

@@ -1,0 +1,181 @@
+//! Field devices that nobody here wrote, and mappers as processes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::need;
+use crate::node::{EdgeCore, binary};
+use crate::process::Process;
+use crate::run_dir::RunDir;
+use crate::site::{PATIENCE, Site};
+use crate::wait::{Seen, eventually};
+
+/// Pinned, so that a story tells the same tomorrow.
+const PYMODBUS: &str = "pymodbus==3.16.1";
+
+/// pymodbus' Modbus TCP server.
+pub struct ModbusDevice {
+    pub process: Process,
+    address: SocketAddr,
+    control: SocketAddr,
+    _run_dir: RunDir,
+}
+
+impl ModbusDevice {
+    pub fn start() -> Result<Self> {
+        let python = need::python(&[PYMODBUS])?;
+        let run_dir = RunDir::new("modbus-device")?;
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (address, control) = (local(run_dir.port()?), local(run_dir.port()?));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("devices/modbus_device.py");
+        let arguments =
+            [script.into_os_string(), address.port().to_string().into(), control.port().to_string().into()];
+        let process = Process::new(run_dir.path(), "modbus-device", &python, arguments);
+        let mut device = Self { process, address, control, _run_dir: run_dir };
+        device.plug_in()?;
+        Ok(device)
+    }
+
+    /// Starts it, again after `unplug`; its registers are 0 then.
+    pub fn plug_in(&mut self) -> Result<()> {
+        self.process.start()?;
+        eventually(PATIENCE, "the Modbus device to listen", || {
+            self.process.must_run()?;
+            let listens =
+                TcpStream::connect(self.control).is_ok() && TcpStream::connect(self.address).is_ok();
+            Ok(if listens { Seen::Yes(()) } else { Seen::NotYet(self.process.log_end(5)) })
+        })
+    }
+
+    pub fn unplug(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn set(&self, register: u16, value: u16) -> Result<()> {
+        let answer = self.ask(&format!("set {register} {value}"))?;
+        ensure!(answer == "ok", "{answer}");
+        Ok(())
+    }
+
+    pub fn get(&self, register: u16) -> Result<u16> {
+        Ok(self.ask(&format!("get {register}"))?.parse()?)
+    }
+
+    /// Requests served so far.
+    pub fn n_requests(&self) -> Result<u64> {
+        Ok(self.ask("requests")?.parse()?)
+    }
+
+    /// Every request gets this exception from now on (`DEVICE_FAILURE`, ...); `none`: no more.
+    pub fn fail(&self, exception: &str) -> Result<()> {
+        let answer = self.ask(&format!("fail {exception}"))?;
+        ensure!(answer == "ok", "{answer}");
+        Ok(())
+    }
+
+    fn ask(&self, line: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(self.control).context("reach the Modbus device's control")?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        writeln!(stream, "{line}")?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        Ok(answer.trim().to_owned())
+    }
+}
+
+/// One of our mappers beside an edgecore.
+pub struct Mapper {
+    pub process: Process,
+    rest: SocketAddr,
+    _run_dir: RunDir,
+}
+
+impl Mapper {
+    /// `name` is the binary's.
+    pub fn start(name: &str, protocol: &str, edge: &EdgeCore) -> Result<Self> {
+        let run_dir = RunDir::new(name)?;
+        let rest = SocketAddr::from(([127, 0, 0, 1], run_dir.port()?));
+        let config = json!({
+            "grpc_server": {"socket_path": run_dir.join("mapper.sock")},
+            "common": {
+                "name": name,
+                "version": "v1",
+                "api_version": "v1.0.0",
+                "protocol": protocol,
+                "address": "127.0.0.1",
+                "edgecore_sock": edge.dmi_socket(),
+                "http_port": rest.port().to_string(),
+            },
+        });
+        let path = run_dir.write("config.yaml", serde_json::to_vec_pretty(&config)?)?;
+        let arguments = ["--config-file".into(), path.into_os_string()];
+        let mut process = Process::new(run_dir.path(), name, &program(name)?, arguments);
+        process.start()?;
+        Ok(Self { process, rest, _run_dir: run_dir })
+    }
+
+    /// Where its REST API listens.
+    pub fn rest(&self) -> SocketAddr {
+        self.rest
+    }
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    binary(name, &format!("ISTHMUS_{}", name.to_uppercase().replace('-', "_")))
+}
+
+impl Site {
+    /// A Device in the namespace `plant`, whatever is missing told as null.
+    pub fn device(&self, name: &str) -> Result<Value> {
+        self.cluster.kubectl_json(&["get", "device", name, "--namespace=plant"])
+    }
+
+    /// Waits until `look` is content with the Device.
+    pub fn wait_device<T>(
+        &mut self,
+        name: &str,
+        what: &str,
+        mut look: impl FnMut(&Value) -> Option<T>,
+    ) -> Result<T> {
+        let (edge, cloud, cluster) = (&mut self.edge, &mut self.cloud, &self.cluster);
+        eventually(PATIENCE, &format!("device {name} {what}"), || {
+            edge.process.must_run()?;
+            cloud.process.must_run()?;
+            let device = cluster.kubectl_json(&["get", "device", name, "--namespace=plant"])?;
+            Ok(match look(&device) {
+                Some(value) => Seen::Yes(value),
+                None => Seen::NotYet(device["status"].to_string()),
+            })
+        })
+        .with_context(|| {
+            let (edge, cloud) = (self.edge.process.log_end(20), self.cloud.process.log_end(20));
+            format!("edgecore's last lines:\n{edge}\ncloudcore's last lines:\n{cloud}")
+        })
+    }
+
+    /// Waits until a property of the Device is reported as `value`.
+    pub fn wait_reported(&mut self, device: &str, property: &str, value: &str) -> Result<()> {
+        self.wait_device(device, &format!("to report {property} as {value}"), |device| {
+            (reported(device, property).as_deref() == Some(value)).then_some(())
+        })
+    }
+}
+
+/// The twin of a property in a Device's status.
+pub fn twin<'a>(device: &'a Value, property: &str) -> Option<&'a Value> {
+    device["status"]["twins"].as_array()?.iter().find(|twin| twin["propertyName"] == property)
+}
+
+/// The reported value of a property.
+pub fn reported(device: &Value, property: &str) -> Option<String> {
+    twin(device, property)?["reported"]["value"].as_str().map(str::to_owned)
+}
