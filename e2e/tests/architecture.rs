@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mapper-virtual", &["mapper-sdk"]),
     ("mapper-modbus", &["mapper-sdk"]),
     ("mapper-opcua", &["mapper-sdk"]),
+    ("mapper-mqtt", &["mapper-sdk"]),
     ("e2e", &["ke-wire", "ke-api"]),
     ("edgemark", &["ke-wire", "ke-link"]),
 ];
