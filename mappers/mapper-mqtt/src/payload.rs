@@ -3,6 +3,7 @@
 //! Without a path a message is the value, as text; with one it is JSON, and the value stands at the path. What is no value
 //! of the property's type is an error that says why; nothing is rounded or cut to fit.
 
+use std::cell::OnceCell;
 use std::fmt;
 
 use mapper_sdk::value::{Kind, NoValue, Value};
@@ -123,23 +124,38 @@ impl fmt::Display for Path {
     }
 }
 
-/// The value of a message.
-pub fn value(payload: &[u8], path: Option<&Path>, kind: Kind) -> Result<Value, PayloadError> {
-    if let Some(path) = path {
-        let json: Json =
-            serde_json::from_slice(payload).map_err(|error| PayloadError::NotJson(error.to_string()))?;
-        let found = path.find(&json).ok_or_else(|| PayloadError::Nothing(path.to_string()))?;
-        return of_json(found, &path.to_string(), kind);
+/// What came on a topic. Several properties may look into it; it is read as JSON once.
+pub struct Message<'a> {
+    bytes: &'a [u8],
+    json: OnceCell<Result<Json, String>>,
+}
+
+impl<'a> Message<'a> {
+    /// Of a message's payload.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, json: OnceCell::new() }
     }
-    if kind == Kind::Bytes {
-        return Ok(Value::Bytes(payload.to_vec()));
-    }
-    let text = std::str::from_utf8(payload).map_err(|_| PayloadError::NotText)?;
-    match (of_text(text, kind), serde_json::from_str(text)) {
-        (Ok(value), _) => Ok(value),
+
+    /// The value in it.
+    pub fn value(&self, path: Option<&Path>, kind: Kind) -> Result<Value, PayloadError> {
+        if let Some(path) = path {
+            let json = self.json().map_err(|why| PayloadError::NotJson(why.to_owned()))?;
+            let found = path.find(json).ok_or_else(|| PayloadError::Nothing(path.to_string()))?;
+            return of_json(found, &path.to_string(), kind);
+        }
+        if kind == Kind::Bytes {
+            return Ok(Value::Bytes(self.bytes.to_vec()));
+        }
+        let text = std::str::from_utf8(self.bytes).map_err(|_| PayloadError::NotText)?;
         // Numbers in quotes, truths for numbers; and an object is told as one.
-        (Err(_), Ok(json)) => of_json(&json, "$", kind),
-        (Err(error), Err(_)) => Err(error),
+        of_text(text, kind).or_else(|error| self.json().map_or(Err(error), |json| of_json(json, "$", kind)))
+    }
+
+    fn json(&self) -> Result<&Json, &str> {
+        let json =
+            self.json.get_or_init(|| serde_json::from_slice(self.bytes).map_err(|error| error.to_string()));
+        json.as_ref().map_err(String::as_str)
     }
 }
 

@@ -2,6 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn value(payload: &[u8], path: Option<&Path>, kind: Kind) -> Result<Value, PayloadError> {
+    Message::new(payload).value(path, kind)
+}
+
 /// `!` and the error's text where there is no value.
 fn check(payload: &str, path: Option<&str>, kind: Kind, expected: &str) {
     let path = path.map(|text| Path::parse(text).unwrap());
