@@ -225,24 +225,26 @@ async fn listen(
 ) {
     let error = loop {
         match events.poll().await {
-            Ok(Event::Incoming(Packet::Publish(message))) => {
-                let Ok(topic) = std::str::from_utf8(&message.topic) else { continue };
-                receive(topic, &message.payload, &routes, &shared);
-            }
-            Ok(_) => {}
+            Ok(event) => receive(&event, &routes, &shared),
             Err(error) => break error,
         }
     };
+    // What the library had read before it saw the end.
+    events.state.events.iter().for_each(|event| receive(event, &routes, &shared));
     // Before the library's own end, so that whoever waits for an answer finds the reason.
     shared.state().lost = Some(reason(&error, &broker, &place));
     shared.changed.notify_one();
 }
 
-fn receive(topic: &str, payload: &[u8], routes: &[Route], shared: &Shared) {
-    let message = Message::new(payload);
+fn receive(event: &Event, routes: &[Route], shared: &Shared) {
+    let Event::Incoming(Packet::Publish(publish)) = event else { return };
+    // By the standard there are no others.
+    let Ok(topic) = std::str::from_utf8(&publish.topic) else { return };
+    let n_bytes = publish.payload.len();
+    let message = Message::new(&publish.payload);
     for route in routes.iter().filter(|route| matches(&route.filter, topic)) {
-        let told = if payload.len() > LONGEST_MESSAGE {
-            Err(format!("a message of {} bytes is too long for a value", payload.len()))
+        let told = if n_bytes > LONGEST_MESSAGE {
+            Err(format!("a message of {n_bytes} bytes is too long for a value"))
         } else {
             message.value(route.path.as_ref(), route.kind).map_err(|error| error.to_string())
         };

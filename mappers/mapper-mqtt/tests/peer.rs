@@ -240,7 +240,8 @@ async fn a_write_waits_for_the_broker() {
         peer.published().await;
         drop(peer);
     };
-    let (written, ()) = tokio::join!(connection.write(&limit, &Value::Text("b".into())), broker);
+    let value = Value::Text("b".into());
+    let (written, ()) = tokio::join!(connection.write(&limit, &value), broker);
     assert!(lost(written).starts_with("broker 127.0.0.1:"));
 }
 
@@ -260,11 +261,11 @@ async fn a_lost_broker_is_told_after_its_last_values() {
 #[tokio::test]
 async fn who_speaks_no_mqtt_is_lost() {
     let (mut connection, mut peer) = connected(json!({}), vec![heat()]).await;
-    peer.write_bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    peer.write_bytes(&[0xff; 8]).await;
     lost(connection.pushed().await);
 
     let (connecting, mut peer) = meet(json!({}), vec![heat()]).await;
-    peer.write_bytes(b"220 mail.example.com ESMTP\r\n").await;
+    peer.write_bytes(&[0xff; 8]).await;
     lost(connecting.await.unwrap().map(drop));
 
     let (connecting, mut peer) = meet(json!({"timeout": 1}), vec![heat()]).await;
@@ -349,6 +350,6 @@ async fn old_values_are_none() {
 async fn whoever_goes_says_goodbye() {
     let (connection, mut peer) = connected(json!({}), vec![heat()]).await;
     drop(connection);
-    assert!(matches!(peer.read().await, Some(Packet::Disconnect(_))));
+    assert!(matches!(peer.read().await, Some(Packet::Disconnect)));
     assert_eq!(peer.read().await, None);
 }
