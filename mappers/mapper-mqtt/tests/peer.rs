@@ -1,5 +1,8 @@
 //! The driver against a scripted broker over a real socket: what is told, what is written, and every way to be lost.
 
+// All of this file is a test; the lint knows only functions marked as one.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::time::Duration;
 
 use bytes::BytesMut;
