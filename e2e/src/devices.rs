@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::need;
 use crate::node::{EdgeCore, binary};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::run_dir::RunDir;
 use crate::site::{PATIENCE, Site};
 use crate::wait::{Seen, eventually};
@@ -89,6 +89,65 @@ impl ModbusDevice {
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer)?;
         Ok(answer.trim().to_owned())
+    }
+}
+
+/// Debian's mosquitto: the broker of devices that speak MQTT. It keeps nothing over a restart.
+pub struct MqttBroker {
+    pub process: Process,
+    address: SocketAddr,
+    run_dir: RunDir,
+}
+
+impl MqttBroker {
+    pub fn start() -> Result<Self> {
+        need::packages(&["mosquitto", "mosquitto-clients"])?;
+        let run_dir = RunDir::new("mqtt-broker")?;
+        let address = SocketAddr::from(([127, 0, 0, 1], run_dir.port()?));
+        // Root stays root: the run's folder is its own.
+        let config = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\n",
+            address.port()
+        );
+        let path = run_dir.write("mosquitto.conf", config.into_bytes())?;
+        let arguments = ["-c".into(), path.into_os_string()];
+        let process = Process::new(run_dir.path(), "mosquitto", Path::new("/usr/sbin/mosquitto"), arguments);
+        let mut broker = Self { process, address, run_dir };
+        broker.start_again()?;
+        Ok(broker)
+    }
+
+    /// After it was stopped or killed.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process.start()?;
+        eventually(PATIENCE, "mosquitto to listen", || {
+            self.process.must_run()?;
+            let listens = TcpStream::connect(self.address).is_ok();
+            Ok(if listens { Seen::Yes(()) } else { Seen::NotYet(self.process.log_end(5)) })
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A device tells something; the broker keeps it for those who subscribe later.
+    pub fn tell(&self, topic: &str, message: &str) -> Result<()> {
+        let port = self.address.port().to_string();
+        let arguments = ["-h", "127.0.0.1", "-p", &port, "-q", "1", "-r", "-t", topic, "-m", message];
+        process::run("mosquitto_pub", &arguments).map(drop)
+    }
+
+    /// A device that listens: its log holds what it was sent.
+    pub fn listener(&self, topic: &str) -> Result<Process> {
+        let port = self.address.port().to_string();
+        // With -d it says when it has subscribed.
+        let arguments = ["-d", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic];
+        let program = Path::new("/usr/bin/mosquitto_sub");
+        let mut listener = Process::new(self.run_dir.path(), "listener", program, arguments);
+        listener.start()?;
+        listener.wait_for_log(PATIENCE, "Subscribed")?;
+        Ok(listener)
     }
 }
 

@@ -24,6 +24,7 @@ const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("faketime", &["/usr/bin/faketime"]),
     ("libfuse3-dev", &["/usr/include/fuse3/fuse.h"]),
     ("mosquitto", &["/usr/sbin/mosquitto"]),
+    ("mosquitto-clients", &["/usr/bin/mosquitto_sub"]),
 ];
 /// Kubernetes' components each hold some hundreds of files and sockets open.
 const OPEN_FILES: u64 = 4096;
