@@ -50,12 +50,16 @@ impl Inbox {
         Self { properties: max_ages.into_iter().map(heard).collect(), ..Self::default() }
     }
 
-    /// A message came.
+    /// A message came. The same complaint as before is not queued again: a device that sends nonsense sends much of it.
     pub fn put(&mut self, number: usize, told: Told, now: Duration) {
         let Some(heard) = self.properties.get_mut(number) else { return };
-        heard.newest = Some(told.clone());
+        let is_known = told.is_err() && heard.newest.as_ref() == Some(&told);
         heard.at = now;
         heard.is_told_old = false;
+        if is_known {
+            return;
+        }
+        heard.newest = Some(told.clone());
         self.n_bytes += weight(&told);
         self.waiting.push_back((number, told));
         while self.waiting.len() > MOST_WAITING || (self.n_bytes > MOST_BYTES && self.waiting.len() > 1) {
@@ -134,6 +138,21 @@ mod tests {
         assert_eq!(inbox.pop(), None);
         assert_eq!(inbox.known(0, 9 * SECOND), Known::Told(Ok(Value::Int(2))));
         assert_eq!(inbox.next_old(), None);
+    }
+
+    #[test]
+    fn a_complaint_is_told_once_until_there_is_another() {
+        let mut inbox = Inbox::new([Some(2 * SECOND)], Duration::ZERO);
+        let complaint = || Err("no value".to_owned());
+        for (at, told) in
+            (0..).zip([complaint(), complaint(), Ok(Value::Int(1)), Ok(Value::Int(1)), complaint()])
+        {
+            inbox.put(0, told, at * SECOND);
+        }
+        let told: Vec<bool> = std::iter::from_fn(|| inbox.pop()).map(|(_, told)| told.is_ok()).collect();
+        assert_eq!(told, [false, true, true, false]);
+        inbox.put(0, complaint(), 9 * SECOND);
+        assert_eq!((inbox.pop(), inbox.next_old()), (None, Some(11 * SECOND)));
     }
 
     #[test]

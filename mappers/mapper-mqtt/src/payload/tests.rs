@@ -1,3 +1,5 @@
+//! Messages as devices send them, paths as people write them, and anything else.
+
 use proptest::prelude::*;
 
 use super::*;

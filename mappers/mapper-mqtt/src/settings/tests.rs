@@ -1,3 +1,5 @@
+//! Settings as published manifests have them, and as people get them wrong.
+
 use mapper_sdk::DeviceName;
 use mapper_sdk::value::Value;
 use serde_json::{Value as Json, json};
