@@ -19,6 +19,10 @@ mod manifest;
 mod mapper;
 mod outbox;
 mod sampler;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use driver::{Connection, Device, DeviceName, Discovered, Driver, DriverError, Method, Property};
 pub use mapper::run_mapper;
