@@ -18,6 +18,7 @@ mod link;
 mod manifest;
 mod mapper;
 mod outbox;
+mod rest;
 mod sampler;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

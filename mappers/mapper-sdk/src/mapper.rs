@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::driver::Driver;
 use crate::fleet::Fleet;
 use crate::link::{self, Edge};
+use crate::rest::Rest;
 
 /// The whole `main` of a mapper: reads arguments and configuration, then drives devices until a signal.
 pub fn run_mapper<D: Driver>(driver: D) -> ExitCode {
@@ -33,6 +34,7 @@ pub(crate) async fn run<D: Driver>(driver: D, config: Config, stop: Shutdown) ->
     // Full: edgecore's calls wait, and it repeats those that wait too long.
     let (news, told) = mpsc::channel(64);
     let listener = link::listen(&config.socket)?;
+    let rest = Rest::bind(config.http, news.clone()).await?;
     let edge = Edge::new(config.edge_socket.clone());
     let fleet = Fleet::new(Arc::new(driver), edge.clone(), config.call_limit, told);
 
@@ -41,6 +43,7 @@ pub(crate) async fn run<D: Driver>(driver: D, config: Config, stop: Shutdown) ->
     tasks.add("fleet", |stop| fleet.run(stop));
     let calls = news.clone();
     tasks.add("calls", |stop| link::serve(listener, calls, stop));
+    tasks.add("rest", |stop| rest.run(stop));
     tasks.add("registration", |stop| edge.keep_registered(config, news, stop));
     tasks.join().await
 }

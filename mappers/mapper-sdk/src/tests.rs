@@ -179,6 +179,65 @@ async fn an_edge_that_comes_back_is_registered_at_and_hears_what_it_missed() {
     edge.wait("to be registered at again", || edge.n_registrations() > n_before).await;
 }
 
+/// The answer's status line and body.
+async fn get(at: std::net::SocketAddr, path: &str) -> (String, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: m\r\nX-Correlation-ID: 7\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.to_lowercase().contains("x-correlation-id: 7"), "{head}");
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_ask_over_rest() {
+    let (edge, oven_1) = (edge(), Oven::default());
+    edge.put_device(&oven("20")).await;
+    let mapper = edge.run(oven_1.clone());
+    edge.wait_reported("oven-1", "limit", "20").await;
+    let json = async |path: &str| -> serde_json::Value {
+        let (status, body) = get(mapper.http, path).await;
+        assert_eq!(status, "HTTP/1.1 200 OK", "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    // Somebody turned the knob: reading does not turn it back.
+    oven_1.0.lock().unwrap().held.insert("limit".into(), Value::Int(33));
+    let found = json("/api/v1/device/plant/oven-1/limit").await;
+    assert_eq!((&found["apiVersion"], &found["statusCode"]), (&json!("v1"), &json!(200)));
+    let data = &found["Data"];
+    assert_eq!(
+        (&data["DeviceName"], &data["PropertyName"], &data["Namespace"], &data["Value"], &data["Type"]),
+        (&json!("oven-1"), &json!("limit"), &json!("plant"), &json!("33"), &json!("int"))
+    );
+    let methods = json("/api/v1/devicemethod/plant/oven-1").await;
+    let expected = json!([{"Name": "setLimit",
+        "Path": "/api/v1/devicemethod/plant/oven-1/setLimit/{propertyName}/{data}",
+        "Parameters": [{"PropertyName": "limit", "ValueType": "int"}]}]);
+    assert_eq!(methods["Data"]["Methods"], expected);
+    let written = json("/api/v1/devicemethod/plant/oven-1/setLimit/limit/44").await;
+    assert_eq!(written["Message"], "Write data 44 to device plant/oven-1 successfully.");
+    assert_eq!(oven_1.written(), ["limit=20", "limit=44"]);
+    assert_eq!(json("/api/v1/meta/model/plant/oven-1").await["properties"][1]["dataType"], "INT");
+    assert!(json("/api/v1/ping").await["Message"].as_str().unwrap().starts_with("This is v1 API"));
+    let check = async |path: &str, status: &str, text: &str| {
+        assert_eq!(get(mapper.http, path).await, (format!("HTTP/1.1 {status}"), text.to_owned()), "{path}");
+    };
+    let error = "500 Internal Server Error";
+    let text = "Write device data error: limit: 401 is outside of what the model allows: 0 to 400";
+    check("/api/v1/devicemethod/plant/oven-1/setLimit/limit/401", error, text).await;
+    let text = "Write device data error: the method setLimit does not set heat";
+    check("/api/v1/devicemethod/plant/oven-1/setLimit/heat/1", error, text).await;
+    let text = "Get device data error: there is no device plant/oven-9 here";
+    check("/api/v1/device/plant/oven-9/limit", error, text).await;
+    let text = "Get device data error: property none is not in the device";
+    check("/api/v1/device/plant/oven-1/none", error, text).await;
+    check("/api/v2", "404 Not Found", "404 page not found").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_do_not_feel_each_other() {
     let (edge, oven_1) = (edge(), Oven::default());
