@@ -3,7 +3,13 @@
 //! It keeps manifests as a user wrote them, gives them to the mapper that registers, and records every report. Only tests use
 //! it; to have it, name `mapper-sdk` with the feature `testing` among the `dev-dependencies`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it goes wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends where it goes wrong"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

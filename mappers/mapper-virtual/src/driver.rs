@@ -92,6 +92,7 @@ impl Simulation {
                 let mut mixed = seed.wrapping_add(*number);
                 mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                mixed ^= mixed >> 31;
                 range.at(f64::from((mixed >> 32) as u32) / f64::from(u32::MAX))
             }
         };
@@ -149,3 +150,6 @@ impl Signal {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
