@@ -108,12 +108,12 @@ enum Port {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not there, or not readable.
-    #[error("cannot read {}: {source}; name the file with --config-file", path.display())]
+    #[error("cannot read {}: {why}; name the file with --config-file", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// Not YAML, or a key that is wrong.
     #[error("{} cannot be used: {text}", path.display())]
@@ -134,8 +134,8 @@ impl Config {
             Args::command().display_name(name.clone()).bin_name(name).version(env!("CARGO_PKG_VERSION"));
         let args = Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|wrong| wrong.exit());
         let path = args.config_file;
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|why| ConfigError::Read { path: path.clone(), why })?;
         Self::read(&text, protocol, args.v, &path)
     }
 

@@ -40,15 +40,15 @@ const MAX_ANSWER: usize = 64 << 20;
 
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
-#[error("grpc_server.socket_path: listen on {}: {source}", path.display())]
+#[error("grpc_server.socket_path: listen on {}: {why}", path.display())]
 pub(crate) struct ListenError {
     path: PathBuf,
-    source: std::io::Error,
+    why: std::io::Error,
 }
 
 /// Listens, over what an earlier run left behind.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
-    let failed = |source| ListenError { path: path.to_owned(), source };
+    let failed = |why| ListenError { path: path.to_owned(), why };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }

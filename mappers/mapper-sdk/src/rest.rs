@@ -38,10 +38,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(330);
 
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
-#[error("common.http_port: listen on {address}: {source}")]
+#[error("common.http_port: listen on {address}: {why}")]
 pub(crate) struct ListenError {
     address: SocketAddr,
-    source: std::io::Error,
+    why: std::io::Error,
 }
 
 /// The module.
@@ -57,7 +57,7 @@ struct Refusal(StatusCode, String);
 impl Rest {
     /// Takes the port now, so that one in use is found before anything else starts.
     pub(crate) async fn bind(address: SocketAddr, fleet: mpsc::Sender<News>) -> Result<Self, ListenError> {
-        let listener = TcpListener::bind(address).await.map_err(|source| ListenError { address, source })?;
+        let listener = TcpListener::bind(address).await.map_err(|why| ListenError { address, why })?;
         Ok(Self { listener, fleet })
     }
 
