@@ -1,0 +1,436 @@
+//! An edge node for the tests of drivers: the other half of the DMI on a real socket, and ways to wait for what a mapper says.
+//!
+//! It keeps manifests as a user wrote them, gives them to the mapper that registers, and records every report. Only tests use
+//! it; to have it, name `mapper-sdk` with the feature `testing` among the `dev-dependencies`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends where it goes wrong"
+)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use ke_dmi::v1beta1 as dmi;
+use ke_dmi::v1beta1::device_manager_service_server::{DeviceManagerService, DeviceManagerServiceServer};
+use ke_dmi::v1beta1::device_mapper_service_client::DeviceMapperServiceClient;
+use ke_dmi::value;
+use ke_run::shutdown::{Shutdown, Trigger};
+use serde_json::{Map, Value as Json};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+
+use crate::config::Config;
+use crate::driver::Driver;
+
+/// How long a test waits for what should come. Never waited for when all goes well.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The edge node. Its folder goes with it.
+pub struct FakeEdge {
+    folder: PathBuf,
+    seen: Arc<Seen>,
+    server: JoinSet<()>,
+}
+
+/// A mapper that runs inside the test. Dropped, it is stopped as by a signal.
+pub struct RunningMapper {
+    /// Where its REST API listens.
+    pub http: std::net::SocketAddr,
+    trigger: Trigger,
+    task: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+/// What a mapper reported of one property.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// The device.
+    pub device: String,
+    /// The property.
+    pub property: String,
+    /// The value, as text.
+    pub value: String,
+    /// The desired value that was written, or an empty text.
+    pub observed_desired: String,
+}
+
+#[derive(Default)]
+struct Seen(Mutex<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    models: BTreeMap<String, Json>,
+    devices: BTreeMap<String, Json>,
+    /// Sockets of the mappers that registered.
+    registered: Vec<PathBuf>,
+    reported: Vec<Reported>,
+    /// Properties by call.
+    rounds: Vec<Vec<String>>,
+    states: Vec<(String, String)>,
+}
+
+impl Seen {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl FakeEdge {
+    /// One that knows no device. Needs a tokio runtime, with all of it enabled.
+    #[must_use]
+    pub fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("fake-edge-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut edge = Self { folder, seen: Arc::default(), server: JoinSet::new() };
+        edge.listen();
+        edge
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("dmi.sock")
+    }
+
+    /// A folder for files of the test.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Ends as if killed: connections break, its socket stays and leads nowhere. What it was given and told it still knows.
+    pub async fn stop(&mut self) {
+        self.server.shutdown().await;
+    }
+
+    /// Listens again after `stop`, on a new socket.
+    pub fn listen(&mut self) {
+        let _ = std::fs::remove_file(self.socket());
+        let listener = UnixListener::bind(self.socket()).unwrap();
+        let service = DeviceManagerServiceServer::new(Service(Arc::clone(&self.seen)));
+        let server = Server::builder().add_service(service);
+        self.server.spawn(async move { drop(server.serve_with_incoming(ke_dmi::incoming(listener)).await) });
+    }
+
+    /// A DeviceModel as kubectl takes it. Registered mappers are not told: give models before devices.
+    pub fn put_model(&self, manifest: &Json) {
+        self.seen.lock().models.insert(name_of(manifest), manifest.clone());
+    }
+
+    /// A Device as kubectl takes it; its namespace is that of its model. A registered mapper is told, as edgecore does.
+    pub async fn put_device(&self, manifest: &Json) {
+        let (before, socket) = {
+            let mut inside = self.seen.lock();
+            let before = inside.devices.insert(name_of(manifest), manifest.clone());
+            (before, inside.registered.last().cloned())
+        };
+        let Some(socket) = socket else { return };
+        let (model, device) = self.seen.lock().messages(manifest);
+        let mut mapper = mapper(socket);
+        mapper.create_device_model(dmi::CreateDeviceModelRequest { model: Some(model) }).await.unwrap();
+        let device = Some(device);
+        match before {
+            None => drop(mapper.register_device(dmi::RegisterDeviceRequest { device }).await.unwrap()),
+            Some(_) => drop(mapper.update_device(dmi::UpdateDeviceRequest { device }).await.unwrap()),
+        }
+    }
+
+    /// Takes a device away. A registered mapper is told.
+    pub async fn remove_device(&self, namespace: &str, name: &str) {
+        self.forget_device(namespace, name);
+        let Some(socket) = self.seen.lock().registered.last().cloned() else { return };
+        let (device_name, device_namespace) = (name.to_owned(), namespace.to_owned());
+        let request = dmi::RemoveDeviceRequest { device_name, device_namespace };
+        mapper(socket).remove_device(request).await.unwrap();
+    }
+
+    /// Takes a device away without a word to the mapper: it learns of it when it registers.
+    pub fn forget_device(&self, namespace: &str, name: &str) {
+        self.seen.lock().devices.remove(&format!("{namespace}/{name}"));
+    }
+
+    /// Starts a mapper with this driver, its REST API on a port of 127.0.0.1.
+    pub fn run<D: Driver>(&self, driver: D) -> RunningMapper {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let file = serde_json::json!({
+            "grpc_server": {"socket_path": self.folder.join("mapper.sock")},
+            "common": {"edgecore_sock": self.socket(), "http_port": port, "http_address": "127.0.0.1",
+                "call_limit_secs": 5},
+        });
+        let config =
+            Config::read(&file.to_string(), driver.protocol(), 1, Path::new("(of the test)")).unwrap();
+        let (trigger, stop) = Shutdown::new();
+        let http = config.http;
+        let task = Some(tokio::spawn(crate::mapper::run(driver, config, stop)));
+        RunningMapper { http, trigger, task }
+    }
+
+    /// How often a mapper registered.
+    #[must_use]
+    pub fn n_registrations(&self) -> usize {
+        self.seen.lock().registered.len()
+    }
+
+    /// Everything reported so far, in order.
+    #[must_use]
+    pub fn reported(&self) -> Vec<Reported> {
+        self.seen.lock().reported.clone()
+    }
+
+    /// The properties of each report so far, in order.
+    #[must_use]
+    pub fn rounds(&self) -> Vec<Vec<String>> {
+        self.seen.lock().rounds.clone()
+    }
+
+    /// The states of one device so far, in order, repetitions left out.
+    #[must_use]
+    pub fn states(&self, device: &str) -> Vec<String> {
+        let inside = self.seen.lock();
+        let of_device = inside.states.iter().filter(|(of, _)| of == device);
+        let mut states: Vec<String> = of_device.map(|(_, state)| state.clone()).collect();
+        states.dedup();
+        states
+    }
+
+    /// Forgets what was reported so far.
+    pub fn clear(&self) {
+        let mut inside = self.seen.lock();
+        inside.reported.clear();
+        inside.rounds.clear();
+        inside.states.clear();
+    }
+
+    /// Waits until a property is reported with this value.
+    pub async fn wait_reported(&self, device: &str, property: &str, value: &str) {
+        let is_it = |reported: &Reported| {
+            (reported.device.as_str(), reported.property.as_str(), reported.value.as_str())
+                == (device, property, value)
+        };
+        self.wait(&format!("{device} to report {property} as {value}"), || self.reported().iter().any(is_it))
+            .await;
+    }
+
+    /// Waits until the last state of a device is this one.
+    pub async fn wait_state(&self, device: &str, state: &str) {
+        self.wait(&format!("{device} to be {state}"), || {
+            self.states(device).last().map(String::as_str) == Some(state)
+        })
+        .await;
+    }
+
+    /// Waits until `look` says yes.
+    pub async fn wait(&self, what: &str, mut look: impl FnMut() -> bool) {
+        let wait = async {
+            while !look() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            let (reported, states) = (self.reported(), self.seen.lock().states.clone());
+            let last: Vec<&Reported> = reported.iter().rev().take(10).collect();
+            panic!("waited in vain for {what}; last reports: {last:?}; states: {states:?}");
+        }
+    }
+}
+
+impl Drop for FakeEdge {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl RunningMapper {
+    /// Stops it as a signal does and waits for its end.
+    pub async fn stop(mut self) {
+        self.trigger.stop();
+        if let Some(task) = self.task.take() {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    /// Ends it as if killed.
+    pub async fn kill(mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for RunningMapper {
+    fn drop(&mut self) {
+        self.trigger.stop();
+    }
+}
+
+struct Service(Arc<Seen>);
+
+#[tonic::async_trait]
+impl DeviceManagerService for Service {
+    async fn mapper_register(
+        &self,
+        request: Request<dmi::MapperRegisterRequest>,
+    ) -> Result<Response<dmi::MapperRegisterResponse>, Status> {
+        let request = request.into_inner();
+        let mapper = request.mapper.unwrap();
+        assert!(request.with_data && mapper.state == "ok");
+        let socket = PathBuf::from(String::from_utf8(mapper.address).unwrap());
+        assert!(UnixStream::connect(&socket).await.is_ok(), "it must listen before it registers");
+        let mut inside = self.0.lock();
+        let is_served =
+            |device: &&Json| device["spec"]["protocol"]["protocolName"] == mapper.protocol.as_str();
+        let served: Vec<Json> = inside.devices.values().filter(is_served).cloned().collect();
+        let (model_list, device_list) = served.iter().map(|device| inside.messages(device)).unzip();
+        inside.registered.push(socket);
+        Ok(Response::new(dmi::MapperRegisterResponse { model_list, device_list }))
+    }
+
+    async fn report_device_status(
+        &self,
+        request: Request<dmi::ReportDeviceStatusRequest>,
+    ) -> Result<Response<dmi::ReportDeviceStatusResponse>, Status> {
+        let request = request.into_inner();
+        let twins = request.reported_device.unwrap().twins;
+        assert!(!twins.is_empty(), "a report without values");
+        let mut inside = self.0.lock();
+        inside.rounds.push(twins.iter().map(|twin| twin.property_name.clone()).collect());
+        for twin in twins {
+            inside.reported.push(Reported {
+                device: request.device_name.clone(),
+                property: twin.property_name,
+                // Go edges die of a missing half.
+                value: twin.reported.expect("both halves").value,
+                observed_desired: twin.observed_desired.expect("both halves").value,
+            });
+        }
+        Ok(Response::new(dmi::ReportDeviceStatusResponse {}))
+    }
+
+    async fn report_device_states(
+        &self,
+        request: Request<dmi::ReportDeviceStatesRequest>,
+    ) -> Result<Response<dmi::ReportDeviceStatesResponse>, Status> {
+        let request = request.into_inner();
+        assert!(["online", "offline", "ok", "unhealthy"].contains(&request.state.as_str()), "{request:?}");
+        self.0.lock().states.push((request.device_name, request.state));
+        Ok(Response::new(dmi::ReportDeviceStatesResponse {}))
+    }
+}
+
+fn mapper(socket: PathBuf) -> DeviceMapperServiceClient<Channel> {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+    DeviceMapperServiceClient::new(channel)
+}
+
+fn text(json: &Json) -> String {
+    json.as_str().unwrap_or_default().to_owned()
+}
+
+/// `namespace/name`.
+fn name_of(manifest: &Json) -> String {
+    let metadata = &manifest["metadata"];
+    format!("{}/{}", text(&metadata["namespace"]), text(&metadata["name"]))
+}
+
+fn list(json: &Json) -> &[Json] {
+    json.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The device's settings over the model's.
+fn merged(model: &Json, device: &Json) -> Option<dmi::CustomizedValue> {
+    let mut settings = Map::new();
+    for source in [model, device] {
+        for (key, value) in source.as_object().into_iter().flatten() {
+            settings.insert(key.clone(), value.clone());
+        }
+    }
+    Some(value::to_data(&settings).unwrap())
+}
+
+impl Inside {
+    /// A device and its model as edgecore sends them.
+    fn messages(&self, manifest: &Json) -> (dmi::DeviceModel, dmi::Device) {
+        let (metadata, spec) = (&manifest["metadata"], &manifest["spec"]);
+        let namespace = text(&metadata["namespace"]);
+        let model_name = text(&spec["deviceModelRef"]["name"]);
+        let model = self.models.get(&format!("{namespace}/{model_name}")).expect("put the model first");
+        let model_properties = list(&model["spec"]["properties"]);
+        let properties = model_properties.iter().map(|property| dmi::ModelProperty {
+            name: text(&property["name"]),
+            description: text(&property["description"]),
+            r#type: text(&property["type"]),
+            access_mode: text(&property["accessMode"]),
+            minimum: text(&property["minimum"]),
+            maximum: text(&property["maximum"]),
+            unit: text(&property["unit"]),
+        });
+        let model_message = dmi::DeviceModel {
+            name: model_name.clone(),
+            namespace: namespace.clone(),
+            spec: Some(dmi::DeviceModelSpec { properties: properties.collect(), commands: vec![] }),
+        };
+        let properties = list(&spec["properties"]).iter().map(|property| {
+            let known = model_properties.iter().find(|known| known["name"] == property["name"]);
+            let known = known.unwrap_or(&Json::Null);
+            let visitors = &property["visitors"];
+            dmi::DeviceProperty {
+                name: text(&property["name"]),
+                desired: Some(dmi::TwinProperty {
+                    value: text(&property["desired"]["value"]),
+                    ..Default::default()
+                }),
+                visitors: Some(dmi::VisitorConfig {
+                    protocol_name: text(&visitors["protocolName"]),
+                    config_data: merged(&known["visitors"]["configData"], &visitors["configData"]),
+                }),
+                report_cycle: property["reportCycle"].as_i64().unwrap_or_default(),
+                collect_cycle: property["collectCycle"].as_i64().unwrap_or_default(),
+                report_to_cloud: property["reportToCloud"].as_bool().unwrap_or_default(),
+                push_method: None,
+            }
+        });
+        let methods = list(&spec["methods"]).iter().map(|method| dmi::DeviceMethod {
+            name: text(&method["name"]),
+            description: text(&method["description"]),
+            property_names: list(&method["propertyNames"]).iter().map(text).collect(),
+        });
+        let protocol = &spec["protocol"];
+        let state = &spec["stateReport"];
+        let device = dmi::Device {
+            name: text(&metadata["name"]),
+            namespace,
+            spec: Some(dmi::DeviceSpec {
+                device_model_reference: model_name,
+                protocol: Some(dmi::ProtocolConfig {
+                    protocol_name: text(&protocol["protocolName"]),
+                    config_data: merged(&model["spec"]["protocolConfigData"], &protocol["configData"]),
+                }),
+                properties: properties.collect(),
+                methods: methods.collect(),
+            }),
+            status: Some(dmi::DeviceStatus {
+                report_to_cloud: state["reportToCloud"].as_bool().unwrap_or_default(),
+                report_cycle: state["reportCycle"].as_i64().unwrap_or_default(),
+                ..Default::default()
+            }),
+        };
+        (model_message, device)
+    }
+}
