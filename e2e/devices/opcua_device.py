@@ -12,12 +12,10 @@ import pathlib
 import sys
 
 from asyncua import Server, ua
-from asyncua.crypto.permission_rules import SimpleRoleRuleset
-from asyncua.crypto.truststore import TrustStore  # noqa: F401  (says clearly when an older asyncua is installed)
-from asyncua.server.user_managers import UserManager
-from asyncua.server.users import User, UserRole
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from asyncua.crypto.cert_gen import setup_self_signed_certificate
+from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
+from asyncua.server.user_managers import UserManager
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 URI = "urn:isthmus:tests:opcua-device"
 SECURITY = [
@@ -64,7 +62,8 @@ async def control(server, nodes, reader, writer):
         elif words[0] == "get" and len(words) == 2 and words[1] in nodes:
             answer = shown(await nodes[words[1]].read_value())
         elif words[0] == "sessions":
-            answer = str(sum(p.session is not None for p in server.bserver.clients))
+            processors = [client.processor for client in server.bserver.clients]
+            answer = str(sum(processor is not None and processor.session is not None for processor in processors))
         writer.write(f"{answer}\n".encode())
         await writer.drain()
     writer.close()
@@ -88,7 +87,8 @@ async def main():
     await server.load_certificate(str(certificate))
     await server.load_private_key(str(key))
 
-    namespace = await server.register_namespace(URI)
+    namespace = await server.register_namespace("urn:isthmus:tests:press")
+    assert namespace == 2, namespace
     folder = await server.nodes.objects.add_folder(ua.NodeId("Device", namespace), f"{namespace}:Device")
     nodes = {}
     for name, (value, kind, is_writable) in NODES.items():
