@@ -192,14 +192,20 @@ fn security(settings: &Settings) -> Result<Security, SettingError> {
     const NOT_NONE: &str = "Sign or SignAndEncrypt where securityPolicy is not None";
     const NONE: &str = "None, or left out, where securityPolicy is None";
     const POLICY_FOR_MODE: &str = "a policy that signs, such as Basic256Sha256, because securityMode is set";
-    let names =
-        ["None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss", "Basic128Rsa15", "Basic256"];
-    // Some manifests have the policy's whole URI, `http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256`.
+    let names = [
+        ("None", SecurityPolicy::None),
+        ("Basic256Sha256", SecurityPolicy::Basic256Sha256),
+        ("Aes128Sha256RsaOaep", SecurityPolicy::Aes128Sha256RsaOaep),
+        ("Aes256Sha256RsaPss", SecurityPolicy::Aes256Sha256RsaPss),
+        ("Basic128Rsa15", SecurityPolicy::Basic128Rsa15),
+        ("Basic256", SecurityPolicy::Basic256),
+    ];
+    // Some manifests have the policy's whole URI, the newer of which have dashes: `...#Aes256_Sha256_RsaPss`.
     let policy = settings.text(&["securityPolicy"]).map(|text| {
-        let name = text.rsplit('#').next().unwrap_or_default().trim();
-        let known = names.iter().find(|known| known.eq_ignore_ascii_case(name));
+        let name = text.rsplit('#').next().unwrap_or_default().trim().replace(['-', '_'], "");
+        let known = names.iter().find(|(known, _)| known.eq_ignore_ascii_case(&name));
         known
-            .and_then(|known| SecurityPolicy::from_str(known).ok())
+            .map(|(_, policy)| *policy)
             .ok_or(SettingError::Wrong { key: "securityPolicy", expected: POLICIES })
     });
     let policy = policy.transpose()?;
