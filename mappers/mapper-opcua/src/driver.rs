@@ -145,7 +145,9 @@ impl Connection for OpcUaConnection {
         let name = self.watched.get(number).cloned().unwrap_or_default();
         match self.nodes.get(&name) {
             Some(Ok(node)) => Ok((name.clone(), value(&name, node, &data)?)),
-            _ => Err(DriverError::Refused(format!("the server sent a value that belongs to no property: {name:?}"))),
+            _ => Err(DriverError::Refused(format!(
+                "the server sent a value that belongs to no property: {name:?}"
+            ))),
         }
     }
 }
@@ -210,7 +212,9 @@ impl OpcUaConnection {
             return Err(DriverError::Refused(format!("{place} is an array, which properties cannot write")));
         }
         let found = said.or_else(|| held.scalar_type_id()).ok_or_else(|| {
-            DriverError::Refused(format!("{place} has a type of its own and no value yet, so nothing can be written"))
+            DriverError::Refused(format!(
+                "{place} has a type of its own and no value yet, so nothing can be written"
+            ))
         })?;
         self.types.insert(name.to_owned(), found);
         Ok(found)
@@ -246,8 +250,9 @@ impl OpcUaConnection {
             },
             |_, _| {},
         );
-        let created =
-            session.create_subscription(interval, n_keep_alive * 9, n_keep_alive, 0, 0, true, callbacks).await;
+        let created = session
+            .create_subscription(interval, n_keep_alive * 9, n_keep_alive, 0, 0, true, callbacks)
+            .await;
         let subscription = match created {
             Ok(subscription) => subscription,
             Err(error) if self.open.is_lost() || is_of_the_link(error.status()) => {

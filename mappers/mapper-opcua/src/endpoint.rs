@@ -29,7 +29,9 @@ pub fn choose(
         return Err(if names.is_empty() {
             "the server offers no endpoint whose security is known here".to_owned()
         } else {
-            format!("the server does not offer this security; set securityPolicy and securityMode to one of: {names}")
+            format!(
+                "the server does not offer this security; set securityPolicy and securityMode to one of: {names}"
+            )
         });
     }
     // Levels are the server's own; of equals, as some call all of theirs 0, encrypted is better than signed.
@@ -84,8 +86,92 @@ fn names(offered: &[EndpointDescription]) -> String {
             MessageSecurityMode::SignAndEncrypt => "SignAndEncrypt",
             _ => "None",
         };
-        format!("{} with {mode}", policy(endpoint).to_str())
+        // As manifests write it.
+        format!("{} with {mode}", policy(endpoint).to_str().replace('-', ""))
     };
     let names: BTreeSet<String> = offered.iter().map(name).collect();
     names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use opcua::types::UserTokenPolicy;
+
+    use super::*;
+    use crate::settings::Password;
+
+    const SIGN: MessageSecurityMode = MessageSecurityMode::Sign;
+    const ENCRYPT: MessageSecurityMode = MessageSecurityMode::SignAndEncrypt;
+    const NONE: MessageSecurityMode = MessageSecurityMode::None;
+
+    fn offered(
+        policy: &str,
+        mode: MessageSecurityMode,
+        level: u8,
+        tokens: &[UserTokenType],
+    ) -> EndpointDescription {
+        let token =
+            |token: &UserTokenType| UserTokenPolicy { token_type: *token, ..UserTokenPolicy::anonymous() };
+        EndpointDescription {
+            endpoint_url: "opc.tcp://device:4840/path".into(),
+            security_policy_uri: format!("http://opcfoundation.org/UA/SecurityPolicy#{policy}").into(),
+            security_mode: mode,
+            security_level: level,
+            user_identity_tokens: Some(tokens.iter().map(token).collect()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn choices() {
+        let all = || {
+            use UserTokenType::{Anonymous, Certificate, UserName};
+            vec![
+                offered("None", NONE, 0, &[Anonymous]),
+                offered("Basic256Sha256", SIGN, 1, &[Anonymous, UserName]),
+                offered("Basic256Sha256", ENCRYPT, 1, &[UserName, Certificate]),
+                offered("Aes256_Sha256_RsaPss", ENCRYPT, 3, &[UserName]),
+                offered("OfTheFuture", ENCRYPT, 9, &[Anonymous, UserName, Certificate]),
+            ]
+        };
+        let user = Identity::User("operator".to_owned(), Password(String::new()));
+        let check =
+            |security, identity: &Identity, expected: Result<(SecurityPolicy, MessageSecurityMode), &str>| {
+                let got = choose(all(), security, identity);
+                let got = got.map(|endpoint| (policy(&endpoint), endpoint.security_mode));
+                match expected {
+                    Ok(expected) => assert_eq!(got, Ok(expected), "{security:?} {identity:?}"),
+                    Err(part) => assert!(
+                        got.as_ref().is_err_and(|told| told.contains(part)),
+                        "{security:?} {identity:?}: {got:?}"
+                    ),
+                }
+            };
+        use Security::{Best, Exactly};
+        use SecurityPolicy::{Aes256Sha256RsaPss, Basic256, Basic256Sha256};
+        check(Best, &user, Ok((Aes256Sha256RsaPss, ENCRYPT)));
+        check(Best, &Identity::Anonymous, Ok((Basic256Sha256, SIGN)));
+        check(Best, &Identity::Certificate, Ok((Basic256Sha256, ENCRYPT)));
+        check(Exactly(Basic256Sha256, None), &user, Ok((Basic256Sha256, ENCRYPT)));
+        check(Exactly(Basic256Sha256, Some(SIGN)), &user, Ok((Basic256Sha256, SIGN)));
+        check(
+            Exactly(SecurityPolicy::None, Some(NONE)),
+            &Identity::Anonymous,
+            Ok((SecurityPolicy::None, NONE)),
+        );
+        check(Exactly(SecurityPolicy::None, Some(NONE)), &user, Err("remove userName"));
+        check(Exactly(Aes256Sha256RsaPss, None), &Identity::Anonymous, Err("set userName"));
+        check(
+            Exactly(Basic256, None),
+            &user,
+            Err(
+                "one of: Aes256Sha256RsaPss with SignAndEncrypt, Basic256Sha256 with Sign, Basic256Sha256 with SignAndEncrypt, None with None",
+            ),
+        );
+        assert!(choose(Vec::new(), Best, &user).unwrap_err().contains("no endpoint"));
+        let chosen = choose(all(), Best, &Identity::Certificate).unwrap();
+        let tokens = chosen.user_identity_tokens.unwrap_or_default();
+        let login = tokens.iter().find(|token| token.token_type == UserTokenType::Certificate).unwrap();
+        assert_eq!(login.security_policy_uri, chosen.security_policy_uri);
+    }
 }

@@ -20,10 +20,7 @@ struct Waiting<T> {
 
 impl<T> Default for Newest<T> {
     fn default() -> Self {
-        Self {
-            waiting: Mutex::new(Waiting { values: BTreeMap::new(), last: 0 }),
-            arrived: Notify::new(),
-        }
+        Self { waiting: Mutex::new(Waiting { values: BTreeMap::new(), last: 0 }), arrived: Notify::new() }
     }
 }
 

@@ -30,6 +30,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Servers end a session by themselves when nothing was heard for this long.
 const SESSION_TIMEOUT_MS: u32 = 60_000;
 
+/// Larger files hold something else than a password.
+const LONGEST_PASSWORD_FILE: u64 = 4096;
+
 /// An open session. It says goodbye when dropped.
 pub struct OpenSession {
     session: SessionDropGuard,
@@ -222,19 +225,27 @@ async fn identity(identity: &Identity, own: Own) -> IdentityToken {
 
 /// The password itself: manifests of other mappers name a file, people write the password.
 async fn read_password(password: &Password) -> String {
-    match tokio::fs::read_to_string(&password.0).await {
-        Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
-        Err(_) => {
-            if !password.0.is_empty() {
-                tracing::info!("password is no readable file: it is taken as the password itself, which everybody who reads the device sees");
-            }
-            password.0.clone()
-        }
+    let is_file = tokio::fs::metadata(&password.0).await;
+    if is_file.is_ok_and(|file| file.is_file() && file.len() <= LONGEST_PASSWORD_FILE)
+        && let Ok(text) = tokio::fs::read_to_string(&password.0).await
+    {
+        return text.trim_end_matches(['\r', '\n']).to_owned();
     }
+    if !password.0.is_empty() {
+        tracing::info!(
+            "password names no readable file: it is taken as the password itself, which everybody sees who may read the device"
+        );
+    }
+    password.0.clone()
 }
 
 fn lost(place: &str, status: StatusCode) -> DriverError {
-    DriverError::Lost(format!("{place}: {status}: {}", status.sub_code().description()))
+    let hint = match status {
+        StatusCode::BadCommunicationError => "nobody answers there, or hung up; check url and the network",
+        StatusCode::BadTimeout => "no answer in time",
+        _ => status.sub_code().description(),
+    };
+    DriverError::Lost(format!("{place}: {status}: {hint}"))
 }
 
 fn silent(place: &str, limit: Duration) -> DriverError {

@@ -150,9 +150,8 @@ impl Server {
         let url = settings.text(&["url"]).ok_or(SettingError::Missing { key: "url", expected: URL })?;
         let url = ServerUrl::parse(&url).ok_or(SettingError::Wrong { key: "url", expected: URL })?;
         let own = own(settings)?;
-        let timeout = settings
-            .integer(&["timeout"], 1, 600, "seconds, from 1 to 600")?
-            .unwrap_or(DEFAULT_TIMEOUT_SECS);
+        let timeout =
+            settings.integer(&["timeout"], 1, 600, "seconds, from 1 to 600")?.unwrap_or(DEFAULT_TIMEOUT_SECS);
         Ok(Self {
             url,
             security: security(settings)?,
@@ -210,20 +209,20 @@ fn security(settings: &Settings) -> Result<Security, SettingError> {
     });
     let policy = policy.transpose()?;
     let mode =
-        settings.word(&["securityMode"], &["None", "Sign", "SignAndEncrypt"], MODES)?.map(|word| match word {
-            "Sign" => MessageSecurityMode::Sign,
-            "SignAndEncrypt" => MessageSecurityMode::SignAndEncrypt,
-            _ => MessageSecurityMode::None,
-        });
+        settings.word(&["securityMode"], &["None", "Sign", "SignAndEncrypt"], MODES)?.map(
+            |word| match word {
+                "Sign" => MessageSecurityMode::Sign,
+                "SignAndEncrypt" => MessageSecurityMode::SignAndEncrypt,
+                _ => MessageSecurityMode::None,
+            },
+        );
     match (policy, mode) {
         (None, None) => Ok(Security::Best),
         (None | Some(SecurityPolicy::None), Some(MessageSecurityMode::None))
         | (Some(SecurityPolicy::None), None) => {
             Ok(Security::Exactly(SecurityPolicy::None, Some(MessageSecurityMode::None)))
         }
-        (None, Some(_)) => {
-            Err(SettingError::Missing { key: "securityPolicy", expected: POLICY_FOR_MODE })
-        }
+        (None, Some(_)) => Err(SettingError::Missing { key: "securityPolicy", expected: POLICY_FOR_MODE }),
         (Some(SecurityPolicy::None), Some(_)) => {
             Err(SettingError::Wrong { key: "securityMode", expected: NONE })
         }
@@ -272,5 +271,191 @@ fn own(settings: &Settings) -> Result<Option<KeyPair>, SettingError> {
             }
             Ok(Some(KeyPair { certificate: certificate.into(), private_key: key.into() }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    fn settings(json: Json) -> Settings {
+        let Json::Object(entries) = json else { panic!("{json} is no object") };
+        Settings::new(entries)
+    }
+
+    #[test]
+    fn addresses() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(ServerUrl::parse(text).map(|url| url.to_string()).as_deref(), expected, "{text:?}");
+        };
+        check("opc.tcp://plc", Some("opc.tcp://plc:4840"));
+        check(" OPC.TCP://10.0.0.1:48020/a/b ", Some("opc.tcp://10.0.0.1:48020/a/b"));
+        check("opc.tcp://[fe80::1]", Some("opc.tcp://[fe80::1]:4840"));
+        check("opc.tcp://[fe80::1]:4841/", Some("opc.tcp://[fe80::1]:4841/"));
+        check("opc.tcp://fe80::1", None);
+        check("opc.tcp://", None);
+        check("opc.tcp://:4840", None);
+        check("opc.tcp://plc:0", None);
+        check("opc.tcp://plc:70000", None);
+        check("opc.tcp://user@plc", None);
+        check("opc.tcp://plc/a b", None);
+        check("https://plc", None);
+        check("plc:4840", None);
+        check("öpc.tcp://plc", None);
+        let url = ServerUrl::parse("opc.tcp://10.0.0.1:14840/discovery").unwrap();
+        assert_eq!(
+            url.with_path_of("opc.tcp://inside:4840/server").to_string(),
+            "opc.tcp://10.0.0.1:14840/server"
+        );
+        assert_eq!(url.with_path_of("what").to_string(), "opc.tcp://10.0.0.1:14840/discovery");
+    }
+
+    #[test]
+    fn servers() {
+        // Every row also has an address.
+        let check = |json: Json, expected: Result<(Security, Identity), &str>| {
+            let mut all = json.clone();
+            all["url"] = "opc.tcp://plc".into();
+            let got = Server::of(&settings(all)).map(|server| (server.security, server.identity));
+            assert_eq!(got.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{json}");
+        };
+        use MessageSecurityMode::{None as Plain, Sign, SignAndEncrypt};
+        use Security::{Best, Exactly};
+        let anonymous = |security| Ok((security, Identity::Anonymous));
+        check(json!({}), anonymous(Best));
+        check(json!({"securityPolicy": "", "securityMode": "", "userName": ""}), anonymous(Best));
+        check(json!({"securityPolicy": "none"}), anonymous(Exactly(SecurityPolicy::None, Some(Plain))));
+        check(json!({"securityMode": "None"}), anonymous(Exactly(SecurityPolicy::None, Some(Plain))));
+        check(
+            json!({"SecurityPolicy": "basic256sha256"}),
+            anonymous(Exactly(SecurityPolicy::Basic256Sha256, None)),
+        );
+        check(
+            json!({"securityPolicy": "http://opcfoundation.org/UA/SecurityPolicy#Aes256_Sha256_RsaPss", "securityMode": "sign"}),
+            anonymous(Exactly(SecurityPolicy::Aes256Sha256RsaPss, Some(Sign))),
+        );
+        check(
+            json!({"securityPolicy": "Aes128Sha256RsaOaep", "securityMode": "SignAndEncrypt"}),
+            anonymous(Exactly(SecurityPolicy::Aes128Sha256RsaOaep, Some(SignAndEncrypt))),
+        );
+        check(
+            json!({"securityPolicy": "None", "securityMode": "Sign"}),
+            Err("securityMode must be None, or left out, where securityPolicy is None"),
+        );
+        check(
+            json!({"securityPolicy": "Basic256Sha256", "securityMode": "None"}),
+            Err("securityMode must be Sign or SignAndEncrypt where securityPolicy is not None"),
+        );
+        check(
+            json!({"securityMode": "Sign"}),
+            Err(
+                "securityPolicy is missing; set securityPolicy to a policy that signs, such as Basic256Sha256, because securityMode is set",
+            ),
+        );
+        check(json!({"securityMode": "Encrypt"}), Err("securityMode must be None, Sign or SignAndEncrypt"));
+        check(json!({"timeout": 0}), Err("timeout must be seconds, from 1 to 600"));
+        let user = |password: &str| Identity::User("operator".to_owned(), Password(password.to_owned()));
+        check(json!({"userName": "operator", "password": 1234}), Ok((Best, user("1234"))));
+        check(json!({"username": "operator"}), Ok((Best, user(""))));
+        check(json!({"userName": "operator", "authentication": "Anonymous"}), anonymous(Best));
+        check(
+            json!({"authentication": "password"}),
+            Err(
+                "userName is missing; set userName to the user to log in as, because authentication is password",
+            ),
+        );
+        check(
+            json!({"authentication": "certificate"}),
+            Err(
+                "certificate is missing; set certificate to the file of the certificate to log in with, because authentication is certificate",
+            ),
+        );
+        check(
+            json!({"authentication": "certificate", "certificate": "/c.pem", "privateKey": "/k.pem"}),
+            Ok((Best, Identity::Certificate)),
+        );
+        check(
+            json!({"certificate": "/c.crt", "privateKey": "/k.pem"}),
+            Err("certificate must be the path of a .pem or .der file"),
+        );
+        check(
+            json!({"certificate": "/c.pem"}),
+            Err(
+                "privateKey is missing; set privateKey to the path of the certificate's key, a PEM file, because certificate is set",
+            ),
+        );
+        check(
+            json!({"privateKey": "/k.pem"}),
+            Err(
+                "certificate is missing; set certificate to the path of the key's certificate, because privateKey is set",
+            ),
+        );
+    }
+
+    #[test]
+    fn addresses_are_asked_for_and_passwords_not_told() {
+        let told = |json| Server::of(&settings(json)).unwrap_err().to_string();
+        assert_eq!(
+            told(json!({})),
+            "url is missing; set url to the server's address, such as opc.tcp://192.168.1.20:4840"
+        );
+        assert_eq!(
+            told(json!({"url": "plc"})),
+            "url must be the server's address, such as opc.tcp://192.168.1.20:4840"
+        );
+        let server = Server::of(&settings(
+            json!({"url": "opc.tcp://plc", "userName": "operator", "password": "s3cret"}),
+        ));
+        assert!(!format!("{server:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn nodes() {
+        let check = |json: Json, expected: Result<(&str, Kind, Sampling), &str>| {
+            let property = Property {
+                name: "temperature".to_owned(),
+                kind: Kind::Double,
+                is_writable: true,
+                minimum: None,
+                maximum: None,
+                settings: settings(json.clone()),
+                collect_cycle: Duration::from_secs(1),
+                report_cycle: Duration::from_secs(1),
+                report_to_cloud: true,
+                desired: None,
+            };
+            let got = Node::of(&property).map(|node| (node.id.to_string(), node.kind, node.sampling));
+            let expected = expected.map(|(id, kind, sampling)| (id.to_owned(), kind, sampling));
+            assert_eq!(got.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{json}");
+        };
+        let wrong = Err("nodeID must be the node's id, such as ns=2;s=Temperature or ns=2;i=5");
+        check(
+            json!({"nodeID": "ns=2;s=Temperature"}),
+            Ok(("ns=2;s=Temperature", Kind::Double, Sampling::Subscribe)),
+        );
+        check(
+            json!({"nodeid": " ns=2;i=2 ", "browseName": "T", "dataType": "int", "sampling": "Poll"}),
+            Ok(("ns=2;i=2", Kind::Int, Sampling::Poll)),
+        );
+        check(json!({"nodeID": "i=2258"}), Ok(("i=2258", Kind::Double, Sampling::Subscribe)));
+        check(
+            json!({"nodeID": "ns=2;s=a;b=\"c\""}),
+            Ok(("ns=2;s=a;b=\"c\"", Kind::Double, Sampling::Subscribe)),
+        );
+        check(json!({"nodeID": "2;Temperature"}), wrong);
+        check(json!({"nodeID": "ns=99999;i=1"}), wrong);
+        check(json!({"nodeID": "ns=2;i=x"}), wrong);
+        check(json!({"nodeID": 5}), wrong);
+        check(
+            json!({"browseName": "T"}),
+            Err("nodeID is missing; set nodeID to the node's id, such as ns=2;s=Temperature or ns=2;i=5"),
+        );
+        check(
+            json!({"nodeID": "i=1", "dataType": "stream"}),
+            Err("dataType must be int, float, double, string, boolean or bytes"),
+        );
+        check(json!({"nodeID": "i=1", "sampling": "push"}), Err("sampling must be subscribe or poll"));
     }
 }

@@ -167,8 +167,11 @@ impl Pki {
                 known.display()
             ))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let fault =
-                    |source| TrustError::Disk { action: "write server certificate", path: known.clone(), source };
+                let fault = |source| TrustError::Disk {
+                    action: "write server certificate",
+                    path: known.clone(),
+                    source,
+                };
                 write_whole(&known, offered).map_err(fault)?;
                 tracing::warn!(
                     server = authority,
@@ -190,8 +193,7 @@ fn make_private(directory: &Path) -> Result<(), TrustError> {
 /// Either the old content or the new one is there, whenever the machine stops.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)
@@ -253,4 +255,70 @@ fn application_uri(certificate: &[u8]) -> Option<String> {
 /// An address as a file's name: nothing but letters, digits, dots and dashes stays.
 fn file_name(authority: &str) -> String {
     authority.chars().map(|c| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_servers_known_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Pki::new(directory.path().join("state"));
+        let own = pki.own().unwrap();
+        assert!(own.application_uri.starts_with("urn:"), "{}", own.application_uri);
+        let mode = fs::metadata(own.files.private_key.parent().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "others may look at the key");
+        let der = own.certificate.to_der().unwrap();
+        assert_eq!(pki.own().unwrap().certificate.to_der().unwrap(), der);
+        assert_eq!(Pki::given(&own.files).unwrap().application_uri, own.application_uri);
+
+        let mut chain = der.clone();
+        chain.extend_from_slice(b"an authority's");
+        let check = |authority: &str, offered: &[u8], pinned: Option<&Path>, expected: Result<(), &str>| {
+            let got = pki.check_server(authority, offered, pinned).map_err(|error| error.to_string());
+            match expected {
+                Ok(()) => assert_eq!(got, Ok(()), "{authority}"),
+                Err(part) => {
+                    assert!(got.as_ref().is_err_and(|told| told.contains(part)), "{authority}: {got:?}")
+                }
+            }
+        };
+        let pinned = Some(own.files.certificate.as_path());
+        check("plc:4840", b"pinned", pinned, Err("not the one that remoteCertificate names"));
+        check("plc:4840", &der, pinned, Ok(()));
+        check("plc:4840", &chain, pinned, Ok(()));
+        check(
+            "plc:4840",
+            &der,
+            Some(Path::new("/nowhere.pem")),
+            Err("remoteCertificate names /nowhere.pem, which is not readable"),
+        );
+        check("plc:4840", b"", None, Err("set securityPolicy to None"));
+        check("plc:4840", b"one", None, Ok(()));
+        check("plc:4840", b"one", None, Ok(()));
+        check("plc:4840", b"two", None, Err("another server answers at plc:4840"));
+        check("plc:4841", b"two", None, Ok(()));
+        check("../../plc:1", b"three", None, Ok(()));
+        assert!(directory.path().join("state/servers/.._.._plc_1.der").exists());
+    }
+
+    #[test]
+    fn files_of_manifests_are_told_by_their_setting() {
+        let directory = tempfile::tempdir().unwrap();
+        let certificate = directory.path().join("cert.pem");
+        fs::write(&certificate, "no certificate").unwrap();
+        let files =
+            KeyPair { certificate: certificate.clone(), private_key: directory.path().join("key.pem") };
+        let told = Pki::given(&files).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            format!(
+                "certificate names {}, which is no certificate in PEM or DER form",
+                certificate.display()
+            )
+        );
+    }
 }
