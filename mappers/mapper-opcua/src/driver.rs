@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mapper_sdk::value::Value;
-use mapper_sdk::{Connection, Device, Driver, DriverError, Property, SettingError};
+use mapper_sdk::{Connection, Device, Discovered, Driver, DriverError, Property, SettingError};
 use opcua::client::SubscriptionCallbacks;
 use opcua::types::{
     AttributeId, DataValue, MonitoredItemCreateRequest, MonitoringMode, MonitoringParameters, NodeId,
     ReadValueId, StatusCode, TimestampsToReturn, Variant, VariantScalarTypeId, WriteValue,
 };
 
+use crate::discover;
 use crate::newest::Newest;
-use crate::session::OpenSession;
-use crate::settings::{Node, Sampling, Server};
+use crate::session::{self, OpenSession};
+use crate::settings::{Node, Sampling, Server, ServerUrl};
 use crate::trust::Pki;
 use crate::values;
 
@@ -36,6 +37,8 @@ const SUBSCRIPTION_KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The OPC-UA driver.
 pub struct OpcUa {
     pki: Pki,
+    /// Whom to ask for servers that nobody described.
+    addresses: Vec<ServerUrl>,
 }
 
 /// One device's session.
@@ -53,10 +56,11 @@ pub struct OpcUaConnection {
 }
 
 impl OpcUa {
-    /// `state`: the directory for the mapper's key pair and the servers' certificates.
+    /// `state`: the directory for the mapper's key pair and the servers' certificates. `addresses`: of servers, and of
+    /// discovery servers, that are asked for servers which nobody described.
     #[must_use]
-    pub fn new(state: PathBuf) -> Self {
-        Self { pki: Pki::new(state) }
+    pub fn new(state: PathBuf, addresses: Vec<ServerUrl>) -> Self {
+        Self { pki: Pki::new(state), addresses }
     }
 }
 
@@ -83,6 +87,14 @@ impl Driver for OpcUa {
         };
         connection.subscribe(device).await?;
         Ok(connection)
+    }
+
+    async fn discover(&self) -> Result<Vec<Discovered>, DriverError> {
+        if self.addresses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = session::asking_client(&self.pki).await?;
+        Ok(discover::ask(&client, &self.addresses).await)
     }
 }
 

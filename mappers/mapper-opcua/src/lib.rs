@@ -2,6 +2,7 @@
 //!
 //! It never browses a server for what the manifest does not name, and never takes a weaker security than the manifest says.
 
+pub mod discover;
 pub mod driver;
 pub mod endpoint;
 pub mod newest;
@@ -11,3 +12,4 @@ pub mod trust;
 pub mod values;
 
 pub use driver::OpcUa;
+pub use settings::ServerUrl;

@@ -14,11 +14,12 @@ use opcua::client::{
 };
 use opcua::crypto::SecurityPolicy;
 use opcua::types::{MessageSecurityMode, StatusCode};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::endpoint;
-use crate::settings::{Identity, Password, Server};
+use crate::settings::{Identity, KeyPair, Password, Server, ServerUrl};
 use crate::trust::{APPLICATION_NAME, Own, Pki};
 
 /// A silent server is noticed after this and one request's time-out.
@@ -51,8 +52,9 @@ impl OpenSession {
     /// Finds the server's endpoint, checks whom it belongs to, and logs in.
     pub async fn open(server: &Server, pki: &Pki) -> Result<Self, DriverError> {
         let place = server.url.to_string();
-        let own = own_keys(server, pki).await?;
-        let mut client = client(server, pki, &own)?;
+        reach(&server.url, server.timeout).await?;
+        let own = own_keys(server.own.clone(), pki).await?;
+        let mut client = client(server.timeout, pki, &own)?;
 
         let endpoints = timeout(server.timeout, client.get_server_endpoints_from_url(place.as_str())).await;
         let endpoints = match endpoints {
@@ -162,7 +164,23 @@ async fn watch_over(
     }
 }
 
-fn client(server: &Server, pki: &Pki, own: &Own) -> Result<Client, DriverError> {
+/// Whether anybody listens there. The client library would log an error of its own for everyone who is merely away, and not
+/// say why.
+pub async fn reach(url: &ServerUrl, limit: Duration) -> Result<(), DriverError> {
+    match timeout(limit, TcpStream::connect(&url.authority)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(DriverError::Lost(format!("{url}: {error}"))),
+        Err(_) => Err(silent(&url.to_string(), limit)),
+    }
+}
+
+/// A client that only asks who is there; its questions are never encrypted.
+pub async fn asking_client(pki: &Pki) -> Result<Client, DriverError> {
+    let own = own_keys(None, pki).await?;
+    client(KEEP_ALIVE, pki, &own)
+}
+
+fn client(request_timeout: Duration, pki: &Pki, own: &Own) -> Result<Client, DriverError> {
     ClientBuilder::new()
         .application_name(APPLICATION_NAME)
         .application_uri(own.application_uri.as_str())
@@ -179,7 +197,7 @@ fn client(server: &Server, pki: &Pki, own: &Own) -> Result<Client, DriverError> 
         .session_retry_limit(0)
         .session_timeout(SESSION_TIMEOUT_MS)
         .keep_alive_interval(KEEP_ALIVE)
-        .request_timeout(server.timeout)
+        .request_timeout(request_timeout)
         .recreate_subscriptions(false)
         .max_array_length(100_000)
         .max_message_size(16 * 1024 * 1024)
@@ -187,11 +205,11 @@ fn client(server: &Server, pki: &Pki, own: &Own) -> Result<Client, DriverError> 
         .max_string_length(1024 * 1024)
         .max_byte_string_length(1024 * 1024)
         .client()
-        .map_err(|problems| DriverError::Refused(format!("{}: {}", server.url, problems.join("; "))))
+        .map_err(|problems| DriverError::Refused(problems.join("; ")))
 }
 
-async fn own_keys(server: &Server, pki: &Pki) -> Result<Own, DriverError> {
-    let (given, pki) = (server.own.clone(), pki.clone());
+async fn own_keys(given: Option<KeyPair>, pki: &Pki) -> Result<Own, DriverError> {
+    let pki = pki.clone();
     let keys = tokio::task::spawn_blocking(move || match given {
         Some(files) => Pki::given(&files),
         None => pki.own(),
