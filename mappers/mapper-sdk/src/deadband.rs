@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::settings::{SettingError, Settings};
 use crate::value::Value;
 
 /// When a sample is told.
@@ -13,6 +14,23 @@ pub struct Deadband {
     pub threshold: f64,
     /// An unchanged value is told again after this long. `None`: never.
     pub heartbeat: Option<Duration>,
+}
+
+impl Deadband {
+    /// What a property's settings ask for: `deadband` (a number), `heartbeatSecs`, `reportOnChange`. With none of them every
+    /// sample is told, as people take that for the sign of life.
+    pub fn of(settings: &Settings) -> Result<Option<Self>, SettingError> {
+        let threshold = settings.number(&["deadband"], "a number, 0 or more")?;
+        if threshold.is_some_and(|threshold| threshold < 0.0) {
+            return Err(SettingError::Wrong { key: "deadband", expected: "a number, 0 or more" });
+        }
+        let expected = "a number of seconds from 1 to 86400";
+        let heartbeat = settings.integer(&["heartbeatSecs"], 1, 86_400, expected)?;
+        let is_on_change = settings.truth(&["reportOnChange"])?.unwrap_or_default();
+        let is_asked = threshold.is_some() || heartbeat.is_some() || is_on_change;
+        let heartbeat = heartbeat.map(|secs| Duration::from_secs(secs.unsigned_abs()));
+        Ok(is_asked.then(|| Self { threshold: threshold.unwrap_or_default(), heartbeat }))
+    }
 }
 
 /// What was told last.
@@ -64,6 +82,25 @@ mod tests {
         check(0.0, None, &[1.0, 1.0, 1.1], &[true, false, true]);
         check(0.5, None, &[1.0, 1.4, 1.5, 1.1], &[true, false, true, false]);
         check(0.5, Some(2), &[1.0, 1.0, 1.0, 1.0, 1.0], &[true, false, true, false, true]);
+    }
+
+    #[test]
+    fn settings() {
+        let check = |key: &str,
+                     value: serde_json::Value,
+                     expected: Result<Option<(f64, Option<u64>)>, &str>| {
+            let found = Deadband::of(&Settings::new([(key.to_owned(), value)]));
+            let found = found
+                .map(|found| found.map(|band| (band.threshold, band.heartbeat.map(|beat| beat.as_secs()))));
+            assert_eq!(found.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{key}");
+        };
+        check("register", 1.into(), Ok(None));
+        check("deadband", "0.5".into(), Ok(Some((0.5, None))));
+        check("DeadBand", (-1).into(), Err("deadband must be a number, 0 or more"));
+        check("heartbeatsecs", 60.into(), Ok(Some((0.0, Some(60)))));
+        check("heartbeatsecs", 0.into(), Err("heartbeatSecs must be a number of seconds from 1 to 86400"));
+        check("reportOnChange", true.into(), Ok(Some((0.0, None))));
+        check("reportOnChange", false.into(), Ok(None));
     }
 
     proptest! {

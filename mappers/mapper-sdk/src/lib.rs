@@ -1,12 +1,29 @@
-//! What every mapper shares: values and their way between a device's bytes and the cloud's texts, and what a driver is.
+//! What every mapper shares: all of its life but the way to the device. A mapper's `main` is [`run_mapper`].
 //!
+//! From edgecore to a device: `link.rs` is called, `fleet.rs` knows what there is, `manifest.rs` reads it, `device.rs` does
+//! it. Back again: `sampler.rs` says when, `device.rs` reads, `outbox.rs` keeps, `link.rs` sends.
 //! Nothing here knows a field bus; drivers do. Nothing here knows Kubernetes; edgecore does.
 
+pub mod config;
 pub mod deadband;
 pub mod driver;
 pub mod pipeline;
 pub mod settings;
 pub mod value;
 
+mod desired;
+mod device;
+mod fleet;
+mod link;
+mod manifest;
+mod mapper;
+mod outbox;
+mod sampler;
+
 pub use driver::{Connection, Device, DeviceName, Discovered, Driver, DriverError, Method, Property};
+pub use mapper::run_mapper;
 pub use settings::{SettingError, Settings};
+pub use value::{Kind, Value};
+
+/// What `impl Driver` and `impl Connection` stand under.
+pub use async_trait::async_trait;

@@ -1,0 +1,535 @@
+//! One device: connects, writes what is wanted, reads what is due, and says whether the device is there.
+//!
+//! It runs in a task of its own and every call of the driver ends in time, so that a device that hangs concerns no other.
+//! `fleet.rs` starts and ends it; reports go to its `Reports`, which never make it wait.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ke_dmi::v1beta1 as dmi;
+use ke_run::backoff::Backoff;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::deadband::{Deadband, LastTold};
+use crate::desired::{self, Wishes};
+use crate::driver::{Connection, Device, Driver, DriverError, Property};
+use crate::link::Reports;
+use crate::outbox::Report;
+use crate::sampler::Sampler;
+use crate::value::Value;
+
+/// Between tries to reach a device.
+const RECONNECT: Backoff =
+    Backoff { first: Duration::from_millis(500), factor: 2.0, max: Duration::from_secs(30), jitter: 0.0 };
+
+/// What somebody at the REST API wants of a device. The answer is for people.
+pub(crate) enum Wish {
+    /// What a property is now; the device is asked.
+    Read(String, oneshot::Sender<Result<Value, String>>),
+    /// Writes once; it does not become the desired value.
+    Write(String, String, oneshot::Sender<Result<(), String>>),
+}
+
+/// The words that edge nodes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Online,
+    Offline,
+    /// It answers, but something of its manifest cannot be done.
+    Unhealthy,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// The task.
+pub(crate) struct DeviceTask<D> {
+    driver: Arc<D>,
+    call_limit: Duration,
+    descriptions: watch::Receiver<Arc<Device>>,
+    asked: mpsc::Receiver<Wish>,
+    reports: Reports,
+    /// The description in force.
+    device: Arc<Device>,
+    wishes: Wishes,
+    /// What is wrong with single properties, as last told in the log.
+    problems: BTreeMap<String, String>,
+    /// When each property is told; those that are not here are told whenever they are read.
+    bands: BTreeMap<String, Band>,
+    state: Option<State>,
+    state_due: Option<Duration>,
+    /// All durations count from here.
+    begin: Instant,
+}
+
+struct Band {
+    deadband: Deadband,
+    last: LastTold,
+    /// The `observedDesired` that was told along.
+    observed: String,
+}
+
+/// Why a device is no longer driven over one connection.
+enum End {
+    /// Nobody wants it any more.
+    Gone,
+    /// Its description changed.
+    Changed,
+    /// It does not answer.
+    Lost(String),
+}
+
+/// What ends a wait.
+enum Event {
+    Due,
+    Changed,
+    Asked(Wish),
+    Pushed(Result<(String, Value), DriverError>),
+    Gone,
+}
+
+impl<D: Driver> DeviceTask<D> {
+    pub(crate) fn new(
+        driver: Arc<D>,
+        call_limit: Duration,
+        mut descriptions: watch::Receiver<Arc<Device>>,
+        asked: mpsc::Receiver<Wish>,
+        reports: Reports,
+    ) -> Self {
+        let device = descriptions.borrow_and_update().clone();
+        Self {
+            driver,
+            call_limit,
+            descriptions,
+            asked,
+            reports,
+            device,
+            wishes: Wishes::default(),
+            problems: BTreeMap::new(),
+            bands: BTreeMap::new(),
+            state: None,
+            state_due: None,
+            begin: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// Runs until its device goes.
+    pub(crate) async fn run(mut self) {
+        self.adopt(true);
+        let mut n_failures = 0_u32;
+        loop {
+            let driver = Arc::clone(&self.driver);
+            let device = Arc::clone(&self.device);
+            let connected = match timeout(self.call_limit, driver.connect(&device)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(DriverError::Lost(self.too_slow())),
+            };
+            let wait = match connected {
+                Ok(connection) => match self.drive(connection, &mut n_failures).await {
+                    End::Gone => return,
+                    End::Changed => continue,
+                    End::Lost(reason) => {
+                        self.lost(&reason);
+                        let wait = RECONNECT.ceiling(n_failures);
+                        n_failures = n_failures.saturating_add(1);
+                        Some(wait)
+                    }
+                },
+                Err(DriverError::Setting(wrong)) => {
+                    tracing::error!(device = %self.device.name, "{wrong}; the device is not driven until its manifest changes");
+                    self.tell_state(State::Unhealthy);
+                    None
+                }
+                Err(DriverError::Lost(reason) | DriverError::Refused(reason)) => {
+                    self.lost(&reason);
+                    let wait = RECONNECT.ceiling(n_failures);
+                    n_failures = n_failures.saturating_add(1);
+                    Some(wait)
+                }
+            };
+            if self.rest(wait).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Without a connection: waits, or for ever if there is no use in trying, until the description changes. `None`: gone.
+    async fn rest(&mut self, wait: Option<Duration>) -> Option<()> {
+        let until = wait.map(|wait| self.now() + wait);
+        loop {
+            let now = self.now();
+            self.repeat_state(now);
+            if until.is_some_and(|until| until <= now) {
+                return Some(());
+            }
+            match self.wait(earliest([until, self.state_due]), None::<&mut D::Connection>).await {
+                Event::Due | Event::Pushed(_) => {}
+                Event::Gone => return None,
+                Event::Changed => {
+                    self.adopt(false);
+                    return Some(());
+                }
+                Event::Asked(wish) => {
+                    let why = "the device is not connected".to_owned();
+                    match wish {
+                        Wish::Read(_, reply) => drop(reply.send(Err(why))),
+                        Wish::Write(_, _, reply) => drop(reply.send(Err(why))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until something is to be done. Nothing is lost by dropping any of these waits.
+    async fn wait<C: Connection>(&mut self, due: Option<Duration>, connection: Option<&mut C>) -> Event {
+        let wait = due.map(|due| due.saturating_sub(self.now()));
+        tokio::select! {
+            changed = self.descriptions.changed() => match changed {
+                Ok(()) => Event::Changed,
+                Err(_) => Event::Gone,
+            },
+            wish = self.asked.recv() => wish.map_or(Event::Gone, Event::Asked),
+            pushed = async {
+                match connection {
+                    Some(connection) => connection.pushed().await,
+                    None => std::future::pending().await,
+                }
+            } => Event::Pushed(pushed),
+            () = async {
+                match wait {
+                    Some(wait) => sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            } => Event::Due,
+        }
+    }
+
+    /// Drives the device over one connection.
+    async fn drive(&mut self, mut connection: D::Connection, n_failures: &mut u32) -> End {
+        let mut sampler = self.sampler(&connection);
+        if sampler.next_due().is_none() {
+            self.tell_health();
+        }
+        loop {
+            let now = self.now();
+            self.repeat_state(now);
+            if let Err(reason) = self.write_due(&mut connection, &mut sampler).await {
+                return End::Lost(reason);
+            }
+            let due = sampler.take_due(self.now());
+            if !due.is_empty() {
+                match self.sample(&mut connection, &due).await {
+                    Ok(()) => *n_failures = 0,
+                    Err(reason) => return End::Lost(reason),
+                }
+            }
+            self.tell_health_if_known();
+            let due = earliest([sampler.next_due(), self.wishes.next_due(), self.state_due]);
+            match self.wait(due, Some(&mut connection)).await {
+                Event::Due => {}
+                Event::Gone => return End::Gone,
+                Event::Changed => {
+                    if self.adopt(false) {
+                        return End::Changed;
+                    }
+                }
+                Event::Asked(wish) => {
+                    if let Err(reason) = self.grant(&mut connection, wish).await {
+                        return End::Lost(reason);
+                    }
+                }
+                Event::Pushed(Ok((name, value))) => {
+                    *n_failures = 0;
+                    let device = Arc::clone(&self.device);
+                    match device.properties.iter().find(|property| property.name == name) {
+                        Some(property) => self.tell(vec![(property, value)]),
+                        None => {
+                            tracing::debug!(device = %device.name, name, "the device sent what nobody knows")
+                        }
+                    }
+                }
+                Event::Pushed(Err(DriverError::Lost(reason))) => return End::Lost(reason),
+                Event::Pushed(Err(other)) => {
+                    tracing::warn!(device = %self.device.name, "{other}");
+                }
+            }
+        }
+    }
+
+    fn sampler(&self, connection: &D::Connection) -> Sampler {
+        let is_sampled = |property: &&Property| property.report_to_cloud && !connection.is_pushed(property);
+        let sampled = (0..).zip(&self.device.properties).filter(|(_, property)| is_sampled(property));
+        Sampler::new(sampled.map(|(index, property)| (index, property.collect_cycle)), self.now())
+    }
+
+    /// Takes the newest description. Gives back whether the device must be connected anew for it.
+    fn adopt(&mut self, is_first: bool) -> bool {
+        let new = self.descriptions.borrow_and_update().clone();
+        let old = std::mem::replace(&mut self.device, new);
+        let device = Arc::clone(&self.device);
+        for (property, why) in self.wishes.update(&device, is_first) {
+            tracing::warn!(device = %device.name, property, "the desired value is not written: {why}");
+        }
+        if device.state_cycle != old.state_cycle || is_first {
+            self.state_due = device.state_cycle.map(|cycle| self.now() + cycle);
+        }
+        let is_other = connected_with(&old) != connected_with(&device);
+        if is_other || is_first {
+            self.problems.clear();
+            self.bands.clear();
+            for property in &device.properties {
+                match Deadband::of(&property.settings) {
+                    Ok(Some(deadband)) => {
+                        let band = Band { deadband, last: LastTold::default(), observed: String::new() };
+                        self.bands.insert(property.name.clone(), band);
+                    }
+                    Ok(None) => {}
+                    Err(wrong) => {
+                        tracing::warn!(device = %device.name, property = property.name, "{wrong}; every sample is reported");
+                    }
+                }
+            }
+        }
+        is_other
+    }
+
+    /// Writes what is wanted. Errors: the device is lost.
+    async fn write_due(
+        &mut self,
+        connection: &mut D::Connection,
+        sampler: &mut Sampler,
+    ) -> Result<(), String> {
+        let device = Arc::clone(&self.device);
+        for wish in self.wishes.due(self.now()) {
+            let mut places = (0..).zip(&device.properties);
+            let Some((index, property)) = places.find(|(_, property)| property.name == wish.property) else {
+                continue;
+            };
+            // An earlier run of this process may have written it; devices wear out with every write.
+            if wish.may_hold && !connection.is_pushed(property) {
+                match self.read(connection, &[property]).await?.into_iter().next() {
+                    Some(Ok(held)) if held == wish.value => {
+                        self.wishes.written(&property.name);
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+            match self.limited(connection.write(property, &wish.value)).await {
+                Ok(()) => {
+                    tracing::info!(device = %device.name, property = property.name, "the desired value was written");
+                    self.wishes.written(&property.name);
+                    // What the device makes of it is told soon.
+                    sampler.hurry(index, self.now());
+                }
+                Err(DriverError::Lost(reason)) => return Err(reason),
+                Err(DriverError::Refused(why)) => {
+                    tracing::warn!(device = %device.name, property = property.name, "the device refuses the desired value, which is tried again: {why}");
+                    self.wishes.refused(&property.name, self.now());
+                }
+                Err(DriverError::Setting(why)) => {
+                    tracing::warn!(device = %device.name, property = property.name, "the desired value cannot be written: {why}");
+                    self.wishes.give_up(&property.name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and reports one round. Errors: the device is lost.
+    async fn sample(&mut self, connection: &mut D::Connection, due: &[usize]) -> Result<(), String> {
+        let device = Arc::clone(&self.device);
+        let properties: Vec<&Property> =
+            due.iter().filter_map(|index| device.properties.get(*index)).collect();
+        let answers = self.read(connection, &properties).await?;
+        let mut values = Vec::with_capacity(answers.len());
+        for (property, answer) in properties.iter().zip(answers) {
+            match answer {
+                Ok(value) => {
+                    if self.problems.remove(&property.name).is_some() {
+                        tracing::info!(device = %device.name, property = property.name, "it is read again");
+                    }
+                    values.push((*property, value));
+                }
+                Err(why) => {
+                    let why = why.to_string();
+                    if self.problems.get(&property.name) != Some(&why) {
+                        tracing::warn!(device = %device.name, property = property.name, "it cannot be read: {why}");
+                        self.problems.insert(property.name.clone(), why);
+                    }
+                }
+            }
+        }
+        self.tell(values);
+        // It answered.
+        self.tell_health();
+        Ok(())
+    }
+
+    /// One answer for each property. Errors: the device is lost.
+    async fn read(
+        &self,
+        connection: &mut D::Connection,
+        properties: &[&Property],
+    ) -> Result<Vec<Result<Value, DriverError>>, String> {
+        let mut answers =
+            self.limited(connection.read(properties)).await.map_err(|error| error.to_string())?;
+        for answer in &answers {
+            if let Err(DriverError::Lost(reason)) = answer {
+                return Err(reason.clone());
+            }
+        }
+        let none = || Err(DriverError::Refused("the driver gave no answer".to_owned()));
+        answers.resize_with(properties.len(), none);
+        Ok(answers)
+    }
+
+    async fn limited<T>(&self, call: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+        match timeout(self.call_limit, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(DriverError::Lost(self.too_slow())),
+        }
+    }
+
+    fn too_slow(&self) -> String {
+        format!("no answer within {} s", self.call_limit.as_secs())
+    }
+
+    /// Does what somebody at the REST API wants. Errors: the device is lost.
+    async fn grant(&self, connection: &mut D::Connection, wish: Wish) -> Result<(), String> {
+        let device = Arc::clone(&self.device);
+        let find = |name: &str| {
+            let found = device.properties.iter().find(|property| property.name == name);
+            found.ok_or_else(|| format!("property {name} is not in the device"))
+        };
+        match wish {
+            Wish::Read(name, reply) => {
+                let answer = match find(&name) {
+                    Ok(property) => self.read(connection, &[property]).await,
+                    Err(why) => {
+                        let _ = reply.send(Err(why));
+                        return Ok(());
+                    }
+                };
+                let is_lost = answer.as_ref().map(drop).map_err(Clone::clone);
+                let one = answer.and_then(|answers| match answers.into_iter().next() {
+                    Some(Ok(value)) => Ok(value),
+                    Some(Err(why)) => Err(why.to_string()),
+                    None => Err("the driver gave no answer".to_owned()),
+                });
+                let _ = reply.send(one);
+                is_lost
+            }
+            Wish::Write(name, text, reply) => {
+                let asked = find(&name).and_then(|property| {
+                    let value = desired::value(property, &text).map_err(|why| format!("{name}: {why}"))?;
+                    Ok((property, value))
+                });
+                let done = match asked {
+                    Ok((property, value)) => self.limited(connection.write(property, &value)).await,
+                    Err(why) => Err(DriverError::Refused(why)),
+                };
+                let is_lost = match &done {
+                    Err(DriverError::Lost(reason)) => Err(reason.clone()),
+                    _ => Ok(()),
+                };
+                let _ = reply.send(done.map_err(|why| why.to_string()));
+                is_lost
+            }
+        }
+    }
+
+    /// Reports values of one round together.
+    fn tell(&mut self, values: Vec<(&Property, Value)>) {
+        let now = self.now();
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut twins = Vec::with_capacity(values.len());
+        for (property, value) in values {
+            let observed = self.wishes.observed(&property.name);
+            if let Some(band) = self.bands.get_mut(&property.name) {
+                let is_due = band.last.is_due(band.deadband, &value, now);
+                if !is_due && band.observed == observed {
+                    continue;
+                }
+                observed.clone_into(&mut band.observed);
+            }
+            let half = |value: String| {
+                let kind = ("type".to_owned(), property.kind.to_string().to_lowercase());
+                let time = ("timestamp".to_owned(), since_epoch.as_millis().to_string());
+                Some(dmi::TwinProperty { value, metadata: [kind, time].into() })
+            };
+            twins.push(dmi::Twin {
+                property_name: property.name.clone(),
+                observed_desired: half(observed.to_owned()),
+                reported: half(value.to_string()),
+            });
+        }
+        if !twins.is_empty() {
+            self.reports.push(Report::Values(twins));
+        }
+    }
+
+    fn lost(&mut self, reason: &str) {
+        if self.state != Some(State::Offline) {
+            tracing::warn!(device = %self.device.name, "the device is lost and is tried again: {reason}");
+        }
+        self.tell_state(State::Offline);
+    }
+
+    /// Once it was told that the device answers, wishes may change how it is.
+    fn tell_health_if_known(&mut self) {
+        if matches!(self.state, Some(State::Online | State::Unhealthy)) {
+            self.tell_health();
+        }
+    }
+
+    fn tell_health(&mut self) {
+        let is_well = self.problems.is_empty() && !self.wishes.has_refused();
+        self.tell_state(if is_well { State::Online } else { State::Unhealthy });
+    }
+
+    /// Tells a state that changed at once; also if nobody asked for a cycle, as it is rare and people look at it.
+    fn tell_state(&mut self, state: State) {
+        if self.state != Some(state) {
+            tracing::info!(device = %self.device.name, state = state.word(), "the device's state");
+            self.state = Some(state);
+            self.reports.push(Report::State(state.word()));
+            self.state_due = self.device.state_cycle.map(|cycle| self.now() + cycle);
+        }
+    }
+
+    fn repeat_state(&mut self, now: Duration) {
+        if self.state_due.is_some_and(|due| due <= now) {
+            if let Some(state) = self.state {
+                self.reports.push(Report::State(state.word()));
+            }
+            self.state_due = self.device.state_cycle.map(|cycle| now + cycle);
+        }
+    }
+}
+
+/// The part of a description that a connection depends on.
+fn connected_with(device: &Device) -> Device {
+    let mut part = Device { methods: Vec::new(), state_cycle: None, ..device.clone() };
+    for property in &mut part.properties {
+        property.desired = None;
+    }
+    part
+}
+
+fn earliest<const N: usize>(times: [Option<Duration>; N]) -> Option<Duration> {
+    times.into_iter().flatten().min()
+}

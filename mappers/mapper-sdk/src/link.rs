@@ -1,0 +1,418 @@
+//! The edge node over the DMI, both ways: serves what edgecore calls, registers, and carries reports.
+//!
+//! It registers again whenever edgecore's socket is another one or a report did not get through, as edgecore may have been
+//! restarted or replaced. It decides nothing about devices: `fleet.rs` does.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use ke_dmi::v1beta1 as dmi;
+use ke_dmi::v1beta1::device_manager_service_client::DeviceManagerServiceClient;
+use ke_dmi::v1beta1::device_mapper_service_server::{DeviceMapperService, DeviceMapperServiceServer};
+use ke_run::backoff::Backoff;
+use ke_run::shutdown::Shutdown;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Request, Response, Status};
+
+use crate::config::Config;
+use crate::driver::DeviceName;
+use crate::fleet::News;
+use crate::manifest;
+use crate::outbox::{Outbox, Report};
+
+/// What KubeEdge gives a call between a mapper and an edge node.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How often edgecore's socket is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between registrations and between tries of one report.
+const AGAIN: Backoff =
+    Backoff { first: Duration::from_millis(200), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
+/// KubeEdge's edges let one call a second pass, of all mappers together.
+const THROTTLED: Duration = Duration::from_secs(5);
+/// A registration's answer holds every device of the node.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Why nothing can be served.
+#[derive(Debug, thiserror::Error)]
+#[error("grpc_server.socket_path: listen on {}: {source}", path.display())]
+pub(crate) struct ListenError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// Listens, over what an earlier run left behind.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |source| ListenError { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Whoever may open it may write to every device; edgecore is root.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves edgecore until shutdown.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    news: mpsc::Sender<News>,
+    stop: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let server = Server::builder().add_service(DeviceMapperServiceServer::new(Calls(news)));
+    server.serve_with_incoming_shutdown(ke_dmi::incoming(listener), async move { stop.wait().await }).await
+}
+
+/// What edgecore calls. An answer means that the fleet will do it.
+struct Calls(mpsc::Sender<News>);
+
+impl Calls {
+    async fn tell<T: Default>(&self, news: News) -> Result<Response<T>, Status> {
+        let stopping = |_| Status::unavailable("the mapper stops; call again when it is back");
+        self.0.send(news).await.map_err(stopping)?;
+        Ok(Response::new(T::default()))
+    }
+}
+
+fn missing(what: &str) -> Status {
+    Status::invalid_argument(format!("{what} is missing"))
+}
+
+#[tonic::async_trait]
+impl DeviceMapperService for Calls {
+    async fn register_device(
+        &self,
+        request: Request<dmi::RegisterDeviceRequest>,
+    ) -> Result<Response<dmi::RegisterDeviceResponse>, Status> {
+        let device = request.into_inner().device.ok_or_else(|| missing("device"))?;
+        let (device_name, device_namespace) = (device.name.clone(), device.namespace.clone());
+        let _: Response<()> = self.tell(News::Device(Box::new(device))).await?;
+        Ok(Response::new(dmi::RegisterDeviceResponse { device_name, device_namespace }))
+    }
+
+    async fn remove_device(
+        &self,
+        request: Request<dmi::RemoveDeviceRequest>,
+    ) -> Result<Response<dmi::RemoveDeviceResponse>, Status> {
+        let dmi::RemoveDeviceRequest { device_name, device_namespace } = request.into_inner();
+        self.tell(News::DeviceGone(manifest::name(&device_namespace, &device_name))).await
+    }
+
+    async fn update_device(
+        &self,
+        request: Request<dmi::UpdateDeviceRequest>,
+    ) -> Result<Response<dmi::UpdateDeviceResponse>, Status> {
+        let device = request.into_inner().device.ok_or_else(|| missing("device"))?;
+        self.tell(News::Device(Box::new(device))).await
+    }
+
+    async fn create_device_model(
+        &self,
+        request: Request<dmi::CreateDeviceModelRequest>,
+    ) -> Result<Response<dmi::CreateDeviceModelResponse>, Status> {
+        let model = request.into_inner().model.ok_or_else(|| missing("model"))?;
+        let (device_model_name, device_model_namespace) = (model.name.clone(), model.namespace.clone());
+        let _: Response<()> = self.tell(News::Model(model)).await?;
+        Ok(Response::new(dmi::CreateDeviceModelResponse { device_model_name, device_model_namespace }))
+    }
+
+    async fn remove_device_model(
+        &self,
+        request: Request<dmi::RemoveDeviceModelRequest>,
+    ) -> Result<Response<dmi::RemoveDeviceModelResponse>, Status> {
+        let dmi::RemoveDeviceModelRequest { model_name, model_namespace } = request.into_inner();
+        self.tell(News::ModelGone(manifest::name(&model_namespace, &model_name))).await
+    }
+
+    async fn update_device_model(
+        &self,
+        request: Request<dmi::UpdateDeviceModelRequest>,
+    ) -> Result<Response<dmi::UpdateDeviceModelResponse>, Status> {
+        let model = request.into_inner().model.ok_or_else(|| missing("model"))?;
+        self.tell(News::Model(model)).await
+    }
+
+    async fn get_device(
+        &self,
+        _: Request<dmi::GetDeviceRequest>,
+    ) -> Result<Response<dmi::GetDeviceResponse>, Status> {
+        Err(Status::unimplemented("no edge node asks for devices; the REST API tells them"))
+    }
+}
+
+/// The way to the edge node, cheap to clone. One connection for all, made when first used and again when it broke.
+#[derive(Clone)]
+pub(crate) struct Edge {
+    client: DeviceManagerServiceClient<Channel>,
+    /// A report did not get through.
+    lost: Arc<Notify>,
+    /// Counts registrations.
+    registered: Arc<watch::Sender<u64>>,
+}
+
+impl Edge {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        // The host of this address is the `:authority` that Go servers take; the connector knows the way.
+        let channel = Endpoint::from_static("http://localhost")
+            .connect_timeout(CALL_LIMIT)
+            .connect_with_connector_lazy(tower::service_fn(move |_| {
+                let socket = socket.clone();
+                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            }));
+        let client = DeviceManagerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+        Self { client, lost: Arc::new(Notify::new()), registered: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Registers, and again whenever that may be needed, until shutdown.
+    pub(crate) async fn keep_registered(
+        self,
+        config: Config,
+        news: mpsc::Sender<News>,
+        stop: Shutdown,
+    ) -> Result<(), std::convert::Infallible> {
+        let mut n_failures = 0_u32;
+        loop {
+            let socket = identity(&config.edge_socket);
+            let wait = match self.register(&config, &news).await {
+                Ok(()) => {
+                    n_failures = 0;
+                    self.changed_from(socket, &config.edge_socket)
+                }
+                Err(status) => {
+                    if n_failures == 0 {
+                        let edge = config.edge_socket.display();
+                        tracing::warn!(%edge, error = reason(&status), "edgecore did not take the registration; it is tried again");
+                    }
+                    let wait = AGAIN.ceiling(n_failures);
+                    n_failures = n_failures.saturating_add(1);
+                    self.soon(wait, socket, &config.edge_socket)
+                }
+            };
+            tokio::select! {
+                () = wait => {}
+                () = stop.wait() => return Ok(()),
+            }
+        }
+    }
+
+    async fn register(&self, config: &Config, news: &mpsc::Sender<News>) -> Result<(), Status> {
+        let mapper = dmi::MapperInfo {
+            name: config.name.clone(),
+            version: config.version.clone(),
+            api_version: config.api_version.clone(),
+            protocol: config.protocol.clone(),
+            address: config.socket.to_string_lossy().into_owned().into_bytes(),
+            state: "ok".to_owned(),
+        };
+        // What edgecore calls from here on may be newer than the answer.
+        let _ = news.send(News::Registering).await;
+        let request = dmi::MapperRegisterRequest { with_data: true, mapper: Some(mapper) };
+        let answer = limited(self.client.clone().mapper_register(request)).await?;
+        tracing::info!(
+            n_devices = answer.device_list.len(),
+            n_models = answer.model_list.len(),
+            "registered at edgecore"
+        );
+        let _ = news.send(News::Registered(answer)).await;
+        self.registered.send_modify(|n_times| *n_times = n_times.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Ends when edgecore's socket is another one, or a report did not get through.
+    fn changed_from(&self, socket: Option<Identity>, path: &Path) -> Wait<'_> {
+        let path = path.to_owned();
+        Box::pin(async move {
+            // Not at once, should registrations get through and reports not.
+            sleep(LOOK).await;
+            tokio::select! {
+                () = self.lost.notified() => {}
+                () = another(socket, &path) => {}
+            }
+        })
+    }
+
+    /// Ends after a while, or when edgecore's socket is another one.
+    fn soon(&self, wait: Duration, socket: Option<Identity>, path: &Path) -> Wait<'_> {
+        let path = path.to_owned();
+        Box::pin(async move {
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = another(socket, &path) => {}
+            }
+        })
+    }
+
+    /// Sends one report. Gives back what to do if it was not taken.
+    async fn send(&self, device: &DeviceName, report: Report) -> Result<(), NotTaken> {
+        let mut client = self.client.clone();
+        let (device_name, device_namespace) = (device.name.clone(), device.namespace.clone());
+        let sent = match report {
+            Report::Values(twins) => {
+                let reported_device = Some(dmi::DeviceStatus { twins, ..Default::default() });
+                let request =
+                    dmi::ReportDeviceStatusRequest { device_name, reported_device, device_namespace };
+                limited(client.report_device_status(request)).await.map(drop)
+            }
+            Report::State(state) => {
+                let state = state.to_owned();
+                let request = dmi::ReportDeviceStatesRequest { device_name, device_namespace, state };
+                limited(client.report_device_states(request)).await.map(drop)
+            }
+        };
+        sent.map_err(|status| not_taken(&status))
+    }
+}
+
+type Wait<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Which file stands at a path. The number of a removed file is soon given to another one; its time is not.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
+}
+
+/// Ends when there is a socket, and another one than before.
+async fn another(before: Option<Identity>, path: &Path) {
+    loop {
+        sleep(LOOK).await;
+        let now = identity(path);
+        if now.is_some() && now != before {
+            return;
+        }
+    }
+}
+
+async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    match timeout(CALL_LIMIT, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_LIMIT.as_secs()))),
+    }
+}
+
+/// Why a report still waits, or never will again.
+#[derive(Debug, PartialEq, Eq)]
+enum NotTaken {
+    /// It is not known whether it arrived; it is sent again.
+    Away,
+    /// The edge node takes few calls.
+    Throttled,
+    /// The edge node will never take it.
+    Never(String),
+}
+
+fn not_taken(status: &Status) -> NotTaken {
+    // An error with a source is not the edge node's answer but of the way there.
+    let is_on_the_way = std::error::Error::source(status).is_some();
+    match status.code() {
+        _ if status.message().contains("too many request") => NotTaken::Throttled,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted | Code::Internal => {
+            NotTaken::Away
+        }
+        Code::ResourceExhausted => NotTaken::Throttled,
+        _ if is_on_the_way => NotTaken::Away,
+        _ => NotTaken::Never(status.message().to_owned()),
+    }
+}
+
+fn reason(status: &Status) -> String {
+    let source = std::error::Error::source(status).map(ToString::to_string).unwrap_or_default();
+    format!("{} {source}", status.message()).trim_end().to_owned()
+}
+
+/// Where a device's task leaves its reports.
+#[derive(Clone, Default)]
+pub(crate) struct Reports(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    outbox: Mutex<Outbox>,
+    added: Notify,
+}
+
+impl Reports {
+    pub(crate) fn push(&self, report: Report) {
+        self.outbox(|outbox| outbox.push(report));
+        self.0.added.notify_one();
+    }
+
+    fn outbox<T>(&self, look: impl FnOnce(&mut Outbox) -> T) -> T {
+        // Whoever panicked with it left it whole: its methods do one thing each.
+        look(&mut self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends in order and for ever; dropped when the device goes.
+    pub(crate) async fn carry(self, device: DeviceName, edge: Edge) {
+        let mut registered = edge.registered.subscribe();
+        let mut n_failures = 0_u32;
+        loop {
+            let Some((number, report)) = self.outbox(|outbox| outbox.oldest()) else {
+                self.0.added.notified().await;
+                continue;
+            };
+            registered.mark_unchanged();
+            let wait = match edge.send(&device, report).await {
+                Ok(()) => {
+                    self.outbox(|outbox| outbox.done(number));
+                    let n_dropped = self.outbox(Outbox::take_dropped);
+                    if n_dropped > 0 {
+                        tracing::warn!(%device, n_dropped, "the edge node was away for long: the oldest values are lost");
+                    }
+                    n_failures = 0;
+                    continue;
+                }
+                Err(NotTaken::Never(error)) => {
+                    tracing::warn!(%device, error, "the edge node does not take a report");
+                    self.outbox(|outbox| outbox.done(number));
+                    continue;
+                }
+                Err(NotTaken::Throttled) => {
+                    if n_failures == 0 {
+                        tracing::warn!(%device, "the edge node takes fewer reports than there are; sample less often");
+                    }
+                    THROTTLED
+                }
+                Err(NotTaken::Away) => {
+                    edge.lost.notify_one();
+                    AGAIN.ceiling(n_failures)
+                }
+            };
+            n_failures = n_failures.saturating_add(1);
+            tokio::select! {
+                () = sleep(wait) => {}
+                // It is back.
+                _ = registered.changed() => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_again() {
+        let check =
+            |status: Status, expected: NotTaken| assert_eq!(not_taken(&status), expected, "{status:?}");
+        check(Status::unavailable("edgecore stops"), NotTaken::Away);
+        check(Status::from_error(Box::new(std::io::Error::other("broken pipe"))), NotTaken::Away);
+        let text = "fail to report device status because of too many request: oven-1";
+        check(Status::unknown(text), NotTaken::Throttled);
+        check(
+            Status::unknown("device plant/x is not on this node"),
+            NotTaken::Never("device plant/x is not on this node".into()),
+        );
+        check(Status::invalid_argument("no twins"), NotTaken::Never("no twins".into()));
+    }
+}
