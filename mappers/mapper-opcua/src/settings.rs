@@ -15,7 +15,8 @@ use opcua::types::{MessageSecurityMode, NodeId};
 
 const SCHEME: &str = "opc.tcp://";
 const DEFAULT_PORT: u16 = 4840;
-const DEFAULT_TIMEOUT_SECS: i64 = 10;
+/// Half of what the SDK gives a call by default, so that our reason comes before its.
+const DEFAULT_TIMEOUT_SECS: i64 = 5;
 
 /// How to reach a server, and as whom.
 #[derive(Clone, Debug, PartialEq)]
