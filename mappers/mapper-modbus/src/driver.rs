@@ -3,6 +3,7 @@
 //! Never reconnects or retries by itself: the SDK does, when a connection is lost.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -20,13 +21,15 @@ use crate::wire::{Wire, WireError};
 #[derive(Debug, Default)]
 pub struct Modbus {
     /// Whose turn it is on each serial line, by device file. As many as the manifests name.
-    lines: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+    lines: Mutex<BTreeMap<PathBuf, Arc<Semaphore>>>,
 }
 
 impl Modbus {
     fn turn(&self, path: &str) -> Arc<Semaphore> {
+        // One line may have several names: /dev/serial/by-id has links.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(lines.entry(path.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        Arc::clone(lines.entry(path).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }
 }
 

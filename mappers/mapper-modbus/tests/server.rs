@@ -1,5 +1,8 @@
 //! The driver against a Modbus server over a real socket: all kinds of register, exceptions, answers that are none.
 
+// All of this file is a test; the lints know only functions marked as one.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -289,8 +292,11 @@ async fn one_bad_address_takes_no_neighbour_down() {
     assert!(matches!(connection.read(&pair).await, Err(DriverError::Lost(_))));
 }
 
-/// Answers each request by what `answer` makes of it; `None` closes.
-async fn liar(answer: fn(&[u8]) -> Option<Vec<u8>>) -> SocketAddr {
+/// What is answered to a request; `None` closes.
+type Lie = fn(&[u8]) -> Option<Vec<u8>>;
+
+/// Answers every request with a lie.
+async fn liar(answer: Lie) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -307,7 +313,7 @@ async fn liar(answer: fn(&[u8]) -> Option<Vec<u8>>) -> SocketAddr {
 
 #[tokio::test]
 async fn answers_that_are_none_lose_the_device() {
-    let answers: [fn(&[u8]) -> Option<Vec<u8>>; 7] = [
+    let answers: [Lie; 7] = [
         |_| None,
         // One register where two were asked for.
         |request| Some([&request[..4], &[0, 5, 1, 4, 2, 0, 1]].concat()),
