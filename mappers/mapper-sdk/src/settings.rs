@@ -41,8 +41,8 @@ impl Settings {
 
     /// The first of `keys` that is set to something: the names by which manifests know one setting.
     fn find(&self, keys: &[&'static str]) -> Option<(&'static str, &Json)> {
-        let found = keys.iter().find_map(|key| Some((*key, self.0.get(&key.to_ascii_lowercase())?)));
-        found.filter(|(_, value)| !value.is_null() && value.as_str() != Some(""))
+        let mut found = keys.iter().filter_map(|key| Some((*key, self.0.get(&key.to_ascii_lowercase())?)));
+        found.find(|(_, value)| !value.is_null() && value.as_str() != Some(""))
     }
 
     /// A text; numbers and truths become their text.
@@ -147,6 +147,7 @@ mod tests {
             (settings.text(&["none"]), settings.text(&["empty"]), settings.text(&["lost"])),
             (None, None, None)
         );
+        assert_eq!(settings.text(&["none", "empty", "mode"]).as_deref(), Some("rtu"));
         let wrong = settings.integer(&["mode"], 0, 9, "0 to 9").unwrap_err();
         assert_eq!(wrong.to_string(), "mode must be 0 to 9");
         assert!(settings.integer(&["port"], 1, 500, "1 to 500").is_err());
