@@ -18,7 +18,7 @@ fn refuses(yaml: &str, expected: &[&str]) {
 fn kubeedge_defaults_load_with_warnings_only() {
     let loaded = read(include_str!("../../tests/data/kubeedge-v1.23-cloudcore.yaml")).unwrap();
     let told: Vec<&str> = loaded.warnings.iter().filter_map(|warning| warning.split(':').next()).collect();
-    assert_eq!(told, ["modules.cloudHub.unixsocket", "modules.deviceController", "modules.iptablesManager"]);
+    assert_eq!(told, ["modules.cloudHub.unixsocket", "modules.iptablesManager"]);
     let hub = loaded.config.modules.cloud_hub;
     assert_eq!(hub.advertised().collect::<Vec<_>>(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(hub.names().count(), 0);
