@@ -327,6 +327,12 @@ impl ConfigFile for CloudCoreConfig {
             let text = format!("found \"{bad}\", expected IP addresses; a name belongs into dnsNames");
             problems.push(Problem::new("modules.cloudHub.advertiseAddress", text));
         }
+        let service = &self.modules.device_controller.conversion.service;
+        let is_named = |(namespace, name): (&str, &str)| !namespace.is_empty() && !name.is_empty();
+        if !service.trim().is_empty() && !service.split_once('/').is_some_and(is_named) {
+            let text = format!("found \"{service}\", expected namespace/name or namespace/name:port");
+            problems.push(Problem::new("modules.deviceController.conversion.service", text));
+        }
         problems
     }
 }

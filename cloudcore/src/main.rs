@@ -12,6 +12,7 @@ use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
 use cloudcore::cluster;
 use cloudcore::config::CloudCoreConfig;
+use cloudcore::device_controller::conversion::{self, ConversionError, ConversionWebhook};
 use cloudcore::device_controller::{DeviceController, DeviceInbox, KnownNodes};
 use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
@@ -97,6 +98,21 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         hub_config.advertise_address.extend(cluster.own_address.map(|address| address.to_string()));
     }
     let authority = Arc::new(Authority::open(&hub_config, &*in_cluster).await?);
+    let conversion = &config.modules.device_controller.conversion;
+    let conversion = if conversion.enable {
+        let client = cluster.client.clone();
+        match ConversionWebhook::bind(conversion, &authority, cluster.own_address, client, &mut metrics) {
+            Ok(webhook) => Some(webhook),
+            // Everything else works without it.
+            Err(cause @ ConversionError::Nowhere) => {
+                tracing::warn!("devices of v1alpha2 are not converted: {cause}");
+                None
+            }
+            Err(cause) => return Err(cause.into()),
+        }
+    } else {
+        None
+    };
     let parts = Parts {
         authority,
         secrets: Arc::clone(&in_cluster) as _,
@@ -122,6 +138,12 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     } else {
         // With it goes its inbox: reports have no effect, and are not confirmed.
         drop(device_controller);
+    }
+    if let Some(conversion) = conversion {
+        tasks.add("conversion", |stop| conversion.run(stop));
+    } else {
+        let client = cluster.client.clone();
+        tasks.add("definitions", |stop| conversion::bring_definitions_up_to_date(client, stop));
     }
     let downstream_for_hub = downstream.clone();
     tasks.add("readiness", |stop| async move {

@@ -7,7 +7,7 @@ pub mod admit;
 pub mod authority;
 pub mod enroll;
 pub mod in_cluster;
-mod listen;
+pub(crate) mod listen;
 mod node_link;
 pub mod pins;
 

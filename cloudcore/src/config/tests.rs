@@ -82,6 +82,16 @@ fn what_cannot_work_is_refused() {
 }
 
 #[test]
+fn a_service_has_a_namespace() {
+    refuses(
+        "modules: {deviceController: {conversion: {service: cloudcore}}}",
+        &["modules.deviceController.conversion.service: found \"cloudcore\", expected namespace/name or \
+           namespace/name:port"],
+    );
+    assert!(read("modules: {deviceController: {conversion: {service: kubeedge/cloudcore}}}").is_ok());
+}
+
+#[test]
 fn how_long_pods_stay() {
     for (yaml, expected) in [
         ("", None),

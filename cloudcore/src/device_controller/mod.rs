@@ -5,6 +5,8 @@
 //! device. It never touches a link, and a bad object stops no other. Started by `main.rs`.
 
 mod conditions;
+pub mod conversion;
+mod definitions;
 mod handle;
 mod object;
 mod placement;
