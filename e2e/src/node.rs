@@ -52,7 +52,7 @@ impl CloudCore {
             "kind": "CloudCore",
             "kubeAPIConfig": {"kubeConfig": kubeconfig},
             "commonConfig": {"monitorServer": {"bindAddress": monitor.to_string()}},
-            "modules": {"cloudHub": {
+            "modules": {"deviceController": {"conversion": {"address": "127.0.0.1", "port": 0}}, "cloudHub": {
                 "advertiseAddress": ["127.0.0.1"],
                 "https": {"enable": true, "address": "127.0.0.1", "port": https.port()},
                 "websocket": {"enable": true, "address": "127.0.0.1", "port": websocket.port()},

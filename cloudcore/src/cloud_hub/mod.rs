@@ -7,7 +7,7 @@ pub mod admit;
 pub mod authority;
 pub mod enroll;
 pub mod in_cluster;
-mod listen;
+pub(crate) mod listen;
 mod node_link;
 pub mod pins;
 
@@ -31,6 +31,7 @@ use self::listen::{ClientCertificates, Port};
 use self::node_link::{LinkParts, NodeLink, Violations};
 use self::pins::{Pin, Pins, Told};
 use crate::config::CloudHubConfig;
+use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Graph, Upstream};
 use crate::node_queue::{NodeQueue, Nodes};
 
@@ -85,6 +86,8 @@ pub struct Parts {
     pub queues: Nodes,
     /// Where what nodes say goes.
     pub upstream: Upstream,
+    /// Where what nodes say about devices goes.
+    pub devices: DeviceInbox,
     /// Which objects have to do with which node.
     pub graph: Arc<dyn NodeGraph>,
     /// What is counted.
@@ -302,6 +305,7 @@ impl Hub {
                 node: node.clone(),
                 queue: Arc::clone(&queue),
                 upstream: self.parts.upstream.clone(),
+                devices: self.parts.devices.clone(),
                 graph: Arc::clone(&self.parts.graph),
                 counters: Arc::clone(&self.parts.counters),
                 keepalive_limit: self.config.keepalive_interval.secs(),
@@ -321,6 +325,7 @@ impl Hub {
         }
         // Also of a link that was replaced: EdgeController counts a node's links.
         Box::pin(self.parts.upstream.tell(FromNode::Disconnected(node.clone()))).await;
+        Box::pin(self.parts.devices.tell(FromEdge::Disconnected(node.clone()))).await;
         tracing::info!(%node, why, "disconnected");
     }
 }
