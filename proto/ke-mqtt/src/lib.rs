@@ -1,4 +1,4 @@
-//! MQTT 3.1 and 3.1.1: packets, topic filters, and a broker's decisions, without sockets, clocks, files or tasks.
+//! MQTT 3.1 and 3.1.1: packets, topic filters, a broker's and a client's decisions, without sockets, clocks, files or tasks.
 //!
 //! [`Broker`] is fed with packets and says what to send and what to store; whoever drives it stores before it sends, so
 //! that nothing acknowledged is lost. edgecore's `event_bus` is the only driver so far. Imports none of our other crates.
@@ -6,6 +6,7 @@
 
 mod broker;
 mod change;
+mod client;
 mod codec;
 mod filter;
 mod packet;
@@ -14,6 +15,7 @@ mod session;
 
 pub use broker::{Broker, BrokerConfig, CloseReason, ConnectionId, Counts, Output, Ticket};
 pub use change::Change;
+pub use client::{AckId, Client, ClientError, ClientOutput};
 pub use codec::{DecodeError, EncodeError, PACKET_LIMIT, decode, encode};
 pub use filter::{is_filter, is_topic, matches};
 pub use packet::{Connect, ConnectCode, Delivery, Message, Packet, PacketId, Publish, Qos, Version, Will};
