@@ -13,6 +13,7 @@ use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::db::Synchronous;
+use crate::event_bus::EventBusConfig;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -70,6 +71,8 @@ pub struct Modules {
     pub edged: EdgedConfig,
     /// What the cloud told, stored.
     pub meta_manager: MetaManagerConfig,
+    /// MQTT for devices and applications.
+    pub event_bus: EventBusConfig,
 }
 
 /// `modules.edgeHub`
@@ -357,6 +360,7 @@ impl ConfigFile for EdgeCoreConfig {
             let key = "modules.edged.tailoredKubeletConfig.imageGCLowThresholdPercent";
             problems.push(Problem::new(key, text));
         }
+        problems.extend(self.modules.event_bus.problems());
         problems
     }
 }
