@@ -139,6 +139,7 @@ impl<'a> Link<'a> {
                     let id = self.end.ask(now, question);
                     self.waiting.insert(id, Waiting::Module(reply));
                 }
+                Event::Request(Request::Tell(message)) => self.end.tell(now, *message),
                 Event::Request(Request::Kept(Receipt(id))) => drop(self.end.acknowledge(now, &id)),
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
                 Event::Device(parcel, report) => {
