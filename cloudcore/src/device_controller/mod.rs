@@ -163,8 +163,18 @@ impl DeviceController {
         let Self { client, queues, inbox, nodes, numbers } = self;
         // Full: the watches wait, and the API server buffers.
         let (seen, events) = mpsc::channel(256);
-        let running = Running {
-            api: ApiServer::new(client.clone()),
+        let running = Running::new(ApiServer::new(client.clone()), queues, nodes, numbers);
+        let watching = tokio::spawn(watch::run(client, seen, stop.clone()));
+        let outcome = running.run(events, inbox, stop).await;
+        watching.abort();
+        outcome
+    }
+}
+
+impl Running {
+    fn new(api: ApiServer, queues: NodeQueues, nodes: Option<KnownNodes>, numbers: Numbers) -> Self {
+        Self {
+            api,
             queues,
             nodes,
             placement: Placement::default(),
@@ -177,15 +187,9 @@ impl DeviceController {
             writes: JoinSet::new(),
             last_logged: None,
             numbers,
-        };
-        let watching = tokio::spawn(watch::run(client, seen, stop.clone()));
-        let outcome = running.run(events, inbox, stop).await;
-        watching.abort();
-        outcome
+        }
     }
-}
 
-impl Running {
     async fn run(
         mut self,
         mut events: mpsc::Receiver<WatchEvent>,
@@ -503,3 +507,6 @@ fn unix_ms() -> i64 {
 fn stamp() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
+
+#[cfg(test)]
+mod tests;
