@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{Down, MessageId, Namespace, NodeName, ObjectName, StateReport, TwinReport, Up};
+use ke_wire::{Down, MessageId, NodeName, StateReport, TwinReport, Up};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
@@ -290,14 +290,17 @@ impl Running {
                     self.hand_over(&node).await;
                 }
             }
-            FromEdge::Said(node, Up::MembershipDetail { id, .. }) => self.on_detail(node, id).await,
-            FromEdge::Said(node, Up::TwinReport { id, namespace, device, report }) => {
-                self.on_report(node, id, named(namespace, device), Report::Twins(report));
-            }
-            FromEdge::Said(node, Up::StateReport { id, namespace, device, report }) => {
-                self.on_report(node, id, named(namespace, device), Report::State(report));
-            }
-            FromEdge::Said(node, _) => tracing::debug!(%node, "a message that is none about devices"),
+            FromEdge::Said(node, said) => match *said {
+                Up::MembershipDetail { id, .. } => self.on_detail(node, id).await,
+                Up::TwinReport { id, namespace, device: name, report } => {
+                    self.on_report(node, id, Id { namespace, name }, Report::Twins(report));
+                }
+                Up::StateReport { id, namespace, device: name, report } => {
+                    self.on_report(node, id, Id { namespace, name }, Report::State(report));
+                }
+                // CloudHub hands over nothing else.
+                _ => tracing::debug!(%node, "a message that is none about devices"),
+            },
         }
     }
 
@@ -482,10 +485,6 @@ impl Running {
             tracing::warn!(%node, device = %id, why, "a node reports on a device that is not its own; more of this minute are only counted");
         }
     }
-}
-
-fn named(namespace: Namespace, name: ObjectName) -> Id {
-    Id { namespace, name }
 }
 
 fn membership(added: Vec<ke_wire::DeviceRef>, removed: Vec<ke_wire::DeviceRef>) -> Down {

@@ -98,12 +98,12 @@ fn report(id: &str, device: &str, value: &str) -> FromEdge {
     let report = json!({"timestamp": unix_ms(), "twin": {"heat": {"actual": {"value": value}}}});
     FromEdge::Said(
         node(),
-        Up::TwinReport {
+        Box::new(Up::TwinReport {
             id: id.parse().unwrap(),
             namespace: "plant".parse().unwrap(),
             device: device.parse().unwrap(),
             report: serde_json::from_value(report).unwrap(),
-        },
+        }),
     )
 }
 
@@ -194,7 +194,7 @@ async fn an_edge_that_asks_gets_everything_once_whatever_it_has_confirmed() {
         ("2", "confirmed 2"),
     ] {
         let detail = Up::MembershipDetail { id: asked.parse().unwrap(), request: String::new() };
-        bench.inbox.tell(FromEdge::Said(node(), detail)).await;
+        bench.inbox.tell(FromEdge::Said(node(), Box::new(detail))).await;
         assert_eq!(bench.told().await, expected);
     }
 }
