@@ -257,7 +257,7 @@ impl NodeLink {
                 message @ (Up::MembershipDetail { .. } | Up::TwinReport { .. } | Up::StateReport { .. }),
             ) => {
                 // Which device is whose is known there. It only notes what is said, so that this never waits long.
-                self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), message)).await;
+                self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), Box::new(message))).await;
             }
             (Verdict::Admit | Verdict::Answer(_), message) => {
                 // Never closed; and a flood of one node waits here, in its own socket.

@@ -13,7 +13,7 @@ pub enum FromEdge {
     /// What the node confirmed was forgotten: it needs everything once more.
     Forgotten(NodeName),
     /// A report, or the question which devices are the node's. Any other message is none for this module.
-    Said(NodeName, Up),
+    Said(NodeName, Box<Up>),
     /// Every connected node is to be compared with what it confirmed.
     Repeat,
 }

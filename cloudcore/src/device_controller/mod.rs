@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{Down, MessageId, Namespace, NodeName, ObjectName, StateReport, TwinReport, Up};
+use ke_wire::{Down, MessageId, NodeName, StateReport, TwinReport, Up};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
@@ -163,8 +163,18 @@ impl DeviceController {
         let Self { client, queues, inbox, nodes, numbers } = self;
         // Full: the watches wait, and the API server buffers.
         let (seen, events) = mpsc::channel(256);
-        let running = Running {
-            api: ApiServer::new(client.clone()),
+        let running = Running::new(ApiServer::new(client.clone()), queues, nodes, numbers);
+        let watching = tokio::spawn(watch::run(client, seen, stop.clone()));
+        let outcome = running.run(events, inbox, stop).await;
+        watching.abort();
+        outcome
+    }
+}
+
+impl Running {
+    fn new(api: ApiServer, queues: NodeQueues, nodes: Option<KnownNodes>, numbers: Numbers) -> Self {
+        Self {
+            api,
             queues,
             nodes,
             placement: Placement::default(),
@@ -177,15 +187,9 @@ impl DeviceController {
             writes: JoinSet::new(),
             last_logged: None,
             numbers,
-        };
-        let watching = tokio::spawn(watch::run(client, seen, stop.clone()));
-        let outcome = running.run(events, inbox, stop).await;
-        watching.abort();
-        outcome
+        }
     }
-}
 
-impl Running {
     async fn run(
         mut self,
         mut events: mpsc::Receiver<WatchEvent>,
@@ -286,14 +290,17 @@ impl Running {
                     self.hand_over(&node).await;
                 }
             }
-            FromEdge::Said(node, Up::MembershipDetail { id, .. }) => self.on_detail(node, id).await,
-            FromEdge::Said(node, Up::TwinReport { id, namespace, device, report }) => {
-                self.on_report(node, id, named(namespace, device), Report::Twins(report));
-            }
-            FromEdge::Said(node, Up::StateReport { id, namespace, device, report }) => {
-                self.on_report(node, id, named(namespace, device), Report::State(report));
-            }
-            FromEdge::Said(node, _) => tracing::debug!(%node, "a message that is none about devices"),
+            FromEdge::Said(node, said) => match *said {
+                Up::MembershipDetail { id, .. } => self.on_detail(node, id).await,
+                Up::TwinReport { id, namespace, device: name, report } => {
+                    self.on_report(node, id, Id { namespace, name }, Report::Twins(report));
+                }
+                Up::StateReport { id, namespace, device: name, report } => {
+                    self.on_report(node, id, Id { namespace, name }, Report::State(report));
+                }
+                // CloudHub hands over nothing else.
+                _ => tracing::debug!(%node, "a message that is none about devices"),
+            },
         }
     }
 
@@ -480,10 +487,6 @@ impl Running {
     }
 }
 
-fn named(namespace: Namespace, name: ObjectName) -> Id {
-    Id { namespace, name }
-}
-
 fn membership(added: Vec<ke_wire::DeviceRef>, removed: Vec<ke_wire::DeviceRef>) -> Down {
     let event_id = uuid::Uuid::new_v4().to_string();
     Down::Membership { id: MessageId::fresh(), event_id, timestamp_ms: unix_ms(), added, removed }
@@ -503,3 +506,6 @@ fn unix_ms() -> i64 {
 fn stamp() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
+
+#[cfg(test)]
+mod tests;

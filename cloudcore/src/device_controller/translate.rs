@@ -207,7 +207,7 @@ impl Shown {
     pub(super) fn read(version: Version, status: &Map<String, Value>) -> Self {
         let text = |name: &str| status.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         Self {
-            version: version,
+            version,
             twins: digest(status.get("twins")),
             state: text("state"),
             last_online: text("lastOnlineTime"),
