@@ -9,7 +9,7 @@ use ke_wire::TwinVersion;
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::merge::{Half, Property, Twin};
-use crate::event_bus::topic::DeviceId;
+use crate::event_bus::DeviceId;
 
 /// What is known of a device beside its twin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
