@@ -25,8 +25,9 @@ use super::lossy::Lossy;
 use super::{EventBusError, store};
 use crate::db::{Db, DbError};
 
-/// Packets of one turn: one write to the disk for so many.
-const TURN: usize = 256;
+/// Packets of one turn: one write to the disk for so many. Few enough that a turn alone does not fill the queue of a client
+/// that reads well.
+const TURN: usize = 64;
 /// Bytes read of one connection that are not yet acknowledged or handed on. It takes the largest packet.
 const READ_AHEAD: usize = PACKET_LIMIT;
 /// What a packet counts at least, for its own memory: so many small ones are read ahead.
@@ -38,6 +39,8 @@ const WRITE_AHEAD: usize = 1024;
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Changes that cost at worst a repetition are written with others, or after this.
 const LAZY_WRITE: Duration = Duration::from_secs(1);
+/// Or when there are so many.
+const LAZY_CHANGES: usize = 256;
 /// Between two tries to write to a store that cannot be written.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -172,8 +175,11 @@ impl Embedded {
                 std::future::pending::<()>().await;
             }
         };
+        // First: what comes when the others stop is not theirs any more. The rest in no order, so that nobody starves.
+        if shutdown.is_triggered() {
+            return Event::Stop;
+        }
         tokio::select! {
-            biased;
             () = shutdown.wait() => Event::Stop,
             token = self.hearing.next() => Event::Kept(token),
             Some(from) = self.from_clients.recv() => Event::Client(from),
@@ -232,7 +238,7 @@ impl Embedded {
             self.pending.append(&mut self.core.take_changes());
             let is_due = |since: &Instant| since.elapsed() >= LAZY_WRITE;
             let cannot_wait = !self.pending.iter().all(Change::may_wait)
-                || self.pending.len() >= TURN
+                || self.pending.len() >= LAZY_CHANGES
                 || self.pending_since.as_ref().is_some_and(is_due);
             if cannot_wait {
                 if !self.store(shutdown).await? {
@@ -264,16 +270,17 @@ impl Embedded {
                     self.core.handle_end(id, CloseReason::TooSlow);
                 }
             }
-            Output::Close(id, reason) => {
+            Output::Close { id, client, reason } => {
                 // Without a sender the writer writes out what it has and closes.
                 if let Some(link) = self.links.remove(&id) {
                     link.reader.abort();
                 }
+                let client = client.as_deref().unwrap_or("(unnamed)");
                 match reason {
                     CloseReason::Farewell | CloseReason::Broken => {
-                        tracing::debug!(%reason, "an MQTT client left")
+                        tracing::debug!(client, %reason, "an MQTT client left");
                     }
-                    _ => tracing::info!(%reason, connection = id.0, "an MQTT client was sent away"),
+                    _ => tracing::info!(client, %reason, "an MQTT client was sent away"),
                 }
             }
             Output::Heard { ticket, message, .. } => {

@@ -41,6 +41,8 @@ pub(super) struct External {
     says: Lossy<Message>,
     filters: watch::Receiver<Vec<String>>,
     n_lost: u64,
+    /// The broker said welcome since the last loss was told.
+    was_open: bool,
 }
 
 /// Why a connection ended, or never was.
@@ -66,6 +68,14 @@ enum LinkError {
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// What is to be written.
+#[derive(Default)]
+struct Outgoing {
+    bytes: BytesMut,
+    /// The stream may hold some of it and wants a flush.
+    is_held: bool,
+}
 
 enum Event {
     Read(std::io::Result<usize>),
@@ -105,7 +115,7 @@ impl External {
         };
         let wanted = filters.borrow().clone();
         let client = Client::new(Instant::now(), hello, ANSWER_LIMIT, wanted);
-        Self { address, tls: config.tls.clone(), client, hearing, says, filters, n_lost: 0 }
+        Self { address, tls: config.tls.clone(), client, hearing, says, filters, n_lost: 0, was_open: false }
     }
 
     /// Runs until shutdown.
@@ -129,8 +139,9 @@ impl External {
             };
             self.client.handle_end();
             if started.elapsed() > GOOD {
-                (attempt, is_told) = (0, false);
+                attempt = 0;
             }
+            is_told &= !std::mem::take(&mut self.was_open);
             // Once is enough: a broker may be away for weeks.
             if is_told {
                 tracing::debug!(%why, attempt, "the external MQTT broker is still not there");
@@ -152,12 +163,12 @@ impl External {
     /// One connection. `Ok`: edgecore stops.
     async fn drive(&mut self, stream: Box<dyn Stream>, shutdown: &Shutdown) -> Result<(), LinkError> {
         let (mut read_half, mut write_half) = tokio::io::split(stream);
-        let (mut buffer, mut out) = (BytesMut::new(), BytesMut::new());
+        let (mut buffer, mut out) = (BytesMut::new(), Outgoing::default());
         let filters = self.filters.borrow_and_update().clone();
         self.client.set_filters(Instant::now(), filters);
         self.client.handle_connection(Instant::now());
         loop {
-            self.do_outputs(&mut out);
+            self.do_outputs(&mut out.bytes);
             match self.next_event(&mut read_half, &mut buffer, &mut write_half, &mut out, shutdown).await {
                 Event::Read(Ok(0)) => return Err(LinkError::Closed),
                 Event::Read(Ok(_)) => {
@@ -189,7 +200,7 @@ impl External {
         read_half: &mut ReadHalf<Box<dyn Stream>>,
         buffer: &mut BytesMut,
         write_half: &mut WriteHalf<Box<dyn Stream>>,
-        out: &mut BytesMut,
+        out: &mut Outgoing,
         shutdown: &Shutdown,
     ) -> Event {
         let (has_room, due) = (self.client.has_room(), self.client.poll_timeout());
@@ -205,10 +216,13 @@ impl External {
                 None => std::future::pending().await,
             }
         };
+        // First: what comes when the others stop is not theirs any more. The rest in no order, so that nobody starves.
+        if shutdown.is_triggered() {
+            return Event::Stop;
+        }
         tokio::select! {
-            biased;
             () = shutdown.wait() => Event::Stop,
-            wrote = write_some(write_half, out), if !out.is_empty() => Event::Wrote(wrote),
+            wrote = write_some(write_half, out), if out.is_held || !out.bytes.is_empty() => Event::Wrote(wrote),
             token = self.hearing.next() => Event::Kept(token),
             read = read_half.read_buf(buffer) => Event::Read(read),
             message = self.says.pop(), if has_room => Event::Say(message),
@@ -229,12 +243,12 @@ impl External {
                         );
                     }
                 }
-                ClientOutput::Open => tracing::info!(
-                    host = %self.address.host,
-                    port = self.address.port,
-                    n_dropped = self.says.n_dropped(),
-                    "connected to the external MQTT broker"
-                ),
+                ClientOutput::Open => {
+                    self.was_open = true;
+                    let (host, port) = (&self.address.host, self.address.port);
+                    let n_dropped = self.says.n_dropped();
+                    tracing::info!(host, port, n_dropped, "connected to the external MQTT broker");
+                }
                 ClientOutput::FilterRefused(filter) => {
                     tracing::warn!(%filter, "the external MQTT broker does not let edgecore listen to this");
                 }
@@ -261,14 +275,17 @@ async fn keep_hearing(hearing: &mut Hearing<Option<AckId>>) {
     }
 }
 
-/// Cancellation-safe: what was written is gone from `out`. The flush is TLS's; on TCP it does nothing.
-async fn write_some<W: AsyncWrite + Unpin>(half: &mut W, out: &mut BytesMut) -> std::io::Result<()> {
-    while out.has_remaining() {
-        if half.write_buf(out).await? == 0 {
+/// Cancellation-safe: what was written is gone from `out`, and what TLS still holds is remembered.
+async fn write_some<W: AsyncWrite + Unpin>(half: &mut W, out: &mut Outgoing) -> std::io::Result<()> {
+    while out.bytes.has_remaining() {
+        out.is_held = true;
+        if half.write_buf(&mut out.bytes).await? == 0 {
             return Err(std::io::ErrorKind::WriteZero.into());
         }
     }
-    half.flush().await
+    half.flush().await?;
+    out.is_held = false;
+    Ok(())
 }
 
 async fn dial(address: &Address, tls: &EventBusTls) -> Result<Box<dyn Stream>, LinkError> {

@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::InconsistentKeys;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::config::EventBusTls;
 
@@ -32,7 +34,14 @@ pub(super) fn client(config: &EventBusTls) -> Result<Arc<rustls::ClientConfig>, 
     // The reason of a key that cannot be read says nothing of its content.
     let key =
         PrivateKeyDer::from_pem_file(path).map_err(|error| failed("tlsMqttPrivateKeyFile", path, &error))?;
-    builder.with_client_auth_cert(own, key).map(Arc::new).map_err(TlsError::Unusable)
+    let signer = builder.crypto_provider().key_provider.load_private_key(key).map_err(TlsError::Unusable)?;
+    let own = CertifiedKey::new(own, signer);
+    // Only what is surely wrong: rustls reads no certificates of X.509 version 1, and those are what many recipes for
+    // mosquitto make. The broker judges it.
+    if let Err(error @ rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = own.keys_match() {
+        return Err(TlsError::Unusable(error));
+    }
+    Ok(Arc::new(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))))
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

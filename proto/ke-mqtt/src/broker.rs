@@ -54,8 +54,8 @@ impl Default for BrokerConfig {
         Self {
             session_queue: 100,
             session_bytes: 4 * 1024 * 1024,
-            max_under_way: 20,
-            send_window: 32,
+            max_under_way: 64,
+            send_window: 128,
             max_connections: 256,
             max_sessions: 512,
             max_subscriptions: 256,
@@ -106,7 +106,14 @@ pub enum Output {
     /// Send it, and call `handle_sent` when it is written.
     Send(ConnectionId, Packet),
     /// Write out what was to be sent before, then close.
-    Close(ConnectionId, CloseReason),
+    Close {
+        /// Which.
+        id: ConnectionId,
+        /// Whose it was, if it came to that.
+        client: Option<Arc<str>>,
+        /// Why.
+        reason: CloseReason,
+    },
     /// Somebody said something that the host listens to.
     Heard {
         /// Who: `None` for a will of one that is gone.
@@ -163,6 +170,8 @@ pub(crate) struct Connection {
     will: Option<Will>,
     last_heard: Instant,
     n_unsent: usize,
+    /// Of its messages, how many the host has heard and not yet kept.
+    n_heard: usize,
     /// Bounded by what the driver reads of a connection before the first of it is acknowledged.
     owed: VecDeque<Owed>,
 }
@@ -179,8 +188,7 @@ impl Connection {
 
     /// `None`: it has promised nothing, or it is we who keep it waiting.
     fn deadline(&self) -> Option<Instant> {
-        let waits_for_us = self.owed.front().is_some_and(|owed| owed.waits_for.is_some());
-        (!self.keep_alive.is_zero() && !waits_for_us).then(|| self.last_heard + self.keep_alive)
+        (!self.keep_alive.is_zero() && self.n_heard == 0).then(|| self.last_heard + self.keep_alive)
     }
 }
 
@@ -265,6 +273,7 @@ impl Broker {
             will: None,
             last_heard: now,
             n_unsent: 0,
+            n_heard: 0,
             owed: VecDeque::new(),
         };
         self.connections.insert(id, connection);
@@ -386,6 +395,7 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // Its silence until now was ours.
         connection.last_heard = connection.last_heard.max(now);
+        connection.n_heard = connection.n_heard.saturating_sub(1);
         if let Some(owed) = connection.owed.iter_mut().find(|owed| owed.waits_for == Some(ticket)) {
             owed.waits_for = None;
         }
@@ -558,8 +568,9 @@ impl Broker {
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        if let Some(from) = from.filter(|_| qos != Qos::AtMostOnce) {
-            self.tickets.insert(ticket, from);
+        if let Some(connection) = from.and_then(|from| self.connections.get_mut(&from)) {
+            connection.n_heard += 1;
+            self.tickets.insert(ticket, connection.id);
         }
         self.turn.outputs.push_back(Output::Heard { from, ticket, message: message.clone() });
         Some(ticket)
@@ -567,7 +578,7 @@ impl Broker {
 
     fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let Some(connection) = self.connections.remove(&id) else { return };
-        if let Some(client) = connection.client {
+        if let Some(client) = connection.client.clone() {
             self.here.remove(&client);
             self.n_departures += 1;
             if let Some(session) = self.sessions.get_mut(&client) {
@@ -582,10 +593,10 @@ impl Broker {
                 }
             }
         }
-        for ticket in connection.owed.iter().filter_map(|owed| owed.waits_for) {
-            self.tickets.remove(&ticket);
+        if connection.n_heard > 0 {
+            self.tickets.retain(|_, from| *from != id);
         }
-        self.turn.outputs.push_back(Output::Close(id, reason));
+        self.turn.outputs.push_back(Output::Close { id, client: connection.client, reason });
         if let Some(Will { message, qos, retain }) = connection.will {
             self.route_from(None, &message, qos, retain);
         }

@@ -94,7 +94,7 @@ pub struct Client {
     last_id: u16,
     last_sent: Instant,
     /// Since when an answer is due.
-    awaited_since: Option<Instant>,
+    unanswered_since: Option<Instant>,
     outputs: VecDeque<ClientOutput>,
 }
 
@@ -112,7 +112,7 @@ impl Client {
             subscribing: Vec::new(),
             last_id: 0,
             last_sent: now,
-            awaited_since: None,
+            unanswered_since: None,
             outputs: VecDeque::new(),
         }
     }
@@ -123,13 +123,13 @@ impl Client {
         self.stage = Stage::Greeting;
         self.outputs.clear();
         self.subscribing.clear();
-        self.awaited_since = Some(now);
+        self.unanswered_since = Some(now);
         self.send(now, Packet::Connect(self.hello.clone()));
     }
 
     /// A packet came.
     pub fn handle_packet(&mut self, now: Instant, packet: Packet) -> Result<(), ClientError> {
-        self.awaited_since = None;
+        self.unanswered_since = None;
         match (self.stage, packet) {
             (Stage::Greeting, Packet::ConnAck { code: ConnectCode::Accepted, .. }) => {
                 self.stage = Stage::Open;
@@ -156,11 +156,11 @@ impl Client {
         if self.stage == Stage::Away {
             return Ok(());
         }
-        if self.awaited_since.is_some_and(|since| since + self.answer_limit <= now) {
+        if self.unanswered_since.is_some_and(|since| since + self.answer_limit <= now) {
             return Err(ClientError::Silent);
         }
-        if self.stage == Stage::Open && self.awaited_since.is_none() && self.ping_due() <= now {
-            self.awaited_since = Some(now);
+        if self.stage == Stage::Open && self.unanswered_since.is_none() && self.ping_due() <= now {
+            self.unanswered_since = Some(now);
             self.send(now, Packet::PingReq);
         }
         Ok(())
@@ -169,7 +169,7 @@ impl Client {
     /// When `handle_timeout` wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = || self.awaited_since.map_or_else(|| self.ping_due(), |since| since + self.answer_limit);
+        let due = || self.unanswered_since.map_or_else(|| self.ping_due(), |since| since + self.answer_limit);
         (self.stage != Stage::Away).then(due)
     }
 

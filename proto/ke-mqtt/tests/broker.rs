@@ -8,7 +8,7 @@ mod desk;
 use std::time::Duration;
 
 use desk::{Desk, hello, number, publish, will};
-use ke_mqtt::{BrokerConfig, CloseReason, ConnectCode, DecodeError, Packet, Version};
+use ke_mqtt::{BrokerConfig, CloseReason, ConnectCode, DecodeError, Packet, Qos, Version};
 use proptest::prelude::*;
 
 fn desk() -> Desk {
@@ -237,7 +237,7 @@ fn the_oldest_goes_when_too_many_wait() {
 
 #[test]
 fn a_reader_that_does_not_read_holds_nobody_up() {
-    let mut desk = desk();
+    let mut desk = Desk::new(BrokerConfig { send_window: 32, ..BrokerConfig::default() });
     let (from, to) = (desk.connect("f", true), desk.connect("t", true));
     desk.subscribe(to, "a", 0);
     desk.told(to);
@@ -386,7 +386,66 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn any_packet() -> impl Strategy<Value = Packet> {
+    let topic = prop_oneof![Just("a"), Just("$hw/a"), Just("b/c")];
+    let filter = prop_oneof![Just("#"), Just("$hw/#"), Just("+/c"), Just("a")];
+    let qos = 0..3_u8;
+    let id = (1..4_u16).prop_map(number).boxed();
+    prop_oneof![
+        4 => (topic, qos.clone(), 1..4_u16, any::<bool>(), "x{0,3}")
+            .prop_map(|(topic, qos, id, retain, payload)| publish(topic, &payload, qos, id, retain)),
+        2 => (filter, qos).prop_map(|(filter, qos)| Packet::Subscribe {
+            id: number(9),
+            filters: vec![(filter.to_owned(), Qos::from_number(qos).unwrap())],
+        }),
+        1 => Just(Packet::Unsubscribe { id: number(9), filters: vec!["#".to_owned()] }),
+        2 => id.clone().prop_map(Packet::PubAck),
+        2 => id.clone().prop_map(Packet::PubRec),
+        2 => id.clone().prop_map(Packet::PubRel),
+        2 => id.prop_map(Packet::PubComp),
+        1 => Just(Packet::PingReq),
+        1 => Just(Packet::Disconnect),
+    ]
+}
+
 proptest! {
+    /// Whatever clients say in whatever order, it goes on, within its bounds.
+    #[test]
+    fn no_order_of_packets_breaks_it(
+        steps in proptest::collection::vec((0..4_usize, any_packet(), 0..20_u8), 1..150),
+        writes in any::<bool>(),
+    ) {
+        let limits = BrokerConfig { session_queue: 5, max_under_way: 2, send_window: 3, max_sessions: 3, max_retained: 2, ..BrokerConfig::default() };
+        let mut desk = Desk::new(limits);
+        desk.broker.listen(vec!["$hw/#".to_owned()]);
+        desk.writes = writes;
+        let names = ["clean", "kept", "kept too", "kept"];
+        let mut connections = [None; 4];
+        for (who, packet, what) in steps {
+            match (what, connections[who]) {
+                (0, _) => {
+                    desk.kill();
+                    connections = [None; 4];
+                }
+                (1, Some(id)) => desk.cut(id),
+                (2 | 3, _) => {
+                    for (ticket, _) in std::mem::take(&mut desk.heard) {
+                        desk.keep(ticket);
+                    }
+                }
+                (4, _) => desk.advance(Duration::from_secs(9)),
+                (_, Some(id)) => desk.say(id, packet),
+                (_, None) => connections[who] = Some(desk.connect(names[who], who == 0)),
+            }
+            let closed: Vec<_> = desk.closed.drain(..).map(|(id, _)| id).collect();
+            connections.iter_mut().for_each(|id| *id = id.filter(|id| !closed.contains(id)));
+            let (_, n_sessions, n_retained) = desk.broker.sizes();
+            prop_assert!(n_sessions <= 3 && n_retained <= 2);
+            // Sessions, their few filters, queues, messages on their way, received ids, and retained messages.
+            prop_assert!(desk.disk.n_rows() <= 3 * (1 + 4 + 5 + 2 + 3) + 2);
+        }
+    }
+
     /// Whatever happens, a session of QoS 1 gets every acknowledged message, each for the first time in order.
     #[test]
     fn nothing_acknowledged_is_lost(steps in proptest::collection::vec(step(), 1..80)) {

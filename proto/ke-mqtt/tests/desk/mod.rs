@@ -142,7 +142,7 @@ impl Desk {
                         }
                     }
                 }
-                Output::Close(id, reason) => self.closed.push((id, reason)),
+                Output::Close { id, reason, .. } => self.closed.push((id, reason)),
                 Output::Heard { ticket, message, .. } => {
                     self.heard.push((ticket, shown(&message)));
                 }
