@@ -28,7 +28,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mapper-modbus", &["mapper-sdk"]),
     ("mapper-opcua", &["mapper-sdk"]),
     ("e2e", &["ke-wire", "ke-api"]),
-    ("edgemark", &["ke-wire", "ke-link"]),
+    // Simulated nodes and a simulated mapper.
+    ("edgemark", &["ke-wire", "ke-link", "ke-dmi"]),
 ];
 
 /// Crate, a dependency it must never have, and why.
