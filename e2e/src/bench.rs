@@ -58,8 +58,8 @@ How each is measured:
 - `dmi_reports_per_s`: values of 100 devices with 10 properties each, reported by `e2e/edgemark`'s `dmimark` for 10 s as fast as
   they are acknowledged; edgecore is killed with -9 and started after 5 s, and that time counts. More is better.
   `dmi_reports_lost`: acknowledged values that the store does not hold afterwards.
-- `twin_to_mqtt_*`, `twin_to_api_*`: 100 devices, one report of 10 values each per second: from the mapper's call to a subscriber of
-  the embedded broker; from the edge's time stamp to `kubectl get devicestatuses --watch`.
+- `twin_to_mqtt_*`, `twin_to_api_*`: 100 devices, each reports 10 values every 5 s: from the mapper's call to a subscriber of the
+  embedded broker; from the edge's time stamp to `kubectl get devicestatuses --watch`.
 - `halfopen_to_ready`: the slowest of a half-open link and both one-way links, until the API server has a newer lease and a Ready node.
 - `edgecore_lives_in_64MB`: edgecore alone in a cgroup of one CPU and 64 MB starts ten pods and stays Ready (1: yes).
   `edgecore_peak_10pods_bytes` is the cgroup's peak: without pages of the binary that were in memory before, with page cache

@@ -87,7 +87,9 @@ async fn measure(args: &Args) -> Result<Value> {
     let mut tasks = JoinSet::new();
     for number in 0..args.devices {
         let client = DeviceManagerServiceClient::new(channel.clone());
-        tasks.spawn(report(client, args.clone(), format!("mark-{number:03}"), end, Arc::clone(&sent)));
+        let offset = Duration::from_millis(args.pace * u64::from(number) / u64::from(args.devices));
+        let device = format!("mark-{number:03}");
+        tasks.spawn(report(client, args.clone(), device, end, Arc::clone(&sent), offset));
     }
     let (mut acknowledged, mut n_reports, mut n_errors) = (serde_json::Map::new(), 0, 0);
     while let Some(done) = tasks.join_next().await {
@@ -119,8 +121,11 @@ async fn report(
     device: String,
     end: Instant,
     sent: Sent,
+    offset: Duration,
 ) -> Done {
     let (mut last, mut n_errors) = (0, 0);
+    // Spread over the pace: devices do not all speak at once.
+    tokio::time::sleep(offset).await;
     while Instant::now() < end {
         let number = last + 1;
         let half =

@@ -21,7 +21,9 @@ use crate::usage::percentile;
 const N_DEVICES: u32 = 100;
 const N_PROPERTIES: u32 = 10;
 const FLOOD_SECS: u64 = 10;
-const PACED_SECS: u64 = 20;
+const PACED_SECS: u64 = 40;
+/// Two writes each (DeviceStatus and Device) that the API server of this machine can take beside everything else.
+const PACE_SECS: u64 = 5;
 
 pub(crate) fn reports() -> Result<Vec<Row>> {
     let mut site = Site::start("bench-devices", &Wishes::default())?;
@@ -41,17 +43,18 @@ pub(crate) fn reports() -> Result<Vec<Row>> {
     ensure!(n_lost == 0, "{n_lost} acknowledged values are not in the store: {told}");
     let rate = values / told["seconds"].as_f64().context("seconds")?;
 
-    // One report of each device a second: what a value needs.
+    // A report of each device now and then: what a value needs.
     wait_drained(&site)?;
     let watch = thread::spawn(watch(&site)?);
     let mqtt = site.edge.mqtt().to_string();
-    let paced = ["--seconds", &PACED_SECS.to_string(), "--pace", "1000", "--mqtt", &mqtt];
+    let pace = (PACE_SECS * 1000).to_string();
+    let paced = ["--seconds", &PACED_SECS.to_string(), "--pace", &pace, "--mqtt", &mqtt];
     let told = finish(dmimark(&site, &paced)?)?;
     let to_mqtt: Vec<f64> =
         told["mqtt_ms"].as_array().context("latencies")?.iter().filter_map(Value::as_f64).collect();
     let to_api = watch.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
     ensure!(
-        to_mqtt.len() > 1000 && to_api.len() > 1000,
+        to_mqtt.len() > 500 && to_api.len() > 500,
         "{} and {} values were seen",
         to_mqtt.len(),
         to_api.len()
