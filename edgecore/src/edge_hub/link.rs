@@ -144,6 +144,8 @@ impl<'a> Link<'a> {
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
                 Event::Device(parcel, report) => {
                     let id = MessageId::fresh();
+                    // One that goes again waits for its newest confirmation only, so that the map stays as small as the window.
+                    self.parcels.retain(|_, sent| *sent != parcel);
                     self.parcels.insert(id.clone(), parcel);
                     self.end.tell(now, report.message(id));
                 }
