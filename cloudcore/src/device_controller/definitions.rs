@@ -1,7 +1,7 @@
 //! Brings device definitions that are there already up to date: columns for `kubectl get` where they have none, and where
 //! the conversion webhook is. Nothing else of them is touched; they may be KubeEdge's own.
 //!
-//! What is to be changed is decided purely. Called by `conversion.rs`.
+//! Called by `conversion.rs`.
 
 use ke_api::device_crds::{WEBHOOK_CRDS, WebhookPlace, webhook_conversion};
 use ke_run::backoff::Backoff;

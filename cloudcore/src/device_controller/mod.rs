@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{Down, MessageId, NodeName, StateReport, TwinReport, Up};
+use ke_wire::{Down, Kind, MessageId, NodeName, StateReport, TwinReport, Up};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
@@ -120,6 +120,8 @@ struct Running {
     early: VecDeque<(NodeName, MessageId, Id, Report)>,
     /// All devices, models and nodes are known: before that nothing is written, since it might be wrong.
     is_ready: bool,
+    /// What could not be read, and why, as it was told.
+    unusable: HashMap<(Kind, Id), String>,
     /// Devices whose node is not known to be there.
     unplaced: BTreeSet<Id>,
     look: Option<Instant>,
@@ -141,7 +143,8 @@ impl DeviceController {
         let numbers = Numbers {
             devices: metrics.gauge("device_controller_devices", "Devices in the cluster"),
             reports: metrics.counter("device_controller_reports", "Reports of nodes about their devices"),
-            patches: metrics.counter("device_controller_writes", "Devices whose status was written"),
+            patches: metrics
+                .counter("device_controller_writes", "Writes of a DeviceStatus or of a Device's status"),
             failed: metrics.counter(
                 "device_controller_failed_writes",
                 "Status writes that failed; they are tried again",
@@ -182,6 +185,7 @@ impl Running {
             links: HashMap::new(),
             early: VecDeque::new(),
             is_ready: false,
+            unusable: HashMap::new(),
             unplaced: BTreeSet::new(),
             look: Some(Instant::now()),
             writes: JoinSet::new(),
@@ -223,8 +227,11 @@ impl Running {
     }
 
     fn next_timeout(&self) -> Instant {
-        let write =
-            if self.is_ready && self.writes.len() < WRITES { self.statuses.poll_timeout() } else { None };
+        let write = if self.is_ready && self.writes.len() < WRITES {
+            self.statuses.poll_timeout().map(Instant::from_std)
+        } else {
+            None
+        };
         let next = write.into_iter().chain(self.look).min();
         // Anything far away: there is nothing to wait for.
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
@@ -241,15 +248,30 @@ impl Running {
                 self.placement.list_started(kind);
                 Vec::new()
             }
-            WatchEvent::Device(device) => self.placement.device(*device),
-            WatchEvent::DeviceRemoved(id) => self.placement.device_removed(&id),
-            WatchEvent::Model(model) => self.placement.model(*model),
-            WatchEvent::ModelRemoved(id) => self.placement.model_removed(&id),
-            WatchEvent::Unusable(kind, id, unusable) => {
-                tracing::warn!("not delivered, all others are: {unusable}");
+            WatchEvent::Device(device) => {
+                self.unusable.remove(&(Kind::Device, device.stored.id.clone()));
+                self.placement.device(*device)
+            }
+            WatchEvent::DeviceRemoved(id) => {
+                self.unusable.remove(&(Kind::Device, id.clone()));
+                self.placement.device_removed(&id)
+            }
+            WatchEvent::Model(model) => {
+                self.unusable.remove(&(Kind::DeviceModel, model.stored.id.clone()));
+                self.placement.model(*model)
+            }
+            WatchEvent::ModelRemoved(id) => {
+                self.unusable.remove(&(Kind::DeviceModel, id.clone()));
+                self.placement.model_removed(&id)
+            }
+            WatchEvent::Unusable(kind, id, uid, unusable) => {
+                let why = unusable.to_string();
                 match id {
-                    Some(id) => self.placement.unusable(&kind, id, &unusable.to_string()),
-                    None => Vec::new(),
+                    Some(id) => self.on_unusable(&kind, id, uid, &why),
+                    None => {
+                        tracing::warn!("not delivered, all others are: {why}");
+                        Vec::new()
+                    }
                 }
             }
             WatchEvent::ListDone(kind) => self.placement.list_done(&kind),
@@ -269,6 +291,20 @@ impl Running {
         }
     }
 
+    /// Told once: lists repeat it.
+    fn on_unusable(&mut self, kind: &Kind, id: Id, uid: String, why: &str) -> Vec<Effect> {
+        let told = self.unusable.entry((kind.clone(), id.clone())).or_default();
+        if told != why {
+            why.clone_into(told);
+            tracing::warn!("not delivered, all others are: {why}");
+            let (api, kind, id, why) = (self.api.clone(), kind.clone(), id.clone(), why.to_owned());
+            tokio::spawn(async move {
+                write::tell(&api, (&kind, &id, &uid), "Unreadable", &why, &stamp()).await;
+            });
+        }
+        self.placement.unusable(kind, id, why)
+    }
+
     async fn on_edge(&mut self, said: FromEdge) {
         match said {
             FromEdge::Connected(node) => {
@@ -286,6 +322,9 @@ impl Running {
             }
             FromEdge::Forgotten(node) => self.hand_over(&node).await,
             FromEdge::Repeat => {
+                // Nodes go, too, and nobody tells.
+                self.unplaced.extend(self.placement.ids().cloned());
+                self.look = Some(Instant::now());
                 for node in self.links.keys().cloned().collect::<Vec<_>>() {
                     self.hand_over(&node).await;
                 }
@@ -340,7 +379,7 @@ impl Running {
             self.statuses.confirm(who);
             return;
         }
-        let (now, unix_now) = (Instant::now(), unix_ms());
+        let (now, unix_now) = (Instant::now().into_std(), unix_ms());
         let was_heard = self.statuses.is_heard(&id);
         let taken = match &what {
             Report::Twins(report) => self.statuses.twins(now, unix_now, &id, report, who),
@@ -362,7 +401,7 @@ impl Running {
                 Wrote::Nothing | Wrote::Missing | Wrote::Exists(_) => {}
             }
         }
-        self.statuses.written(Instant::now(), unix_ms(), written);
+        self.statuses.written(Instant::now().into_std(), unix_ms(), written);
     }
 
     /// Looks for nodes that were not there.
@@ -400,7 +439,7 @@ impl Running {
         }
         let is_heard = self.statuses.is_heard(id);
         let problems = conditions::problems(&device.says, self.placement.model_of(id), node, is_heard);
-        self.statuses.device(Instant::now(), device, problems);
+        self.statuses.device(Instant::now().into_std(), device, problems);
     }
 
     /// All devices and models of a node: who they are, then each, between marks after which whatever else of them it
@@ -462,7 +501,7 @@ impl Running {
         if !self.is_ready {
             return;
         }
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         while self.writes.len() < WRITES {
             let stamp = stamp();
             let Some(write) = self.statuses.poll(now, &stamp) else { break };

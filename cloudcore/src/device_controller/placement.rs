@@ -265,6 +265,11 @@ impl Placement {
         }
     }
 
+    /// All devices.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &Id> {
+        self.devices.keys()
+    }
+
     /// Number of devices.
     pub(super) fn n_devices(&self) -> usize {
         self.devices.len()

@@ -6,12 +6,11 @@
 //! wait for a confirmation, and whoever falls off it says it again. Driven by `mod.rs`, carried out by `write.rs`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ke_run::backoff::Backoff;
 use ke_wire::{MessageId, NodeName, StateReport, TwinReport, Uid, Version};
 use serde_json::{Map, Value};
-use tokio::time::Instant;
 
 use super::conditions::Problem;
 use super::object::{Id, PropertySays, SeenDevice};

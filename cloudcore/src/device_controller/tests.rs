@@ -179,6 +179,7 @@ async fn a_node_is_told_all_once_all_is_known_and_changes_from_then_on() {
     bench.inbox.tell(FromEdge::Forgotten(node())).await;
     assert_eq!(bench.told().await, ALL);
     bench.inbox.tell(FromEdge::Disconnected(node())).await;
+    assert_eq!(bench.told().await, "");
     bench.see(vec![device("d", 7, "e1", json!({}))]).await;
     assert_eq!(bench.told().await, "", "a node without a link gets all when it is back");
 }
@@ -204,6 +205,7 @@ async fn a_report_is_confirmed_once_it_is_stored_in_both_places() {
     let mut bench = bench();
     // It comes before anything is known.
     bench.inbox.tell(report("early", "a", "25")).await;
+    assert_eq!(bench.told().await, "");
     bench.all_known(vec![device("a", 2, "e1", json!({}))]).await;
     assert_eq!(bench.told().await, "confirmed early");
     let mut calls = std::mem::take(&mut bench.server.lock().unwrap().calls);
@@ -259,4 +261,28 @@ async fn a_problem_is_a_condition_and_one_event() {
     let calls = std::mem::take(&mut bench.server.lock().unwrap().calls);
     assert_eq!(calls.len(), 1);
     assert_eq!(calls[0].1["status"]["conditions"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_object_stops_no_other_and_is_told_once() {
+    let mut bench = bench();
+    bench.inbox.tell(FromEdge::Connected(node())).await;
+    let bad = json!({"metadata": {"name": "bad", "namespace": "plant", "uid": "x", "resourceVersion": "1"},
+        "spec": {"properties": [{"name": "t", "type": {}}]}});
+    let unusable = || {
+        let id = Id { namespace: "plant".parse().unwrap(), name: "bad".parse().unwrap() };
+        let why = SeenModel::new(bad.clone()).unwrap_err();
+        WatchEvent::Unusable(Kind::DeviceModel, Some(id), "x".to_owned(), why)
+    };
+    bench.see(vec![unusable()]).await;
+    bench.all_known(vec![device("a", 2, "e1", json!({}))]).await;
+    bench.see(vec![unusable()]).await;
+    assert_eq!(bench.told().await, ALL);
+    let calls = std::mem::take(&mut bench.server.lock().unwrap().calls);
+    let events: Vec<_> = calls.iter().filter(|(what, _)| what.ends_with("/events")).collect();
+    assert_eq!(events.len(), 1);
+    assert_eq!(
+        (&events[0].1["reason"], &events[0].1["involvedObject"]["kind"]),
+        (&json!("Unreadable"), &json!("DeviceModel"))
+    );
 }

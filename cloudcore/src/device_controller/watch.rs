@@ -36,8 +36,8 @@ pub(super) enum WatchEvent {
     DeviceRemoved(Id),
     Model(Box<SeenModel>),
     ModelRemoved(Id),
-    /// There, but cannot be read.
-    Unusable(Kind, Option<Id>, Unusable),
+    /// There, but cannot be read: kind, name and uid, as far as they can.
+    Unusable(Kind, Option<Id>, String, Unusable),
     /// What was not in the list does not exist.
     ListDone(Kind),
 }
@@ -132,12 +132,13 @@ async fn watch(client: kube::Client, kind: Kind, events: mpsc::Sender<WatchEvent
 
 fn seen(kind: &Kind, object: Value) -> WatchEvent {
     let id = id_of(&object);
+    let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
     let read = if *kind == Kind::Device {
         SeenDevice::new(object).map(|device| WatchEvent::Device(Box::new(device)))
     } else {
         SeenModel::new(object).map(|model| WatchEvent::Model(Box::new(model)))
     };
-    read.unwrap_or_else(|unusable| WatchEvent::Unusable(kind.clone(), id, unusable))
+    read.unwrap_or_else(|unusable| WatchEvent::Unusable(kind.clone(), id, uid, unusable))
 }
 
 fn json(object: DynamicObject) -> Value {

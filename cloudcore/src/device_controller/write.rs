@@ -2,11 +2,11 @@
 
 use hyper::Method;
 use ke_api::device_status::DeviceStatusStatus;
+use ke_api::object::api_type;
 use ke_wire::{Kind, Reason, Refusal, Version};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::conditions::Problem;
 use super::object::Id;
 use super::reports::{Found, Said, StatusWrite, Write, Written, Wrote};
 use super::translate::Facts;
@@ -15,6 +15,8 @@ use crate::edge_controller::{ApiServer, Call, Content, object_path};
 const API_VERSION: &str = "devices.kubeedge.io/v1beta1";
 const STATUSES: &str = "devicestatuses";
 const DEVICES: &str = "devices";
+/// By which others see in `managedFields` who wrote.
+const MANAGER: &str = "?fieldManager=cloudcore";
 
 /// Tries it once. `stamp` is now as RFC 3339.
 pub(super) async fn carry_out(api: &ApiServer, write: Write, stamp: &str) -> Written {
@@ -26,7 +28,7 @@ pub(super) async fn carry_out(api: &ApiServer, write: Write, stamp: &str) -> Wri
         let wrote = patched(&id, "Device", patch_object(api, DEVICES, &id, patch).await);
         if matches!(wrote, Wrote::Done(_)) {
             for problem in &events {
-                tell(api, &id, uid.as_str(), problem, stamp).await;
+                tell(api, (&Kind::Device, &id, uid.as_str()), problem.what, &problem.message, stamp).await;
             }
         }
         wrote
@@ -96,7 +98,8 @@ pub(super) fn found(object: &Value) -> Found {
 }
 
 async fn patch_object(api: &ApiServer, plural: &str, id: &Id, patch: Value) -> Result<Version, Box<Refusal>> {
-    let call = Call::new(Method::PATCH, path(plural, id)).with(Content::MergePatch, patch.to_string().into());
+    let call = Call::new(Method::PATCH, path(plural, id) + MANAGER)
+        .with(Content::MergePatch, patch.to_string().into());
     api.call(call).await.map(|body| version(&body)).map_err(Box::new)
 }
 
@@ -125,19 +128,28 @@ fn not_written(id: &Id, kind: &'static str, refused: &Refusal) -> Wrote {
     }
 }
 
-/// Best effort: the condition says the same.
-async fn tell(api: &ApiServer, id: &Id, uid: &str, problem: &Problem, stamp: &str) {
+/// A Kubernetes event about an object: kind, name, uid. Best effort: a condition or the log says the same.
+pub(super) async fn tell(
+    api: &ApiServer,
+    (kind, id, uid): (&Kind, &Id, &str),
+    what: &str,
+    message: &str,
+    stamp: &str,
+) {
     let name = format!("{}.{}", id.name, uuid::Uuid::new_v4().simple());
+    let kind = api_type(kind).map_or("Device", |api| api.kind);
+    // The API server takes no longer ones.
+    let message: String = message.chars().take(1000).collect();
     let event = json!({"apiVersion": "v1", "kind": "Event",
         "metadata": {"name": name, "namespace": id.namespace.as_str()},
-        "involvedObject": {"apiVersion": API_VERSION, "kind": "Device", "namespace": id.namespace.as_str(),
+        "involvedObject": {"apiVersion": API_VERSION, "kind": kind, "namespace": id.namespace.as_str(),
             "name": id.name.as_str(), "uid": uid},
-        "type": "Warning", "reason": problem.what, "message": problem.message, "count": 1,
+        "type": "Warning", "reason": what, "message": message, "count": 1,
         "source": {"component": "cloudcore"}, "firstTimestamp": stamp, "lastTimestamp": stamp});
     let path = format!("/api/v1/namespaces/{}/events", id.namespace);
     let call = Call::new(Method::POST, path).with(Content::Json, event.to_string().into());
     if let Err(refused) = api.call(call).await {
-        tracing::warn!(device = %id, "tell {} in an event: {refused}", problem.what);
+        tracing::warn!(%id, "tell {what} in an event: {refused}");
     }
 }
 
