@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use crate::config::{MapperConfig, Port};
-use crate::settings::DeviceName;
+use crate::settings::{DeviceName, PropertySettings};
 
 /// What the node was told.
 #[derive(Clone, Debug, Default)]
@@ -237,6 +237,21 @@ pub fn property(name: &str, visitor: serde_json::Value) -> wire::DeviceProperty 
         report_to_cloud: true,
         ..Default::default()
     }
+}
+
+/// A property as a driver gets it, writable and of this type.
+#[must_use]
+pub fn settings_of(name: &str, kind: &str, visitor: serde_json::Value) -> Arc<PropertySettings> {
+    let model = model("test", "model", &[(name, kind, "ReadWrite")]);
+    let device = device("test", "device", "model", serde_json::Value::Null, vec![property(name, visitor)]);
+    let joined = crate::settings::join(&device, &model).unwrap_or_else(|fault| fail(&fault));
+    joined.properties.into_iter().next().unwrap_or_else(|| fail("this is no type of a property"))
+}
+
+/// A test that is written wrong may stop.
+#[expect(clippy::panic, reason = "only tests call it")]
+fn fail<T>(fault: &str) -> T {
+    panic!("{fault}")
 }
 
 /// The same property with a desired value.
