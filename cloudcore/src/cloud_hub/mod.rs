@@ -7,7 +7,7 @@ pub mod admit;
 pub mod authority;
 pub mod enroll;
 pub mod in_cluster;
-pub(crate) mod listen;
+mod listen;
 mod node_link;
 pub mod pins;
 
@@ -25,9 +25,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use self::admit::NodeGraph;
-use self::authority::{Authority, ClientCertificate, Secrets};
+use self::authority::{ClientCertificate, Secrets};
 use self::enroll::{Enrolment, NodeLookup};
-use self::listen::{ClientCertificates, Port};
+use self::listen::ClientCertificates;
 use self::node_link::{LinkParts, NodeLink, Violations};
 use self::pins::{Pin, Pins, Told};
 use crate::config::CloudHubConfig;
@@ -35,7 +35,9 @@ use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Graph, Upstream};
 use crate::node_queue::{NodeQueue, Nodes};
 
+pub use authority::{Authority, AuthorityError, ServedAs};
 pub use listen::ListenError;
+pub(crate) use listen::{Port, handshake};
 
 /// Handshakes at once: a whole fleet may come back together, and each costs a quarter of a millisecond of a core.
 const PARALLEL_HANDSHAKES: usize = 256;

@@ -25,8 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::definitions::{self, Webhook};
-use crate::cloud_hub::authority::{Authority, AuthorityError, ServedAs};
-use crate::cloud_hub::listen::{self, ListenError, Port};
+use crate::cloud_hub::{Authority, AuthorityError, ListenError, Port, ServedAs, handshake};
 use crate::cluster;
 use crate::config::ConversionConfig;
 
@@ -150,7 +149,7 @@ pub async fn bring_definitions_up_to_date(
 
 impl Server {
     async fn serve(self: Arc<Self>, stream: TcpStream, tls: TlsAcceptor, from: SocketAddr) {
-        let stream = match listen::handshake(&tls, stream).await {
+        let stream = match handshake(&tls, stream).await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%from, error, "TLS on the port of the conversion webhook");

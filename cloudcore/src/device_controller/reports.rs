@@ -179,6 +179,8 @@ impl Statuses {
                 Some(found) if found.owner == seen.stored.uid.as_str() => {
                     (found.facts, Held::Says(found.said))
                 }
+                // Somebody made it by hand.
+                Some(found) if found.owner.is_empty() => (found.facts, Held::Foreign),
                 Some(_) => (Facts::default(), Held::Foreign),
                 None => (Facts::default(), Held::Missing),
             };
@@ -322,10 +324,11 @@ impl Statuses {
                 entry.held = said.map_or(Held::Missing, Held::Says);
             }
             Wrote::Missing => (entry.held, is_open) = (Held::Missing, true),
-            Wrote::Exists(found) if found.owner == uid.as_str() => {
+            Wrote::Exists(found) if found.owner.is_empty() || found.owner == uid.as_str() => {
                 entry.facts.merge(&found.facts, unix_now);
                 entry.facts.keep_only(&entry.properties);
-                (entry.held, is_open) = (Held::Says(found.said), true);
+                entry.held = if found.owner.is_empty() { Held::Foreign } else { Held::Says(found.said) };
+                is_open = true;
             }
             Wrote::Exists(_) => (entry.held, is_open) = (Held::Foreign, true),
             Wrote::Away => is_away = true,

@@ -48,10 +48,9 @@ async fn write_status(api: &ApiServer, id: &Id, uid: &str, write: Option<StatusW
             patched(id, "DeviceStatus", patch_object(api, STATUSES, id, json!({"status": status})).await)
         }
         Some(StatusWrite::TakeOver(status)) => {
-            // What the Device before was must not show; others' extensions go with it.
-            let mut whole = Map::from_iter(
-                ["state", "lastOnlineTime", "extensions"].map(|name| (name.to_owned(), Value::Null)),
-            );
+            // What the Device before was must not show. `extensions` is others' to clear.
+            let mut whole =
+                Map::from_iter(["state", "lastOnlineTime"].map(|name| (name.to_owned(), Value::Null)));
             whole.extend(status);
             let patch = json!({"metadata": {"ownerReferences": owner()}, "status": whole});
             patched(id, "DeviceStatus", patch_object(api, STATUSES, id, patch).await)

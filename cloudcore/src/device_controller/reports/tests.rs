@@ -198,6 +198,11 @@ fn the_status_object_is_made_and_made_anew_and_taken_over() {
     let write = bench.poll().unwrap();
     let Some(StatusWrite::TakeOver(status)) = write.status else { panic!("{write:?}") };
     assert_eq!(status["twins"], json!([]));
+    // One that somebody made by hand keeps what it says.
+    let mut bench = Bench { statuses: Statuses::default(), now: Instant::now() };
+    bench.statuses.found(id(), Found { owner: String::new(), ..says("24") });
+    bench.see(device("u", 1, json!({})));
+    assert_eq!(bench.value(), "24");
 }
 
 #[test]
