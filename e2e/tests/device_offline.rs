@@ -33,9 +33,9 @@ fn device(speed: &str) -> Value {
             "protocol": {"protocolName": "virtual", "configData": {}},
             "properties": [
                 {"name": "pieces", "collectCycle": 100, "reportToCloud": true,
-                 "visitors": {"protocolName": "virtual", "configData": {"signal": "counter"}}},
+                 "visitors": {"protocolName": "virtual", "configData": {"simulate": "counter"}}},
                 {"name": "speed", "collectCycle": 500, "reportToCloud": true, "desired": {"value": speed},
-                 "visitors": {"protocolName": "virtual", "configData": {"signal": "setpoint"}}},
+                 "visitors": {"protocolName": "virtual", "configData": {"simulate": "setpoint"}}},
             ],
         },
     })

@@ -33,7 +33,7 @@ fn device(name: &str, speed: &str) -> Value {
             "stateReport": {"reportToCloud": true, "reportCycle": 1000},
             "properties": [
                 {"name": "speed", "collectCycle": 300, "reportToCloud": true, "desired": {"value": speed},
-                 "visitors": {"protocolName": "virtual", "configData": {"signal": "setpoint"}}},
+                 "visitors": {"protocolName": "virtual", "configData": {"simulate": "setpoint"}}},
             ],
         },
     })

@@ -1,4 +1,4 @@
-//! Simulated devices: ramps, sine waves, seeded chance, and set-points that can be written.
+//! Simulated devices: ramps, sine waves, seeded chance, counters, and set-points that can be written.
 //!
 //! Read this file from top to bottom to learn how a driver is written. It has three parts: what can be configured, how a
 //! device is connected, how its properties are read and written. Everything else (cycles, reports, ranges, reconnects,
@@ -38,6 +38,8 @@ enum Simulation {
     Random(Wave),
     /// What was last written; `low` before that.
     SetPoint(Wave),
+    /// How often it was read: shows whether a value was lost on its way.
+    Counter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,7 +67,8 @@ impl Simulation {
             "sine" => Ok(Self::Sine(wave)),
             "random" => Ok(Self::Random(wave)),
             "setpoint" => Ok(Self::SetPoint(wave)),
-            _ => Err(SettingError::new("simulate", "must be ramp, sine, random or setpoint")),
+            "counter" => Ok(Self::Counter),
+            _ => Err(SettingError::new("simulate", "must be ramp, sine, random, setpoint or counter")),
         }
     }
 
@@ -78,6 +81,7 @@ impl Simulation {
             Self::Sine(wave) => between(wave, 0.5 + (periods(wave) * std::f64::consts::TAU).sin() / 2.0),
             Self::Random(wave) => between(wave, chance(seed, periods(wave).floor())),
             Self::SetPoint(wave) => wave.low,
+            Self::Counter => 0.0,
         }
     }
 }
@@ -160,11 +164,19 @@ impl VirtualDevice {
     fn sample(&self, property: &PropertySettings) -> Sample {
         // `?` turns the `SettingError` into a `DriverError`.
         let simulation = Simulation::of(property)?;
-        if matches!(simulation, Simulation::SetPoint(_)) {
-            let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(written) = memory.get(&(self.name.clone(), property.name.clone())) {
-                return Ok(written.clone());
+        let place = (self.name.clone(), property.name.clone());
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        match (simulation, memory.get(&place)) {
+            (Simulation::SetPoint(_), Some(written)) => return Ok(written.clone()),
+            (Simulation::Counter, last) => {
+                let next = match last {
+                    Some(Value::Int(last)) => Value::Int(last.saturating_add(1)),
+                    _ => Value::Int(1),
+                };
+                memory.insert(place, next.clone());
+                return Ok(next);
             }
+            _ => {}
         }
         let number = simulation.number(self.since.elapsed(), self.seed);
         // The model says which type a value has.
