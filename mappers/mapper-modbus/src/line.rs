@@ -81,11 +81,10 @@ impl Line {
             None => self.connect(limit).await?,
         };
         context.set_slave(Slave(unit));
-        // The library never gives up by itself. What kind of error it reports says nothing: a closed connection carries
-        // whatever the last call to the system left.
+        // The library never gives up by itself.
         match timeout(limit, context.call(request)).await {
             Err(_) => Err(Failure::Lost(format!("no answer within {limit:?}"))),
-            Ok(Err(error)) => Err(Failure::Lost(format!("the connection broke: {error}"))),
+            Ok(Err(error)) => Err(Failure::Lost(told(&error))),
             Ok(Ok(answer)) => {
                 *held = Some(context);
                 answer.map_err(Failure::Exception)
@@ -136,6 +135,16 @@ impl Line {
             },
         };
         self.call(unit, limit, request).await.map(|_| ())
+    }
+}
+
+/// A closed connection carries whatever the last call to the system left: the system's texts would mislead.
+fn told(error: &tokio_modbus::Error) -> String {
+    match error {
+        tokio_modbus::Error::Transport(error) if error.raw_os_error().is_some() => {
+            "the device closed the connection, or it broke".to_owned()
+        }
+        error => format!("the answer makes no sense: {error}"),
     }
 }
 

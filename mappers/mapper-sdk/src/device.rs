@@ -291,6 +291,13 @@ impl Device {
         self.epoch.elapsed()
     }
 
+    /// The connection proved good.
+    fn on_answer(&mut self, settings: &DeviceSettings) {
+        if std::mem::take(&mut self.failures) > 0 {
+            tracing::info!(device = %settings.name, "device is reachable again");
+        }
+    }
+
     fn set_state(&mut self, state: DeviceState) {
         if self.state != Some(state) {
             self.state = Some(state);

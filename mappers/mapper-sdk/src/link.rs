@@ -174,34 +174,44 @@ pub(crate) struct Registrar {
     pub(crate) registrations: prometheus_client::metrics::counter::Counter,
 }
 
+/// Why the mapper registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The node is new or was away: it may have lost what it was told.
+    Node,
+    /// Only models are missing.
+    Models,
+}
+
 impl Registrar {
     pub(crate) async fn run(self, stop: Shutdown) -> Result<(), LinkError> {
+        let mut why = Why::Node;
         loop {
-            let Some(seen) = self.register(&stop).await else { return Ok(()) };
+            let Some(seen) = self.register(why, &stop).await else { return Ok(()) };
             let registered = Instant::now();
-            loop {
+            why = loop {
                 tokio::select! {
                     () = stop.wait() => return Ok(()),
                     () = self.edge.lost() => {
                         tracing::warn!("the node went away; registering again");
-                        break;
+                        break Why::Node;
                     }
                     () = tokio::time::sleep(LOOK) => {}
                 }
                 let now = identity(&self.edge_socket);
                 if now.is_some() && now != seen {
                     tracing::info!("the node made its socket anew; registering again");
-                    break;
+                    break Why::Node;
                 }
                 if self.registry.has_waiting() && registered.elapsed() >= ASK_FOR_MODELS {
-                    break;
+                    break Why::Models;
                 }
-            }
+            };
         }
     }
 
     /// The socket that was there when it succeeded. `None`: stop.
-    async fn register(&self, stop: &Shutdown) -> Option<Option<(u64, u64)>> {
+    async fn register(&self, why: Why, stop: &Shutdown) -> Option<Option<(u64, u64)>> {
         let mut attempt = 0;
         loop {
             let seen = identity(&self.edge_socket);
@@ -216,6 +226,9 @@ impl Registrar {
                     tracing::info!(protocol = %self.mapper.protocol, n_devices, n_models, "registered");
                     self.registrations.inc();
                     self.registry.reconcile(asked, answer);
+                    if why == Why::Node {
+                        self.registry.tell_again();
+                    }
                     return Some(seen);
                 }
                 Err(error) => {

@@ -217,7 +217,11 @@ impl Registry {
             self.drop_device(&mut state, &name);
         }
         state.gone.clear();
-        for known in state.devices.values() {
+    }
+
+    /// All devices report everything once more.
+    pub(crate) fn tell_again(&self) {
+        for known in self.state().devices.values() {
             if let Some(running) = &known.what.running {
                 running.tell_again();
             }

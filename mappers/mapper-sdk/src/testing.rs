@@ -31,6 +31,8 @@ pub struct Record {
     pub n_reports: BTreeMap<(DeviceName, String), usize>,
     /// Calls of ReportDeviceStatus.
     pub n_calls: usize,
+    /// Calls of ReportDeviceStatus that were refused.
+    pub n_refused: usize,
     /// All states of each device.
     pub states: BTreeMap<DeviceName, Vec<String>>,
 }
@@ -174,7 +176,9 @@ impl DeviceManagerService for Service {
         &self,
         request: Request<wire::ReportDeviceStatusRequest>,
     ) -> Result<Response<wire::ReportDeviceStatusResponse>, Status> {
-        if let Some(text) = lock(&self.0.refusal).clone() {
+        let refusal = lock(&self.0.refusal).clone();
+        if let Some(text) = refusal {
+            self.0.record.send_modify(|record| record.n_refused += 1);
             return Err(Status::unknown(text));
         }
         let request = request.into_inner();

@@ -147,13 +147,13 @@ impl Device {
             Err(error) => {
                 self.counters.read_errors.inc();
                 // An answer, be it a refusal, shows that the device is there.
-                self.failures = 0;
+                self.on_answer(settings);
                 self.set_fault(settings, name, Place::Read, Some(error.to_string()));
                 return Ok(());
             }
         };
         self.counters.reads.inc();
-        self.failures = 0;
+        self.on_answer(settings);
         self.set_fault(settings, name, Place::Read, None);
         // Told all the same: it is what the device shows.
         self.set_fault(settings, name, Place::Range, check_range(property, &value).err());
@@ -198,7 +198,7 @@ impl Device {
         };
         match self.limited("writing", line.connection.write(property, &value)).await? {
             Ok(()) => {
-                self.failures = 0;
+                self.on_answer(settings);
                 self.counters.writes.inc();
                 self.wishes.on_written(name);
                 self.set_fault(settings, name, Place::Write, None);
