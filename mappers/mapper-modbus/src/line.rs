@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use tokio_modbus::client::{Client, Context, rtu, tcp};
 use tokio_modbus::slave::{Slave, SlaveContext};
 use tokio_modbus::{ExceptionCode, Request, Response};
-use tokio_serial::SerialPortBuilderExt;
 
-use crate::settings::{Held, Parity, Serial, Span, Table, Target};
+use crate::port;
+use crate::settings::{Held, Span, Table, Target};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,11 +64,7 @@ impl Line {
             }
             Target::Rtu(serial) => {
                 let failed = |reason: String| Failure::Lost(format!("open {}: {reason}", serial.path));
-                let port =
-                    serial_port(serial).open_native_async().map_err(|error| failed(error.to_string()))?;
-                // Late answers to whoever had the line before.
-                tokio_serial::SerialPort::clear(&port, tokio_serial::ClearBuffer::All)
-                    .map_err(|error| failed(error.to_string()))?;
+                let port = port::open(serial).map_err(|error| failed(error.to_string()))?;
                 Ok(rtu::attach(port))
             }
         }
@@ -146,23 +142,6 @@ fn told(error: &tokio_modbus::Error) -> String {
         }
         error => format!("the answer makes no sense: {error}"),
     }
-}
-
-fn serial_port(serial: &Serial) -> tokio_serial::SerialPortBuilder {
-    use tokio_serial::{DataBits, StopBits};
-    tokio_serial::new(&serial.path, serial.baud)
-        .data_bits(match serial.data_bits {
-            5 => DataBits::Five,
-            6 => DataBits::Six,
-            7 => DataBits::Seven,
-            _ => DataBits::Eight,
-        })
-        .parity(match serial.parity {
-            Parity::None => tokio_serial::Parity::None,
-            Parity::Even => tokio_serial::Parity::Even,
-            Parity::Odd => tokio_serial::Parity::Odd,
-        })
-        .stop_bits(if serial.stop_bits == 2 { StopBits::Two } else { StopBits::One })
 }
 
 /// As the protocol's document names it.

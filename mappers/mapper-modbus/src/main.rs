@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod settings;
 mod group;
 mod line;
+mod port;
 mod driver;
 
 fn main() -> ExitCode {
