@@ -21,7 +21,7 @@ help:
 # The stories and the demo start these as processes.
 .PHONY: binaries
 binaries:
-	cargo build -p cloudcore -p edgecore
+	cargo build -p cloudcore -p edgecore -p mapper-virtual -p mapper-modbus -p mapper-mqtt
 
 demo: binaries
 	cargo run --quiet -p e2e --bin demo
@@ -40,7 +40,7 @@ e2e: binaries
 # The simulated nodes are built as the binaries are, so that the client's share of the machine stays small.
 bench: dist
 	cargo build --profile dist -p edgemark
-	set -e; for name in cloudcore edgecore edgemark; do \
+	set -e; for name in cloudcore edgecore edgemark dmimark; do \
 		export ISTHMUS_$${name^^}="$(abspath $(TARGET))/dist/$$name"; done; \
 		cargo run --quiet -p e2e --bin bench -- $(BENCH)
 

@@ -224,7 +224,7 @@ fn facing(server: &hyper::Uri) -> Option<IpAddr> {
     socket.local_addr().ok().map(|address| address.ip())
 }
 
-fn pem(certificates: &[Vec<u8>]) -> String {
+pub(crate) fn pem(certificates: &[Vec<u8>]) -> String {
     let mut text = String::new();
     for certificate in certificates {
         let encoded = base64::engine::general_purpose::STANDARD.encode(certificate);

@@ -81,6 +81,8 @@ pub struct Modules {
     pub cloud_hub: CloudHubConfig,
     /// What edges need from the API server, and what they report to it.
     pub edge_controller: EdgeControllerConfig,
+    /// Devices, their models, and what is reported of them.
+    pub device_controller: DeviceControllerConfig,
     /// The slow safety net.
     pub sync_controller: SyncControllerConfig,
 }
@@ -234,6 +236,53 @@ impl Default for EdgeControllerConfig {
     }
 }
 
+/// `modules.deviceController`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DeviceControllerConfig {
+    /// Whether this process serves devices.
+    pub enable: bool,
+    /// Devices and models of the old version v1alpha2. Not in KubeEdge, which empties them.
+    pub conversion: ConversionConfig,
+}
+
+impl Default for DeviceControllerConfig {
+    fn default() -> Self {
+        Self { enable: true, conversion: ConversionConfig::default() }
+    }
+}
+
+/// `modules.deviceController.conversion`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConversionConfig {
+    /// Whether this process converts devices.kubeedge.io/v1alpha2 to v1beta1 and back when the API server asks. Nothing else
+    /// depends on it.
+    pub enable: bool,
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on, HTTPS; 0: any free one.
+    pub port: Within<0, 65_535>,
+    /// Host, or host:port, under which the API server reaches this process. Empty: the address of this machine, or pod, that
+    /// faces the API server.
+    pub advertise: String,
+    /// Service through which the API server reaches this process, as namespace/name or namespace/name:port. Counts instead
+    /// of advertise. Empty: none.
+    pub service: String,
+}
+
+impl Default for ConversionConfig {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port: Within::of::<10_005>(),
+            advertise: String::new(),
+            service: String::new(),
+        }
+    }
+}
+
 /// `modules.syncController`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -277,6 +326,12 @@ impl ConfigFile for CloudCoreConfig {
         if let Some(bad) = hub.advertise_address.iter().find(is_bad) {
             let text = format!("found \"{bad}\", expected IP addresses; a name belongs into dnsNames");
             problems.push(Problem::new("modules.cloudHub.advertiseAddress", text));
+        }
+        let service = &self.modules.device_controller.conversion.service;
+        let is_named = |(namespace, name): (&str, &str)| !namespace.is_empty() && !name.is_empty();
+        if !service.trim().is_empty() && !service.split_once('/').is_some_and(is_named) {
+            let text = format!("found \"{service}\", expected namespace/name or namespace/name:port");
+            problems.push(Problem::new("modules.deviceController.conversion.service", text));
         }
         problems
     }

@@ -9,6 +9,8 @@ pub mod cluster;
 
 pub mod edge_controller;
 
+pub mod device_controller;
+
 pub mod node_queue;
 
 pub mod cloud_hub;

@@ -12,6 +12,8 @@ use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
 use cloudcore::cluster;
 use cloudcore::config::CloudCoreConfig;
+use cloudcore::device_controller::conversion::{self, ConversionError, ConversionWebhook};
+use cloudcore::device_controller::{DeviceController, DeviceInbox, KnownNodes};
 use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
 use cloudcore::sync_controller::SyncController;
@@ -69,11 +71,23 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let ledger = Arc::new(ledger);
     let (queues, nodes, queue_keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
     let (upstream, inbox) = Upstream::channel();
-    let (edge_controller, downstream, graph) =
-        EdgeController::new(cluster.client.clone(), queues, inbox, settings, &mut metrics);
+    let (devices, reports) = DeviceInbox::channel();
+    let (edge_controller, downstream, graph) = EdgeController::new(
+        cluster.client.clone(),
+        queues.clone(),
+        devices.clone(),
+        inbox,
+        settings,
+        &mut metrics,
+    );
+    let is_placing = config.modules.edge_controller.enable;
+    let known_nodes = is_placing.then(|| KnownNodes { graph: graph.clone(), downstream: downstream.clone() });
+    let device_controller =
+        DeviceController::new(cluster.client.clone(), queues, reports, known_nodes, &mut metrics);
     let sync_controller = SyncController::new(
         cluster.client.clone(),
         downstream.clone(),
+        devices.clone(),
         graph.clone(),
         Arc::clone(&ledger) as Arc<dyn Ledger>,
     );
@@ -84,6 +98,21 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         hub_config.advertise_address.extend(cluster.own_address.map(|address| address.to_string()));
     }
     let authority = Arc::new(Authority::open(&hub_config, &*in_cluster).await?);
+    let conversion = &config.modules.device_controller.conversion;
+    let conversion = if conversion.enable {
+        let client = cluster.client.clone();
+        match ConversionWebhook::bind(conversion, &authority, cluster.own_address, client, &mut metrics) {
+            Ok(webhook) => Some(webhook),
+            // Everything else works without it.
+            Err(cause @ ConversionError::Nowhere) => {
+                tracing::warn!("devices of v1alpha2 are not converted: {cause}");
+                None
+            }
+            Err(cause) => return Err(cause.into()),
+        }
+    } else {
+        None
+    };
     let parts = Parts {
         authority,
         secrets: Arc::clone(&in_cluster) as _,
@@ -91,17 +120,30 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         nodes: in_cluster,
         queues: nodes,
         upstream,
+        devices,
         graph: Arc::new(graph),
         counters: Arc::new(Counters::new(&mut metrics)),
     };
     let cloud_hub = CloudHub::bind(hub_config, parts)?;
 
     let caches = readiness.gate("the first lists of nodes, pods, config maps and secrets");
-    if config.modules.edge_controller.enable {
+    if is_placing {
         tasks.add("edge_controller", |stop| edge_controller.run(stop));
     } else {
         // With it goes its inbox: what nodes ask is refused at once instead of waiting for nobody.
         drop(edge_controller);
+    }
+    if config.modules.device_controller.enable {
+        tasks.add("device_controller", |stop| device_controller.run(stop));
+    } else {
+        // With it goes its inbox: reports have no effect, and are not confirmed.
+        drop(device_controller);
+    }
+    if let Some(conversion) = conversion {
+        tasks.add("conversion", |stop| conversion.run(stop));
+    } else {
+        let client = cluster.client.clone();
+        tasks.add("definitions", |stop| conversion::bring_definitions_up_to_date(client, stop));
     }
     let downstream_for_hub = downstream.clone();
     tasks.add("readiness", |stop| async move {
@@ -116,7 +158,6 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     tasks.add("node_queue", |stop| queue_keeper.run(stop));
     tasks.add("ledger", |stop| ledger_writer.run(ledger, stop));
     let mut known = downstream_for_hub;
-    let is_placing = config.modules.edge_controller.enable;
     tasks.add("cloud_hub", move |stop| async move {
         // Sockets are open already: who dials now waits a moment. A node that were let in before its Pods are known would
         // be told that they are gone.

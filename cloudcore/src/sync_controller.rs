@@ -1,7 +1,7 @@
 //! Slow safety net: now and then everything that nodes must hold is compared with what they confirmed, and records of
 //! nodes that are no more are removed.
 //!
-//! It compares nothing itself: EdgeController says everything once more, and the queues drop what is confirmed.
+//! It compares nothing itself: the controllers say everything once more, and the queues drop what is confirmed.
 //! Started by `main.rs`.
 
 use std::collections::{HashMap, HashSet};
@@ -16,6 +16,7 @@ use ke_wire::NodeName;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde::de::DeserializeOwned;
 
+use crate::device_controller::DeviceInbox;
 use crate::edge_controller::{Downstream, Graph, vanished};
 use crate::node_queue::Ledger;
 
@@ -29,6 +30,7 @@ const PAGE: u32 = 500;
 pub struct SyncController {
     client: kube::Client,
     downstream: Downstream,
+    devices: DeviceInbox,
     graph: Graph,
     ledger: Arc<dyn Ledger>,
 }
@@ -38,10 +40,16 @@ pub struct SyncController {
 pub enum SyncError {}
 
 impl SyncController {
-    /// Asks EdgeController through its handles.
+    /// Asks the controllers through their handles.
     #[must_use]
-    pub fn new(client: kube::Client, downstream: Downstream, graph: Graph, ledger: Arc<dyn Ledger>) -> Self {
-        Self { client, downstream, graph, ledger }
+    pub fn new(
+        client: kube::Client,
+        downstream: Downstream,
+        devices: DeviceInbox,
+        graph: Graph,
+        ledger: Arc<dyn Ledger>,
+    ) -> Self {
+        Self { client, downstream, devices, graph, ledger }
     }
 
     /// Runs until asked to stop.
@@ -61,7 +69,10 @@ impl SyncController {
             }
             tokio::select! {
                 () = stop.wait() => return Ok(()),
-                () = tokio::time::sleep(PASS) => self.downstream.repeat_all(),
+                () = tokio::time::sleep(PASS) => {
+                    self.downstream.repeat_all();
+                    self.devices.repeat_all();
+                }
             }
         }
         Ok(())

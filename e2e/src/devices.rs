@@ -12,18 +12,59 @@ use crate::need;
 use crate::node::{EdgeCore, binary};
 use crate::process::{self, Process};
 use crate::run_dir::RunDir;
-use crate::site::{PATIENCE, Site};
+use crate::site::{NODE, PATIENCE, Site};
 use crate::wait::{Seen, eventually};
 
 /// Pinned, so that a story tells the same tomorrow.
 const PYMODBUS: &str = "pymodbus==3.16.1";
+
+/// The input register of the temperature, tenths of a degree.
+pub const HEAT: u16 = 4;
+/// The holding register of the limit.
+pub const LIMIT: u16 = 7;
+
+/// The model of a Modbus oven: a temperature to read, a limit to set.
+pub fn oven_model() -> String {
+    json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
+        "metadata": {"name": "oven", "namespace": "plant"},
+        "spec": {"protocol": "modbus", "properties": [
+            {"name": "heat", "type": "FLOAT", "accessMode": "ReadOnly", "unit": "Celsius",
+             "visitors": {"protocolName": "modbus", "configData": {"register": "InputRegister", "limit": 1, "scale": 0.1}}},
+            {"name": "limit", "type": "INT", "accessMode": "ReadWrite", "minimum": "0", "maximum": "400"},
+        ]},
+    })
+    .to_string()
+}
+
+/// `oven-1` of the namespace `plant`, at this port of this machine.
+pub fn oven(port: u16, limit: &str) -> String {
+    json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+        "metadata": {"name": "oven-1", "namespace": "plant", "labels": {"description": "hall-3"}},
+        "spec": {
+            "deviceModelRef": {"name": "oven"},
+            "nodeName": NODE,
+            "protocol": {"protocolName": "modbus", "configData": {"ip": "127.0.0.1", "port": port, "slaveID": 1}},
+            "stateReport": {"reportToCloud": true, "reportCycle": 1000},
+            "properties": [
+                {"name": "heat", "collectCycle": 200, "reportToCloud": true,
+                 "visitors": {"protocolName": "modbus", "configData": {"offset": HEAT}}},
+                {"name": "limit", "collectCycle": 200, "reportToCloud": true, "desired": {"value": limit},
+                 "visitors": {"protocolName": "modbus",
+                    "configData": {"register": "HoldingRegister", "offset": LIMIT, "limit": 1}}},
+            ],
+        },
+    })
+    .to_string()
+}
 
 /// pymodbus' Modbus TCP server.
 pub struct ModbusDevice {
     pub process: Process,
     address: SocketAddr,
     control: SocketAddr,
-    _run_dir: RunDir,
+    run_dir: RunDir,
 }
 
 impl ModbusDevice {
@@ -36,7 +77,7 @@ impl ModbusDevice {
         let arguments =
             [script.into_os_string(), address.port().to_string().into(), control.port().to_string().into()];
         let process = Process::new(run_dir.path(), "modbus-device", &python, arguments);
-        let mut device = Self { process, address, control, _run_dir: run_dir };
+        let mut device = Self { process, address, control, run_dir };
         device.plug_in()?;
         Ok(device)
     }
@@ -58,6 +99,11 @@ impl ModbusDevice {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// It stays when this program ends.
+    pub fn detach(&mut self) -> Result<()> {
+        self.run_dir.detach()
     }
 
     pub fn set(&self, register: u16, value: u16) -> Result<()> {
@@ -155,7 +201,7 @@ impl MqttBroker {
 pub struct Mapper {
     pub process: Process,
     rest: SocketAddr,
-    _run_dir: RunDir,
+    run_dir: RunDir,
 }
 
 impl Mapper {
@@ -179,12 +225,17 @@ impl Mapper {
         let arguments = ["--config-file".into(), path.into_os_string()];
         let mut process = Process::new(run_dir.path(), name, &program(name)?, arguments);
         process.start()?;
-        Ok(Self { process, rest, _run_dir: run_dir })
+        Ok(Self { process, rest, run_dir })
     }
 
     /// Where its REST API listens.
     pub fn rest(&self) -> SocketAddr {
         self.rest
+    }
+
+    /// It stays when this program ends.
+    pub fn detach(&mut self) -> Result<()> {
+        self.run_dir.detach()
     }
 }
 

@@ -25,6 +25,10 @@ const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("libfuse3-dev", &["/usr/include/fuse3/fuse.h"]),
     ("mosquitto", &["/usr/sbin/mosquitto"]),
     ("mosquitto-clients", &["/usr/bin/mosquitto_sub"]),
+    (
+        "python3-venv",
+        &["/usr/lib/python3.11/ensurepip/__init__.py", "/usr/lib/python3.13/ensurepip/__init__.py"],
+    ),
 ];
 /// Kubernetes' components each hold some hundreds of files and sockets open.
 const OPEN_FILES: u64 = 4096;
@@ -174,9 +178,18 @@ pub fn python(requirements: &[&str]) -> Result<PathBuf> {
         if !complete.exists() {
             eprintln!("installing from PyPI: {}", requirements.join(" "));
             fs::remove_dir_all(&target).ok();
-            let made = Command::new("python3").args(["-m", "venv"]).arg(&target).status();
-            if !made.context("run python3")?.success() {
-                bail!("no virtual environment could be made; type: apt-get install -y python3-venv");
+            let make = |python: &str| -> Result<bool> {
+                let mut make = Command::new(python);
+                make.args(["-m", "venv"]).arg(&target).stdout(Stdio::null()).stderr(Stdio::null());
+                Ok(make.status().with_context(|| format!("run {python}"))?.success())
+            };
+            if !make("python3")? {
+                // Debian's own Python keeps what this needs in another package.
+                packages(&["python3-venv"])?;
+                fs::remove_dir_all(&target).ok();
+                if !make("/usr/bin/python3")? {
+                    bail!("no virtual environment could be made; type: python3 -m venv {}", target.display());
+                }
             }
             let mut pip = Command::new(target.join("bin/python"));
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(requirements);

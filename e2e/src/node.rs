@@ -52,7 +52,7 @@ impl CloudCore {
             "kind": "CloudCore",
             "kubeAPIConfig": {"kubeConfig": kubeconfig},
             "commonConfig": {"monitorServer": {"bindAddress": monitor.to_string()}},
-            "modules": {"cloudHub": {
+            "modules": {"deviceController": {"conversion": {"address": "127.0.0.1", "port": 0}}, "cloudHub": {
                 "advertiseAddress": ["127.0.0.1"],
                 "https": {"enable": true, "address": "127.0.0.1", "port": https.port()},
                 "websocket": {"enable": true, "address": "127.0.0.1", "port": websocket.port()},
@@ -139,6 +139,7 @@ pub struct EdgeCore {
     pub process: Process,
     node_name: String,
     config: PathBuf,
+    mqtt: SocketAddr,
     run_dir: RunDir,
 }
 
@@ -152,6 +153,7 @@ impl EdgeCore {
     /// Writes its files without starting it, for stories that change them or expect it to refuse.
     pub fn prepare(runtime: &Runtime, options: &EdgeOptions) -> Result<Self> {
         let run_dir = RunDir::new("edgecore")?;
+        let mqtt = run_dir.port()?;
         let file = |name: &str| run_dir.join(name);
         let mut config = json!({
             "apiVersion": "edgecore.config.kubeedge.io/v1alpha2",
@@ -180,6 +182,7 @@ impl EdgeCore {
                     "bootstrapFile": file("bootstrap-edgecore.conf"),
                 },
                 "deviceTwin": {"dmiSockPath": file("dmi.sock")},
+                "eventBus": {"mqttServerInternal": format!("tcp://127.0.0.1:{mqtt}")},
             },
         });
         merge(&mut config, &options.more);
@@ -191,7 +194,8 @@ impl EdgeCore {
             &binary,
             ["--config".into(), path.clone().into_os_string()],
         );
-        Ok(Self { process, node_name: options.node_name.clone(), config: path, run_dir })
+        let mqtt = SocketAddr::from(([127, 0, 0, 1], mqtt));
+        Ok(Self { process, node_name: options.node_name.clone(), config: path, mqtt, run_dir })
     }
 
     /// Its share of a power cut: the process and every pod mount are gone, its files stay. The runtime's share is
@@ -216,6 +220,11 @@ impl EdgeCore {
 
     pub fn node_name(&self) -> &str {
         &self.node_name
+    }
+
+    /// Its embedded MQTT broker.
+    pub fn mqtt(&self) -> SocketAddr {
+        self.mqtt
     }
 
     /// The socket that mappers call.

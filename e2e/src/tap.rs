@@ -35,6 +35,17 @@ pub struct Tap {
     _runtime: tokio::runtime::Runtime,
 }
 
+/// A value that a device's report carried up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// `<namespace>/<name>`.
+    pub device: String,
+    pub property: String,
+    pub value: String,
+    /// The edge's clock, Unix milliseconds.
+    pub at_ms: i64,
+}
+
 struct Shared {
     cloud: SocketAddr,
     acceptor: TlsAcceptor,
@@ -42,6 +53,7 @@ struct Shared {
     /// The edge's certificate and key, which are there once it has joined.
     edge: (PathBuf, PathBuf),
     seen: Mutex<Acknowledged>,
+    values: Mutex<Vec<Reported>>,
     n_open: AtomicUsize,
 }
 
@@ -66,6 +78,7 @@ impl Tap {
             ca,
             edge: (certificate.into(), key.into()),
             seen: Mutex::default(),
+            values: Mutex::default(),
             n_open: AtomicUsize::new(0),
         });
         runtime.spawn(accept(listener, Arc::clone(&shared)));
@@ -80,6 +93,11 @@ impl Tap {
     /// What was seen until now.
     pub fn seen(&self) -> Acknowledged {
         self.with(Clone::clone)
+    }
+
+    /// Every reported value until now, in the order in which the edge sent them.
+    pub fn values(&self) -> Vec<Reported> {
+        self.shared.values.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn n_acks(&self) -> usize {
@@ -207,8 +225,25 @@ impl Shared {
 
     fn on_up(&self, message: &Message) {
         let Some(bytes) = bytes_of(message) else { return };
-        if let Ok(Up::Ack { to, .. }) = decode_up(bytes, FRAME_LIMIT) {
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).acknowledge(&to);
+        match decode_up(bytes, FRAME_LIMIT) {
+            Ok(Up::Ack { to, .. }) => {
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).acknowledge(&to);
+            }
+            Ok(Up::TwinReport { namespace, device, report, .. }) => {
+                let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+                for (property, twin) in report.twin {
+                    let Some(actual) = twin.and_then(|twin| twin.actual) else { continue };
+                    let device = format!("{namespace}/{device}");
+                    let at_ms = actual.metadata.map_or(0, |time| time.timestamp);
+                    values.push(Reported {
+                        device,
+                        property,
+                        value: actual.value.unwrap_or_default(),
+                        at_ms,
+                    });
+                }
+            }
+            _ => {}
         }
     }
 }

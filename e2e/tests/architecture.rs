@@ -18,9 +18,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ke-api", &["ke-wire"]),
     ("ke-dmi", &[]),
     ("ke-cri", &[]),
+    ("ke-mqtt", &[]),
     ("ke-run", &[]),
     ("cloudcore", &["ke-wire", "ke-link", "ke-api", "ke-run"]),
-    ("edgecore", &["ke-wire", "ke-link", "ke-api", "ke-run", "ke-dmi", "ke-cri"]),
+    ("edgecore", &["ke-wire", "ke-link", "ke-api", "ke-run", "ke-dmi", "ke-cri", "ke-mqtt"]),
     ("keadm", &["ke-wire", "ke-api", "ke-run"]),
     ("mapper-sdk", &["ke-dmi", "ke-run"]),
     ("mapper-virtual", &["mapper-sdk"]),
@@ -28,7 +29,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mapper-opcua", &["mapper-sdk"]),
     ("mapper-mqtt", &["mapper-sdk"]),
     ("e2e", &["ke-wire", "ke-api"]),
-    ("edgemark", &["ke-wire", "ke-link"]),
+    // Simulated nodes and a simulated mapper.
+    ("edgemark", &["ke-wire", "ke-link", "ke-dmi"]),
 ];
 
 /// Crate, a dependency it must never have, and why.
@@ -36,6 +38,7 @@ const MUST_NOT_USE: &[(&str, &str, &str)] = &[
     ("edgecore", "kube", "an edge node talks to cloudcore only, never to the API server"),
     ("ke-link", "tokio", "both ends are cores without sockets, clocks and tasks"),
     ("ke-wire", "tokio", "messages are values"),
+    ("ke-mqtt", "tokio", "a broker's decisions, without sockets, clocks and tasks"),
 ];
 
 /// Words that mean input, output, time or chance. A file whose first lines call it pure holds none of them outside its tests.

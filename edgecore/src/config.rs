@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
+use crate::event_bus::EventBusConfig;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -73,6 +74,8 @@ pub struct Modules {
     pub meta_manager: MetaManagerConfig,
     /// Devices and their mappers.
     pub device_twin: DeviceTwinConfig,
+    /// MQTT for devices and applications.
+    pub event_bus: EventBusConfig,
 }
 
 /// `modules.edgeHub`
@@ -360,6 +363,7 @@ impl ConfigFile for EdgeCoreConfig {
             let key = "modules.edged.tailoredKubeletConfig.imageGCLowThresholdPercent";
             problems.push(Problem::new(key, text));
         }
+        problems.extend(self.modules.event_bus.problems());
         problems
     }
 }

@@ -1,7 +1,7 @@
 //! The edge's one SQLite file: opened, migrated and written by one thread.
 //!
-//! Every statement about objects stands in `meta_manager/store.rs`, every statement about reports in
-//! `report_queue/store.rs`; this file only opens, migrates and carries closures to the thread. A commit that returned is
+//! Every statement about objects stands in `meta_manager/store.rs`, about reports in `report_queue/store.rs`, about twins in
+//! `device_twin/store.rs`, about MQTT in `event_bus/store.rs`; this file only opens, migrates and carries closures to the thread. A commit that returned is
 //! on disk (`synchronous=FULL`). A file that cannot be read is set aside under another name, never deleted, and a fresh
 //! one is begun: the cloud refills it.
 
@@ -99,6 +99,35 @@ const MIGRATIONS: &[&str] = &[
         digest BLOB NOT NULL,
         PRIMARY KEY (protocol, sort, namespace, name)
     ) WITHOUT ROWID;",
+    // What the embedded MQTT broker has promised to its clients, and what the cloud wants to hear over MQTT.
+    "CREATE TABLE mqtt_session (client TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE mqtt_subscription (
+        client TEXT NOT NULL,
+        filter TEXT NOT NULL,
+        qos INTEGER NOT NULL,
+        PRIMARY KEY (client, filter)
+    ) WITHOUT ROWID;
+    CREATE TABLE mqtt_retained (
+        topic TEXT PRIMARY KEY,
+        payload BLOB NOT NULL,
+        qos INTEGER NOT NULL
+    );
+    CREATE TABLE mqtt_queued (
+        sequence INTEGER PRIMARY KEY,
+        client TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        payload BLOB NOT NULL,
+        qos INTEGER NOT NULL,
+        packet INTEGER,
+        released INTEGER NOT NULL
+    );
+    CREATE INDEX mqtt_queued_client ON mqtt_queued (client);
+    CREATE TABLE mqtt_received (
+        client TEXT NOT NULL,
+        packet INTEGER NOT NULL,
+        PRIMARY KEY (client, packet)
+    ) WITHOUT ROWID;
+    CREATE TABLE bus_filter (filter TEXT PRIMARY KEY) WITHOUT ROWID;",
 ];
 
 /// How hard a commit is pushed to the disk.

@@ -19,6 +19,7 @@ use edgecore::edged::images::Images;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
+use edgecore::event_bus::{EventBus, Upload};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig};
 use edgecore::report_queue::{DeviceReportQueue, ReportQueue};
@@ -27,7 +28,7 @@ use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
 use ke_run::telemetry::{self, Metrics};
-use ke_wire::{NodeName, Uid};
+use ke_wire::{MessageId, NodeName, Uid, Up};
 use tokio::sync::{mpsc, watch};
 
 fn main() -> ExitCode {
@@ -100,9 +101,12 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let hub_config = config.modules.edge_hub.clone();
     let device_ends = DeviceEnds { outbox: device_outbox, membership };
     let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox, device_ends);
+    // Full: the publisher's acknowledgement waits.
+    let (hear, heard) = mpsc::channel(512);
+    // Full: dropped and counted by EventBus.
+    let (upload, mut uploads) = mpsc::channel::<Upload>(256);
+    let (bus, event_bus) = EventBus::new(config.modules.event_bus.clone(), db.clone(), hear, upload);
     let device_twin = if config.modules.device_twin.enable {
-        // Full: the publisher's acknowledgement waits.
-        let (_hear, heard) = mpsc::channel(512);
         let parts = device_twin::Parts {
             config: config.modules.device_twin.clone(),
             node: name.clone(),
@@ -111,7 +115,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             news: devices_told,
             membership: memberships,
             heard,
-            bus: edgecore::event_bus::Bus,
+            bus,
             reports: device_reports,
             counters: device_counters,
         };
@@ -150,11 +154,26 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         lease_duration: kubelet.node_lease_duration_seconds.secs(),
         kubelet_port: 10350,
     };
-    let node = NodeAgent::new(node_config, name, host, cloud, meta, runtime, nodes, known);
+    let node = NodeAgent::new(node_config, name, host, cloud.clone(), meta, runtime, nodes, known);
 
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
     tasks.add("edged", |stop| edged.run(stop));
+    tasks.add("event_bus", |stop| event_bus.run(stop));
+    let rules = cloud.clone();
+    tasks.add("mqtt_uploads", |stop| async move {
+        // What the cloud's rules want to hear is for now: nobody keeps it while the cloud is away.
+        while let Some(Upload { topic, payload }) = tokio::select! {
+            upload = uploads.recv() => upload,
+            () = stop.wait() => None,
+        } {
+            if rules.tell(Up::MqttUpload { id: MessageId::fresh(), topic, payload }).await.is_err() {
+                tracing::debug!("an MQTT message for the cloud's rules is dropped: the cloud is away");
+            }
+        }
+        stop.wait().await;
+        Ok::<_, anyhow::Error>(())
+    });
     if let Some(device_twin) = device_twin {
         tasks.add("device_twin", |stop| device_twin.run(stop));
     }

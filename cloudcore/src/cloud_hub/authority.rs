@@ -177,6 +177,18 @@ impl Authority {
         (self.server.clone(), self.server_key.clone_key())
     }
 
+    /// Certificate and key for another port of this process that serves under `host`; nothing of it is kept.
+    pub fn serve_as(
+        &self,
+        host: &ServedAs,
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), AuthorityError> {
+        let pair = match host {
+            ServedAs::Name(name) => server_pair(&[name], &[], &self.issuer)?,
+            ServedAs::Address(address) => server_pair(&[], &[*address], &self.issuer)?,
+        };
+        Ok((pair.certificate, PrivateSec1KeyDer::from(pair.key_sec1).into()))
+    }
+
     /// Writes a new token at every refresh until shutdown. Older ones stay valid to their own end.
     pub async fn refresh_tokens(&self, secrets: &dyn Secrets, shutdown: &Shutdown) {
         let mut pause = self.token_refresh;
@@ -292,6 +304,15 @@ impl Authority {
     }
 }
 
+/// What clients dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServedAs {
+    /// A name.
+    Name(String),
+    /// An address.
+    Address(IpAddr),
+}
+
 /// A certificate for an edge machine.
 pub struct SignedEdge {
     /// DER.
@@ -356,6 +377,16 @@ fn make_ca() -> Result<Pair, AuthorityError> {
 }
 
 fn make_server(config: &CloudHubConfig, issuer: &Issuer<'_, KeyPair>) -> Result<Pair, AuthorityError> {
+    let names: Vec<&str> = config.names().collect();
+    let addresses: Vec<IpAddr> = config.advertised().collect();
+    server_pair(&names, &addresses, issuer)
+}
+
+fn server_pair(
+    names: &[&str],
+    addresses: &[IpAddr],
+    issuer: &Issuer<'_, KeyPair>,
+) -> Result<Pair, AuthorityError> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -363,10 +394,10 @@ fn make_server(config: &CloudHubConfig, issuer: &Issuer<'_, KeyPair>) -> Result<
     params.distinguished_name.push(DnType::CommonName, "KubeEdge");
     params.key_usages = vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    for name in config.names() {
-        params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
+    for name in names {
+        params.subject_alt_names.push(SanType::DnsName((*name).try_into()?));
     }
-    params.subject_alt_names.extend(config.advertised().map(SanType::IpAddress));
+    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
     live(&mut params, LIFE);
     let certificate = params.signed_by(&key, issuer)?.der().clone();
     Ok(Pair { certificate, key_sec1: sec1(&key)? })

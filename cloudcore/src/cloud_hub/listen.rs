@@ -62,7 +62,7 @@ pub(super) enum ClientCertificates {
 }
 
 /// A bound port with its TLS.
-pub(super) struct Port {
+pub(crate) struct Port {
     listener: TcpListener,
     tls: TlsAcceptor,
 }
@@ -74,6 +74,16 @@ impl Port {
         port: u16,
         authority: &Authority,
         certificates: ClientCertificates,
+    ) -> Result<Self, ListenError> {
+        Self::with_tls(key, address, port, tls(authority, certificates)?)
+    }
+
+    /// Takes the port. `key` is the configuration key that an error names.
+    pub(crate) fn with_tls(
+        key: &'static str,
+        address: IpAddr,
+        port: u16,
+        tls: TlsAcceptor,
     ) -> Result<Self, ListenError> {
         // "Every address" means both families, whichever way it is written.
         let address = if address.is_unspecified() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { address };
@@ -95,19 +105,19 @@ impl Port {
             };
             ListenError::Bind { key, address, source, hint }
         })?;
-        Ok(Self { listener, tls: tls(authority, certificates)? })
+        Ok(Self { listener, tls })
     }
 
-    pub(super) fn tls(&self) -> TlsAcceptor {
+    pub(crate) fn tls(&self) -> TlsAcceptor {
         self.tls.clone()
     }
 
-    pub(super) fn address(&self) -> std::io::Result<SocketAddr> {
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
     /// The next connection; `None` after an error that was logged, such as no more file descriptors.
-    pub(super) async fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
         match self.listener.accept().await {
             Ok((stream, from)) => {
                 let _ = stream.set_nodelay(true);
@@ -149,7 +159,7 @@ fn tls(authority: &Authority, certificates: ClientCertificates) -> Result<TlsAcc
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-pub(super) async fn handshake(tls: &TlsAcceptor, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+pub(crate) async fn handshake(tls: &TlsAcceptor, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
     match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(error.to_string()),

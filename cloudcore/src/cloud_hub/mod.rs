@@ -25,16 +25,19 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use self::admit::NodeGraph;
-use self::authority::{Authority, ClientCertificate, Secrets};
+use self::authority::{ClientCertificate, Secrets};
 use self::enroll::{Enrolment, NodeLookup};
-use self::listen::{ClientCertificates, Port};
+use self::listen::ClientCertificates;
 use self::node_link::{LinkParts, NodeLink, Violations};
 use self::pins::{Pin, Pins, Told};
 use crate::config::CloudHubConfig;
+use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Graph, Upstream};
 use crate::node_queue::{NodeQueue, Nodes};
 
+pub use authority::{Authority, AuthorityError, ServedAs};
 pub use listen::ListenError;
+pub(crate) use listen::{Port, handshake};
 
 /// Handshakes at once: a whole fleet may come back together, and each costs a quarter of a millisecond of a core.
 const PARALLEL_HANDSHAKES: usize = 256;
@@ -85,6 +88,8 @@ pub struct Parts {
     pub queues: Nodes,
     /// Where what nodes say goes.
     pub upstream: Upstream,
+    /// Where what nodes say about devices goes.
+    pub devices: DeviceInbox,
     /// Which objects have to do with which node.
     pub graph: Arc<dyn NodeGraph>,
     /// What is counted.
@@ -302,6 +307,7 @@ impl Hub {
                 node: node.clone(),
                 queue: Arc::clone(&queue),
                 upstream: self.parts.upstream.clone(),
+                devices: self.parts.devices.clone(),
                 graph: Arc::clone(&self.parts.graph),
                 counters: Arc::clone(&self.parts.counters),
                 keepalive_limit: self.config.keepalive_interval.secs(),
@@ -321,6 +327,7 @@ impl Hub {
         }
         // Also of a link that was replaced: EdgeController counts a node's links.
         Box::pin(self.parts.upstream.tell(FromNode::Disconnected(node.clone()))).await;
+        Box::pin(self.parts.devices.tell(FromEdge::Disconnected(node.clone()))).await;
         tracing::info!(%node, why, "disconnected");
     }
 }

@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use super::Counters;
 use super::admit::{self, NodeGraph, Verdict};
 use super::listen::{self, Conn, MAX_MESSAGE};
+use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Upstream};
 use crate::node_queue::{Ended, NodeQueue};
 
@@ -48,6 +49,7 @@ pub(super) struct LinkParts {
     pub(super) node: NodeName,
     pub(super) queue: Arc<NodeQueue>,
     pub(super) upstream: Upstream,
+    pub(super) devices: DeviceInbox,
     pub(super) graph: Arc<dyn NodeGraph>,
     pub(super) counters: Arc<Counters>,
     pub(super) keepalive_limit: Duration,
@@ -98,8 +100,9 @@ impl NodeLink {
     /// Runs until the link ends; says why it did. What is rare is boxed: this future is what an idle link costs.
     pub(super) async fn run(mut self: Box<Self>, shutdown: &Shutdown) -> String {
         // After `attach`: what is ordered from now on finds the queue.
-        let news = FromNode::Connected(self.parts.node.clone());
-        Box::pin(self.parts.upstream.tell(news)).await;
+        let node = self.parts.node.clone();
+        Box::pin(self.parts.upstream.tell(FromNode::Connected(node.clone()))).await;
+        Box::pin(self.parts.devices.tell(FromEdge::Connected(node))).await;
         loop {
             if let Err(why) = self.fill_and_flush().await {
                 return why;
@@ -147,6 +150,7 @@ impl NodeLink {
                         let why = match ended {
                             Ended::Replaced => "the node connected anew",
                             Ended::NodeGone => "the Node was deleted",
+                            Ended::Overrun => "the node takes nothing of what it is told",
                         };
                         self.close(CloseCode::Normal, why).await;
                         return why.into();
@@ -180,6 +184,11 @@ impl NodeLink {
     /// Takes what the queue has into the window, and does what the end wants done. Errors: why the link is over.
     async fn fill_and_flush(&mut self) -> Result<(), String> {
         loop {
+            // First, so that a device is announced before it comes.
+            for message in self.parts.queue.take_said() {
+                // Only objects are ever refused for want of room.
+                let _ = self.end.send(Instant::now(), message);
+            }
             while self.end.has_room() {
                 let Some(message) = self.parts.queue.take() else { break };
                 // There is room, so it is taken.
@@ -242,6 +251,13 @@ impl NodeLink {
                 self.log_now_and_then(
                     "the node could not keep an object, which is sent again; its own log says why",
                 );
+            }
+            (
+                Verdict::Admit,
+                message @ (Up::MembershipDetail { .. } | Up::TwinReport { .. } | Up::StateReport { .. }),
+            ) => {
+                // Which device is whose is known there. It only notes what is said, so that this never waits long.
+                self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), Box::new(message))).await;
             }
             (Verdict::Admit | Verdict::Answer(_), message) => {
                 // Never closed; and a flood of one node waits here, in its own socket.

@@ -130,6 +130,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
         nodes: Arc::clone(&nodes) as _,
         queues: node_queues,
         upstream,
+        devices: crate::device_controller::DeviceInbox::channel().0,
         graph: Arc::new(OwnSecrets),
         counters: Arc::new(Counters::new(&mut Metrics::new())),
     };

@@ -18,7 +18,7 @@ fn refuses(yaml: &str, expected: &[&str]) {
 fn kubeedge_defaults_load_with_warnings_only() {
     let loaded = read(include_str!("../../tests/data/kubeedge-v1.23-cloudcore.yaml")).unwrap();
     let told: Vec<&str> = loaded.warnings.iter().filter_map(|warning| warning.split(':').next()).collect();
-    assert_eq!(told, ["modules.cloudHub.unixsocket", "modules.deviceController", "modules.iptablesManager"]);
+    assert_eq!(told, ["modules.cloudHub.unixsocket", "modules.iptablesManager"]);
     let hub = loaded.config.modules.cloud_hub;
     assert_eq!(hub.advertised().collect::<Vec<_>>(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(hub.names().count(), 0);
@@ -79,6 +79,16 @@ fn what_cannot_work_is_refused() {
              dnsNames",
         ],
     );
+}
+
+#[test]
+fn a_service_has_a_namespace() {
+    refuses(
+        "modules: {deviceController: {conversion: {service: cloudcore}}}",
+        &["modules.deviceController.conversion.service: found \"cloudcore\", expected namespace/name or \
+           namespace/name:port"],
+    );
+    assert!(read("modules: {deviceController: {conversion: {service: kubeedge/cloudcore}}}").is_ok());
 }
 
 #[test]

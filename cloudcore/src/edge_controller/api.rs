@@ -24,13 +24,13 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// The API server.
 #[derive(Clone)]
-pub(super) struct ApiServer {
+pub(crate) struct ApiServer {
     client: kube::Client,
 }
 
 /// What a request's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
+pub(crate) enum Content {
     /// A whole object.
     Json,
     /// `application/merge-patch+json`
@@ -42,7 +42,7 @@ pub(super) enum Content {
 impl ApiServer {
     /// Calls go through this client.
     #[must_use]
-    pub(super) fn new(client: kube::Client) -> Self {
+    pub(crate) fn new(client: kube::Client) -> Self {
         Self { client }
     }
 
@@ -52,7 +52,7 @@ impl ApiServer {
     }
 
     /// Carries out one call and gives the body of its success.
-    pub(super) async fn call(&self, call: Call) -> Result<Bytes, Refusal> {
+    pub(crate) async fn call(&self, call: Call) -> Result<Bytes, Refusal> {
         match tokio::time::timeout(TIMEOUT, self.unbounded(call)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(refusal(Reason::Timeout, 504, "the API server did not answer within 20 s")),
@@ -80,7 +80,7 @@ impl ApiServer {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(crate) struct Call {
     method: Method,
     path: String,
     body: Option<(Content, Bytes)>,
@@ -90,13 +90,13 @@ pub(super) struct Call {
 impl Call {
     /// Without a body, as ourselves.
     #[must_use]
-    pub(super) fn new(method: Method, path: String) -> Self {
+    pub(crate) fn new(method: Method, path: String) -> Self {
         Self { method, path, body: None, as_node: None }
     }
 
     /// With this body.
     #[must_use]
-    pub(super) fn with(self, content: Content, body: Bytes) -> Self {
+    pub(crate) fn with(self, content: Content, body: Bytes) -> Self {
         Self { body: Some((content, body)), ..self }
     }
 
@@ -130,7 +130,7 @@ impl Call {
 }
 
 /// Path of an object; `under` is a subresource with its slash, or empty.
-pub(super) fn object_path(key: &ObjectKey, under: &str) -> Result<String, Refusal> {
+pub(crate) fn object_path(key: &ObjectKey, under: &str) -> Result<String, Refusal> {
     Ok(format!("{}/{}{under}", folder_path(key)?, escaped(key.name.as_str())))
 }
 

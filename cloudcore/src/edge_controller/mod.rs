@@ -29,13 +29,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::answers::Answers;
-use self::api::ApiServer;
 use self::handle::LinkNews;
 use self::observed::{Observed, WatchEvent};
 use self::placement::Effect;
 use self::tolerations::{Policy, Stay};
-use crate::node_queue::{NodeQueues, QueueOrder};
+use crate::device_controller::{DeviceInbox, FromEdge};
+use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
+pub(crate) use api::{ApiServer, Call, Content, object_path};
 pub(crate) use fetch::vanished;
 pub use graph::Graph;
 pub use handle::{FromNode, Upstream};
@@ -62,6 +63,7 @@ pub struct Settings {
 pub struct EdgeController {
     client: kube::Client,
     queues: NodeQueues,
+    devices: DeviceInbox,
     inbox: mpsc::Receiver<FromNode>,
     passes: mpsc::Receiver<()>,
     complete: state::Sender<bool>,
@@ -128,6 +130,7 @@ enum Fetched {
 struct Downstreaming {
     api: ApiServer,
     queues: NodeQueues,
+    devices: DeviceInbox,
     graph: Graph,
     policy: Policy,
     orders: mpsc::Sender<tolerate::Order>,
@@ -154,6 +157,7 @@ impl EdgeController {
     pub fn new(
         client: kube::Client,
         queues: NodeQueues,
+        devices: DeviceInbox,
         inbox: mpsc::Receiver<FromNode>,
         settings: Settings,
         metrics: &mut Metrics,
@@ -167,13 +171,13 @@ impl EdgeController {
             refused: metrics.counter("edge_controller_refused", "Questions and reports that were refused"),
         };
         let graph_for_hub = graph.clone();
-        let module = Self { client, queues, inbox, passes, complete, graph, settings, numbers };
+        let module = Self { client, queues, devices, inbox, passes, complete, graph, settings, numbers };
         (module, Downstream { passes: pass, complete: is_complete }, graph_for_hub)
     }
 
     /// Runs until asked to stop.
     pub async fn run(self, stop: Shutdown) -> Result<(), EdgeControllerError> {
-        let Self { client, queues, inbox, passes, complete, graph, settings, numbers } = self;
+        let Self { client, queues, devices, inbox, passes, complete, graph, settings, numbers } = self;
         let api = ApiServer::new(client.clone());
         let stay = Stay::from_secs(settings.pod_toleration_secs);
         let policy = Policy { stay, admission_secs: settings.admission_toleration_secs };
@@ -194,6 +198,7 @@ impl EdgeController {
         let downstreaming = Downstreaming {
             api: api.clone(),
             queues,
+            devices,
             graph,
             policy,
             orders: order,
@@ -318,6 +323,7 @@ impl Downstreaming {
                 link.refilled = Some(now);
                 tracing::info!(%node, "registered though its Node exists: it gets everything once more");
                 self.queues.tell(QueueOrder::Forget(node.clone())).await;
+                self.devices.tell(FromEdge::Forgotten(node.clone())).await;
                 self.hand_over(&node).await;
             }
         }
@@ -332,11 +338,11 @@ impl Downstreaming {
             }
             placement.desired(node)
         };
-        self.queues.tell(QueueOrder::HandOver(node.clone())).await;
+        self.queues.tell(QueueOrder::HandOver(node.clone(), Share::Workload)).await;
         for desired in desired {
             self.tell(QueueOrder::Put(node.clone(), desired)).await;
         }
-        self.queues.tell(QueueOrder::Synced(node.clone())).await;
+        self.queues.tell(QueueOrder::Synced(node.clone(), Share::Workload)).await;
         if let Some(link) = self.links.get_mut(node) {
             link.is_handed_over = true;
         }

@@ -48,6 +48,7 @@ fn downstream() -> Bench {
     let downstreaming = Downstreaming {
         api: slow_server(&Arc::default()),
         queues,
+        devices: DeviceInbox::channel().0,
         graph: Graph::default(),
         policy: Policy { stay: Stay::Forever, admission_secs: 300 },
         orders: fixes,
@@ -75,10 +76,11 @@ impl Bench {
             told.push(match order {
                 QueueOrder::Put(node, put) => format!("{node} +{}", put.key),
                 QueueOrder::Delete(node, gone) => format!("{node} -{}", gone.key),
-                QueueOrder::HandOver(node) => format!("{node} all follows"),
-                QueueOrder::Synced(node) => format!("{node} synced"),
+                QueueOrder::HandOver(node, Share::Workload) => format!("{node} all follows"),
+                QueueOrder::Synced(node, Share::Workload) => format!("{node} synced"),
                 QueueOrder::Forget(node) => format!("{node} forget"),
                 QueueOrder::NodeGone(node) => format!("{node} gone"),
+                other => format!("{other:?}"),
             });
         }
         told.join(", ")

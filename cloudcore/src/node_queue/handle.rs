@@ -1,9 +1,9 @@
-//! How EdgeController tells the queues what a node must hold.
+//! How the controllers tell the queues what a node must hold.
 
 use std::fmt;
 
 use bytes::Bytes;
-use ke_wire::{Change, NodeName, ObjectKey, Origin, Uid, Version};
+use ke_wire::{Change, Down, Kind, NodeName, ObjectKey, Origin, Uid, Version};
 use tokio::sync::mpsc;
 
 /// An object that a node must hold.
@@ -65,18 +65,49 @@ impl fmt::Debug for Gone {
     }
 }
 
+/// What one hand-over names in full: each controller gives its own, and takes nothing of another's from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Share {
+    /// The Node, its Pods and what those name. EdgeController's.
+    Workload,
+    /// Devices. DeviceController's.
+    Devices,
+    /// Device models. DeviceController's; apart from the devices, since a model that was deleted while devices use it
+    /// stays on the node.
+    Models,
+}
+
+impl Share {
+    /// The share that an object of this kind belongs to. Records of other kinds, say a Go cloudcore's of volumes, are not
+    /// ours to judge.
+    #[must_use]
+    pub fn of(kind: &Kind) -> Option<Self> {
+        match kind {
+            Kind::Node | Kind::Pod | Kind::ConfigMap | Kind::Secret => Some(Self::Workload),
+            Kind::Device => Some(Self::Devices),
+            Kind::DeviceModel => Some(Self::Models),
+            _ => None,
+        }
+    }
+}
+
 /// What the queues can be told.
 #[derive(Debug)]
 pub enum QueueOrder {
     /// `node` must hold this. A newer version replaces an older one that still waits.
     Put(NodeName, Desired),
+    /// The same, also when the node has confirmed this version: somebody there must hear of it once more.
+    Again(NodeName, Desired),
     /// `node` must no longer hold this.
     Delete(NodeName, Gone),
-    /// All that `node` must hold follows, up to `Synced`. Without this mark the rest of a hand-over that was meant for
-    /// the node's previous link would look like a whole one, and what came before it would be taken from the node.
-    HandOver(NodeName),
-    /// All that `node` must hold was said since `HandOver`: what it holds beyond that must go.
-    Synced(NodeName),
+    /// All of this share that `node` must hold follows, up to `Synced`. Without this mark the rest of a hand-over that was
+    /// meant for the node's previous link would look like a whole one, and what came before it would be taken from the node.
+    HandOver(NodeName, Share),
+    /// All of this share that `node` must hold was said since `HandOver`: what it holds beyond that must go.
+    Synced(NodeName, Share),
+    /// A message that is neither kept nor acknowledged: the node gets it before any object that is ordered later, or never,
+    /// if its link ends first.
+    Say(NodeName, Box<Down>),
     /// `node` registered anew, perhaps with an empty store: forget what it confirmed; all it must hold follows.
     Forget(NodeName),
     /// The Node object is gone: end its session, drop its queue and ledger.
@@ -88,8 +119,8 @@ pub enum QueueOrder {
 pub struct NodeQueues(mpsc::Sender<QueueOrder>);
 
 impl NodeQueues {
-    /// A handle and the end that the queue task reads. Full: EdgeController waits, and with it the Kubernetes watch,
-    /// which the API server buffers.
+    /// A handle and the end that the queue task reads. Full: the controllers wait, and with them their Kubernetes
+    /// watches, which the API server buffers.
     #[must_use]
     pub fn channel() -> (Self, mpsc::Receiver<QueueOrder>) {
         let (sender, receiver) = mpsc::channel(1024);
@@ -114,13 +145,12 @@ pub(super) fn bare_gone(uid: &Uid, key: &ObjectKey) -> Gone {
         fields.insert("apiVersion".into(), api.api_version.into());
         fields.insert("kind".into(), api.kind.into());
     }
-    Gone {
-        key: key.clone(),
-        uid: uid.clone(),
-        version: None,
-        origin: Origin::EdgeController,
-        body: body.to_string().into(),
-    }
+    // A Go edge tells mappers only of what DeviceController sends.
+    let origin = match Share::of(&key.kind) {
+        Some(Share::Devices | Share::Models) => Origin::DeviceController,
+        Some(Share::Workload) | None => Origin::EdgeController,
+    };
+    Gone { key: key.clone(), uid: uid.clone(), version: None, origin, body: body.to_string().into() }
 }
 
 #[cfg(test)]

@@ -1,23 +1,27 @@
 //! NodeQueues: what each node must still be told, and what it has confirmed.
 //!
-//! EdgeController orders, a node's link takes and confirms. Nothing is kept for a node without a link: on connect
-//! EdgeController hands over all that the node must hold, and the ledger says what of it the node has already. It never
+//! The controllers order, a node's link takes and confirms. Nothing is kept for a node without a link: on connect each
+//! controller hands over all that the node must hold, and the ledger says what of it the node has already. It never
 //! decides who needs what, and never waits for a node.
 
 mod handle;
 mod ledger;
 mod queue;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ke_run::shutdown::Shutdown;
-use ke_wire::{Delete, Down, Kind, MessageId, NodeName, ObjectKey, Put, Uid};
+use ke_wire::{Delete, Down, MessageId, NodeName, ObjectKey, Put, Uid};
 use tokio::sync::{Notify, mpsc};
 
-pub use handle::{Desired, Gone, NodeQueues, QueueOrder};
+pub use handle::{Desired, Gone, NodeQueues, QueueOrder, Share};
 pub use ledger::{Held, Ledger, LedgerError, MemoryLedger, ObjectSyncLedger};
 pub use queue::{Item, Queue};
+
+/// Messages that are said but not yet taken by the link. It takes them all whenever it comes round, so that only a node
+/// that reads nothing has so many; it is given up, and all is said anew on its next link.
+const MAX_SAID: usize = 8192;
 
 /// The module: carries out orders.
 pub struct NodeQueueKeeper {
@@ -43,8 +47,9 @@ pub struct NodeQueue {
 struct State {
     queue: Queue,
     held: HashMap<Uid, Held>,
-    /// What was ordered since a hand-over began; `None` while there is none.
-    ordered: Option<HashSet<Uid>>,
+    said: VecDeque<Down>,
+    /// What was ordered since the hand-over of a share began.
+    ordered: HashMap<Share, HashSet<Uid>>,
     ended: Option<Ended>,
 }
 
@@ -55,6 +60,8 @@ pub enum Ended {
     Replaced,
     /// The Node object was deleted.
     NodeGone,
+    /// The node takes nothing, and too much waits for it.
+    Overrun,
 }
 
 impl NodeQueueKeeper {
@@ -75,9 +82,11 @@ impl NodeQueueKeeper {
             match order {
                 None => return Ok(()),
                 Some(QueueOrder::Put(node, desired)) => self.with(&node, |queue| queue.put(desired)),
+                Some(QueueOrder::Again(node, desired)) => self.with(&node, |queue| queue.again(desired)),
                 Some(QueueOrder::Delete(node, gone)) => self.with(&node, |queue| queue.delete(gone)),
-                Some(QueueOrder::HandOver(node)) => self.with(&node, NodeQueue::hand_over),
-                Some(QueueOrder::Synced(node)) => self.with(&node, NodeQueue::synced),
+                Some(QueueOrder::HandOver(node, share)) => self.with(&node, |queue| queue.hand_over(share)),
+                Some(QueueOrder::Synced(node, share)) => self.with(&node, |queue| queue.synced(share)),
+                Some(QueueOrder::Say(node, message)) => self.with(&node, |queue| queue.say(*message)),
                 Some(QueueOrder::Forget(node)) => {
                     self.nodes.ledger.forget(&node).await;
                     self.with(&node, NodeQueue::forget);
@@ -101,12 +110,18 @@ impl NodeQueueKeeper {
 }
 
 impl Nodes {
-    /// A link of this node is up; an older one is told to end. EdgeController must be told after this, not before.
+    /// A link of this node is up; an older one is told to end. The controllers must be told after this, not before.
     pub async fn attach(&self, node: &NodeName) -> Result<Arc<NodeQueue>, LedgerError> {
         let held = self.ledger.load(node).await?;
         let queue = Arc::new(NodeQueue {
             node: node.clone(),
-            state: Mutex::new(State { queue: Queue::default(), held, ordered: None, ended: None }),
+            state: Mutex::new(State {
+                queue: Queue::default(),
+                held,
+                said: VecDeque::new(),
+                ordered: HashMap::new(),
+                ended: None,
+            }),
             changed: Notify::new(),
             ledger: Arc::clone(&self.ledger),
         });
@@ -147,7 +162,12 @@ impl Nodes {
 }
 
 impl NodeQueue {
-    /// The next message for the node, if any; it is under way from now on.
+    /// What was said to the node since the last call, oldest first. To be sent before anything that `take` gives.
+    pub fn take_said(&self) -> VecDeque<Down> {
+        std::mem::take(&mut locked(&self.state).said)
+    }
+
+    /// The next object for the node, if any; it is under way from now on.
     pub fn take(&self) -> Option<Down> {
         let id = MessageId::fresh();
         let item = locked(&self.state).queue.next(&id)?;
@@ -210,9 +230,7 @@ impl NodeQueue {
 
     fn put(&self, desired: Desired) {
         let mut state = locked(&self.state);
-        if let Some(ordered) = &mut state.ordered {
-            ordered.insert(desired.uid.clone());
-        }
+        state.note_ordered(&desired);
         let has_it =
             state.held.get(&desired.uid).is_some_and(|held| !desired.version.is_newer_than(held.version));
         // A confirmation that crossed an order to drop the object says nothing about afterwards.
@@ -223,9 +241,29 @@ impl NodeQueue {
         }
     }
 
+    fn again(&self, desired: Desired) {
+        let mut state = locked(&self.state);
+        state.note_ordered(&desired);
+        state.queue.put(desired);
+        drop(state);
+        self.notify();
+    }
+
+    fn say(&self, message: Down) {
+        let mut state = locked(&self.state);
+        if state.said.len() >= MAX_SAID {
+            state.ended.get_or_insert(Ended::Overrun);
+            state.said.clear();
+        } else if state.ended.is_none() {
+            state.said.push_back(message);
+        }
+        drop(state);
+        self.notify();
+    }
+
     fn delete(&self, gone: Gone) {
         let mut state = locked(&self.state);
-        if let Some(ordered) = &mut state.ordered {
+        for ordered in state.ordered.values_mut() {
             ordered.remove(&gone.uid);
         }
         // Not when it is confirmed: if the node needs the object again before that, the same version must go once more.
@@ -235,17 +273,17 @@ impl NodeQueue {
         self.notify();
     }
 
-    fn hand_over(&self) {
-        locked(&self.state).ordered = Some(HashSet::new());
+    fn hand_over(&self, share: Share) {
+        locked(&self.state).ordered.insert(share, HashSet::new());
     }
 
-    /// What the node confirmed once and EdgeController did not order now was deleted while the node was away.
-    fn synced(&self) {
+    /// What the node confirmed once and its controller did not order now was deleted while the node was away.
+    fn synced(&self, share: Share) {
         let mut state = locked(&self.state);
-        let Some(ordered) = state.ordered.take() else { return };
+        let Some(ordered) = state.ordered.remove(&share) else { return };
         let strangers: Vec<Gone> = state
             .held
-            .extract_if(|uid, held| is_handed_over(&held.key.kind) && !ordered.contains(uid))
+            .extract_if(|uid, held| Share::of(&held.key.kind) == Some(share) && !ordered.contains(uid))
             .map(|(uid, held)| handle::bare_gone(&uid, &held.key))
             .collect();
         for gone in strangers {
@@ -270,9 +308,12 @@ impl NodeQueue {
     }
 }
 
-/// What a hand-over names in full. Records of other kinds, say a Go cloudcore's of volumes, are not ours to judge.
-fn is_handed_over(kind: &Kind) -> bool {
-    matches!(kind, Kind::Node | Kind::Pod | Kind::ConfigMap | Kind::Secret)
+impl State {
+    fn note_ordered(&mut self, desired: &Desired) {
+        if let Some(ordered) = Share::of(&desired.key.kind).and_then(|share| self.ordered.get_mut(&share)) {
+            ordered.insert(desired.uid.clone());
+        }
+    }
 }
 
 /// A panic elsewhere does not make the queues less true.
@@ -320,17 +361,17 @@ mod tests {
         }
         let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
         let queue = nodes.attach(&node).await.unwrap();
-        queue.synced();
+        queue.synced(Share::Workload);
         assert!(
             names(&queue).is_empty(),
             "the end of a hand-over to an earlier link says nothing about this one"
         );
-        queue.hand_over();
+        queue.hand_over(Share::Workload);
         queue.put(desired("same", 5));
         queue.put(desired("older", 6));
         queue.put(desired("new", 7));
         assert_eq!(names(&queue), ["put new 7", "put older 6"]);
-        queue.synced();
+        queue.synced(Share::Workload);
         assert_eq!(names(&queue), ["delete vanished"]);
     }
 
@@ -378,17 +419,75 @@ mod tests {
         }
         let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
         let old = nodes.attach(&node).await.unwrap();
-        old.hand_over();
+        old.hand_over(Share::Workload);
         old.put(desired("a", 5));
         // The node dials again before the hand-over to its first link has ended.
         let new = nodes.attach(&node).await.unwrap();
         new.put(desired("b", 5));
-        new.synced();
+        new.synced(Share::Workload);
         assert_eq!(names(&new), [""; 0]);
-        new.hand_over();
+        new.hand_over(Share::Workload);
         new.put(desired("a", 5));
-        new.synced();
+        new.synced(Share::Workload);
         assert_eq!(names(&new), ["delete b"]);
+    }
+
+    #[tokio::test]
+    async fn each_controller_hands_over_its_own_share() {
+        let ledger = Arc::new(MemoryLedger::default());
+        let node: NodeName = "edge-1".parse().unwrap();
+        for key in ["a/pod/p", "a/device/d", "a/devicemodel/m", "a/persistentvolumeclaim/v"] {
+            let held = Held { key: key.parse().unwrap(), version: Version::new(5) };
+            ledger.confirmed(&node, &held.key.name.as_str().parse().unwrap(), held.clone()).await;
+        }
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(ledger);
+        let queue = nodes.attach(&node).await.unwrap();
+        queue.hand_over(Share::Devices);
+        queue.hand_over(Share::Workload);
+        queue.synced(Share::Workload);
+        assert_eq!(names(&queue), ["delete p"]);
+        queue.synced(Share::Devices);
+        let Some(Down::Delete(deletion)) = queue.take() else { panic!("no deletion") };
+        assert_eq!(
+            (deletion.key.to_string().as_str(), deletion.origin),
+            ("a/device/d", Origin::DeviceController)
+        );
+        assert_eq!(names(&queue), [""; 0], "the model stays until its own mark");
+    }
+
+    #[tokio::test]
+    async fn what_is_confirmed_goes_again_when_asked_for() {
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+        let queue = nodes.attach(&"edge-1".parse().unwrap()).await.unwrap();
+        queue.put(desired("a", 5));
+        confirm(&queue).await;
+        queue.put(desired("a", 5));
+        assert_eq!(names(&queue), [""; 0]);
+        queue.again(desired("a", 5));
+        assert_eq!(names(&queue), ["put a 5"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_is_taken_in_order_and_a_deaf_node_is_given_up() {
+        let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+        let queue = nodes.attach(&"edge-1".parse().unwrap()).await.unwrap();
+        let said =
+            |id: usize| Down::TwinConfirmed { id: MessageId::fresh(), to: id.to_string().parse().unwrap() };
+        queue.say(said(1));
+        queue.say(said(2));
+        let ids: Vec<String> = queue
+            .take_said()
+            .into_iter()
+            .map(|message| match message {
+                Down::TwinConfirmed { to, .. } => to.to_string(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(ids, ["1", "2"]);
+        for id in 0..=MAX_SAID {
+            queue.say(said(id));
+        }
+        assert_eq!(queue.ended(), Some(Ended::Overrun));
     }
 
     #[tokio::test]

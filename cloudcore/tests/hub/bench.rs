@@ -16,6 +16,7 @@ use cloudcore::cloud_hub::enroll::NodeLookup;
 use cloudcore::cloud_hub::pins::{Pin, Pins};
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
 use cloudcore::config::CloudHubConfig;
+use cloudcore::device_controller::DeviceInbox;
 use cloudcore::edge_controller::{FromNode, Upstream};
 use cloudcore::node_queue::{MemoryLedger, NodeQueueKeeper, NodeQueues};
 use futures_util::{SinkExt, StreamExt};
@@ -165,6 +166,7 @@ impl Bench {
             nodes: Arc::clone(&nodes) as _,
             queues,
             upstream,
+            devices: DeviceInbox::channel().0,
             graph: Arc::new(OneSecret),
             counters: Arc::new(Counters::new(&mut metrics)),
         };

@@ -1,7 +1,7 @@
 //! What a link carries, and how links of one node follow each other.
 
 use bytes::Bytes;
-use cloudcore::node_queue::{Desired, Gone, Held, Ledger, QueueOrder};
+use cloudcore::node_queue::{Desired, Gone, Held, Ledger, QueueOrder, Share};
 use ke_run::config::Within;
 use ke_wire::{About, AckRoute, Change, Down, MessageId, NodeName, Origin, Up, Version};
 
@@ -75,10 +75,10 @@ async fn what_vanished_while_the_node_was_away_is_deleted() {
         bench.ledger.confirmed(&node, &uid, Held { key, version }).await;
     }
     let (_, mut link) = bench.join("edge-a").await;
-    bench.orders.tell(QueueOrder::HandOver(node.clone())).await;
+    bench.orders.tell(QueueOrder::HandOver(node.clone(), Share::Workload)).await;
     bench.orders.tell(QueueOrder::Put(node.clone(), desired("kept", 5))).await;
     bench.orders.tell(QueueOrder::Put(node.clone(), desired("new", 6))).await;
-    bench.orders.tell(QueueOrder::Synced(node.clone())).await;
+    bench.orders.tell(QueueOrder::Synced(node.clone(), Share::Workload)).await;
     let mut told = [take(&mut link).await, take(&mut link).await];
     told.sort();
     assert_eq!(told, ["delete vanished", "put new 6"]);

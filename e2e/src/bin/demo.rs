@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::cluster::{Cluster, Options};
+use e2e::devices::{HEAT, LIMIT, Mapper, ModbusDevice, oven, oven_model, reported};
 use e2e::node::{CloudCore, EdgeCore, EdgeOptions};
 use e2e::runtime::Runtime;
 use e2e::site::{NODE, PATIENCE, container_identity, http_get, is_ready, pod_ip, web_app};
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
 
 /// What a visitor looks at while it runs.
 struct Demo {
+    thermometer: ModbusDevice,
+    mapper: Mapper,
     edge: EdgeCore,
     cloud: CloudCore,
     runtime: Runtime,
@@ -57,6 +60,15 @@ impl Demo {
             Ok(if is_ready(&pod) { Seen::Yes(pod) } else { Seen::NotYet(state) })
         })
         .with_context(|| format!("edgecore's last lines:\n{}", self.edge.process.log_end(20)))
+    }
+
+    fn wait_reported(&self, property: &str, value: &str) -> Result<()> {
+        eventually(PATIENCE, &format!("kubectl to show that {property} of oven-1 is {value}"), || {
+            let oven = self.cluster.kubectl_json(&["get", "device", "oven-1", "--namespace=plant"])?;
+            let is_so = reported(&oven, property).as_deref() == Some(value);
+            Ok(if is_so { Seen::Yes(()) } else { Seen::NotYet(oven["status"].to_string()) })
+        })
+        .with_context(|| format!("the mapper's last lines:\n{}", self.mapper.process.log_end(20)))
     }
 
     fn wait_answer(&self, address: &str, path: &str, text: &str) -> Result<()> {
@@ -92,7 +104,9 @@ fn up() -> Result<()> {
     ensure!(nodes.contains("agent,edge"), "{nodes}");
     step(&format!("node {NODE} is Ready with roles agent,edge"));
 
-    let mut demo = Demo { edge, cloud, runtime, cluster, start };
+    let thermometer = ModbusDevice::start()?;
+    let mapper = Mapper::start("mapper-modbus", "modbus", &edge)?;
+    let mut demo = Demo { thermometer, mapper, edge, cloud, runtime, cluster, start };
     demo.cluster.apply(&web_app("shop", "open all day"))?;
     demo.cluster.apply(&web_app("kiosk", "closing down"))?;
     let (shop, kiosk) = (demo.pod_of("shop")?, demo.pod_of("kiosk")?);
@@ -102,10 +116,28 @@ fn up() -> Result<()> {
     demo.step(
         "two Deployments run; HTTP answers with the ConfigMap's text, the Secret is in the environment",
     );
+    show_device(&demo)?;
     if once {
         prove(&mut demo, &shop)?;
     }
     finish(demo, once)
+}
+
+/// A Modbus thermometer that nobody here wrote, read and written with kubectl.
+fn show_device(demo: &Demo) -> Result<()> {
+    let port = demo.thermometer.address().port();
+    demo.thermometer.set(HEAT, 253)?;
+    demo.cluster.kubectl_ok(&["create", "namespace", "plant"])?;
+    demo.cluster.apply(&oven_model())?;
+    demo.cluster.apply(&oven(port, "20"))?;
+    demo.wait_reported("heat", "25.3")?;
+    demo.thermometer.set(HEAT, 301)?;
+    demo.wait_reported("heat", "30.1")?;
+    demo.cluster.apply(&oven(port, "22"))?;
+    demo.wait_reported("limit", "22")?;
+    ensure!(demo.thermometer.get(LIMIT)? == 22, "the register holds {}", demo.thermometer.get(LIMIT)?);
+    demo.step("a Modbus thermometer shows 25.3, then 30.1 degrees in kubectl get device; its desired limit 22 is in the register");
+    Ok(())
 }
 
 /// The promises, one after the other: a crash, a cold boot, and the cloud's return.
@@ -119,6 +151,7 @@ fn prove(demo: &mut Demo, shop: &Value) -> Result<()> {
     ensure!(demo.runtime.running()? == running, "containers changed");
     demo.step("cloudcore stopped, edgecore killed with -9 and started: same container ids, still answering");
 
+    demo.mapper.process.kill9()?;
     demo.edge.process.kill9()?;
     demo.runtime.kill_hard()?;
     demo.edge.kill_hard()?;
@@ -126,6 +159,8 @@ fn prove(demo: &mut Demo, shop: &Value) -> Result<()> {
     let boot = Instant::now();
     demo.runtime.start_again()?;
     demo.edge.process.start()?;
+    demo.mapper.process.start()?;
+    demo.thermometer.set(HEAT, 199)?;
     eventually(
         Duration::from_secs(60),
         "both applications to answer after a cold boot without cloud",
@@ -163,16 +198,22 @@ fn prove(demo: &mut Demo, shop: &Value) -> Result<()> {
     ensure!(left.iter().all(|id| booted.contains(id)), "a container was replaced on reconnect");
     ensure!(container_identity(&demo.pod_of("shop")?)? == before, "the other pod was restarted");
     demo.step("cloud back: the changed ConfigMap arrived, the deleted Deployment is gone, the other pod's container ids, restart count and start time are unchanged");
+    demo.wait_reported("heat", "19.9")?;
+    demo.step("the thermometer's value of meanwhile is in kubectl get device: 19.9");
     Ok(())
 }
 
 fn finish(mut demo: Demo, once: bool) -> Result<()> {
     if once {
         let start = demo.start;
-        let Demo { mut edge, mut cloud, runtime, cluster, .. } = demo;
+        let Demo { mut thermometer, mut mapper, mut edge, mut cloud, runtime, cluster, .. } = demo;
+        mapper.process.stop()?;
+        thermometer.unplug()?;
         edge.process.stop()?;
         cloud.process.stop()?;
         runtime.cleanup()?;
+        drop(mapper);
+        drop(thermometer);
         drop(edge);
         drop(cloud);
         drop(cluster);
@@ -186,10 +227,14 @@ fn finish(mut demo: Demo, once: bool) -> Result<()> {
     demo.runtime.detach()?;
     demo.cloud.detach()?;
     demo.edge.detach()?;
+    demo.mapper.detach()?;
+    demo.thermometer.detach()?;
     let page = pod_ip(&demo.pod_of("shop")?)?;
     println!("\nTry:\n  export KUBECONFIG={}", demo.cluster.kubeconfig().display());
     println!("  kubectl get nodes,pods -o wide\n  curl http://{page}:8080/");
     println!(r#"  kubectl patch configmap shop-page --patch '{{"data":{{"index.html":"hello"}}}}'"#);
+    println!("  kubectl get devices --namespace plant");
+    println!("  kubectl get device oven-1 --namespace plant -o jsonpath='{{.status.twins}}'");
     println!("\nWhen done:\n  make demo-down");
     Ok(())
 }

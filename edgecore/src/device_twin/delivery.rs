@@ -128,7 +128,7 @@ mod tests {
     use ke_dmi::v1beta1 as dmi;
 
     use super::*;
-    use crate::event_bus::topic::DeviceId;
+    use crate::event_bus::DeviceId;
 
     fn id(name: &str) -> DeviceId {
         DeviceId { namespace: "plant".parse().unwrap(), name: name.parse().unwrap() }

@@ -12,12 +12,16 @@ use ke_run::shutdown::Shutdown;
 use ke_wire::{TwinProperty, TwinValue};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
+use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::DeviceTwinError;
 use super::mapper::Registered;
 use super::merge::Told;
+
+/// Told with the answer to a registration: this node takes values of any text, unlike KubeEdge's.
+const ANY_TEXT: &str = "isthmus-dmi";
 
 /// What a mapper wants of DeviceTwin.
 #[derive(Debug)]
@@ -82,7 +86,9 @@ impl DeviceManagerService for Dmi {
             api_version: mapper.api_version,
             address: address.into(),
         };
-        self.ask(|reply| Ask::Register(Registration { mapper, with_data, reply })).await
+        let mut response = self.ask(|reply| Ask::Register(Registration { mapper, with_data, reply })).await?;
+        response.metadata_mut().insert(ANY_TEXT, MetadataValue::from_static("1"));
+        Ok(response)
     }
 
     async fn report_device_status(

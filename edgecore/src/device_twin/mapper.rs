@@ -19,7 +19,7 @@ use super::catalogue::{Digest, Key, Message, Wanted};
 use super::delivery::{Call, Delivery};
 use super::store;
 use crate::db::Db;
-use crate::event_bus::topic::DeviceId;
+use crate::event_bus::DeviceId;
 
 /// What KubeEdge gives a call.
 const CALL_LIMIT: Duration = Duration::from_secs(10);

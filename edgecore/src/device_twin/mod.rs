@@ -31,8 +31,8 @@ use tokio::task::AbortHandle;
 use tonic::Status;
 
 use crate::db::{Db, DbError};
-use crate::event_bus::topic::{DeviceId, Topic};
 use crate::event_bus::{Bus, Heard};
+use crate::event_bus::{DeviceId, Topic};
 use crate::meta_manager::DeviceNews;
 use crate::report_queue::{DeviceReports, Limits, keep};
 use catalogue::{Catalogue, Difference, Message};

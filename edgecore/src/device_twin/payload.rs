@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::merge::{Step, Told};
 use super::store::Known;
-use crate::event_bus::topic::DeviceId;
+use crate::event_bus::DeviceId;
 
 /// What every document begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use super::catalogue::{Digest, Key};
 use super::mapper::Registered;
 use super::merge::{Half, Property, Twin};
 use super::twins::Row as Change;
-use crate::event_bus::topic::DeviceId;
+use crate::event_bus::DeviceId;
 
 /// What is known of a device beside its twin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use ke_wire::{DeviceState, NodeName, StateReport, TwinReport};
 use super::merge::{self, Alphabet, Merged, Refused, Told, Twin};
 use super::payload::{self, Base};
 use super::store::Known;
-use crate::event_bus::topic::{DeviceId, DeviceTopic, NodeTopic, Topic};
+use crate::event_bus::{DeviceId, DeviceTopic, NodeTopic, Topic};
 use crate::report_queue::DeviceReport;
 
 /// A row that must be on disk before anybody is told.

@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of sockets; `link.rs` puts the questions on the wire.
 
-use ke_wire::{Answer, MessageId, Question, Version};
+use ke_wire::{Answer, MessageId, Question, Up, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Whether the cloud can be asked now. The number counts connections, so that a reader notices one it slept through.
@@ -44,6 +44,7 @@ pub struct Answered {
 pub(super) enum Request {
     Ask(Question, oneshot::Sender<Result<Answered, AskError>>),
     Kept(Receipt),
+    Tell(Box<Up>),
 }
 
 /// Cloneable handle: asks the cloud, tells whether it is there.
@@ -84,6 +85,14 @@ impl Cloud {
         let (sender, receiver) = oneshot::channel();
         self.requests.send(Request::Ask(question, sender)).await.map_err(|_| AskError::Offline)?;
         receiver.await.map_err(|_| AskError::Offline)?
+    }
+
+    /// Tells the cloud something that nothing answers and nobody keeps. Errors: it is away, or nobody knows whether it heard.
+    pub async fn tell(&self, message: Up) -> Result<(), AskError> {
+        if *self.state.borrow() == LinkState::Away {
+            return Err(AskError::Offline);
+        }
+        self.requests.send(Request::Tell(Box::new(message))).await.map_err(|_| AskError::Offline)
     }
 
     /// The object that came with this receipt is on disk.

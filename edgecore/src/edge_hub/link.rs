@@ -139,10 +139,13 @@ impl<'a> Link<'a> {
                     let id = self.end.ask(now, question);
                     self.waiting.insert(id, Waiting::Module(reply));
                 }
+                Event::Request(Request::Tell(message)) => self.end.tell(now, *message),
                 Event::Request(Request::Kept(Receipt(id))) => drop(self.end.acknowledge(now, &id)),
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
                 Event::Device(parcel, report) => {
                     let id = MessageId::fresh();
+                    // One that goes again waits for its newest confirmation only, so that the map stays as small as the window.
+                    self.parcels.retain(|_, sent| *sent != parcel);
                     self.parcels.insert(id.clone(), parcel);
                     self.end.tell(now, report.message(id));
                 }

@@ -151,7 +151,7 @@ impl EdgeHub {
 fn refuse(request: Request) {
     match request {
         Request::Ask(_, reply) => drop(reply.send(Err(AskError::Offline))),
-        Request::Kept(_) => {}
+        Request::Kept(_) | Request::Tell(_) => {}
     }
 }
 

@@ -32,7 +32,7 @@ use store::{Held, HeldToken};
 
 use crate::db::{Db, DbError};
 use crate::edge_hub::handle::{AskError, Cloud};
-use crate::event_bus::topic::DeviceId;
+use crate::event_bus::DeviceId;
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
 const BATCH: usize = 64;

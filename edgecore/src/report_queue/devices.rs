@@ -15,7 +15,7 @@ use ke_wire::{MessageId, StateReport, TwinReport, Up};
 use tokio::sync::{Notify, mpsc};
 
 use crate::db::{Db, DbError};
-use crate::event_bus::topic::DeviceId;
+use crate::event_bus::DeviceId;
 use window::{Due, Window};
 
 pub use store::{Limits, keep};

@@ -14,6 +14,7 @@ use e2e::bench::{Row, document, write};
 use e2e::process::target_dir;
 
 mod cgroup;
+mod devices;
 mod link;
 mod memory;
 mod pod;
@@ -28,6 +29,7 @@ const GROUPS: &[(&str, &[Measure])] = &[
     ("memory", &[memory::links, memory::nodes, memory::edgecore]),
     ("pod", &[pod::starts_and_restart]),
     ("link", &[link::half_open]),
+    ("devices", &[devices::reports]),
     ("cgroup", &[cgroup::small_machine]),
 ];
 

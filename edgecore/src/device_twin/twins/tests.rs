@@ -1,3 +1,5 @@
+//! What follows from what is said, as KubeEdge tells it.
+
 use serde_json::{Value, json};
 
 use super::*;

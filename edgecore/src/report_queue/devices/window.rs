@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{DeviceReport, Parcel};
-use crate::event_bus::topic::DeviceId;
+use crate::event_bus::DeviceId;
 
 /// Rows read from disk at once.
 pub(super) const PAGE: usize = 256;

@@ -1,0 +1,467 @@
+//! Pure: what is wrong with a device, in one sentence each that names the property and says what to do; and how that
+//! stands in a list of Kubernetes conditions.
+//!
+//! A problem is a condition with status True and goes away when it is solved; a healthy device has none of them.
+//! Conditions of others stay. What only a mapper on the node can know is not guessed. Called by `mod.rs`.
+
+use ke_api::device::DataType;
+use serde_json::{Value, json};
+
+use super::object::{DeviceSays, ModelProperty};
+
+/// Types of the conditions that are ours.
+const TYPES: [&str; 9] = [
+    "NoNode",
+    "NodeUnknown",
+    "ModelMissing",
+    "NoProtocol",
+    "ProtocolUnsupported",
+    "StreamUnsupported",
+    "PropertyNotInModel",
+    "NoVisitors",
+    "DesiredInvalid",
+];
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// One of `TYPES`.
+    pub(super) what: &'static str,
+    /// For people: what, and what to do.
+    pub(super) message: String,
+}
+
+/// Whether the node of a device is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NodeIs {
+    Known,
+    Unknown,
+    /// Not all nodes are known yet.
+    NotTold,
+}
+
+/// The model of a device.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ModelIs<'a> {
+    Known(&'a [ModelProperty]),
+    /// It is not there.
+    Missing,
+    /// It was deleted while this device uses it.
+    Deleted,
+    /// It is there but cannot be read, and why.
+    Unreadable(&'a str),
+    /// Not all models are known yet.
+    NotTold,
+}
+
+/// What is wrong with a device. `is_heard`: something was reported of it, so that a mapper serves it.
+pub(super) fn problems(
+    device: &DeviceSays,
+    model: ModelIs<'_>,
+    node: NodeIs,
+    is_heard: bool,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |what: &'static str, message: String| problems.push(Problem { what, message });
+    if device.node.is_empty() {
+        add(
+            "NoNode",
+            "spec.nodeName is empty, so that no node handles the device: set it to the name of an edge node"
+                .to_owned(),
+        );
+    } else if node == NodeIs::Unknown {
+        add(
+            "NodeUnknown",
+            format!(
+                "there is no edge node {:?} (spec.nodeName); `kubectl get nodes -l node-role.kubernetes.io/edge` shows those there are",
+                device.node
+            ),
+        );
+    }
+    let name = &device.model;
+    match model {
+        _ if name.is_empty() => add(
+            "ModelMissing",
+            "spec.deviceModelRef.name is empty: name a DeviceModel of the same namespace".to_owned(),
+        ),
+        ModelIs::Missing => add(
+            "ModelMissing",
+            format!(
+                "there is no DeviceModel {name:?} in this namespace (spec.deviceModelRef.name); the device works as soon as it is created"
+            ),
+        ),
+        ModelIs::Deleted => add(
+            "ModelMissing",
+            format!(
+                "DeviceModel {name:?} was deleted while this device uses it; the node goes on with the last one until it is created anew"
+            ),
+        ),
+        ModelIs::Unreadable(why) => add("ModelMissing", format!("the model is of no use: {why}")),
+        ModelIs::Known(_) | ModelIs::NotTold => {}
+    }
+    if device.protocol.is_empty() {
+        let lost = if device.is_from_alpha {
+            "; was it lost when the v1alpha2 manifest was stored? Then apply that once more"
+        } else {
+            ""
+        };
+        add(
+            "NoProtocol",
+            format!("spec.protocol.protocolName is empty, so that no mapper gets the device{lost}"),
+        );
+    } else if let (false, Some(advice)) = (is_heard, unsupported(&device.protocol)) {
+        add(
+            "ProtocolUnsupported",
+            format!(
+                "no mapper of Isthmus serves the protocol {:?} and none has reported this device: {advice}",
+                device.protocol
+            ),
+        );
+    }
+    if let (ModelIs::Known(model), false) = (model, name.is_empty()) {
+        properties(device, model, &mut add);
+    }
+    problems
+}
+
+/// What to do about a protocol that surely needs a mapper of somebody else.
+fn unsupported(protocol: &str) -> Option<&'static str> {
+    let protocol = protocol.to_ascii_lowercase();
+    if ["bluetooth", "ble"].contains(&protocol.as_str()) {
+        Some("run a mapper that registers for it on the node, for example one written with mapper-sdk")
+    } else if ["zigbee", "zwave", "z-wave"].contains(&protocol.as_str()) {
+        Some(
+            "bridge it to MQTT (zigbee2mqtt, zwave-js-ui) and use the protocol \"mqtt\", or run a mapper that registers \
+             for it on the node",
+        )
+    } else {
+        None
+    }
+}
+
+fn properties(device: &DeviceSays, model: &[ModelProperty], add: &mut impl FnMut(&'static str, String)) {
+    let of_model = |name: &str| model.iter().find(|property| property.name == *name);
+    let name = &device.model;
+    let strangers: Vec<&str> = device
+        .properties
+        .iter()
+        .map(|property| property.name.as_str())
+        .filter(|name| of_model(name).is_none())
+        .collect();
+    if !strangers.is_empty() {
+        add(
+            "PropertyNotInModel",
+            format!(
+                "DeviceModel {name:?} has no property {}: nothing is read or written there; correct the name or add it to the model",
+                quoted(&strangers)
+            ),
+        );
+    }
+    let streams: Vec<&str> = device
+        .properties
+        .iter()
+        .map(|property| property.name.as_str())
+        .filter(|name| of_model(name).is_some_and(|property| property.data_type == Some(DataType::Stream)))
+        .collect();
+    if !streams.is_empty() {
+        add(
+            "StreamUnsupported",
+            format!(
+                "{} is of type STREAM, which no mapper of Isthmus serves: a mapper with FFmpeg, such as KubeEdge's ONVIF mapper, \
+             must run on the node",
+                quoted(&streams)
+            ),
+        );
+    }
+    if let Some(problem) = visitors(device, model) {
+        add("NoVisitors", problem);
+    }
+    let mut wrong = Vec::new();
+    for property in &device.properties {
+        let desired = property.desired.as_ref().map_or("", |desired| desired.value.as_str());
+        if let (false, Some(of_model)) = (desired.is_empty(), of_model(&property.name))
+            && let Err(reason) = fits(desired, of_model)
+        {
+            wrong.push(format!("the desired value of {:?} {reason}", property.name));
+        }
+    }
+    if !wrong.is_empty() {
+        add("DesiredInvalid", wrong.join("; "));
+    }
+}
+
+/// Protocols whose mappers cannot do without being told how to reach a property, with an example.
+fn example_of_visitors(protocol: &str) -> Option<&'static str> {
+    let protocol = protocol.to_ascii_lowercase();
+    let starts = |with: &str| protocol.starts_with(with);
+    if starts("modbus") {
+        Some(r#"{"register": "HoldingRegister", "offset": 0, "limit": 1}"#)
+    } else if starts("opcua") || starts("opc-ua") {
+        Some(r#"{"nodeID": "ns=2;s=Temperature"}"#)
+    } else if starts("bluetooth") {
+        Some(r#"{"characteristicUUID": "f000aa0104514000b000000000000000"}"#)
+    } else {
+        None
+    }
+}
+
+fn visitors(device: &DeviceSays, model: &[ModelProperty]) -> Option<String> {
+    if model.is_empty() {
+        return None;
+    }
+    let example = example_of_visitors(&device.protocol);
+    let in_alpha = if device.is_from_alpha { " (in a v1alpha2 manifest: spec.propertyVisitors)" } else { "" };
+    if device.properties.is_empty() {
+        let names: Vec<&str> = model.iter().map(|property| property.name.as_str()).collect();
+        let example =
+            example.map(|example| format!(" with visitors.configData such as {example}")).unwrap_or_default();
+        return Some(format!(
+            "the device has no visitors: it lists no property, so that nothing of it is read; DeviceModel {:?} has {}: \
+             add each to spec.properties{in_alpha}{example}",
+            device.model,
+            quoted(&names)
+        ));
+    }
+    let example = example?;
+    let has_in_model =
+        |name: &str| model.iter().any(|property| property.name == name && property.has_visitors);
+    let missing: Vec<&str> = device
+        .properties
+        .iter()
+        .filter(|property| !property.has_visitors && !has_in_model(&property.name))
+        .map(|property| property.name.as_str())
+        .collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "neither the device nor DeviceModel {:?} says how to reach {}: add visitors.configData such as {example} to the \
+             property in spec.properties of one of them{in_alpha}",
+            device.model,
+            quoted(&missing)
+        )
+    })
+}
+
+/// Whether a desired value can be written to such a property.
+fn fits(value: &str, property: &ModelProperty) -> Result<(), String> {
+    if property.is_read_only {
+        return Err("is never written, since the model says ReadOnly".to_owned());
+    }
+    let number = match property.data_type {
+        Some(DataType::Int) => {
+            let number = value.trim().parse::<i64>();
+            #[expect(clippy::cast_precision_loss, reason = "limits are compared, nothing is computed")]
+            let number = number.map(|number| number as f64);
+            number.map_err(|_| format!("is {value:?}, which is no whole number (INT)"))?
+        }
+        Some(DataType::Float | DataType::Double) => match value.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() => number,
+            _ => return Err(format!("is {value:?}, which is no number (FLOAT, DOUBLE)")),
+        },
+        Some(DataType::Boolean) => {
+            // As Go's ParseBool, which Go mappers use.
+            let is_boolean =
+                ["1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"]
+                    .contains(&value);
+            return if is_boolean {
+                Ok(())
+            } else {
+                Err(format!("is {value:?}, expected true or false (BOOLEAN)"))
+            };
+        }
+        Some(DataType::String | DataType::Bytes | DataType::Stream) | None => return Ok(()),
+    };
+    if property.minimum.trim().parse::<f64>().is_ok_and(|minimum| number < minimum) {
+        return Err(format!("is {value}, below the model's minimum {}", property.minimum));
+    }
+    if property.maximum.trim().parse::<f64>().is_ok_and(|maximum| number > maximum) {
+        return Err(format!("is {value}, above the model's maximum {}", property.maximum));
+    }
+    Ok(())
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The list as it is to be: others' conditions as they are, ours as `problems` says. `now` as RFC 3339.
+pub(super) fn merged(shown: &[Value], problems: &[Problem], now: &str) -> Vec<Value> {
+    let text = |condition: &Value, field: &str| {
+        condition.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let mut merged: Vec<Value> = shown
+        .iter()
+        .filter(|condition| !TYPES.contains(&text(condition, "type").as_str()))
+        .cloned()
+        .collect();
+    for problem in problems {
+        let before = shown.iter().find(|condition| text(condition, "type") == problem.what);
+        let since = before
+            .filter(|before| text(before, "status") == "True")
+            .map(|before| text(before, "lastTransitionTime"));
+        let since = since.filter(|since| !since.is_empty()).unwrap_or_else(|| now.to_owned());
+        merged.push(json!({"type": problem.what, "status": "True", "reason": problem.what,
+            "message": problem.message, "lastTransitionTime": since}));
+    }
+    merged
+}
+
+/// Whether the list says this already.
+pub(super) fn is_told(shown: &[Value], problem: &Problem) -> bool {
+    shown.iter().any(|condition| {
+        condition.get("type").and_then(Value::as_str) == Some(problem.what)
+            && condition.get("message").and_then(Value::as_str) == Some(&problem.message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ke_api::device::TwinValue;
+
+    use super::*;
+    use crate::device_controller::object::PropertySays;
+
+    fn property(name: &str, desired: &str, has_visitors: bool) -> PropertySays {
+        let desired =
+            (!desired.is_empty()).then(|| TwinValue { value: desired.into(), ..TwinValue::default() });
+        PropertySays { name: name.into(), desired, has_visitors }
+    }
+
+    fn device() -> DeviceSays {
+        DeviceSays {
+            node: "e1".into(),
+            model: "oven".into(),
+            protocol: "modbus".into(),
+            properties: vec![property("limit", "20", true)],
+            ..DeviceSays::default()
+        }
+    }
+
+    fn model() -> Vec<ModelProperty> {
+        vec![ModelProperty {
+            name: "limit".into(),
+            data_type: Some(DataType::Int),
+            minimum: "-5".into(),
+            maximum: "30".into(),
+            ..ModelProperty::default()
+        }]
+    }
+
+    fn told(device: &DeviceSays, model: ModelIs<'_>, node: NodeIs) -> Vec<String> {
+        let problems = problems(device, model, node, false);
+        assert!(problems.iter().all(|problem| TYPES.contains(&problem.what)));
+        problems.into_iter().map(|problem| format!("{}: {}", problem.what, problem.message)).collect()
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut DeviceSays, &mut Vec<ModelProperty>), expected: &[&str]) {
+        let (mut device, mut model) = (device(), model());
+        change(&mut device, &mut model);
+        let told = told(&device, ModelIs::Known(&model), NodeIs::Known);
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (told, expected) in told.iter().zip(expected) {
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn each_problem_names_property_and_reason() {
+        check(|_, _| {}, &[]);
+        check(|device, _| device.node.clear(), &["NoNode: spec.nodeName is empty"]);
+        check(|device, _| device.model.clear(), &["ModelMissing: spec.deviceModelRef.name is empty"]);
+        check(|device, _| device.protocol.clear(), &["NoProtocol: "]);
+        check(|device, _| device.protocol = "Zigbee".into(), &["zigbee2mqtt"]);
+        check(|device, _| device.protocol = "their-own".into(), &[]);
+        check(|device, _| device.properties.push(property("x", "", true)), &["has no property \"x\""]);
+        check(
+            |device, _| device.properties[0].has_visitors = false,
+            &["says how to reach \"limit\": add visitors"],
+        );
+        check(
+            |device, model| {
+                device.properties[0].has_visitors = false;
+                model[0].has_visitors = true;
+            },
+            &[],
+        );
+        check(
+            |device, _| {
+                device.properties[0].has_visitors = false;
+                device.protocol = "their-own".into();
+            },
+            &[],
+        );
+        check(
+            |_, model| model[0].data_type = Some(DataType::Stream),
+            &["StreamUnsupported: \"limit\" is of type STREAM"],
+        );
+    }
+
+    #[test]
+    fn the_sample_without_visitors_is_told_exactly_that() {
+        check(
+            |device, model| {
+                device.properties.clear();
+                device.is_from_alpha = true;
+                model.push(ModelProperty { name: "humidity".into(), ..ModelProperty::default() });
+            },
+            &[
+                "NoVisitors: the device has no visitors: it lists no property, so that nothing of it is read; DeviceModel \
+               \"oven\" has \"limit\", \"humidity\": add each to spec.properties (in a v1alpha2 manifest: \
+               spec.propertyVisitors) with visitors.configData such as {\"register\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn desired_values_are_measured_by_the_model() {
+        let desired = |value: &'static str, data_type: DataType, expected: &[&str]| {
+            check(
+                |device, model| {
+                    device.properties = vec![property("limit", value, true)];
+                    model[0].data_type = Some(data_type);
+                },
+                expected,
+            );
+        };
+        desired("30", DataType::Int, &[]);
+        desired("31", DataType::Int, &["the desired value of \"limit\" is 31, above the model's maximum 30"]);
+        desired("-6", DataType::Int, &["below the model's minimum -5"]);
+        desired("2.5", DataType::Int, &["is \"2.5\", which is no whole number"]);
+        desired("2.5", DataType::Double, &[]);
+        desired("NaN", DataType::Float, &["no number"]);
+        desired("yes", DataType::Boolean, &["expected true or false"]);
+        desired("T", DataType::Boolean, &[]);
+        desired("\"x\" °", DataType::String, &[]);
+        check(|_, model| model[0].is_read_only = true, &["ReadOnly"]);
+    }
+
+    #[test]
+    fn models_and_nodes_that_are_not_there() {
+        let told = |model, node| told(&device(), model, node);
+        assert!(told(ModelIs::Missing, NodeIs::Known)[0].contains("there is no DeviceModel \"oven\""));
+        assert!(told(ModelIs::Deleted, NodeIs::Known)[0].contains("was deleted"));
+        assert!(told(ModelIs::NotTold, NodeIs::NotTold).is_empty());
+        assert!(
+            told(ModelIs::Known(&model()), NodeIs::Unknown)[0]
+                .starts_with("NodeUnknown: there is no edge node \"e1\"")
+        );
+        let served = DeviceSays { protocol: "bluetooth".into(), ..device() };
+        let is_served = problems(&served, ModelIs::Known(&model()), NodeIs::Known, true);
+        assert!(
+            is_served.iter().all(|problem| problem.what != "ProtocolUnsupported"),
+            "a mapper has reported it"
+        );
+    }
+
+    #[test]
+    fn conditions_of_others_stay_and_ours_keep_their_time() {
+        let problem = |message: &str| Problem { what: "NoNode", message: message.to_owned() };
+        let theirs = json!({"type": "Calibrated", "status": "True"});
+        let first = merged(std::slice::from_ref(&theirs), &[problem("a")], "T1");
+        assert!(is_told(&first, &problem("a")) && !is_told(&first, &problem("b")));
+        let second = merged(&first, &[problem("b")], "T2");
+        assert_eq!(second[1]["lastTransitionTime"], "T1");
+        assert_eq!(second[1]["message"], "b");
+        assert_eq!(merged(&second, &[], "T3"), [theirs]);
+    }
+}
