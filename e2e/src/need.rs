@@ -25,6 +25,7 @@ const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("libfuse3-dev", &["/usr/include/fuse3/fuse.h"]),
     ("mosquitto", &["/usr/sbin/mosquitto"]),
     ("mosquitto-clients", &["/usr/bin/mosquitto_sub"]),
+    ("python3", &["/usr/bin/python3"]),
     (
         "python3-venv",
         &["/usr/lib/python3.11/ensurepip/__init__.py", "/usr/lib/python3.13/ensurepip/__init__.py"],
@@ -166,7 +167,9 @@ pub fn devcluster() -> Result<PathBuf> {
 
 /// The interpreter of a virtual environment that holds exactly these packages of PyPI, made at the first call on a machine.
 pub fn python(requirements: &[&str]) -> Result<PathBuf> {
-    tool("python3", "apt-get install -y python3 python3-venv")?;
+    if tool("python3", "").is_err() {
+        packages(&["python3", "python3-venv"])?;
+    }
     let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
     hash.update(requirements.join("\n").as_bytes());
     let key: String = hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();

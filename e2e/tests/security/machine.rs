@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
-use ke_wire::Up;
-use ke_wire::kubeedge::encode_up;
+use ke_wire::kubeedge::{FRAME_LIMIT, decode_down, encode_up};
+use ke_wire::{Down, Up};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -117,11 +117,15 @@ pub(crate) async fn send(link: &mut Link, text: &str) -> Result<()> {
     Ok(link.send(Message::text(text)).await?)
 }
 
-/// The next text of the cloud.
+/// The next answer of the cloud. What it says unasked, such as which devices are here, is passed over.
 pub(crate) async fn receive(link: &mut Link) -> Result<String> {
     loop {
         match tokio::time::timeout(PATIENCE, link.next()).await? {
-            Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
+            Some(Ok(Message::Text(text))) => {
+                if let Ok(Down::Answer { .. }) = decode_down(text.as_bytes(), FRAME_LIMIT) {
+                    return Ok(text.as_str().to_owned());
+                }
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             other => bail!("the link ended: {other:?}"),
         }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use ke_dmi::v1beta1 as wire;
@@ -11,6 +10,7 @@ use ke_dmi::v1beta1::device_mapper_service_server::{DeviceMapperService, DeviceM
 use ke_run::shutdown::Trigger;
 use serde_json::json;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response};
@@ -21,18 +21,20 @@ use crate::report_queue::{DeviceOutbox, DeviceReport, DeviceReportQueue, ParcelN
 
 /// What a mapper was told, in order.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<String>>>);
+struct Told(Arc<Mutex<Vec<String>>>, Arc<Notify>);
 
 impl Told {
     fn note(&self, what: String) {
         self.0.lock().unwrap().push(what);
+        self.1.notify_one();
     }
 
     /// Waits until it holds exactly this. The runner's own limit ends a wait in vain.
     async fn is(&self, expected: &[&str]) {
         while *self.0.lock().unwrap() != expected {
             assert!(self.0.lock().unwrap().len() <= expected.len(), "{:?}", self.0.lock().unwrap());
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // One that comes between the look and this leaves its permit.
+            self.1.notified().await;
         }
     }
 }
@@ -138,7 +140,7 @@ async fn start(folder: &Path, held: Vec<DeviceNews>) -> Rig {
                     if let Ok(stream) = UnixStream::connect(&socket).await {
                         return Ok::<_, std::io::Error>(TokioIo::new(stream));
                     }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::task::yield_now().await;
                 }
             }
         }));
