@@ -117,6 +117,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             heard,
             bus,
             reports: device_reports,
+            cloud: cloud.clone(),
             counters: device_counters,
         };
         Some(DeviceTwin::new(parts).await?)

@@ -135,6 +135,7 @@ pub fn message(message: &Up, node: &NodeName, graph: &dyn NodeGraph) -> Verdict 
         | Up::MembershipDetail { .. }
         | Up::TwinReport { .. }
         | Up::StateReport { .. }
+        | Up::Discovered { .. }
         | Up::Apply { .. }
         | Up::SetWatches { .. }
         | Up::MqttUpload { .. }

@@ -254,7 +254,10 @@ impl NodeLink {
             }
             (
                 Verdict::Admit,
-                message @ (Up::MembershipDetail { .. } | Up::TwinReport { .. } | Up::StateReport { .. }),
+                message @ (Up::MembershipDetail { .. }
+                | Up::TwinReport { .. }
+                | Up::StateReport { .. }
+                | Up::Discovered { .. }),
             ) => {
                 // Which device is whose is known there. It only notes what is said, so that this never waits long.
                 self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), Box::new(message))).await;

@@ -7,6 +7,7 @@
 mod conditions;
 pub mod conversion;
 mod definitions;
+mod discovery;
 mod handle;
 mod object;
 mod placement;
@@ -21,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{Down, Kind, MessageId, NodeName, StateReport, TwinReport, Up};
+use ke_wire::{Discovery, Down, Kind, MessageId, NodeName, StateReport, TwinReport, Up};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::conditions::NodeIs;
+use self::discovery::BadRule;
 use self::object::Id;
 use self::placement::{Effect, Placement};
 use self::reports::{Confirmation, Statuses, Written, Wrote};
@@ -122,6 +124,10 @@ struct Running {
     is_ready: bool,
     /// What could not be read, and why, as it was told.
     unusable: HashMap<(Kind, Id), String>,
+    /// Rules of discovery that cannot be used, and why, as it was told.
+    bad_rules: HashMap<Id, String>,
+    /// What was found is being written; one at a time.
+    discovering: JoinSet<()>,
     /// Devices whose node is not known to be there.
     unplaced: BTreeSet<Id>,
     look: Option<Instant>,
@@ -186,6 +192,8 @@ impl Running {
             early: VecDeque::new(),
             is_ready: false,
             unusable: HashMap::new(),
+            bad_rules: HashMap::new(),
+            discovering: JoinSet::new(),
             unplaced: BTreeSet::new(),
             look: Some(Instant::now()),
             writes: JoinSet::new(),
@@ -337,6 +345,7 @@ impl Running {
                 Up::StateReport { id, namespace, device: name, report } => {
                     self.on_report(node, id, Id { namespace, name }, Report::State(report));
                 }
+                Up::Discovered { discovery, .. } => self.on_discovered(node, &discovery),
                 // CloudHub hands over nothing else.
                 _ => tracing::debug!(%node, "a message that is none about devices"),
             },
@@ -390,6 +399,35 @@ impl Running {
         }
         if !was_heard {
             self.judge(&id);
+        }
+    }
+
+    /// What is found is told again every few seconds: what does not fit now is done then.
+    fn on_discovered(&mut self, node: NodeName, discovery: &Discovery) {
+        while self.discovering.try_join_next().is_some() {}
+        if !self.placement.is_complete() || !self.discovering.is_empty() {
+            return;
+        }
+        let (steps, bad) =
+            discovery::steps(&node, discovery, &self.placement.models(), |id| self.placement.get(id));
+        for BadRule { model, uid, why } in bad {
+            if self.bad_rules.get(&model) != Some(&why) {
+                tracing::warn!(%model, "{why}");
+                self.bad_rules.insert(model.clone(), why.clone());
+                let api = self.api.clone();
+                tokio::spawn(async move {
+                    let about = (&Kind::DeviceModel, &model, uid.as_str());
+                    write::tell(&api, about, "DiscoveryRule", &why, &stamp()).await;
+                });
+            }
+        }
+        if !steps.is_empty() {
+            let api = self.api.clone();
+            self.discovering.spawn(async move {
+                for step in steps {
+                    write::discovered(&api, &node, step).await;
+                }
+            });
         }
     }
 

@@ -185,14 +185,17 @@ impl Placement {
         let id = seen.stored.id.clone();
         self.listed(&Kind::DeviceModel, id.clone());
         self.unreadable.remove(&id);
-        let before = self.models.get(&id);
-        if before.is_some_and(|before| {
-            !before.is_ghost
-                && before.seen.stored.uid == seen.stored.uid
-                && before.seen.stored.shape == seen.stored.shape
-        }) {
+        let before = self.models.get_mut(&id);
+        if let Some(before) = before
+            && !before.is_ghost
+            && before.seen.stored.uid == seen.stored.uid
+            && before.seen.stored.shape == seen.stored.shape
+        {
+            // Its annotations may be others: rules of discovery are among them.
+            before.seen = seen;
             return effects;
         }
+        let before = self.models.get(&id);
         let change = if before.is_some() { Change::Updated } else { Change::Inserted };
         let replaced = before.filter(|before| before.seen.stored.uid != seen.stored.uid);
         let replaced = replaced.map(|before| before.seen.stored.gone(Kind::DeviceModel));
@@ -263,6 +266,14 @@ impl Placement {
             }
             None => ModelIs::NotTold,
         }
+    }
+
+    /// All models that are there, in the order of their names.
+    pub(super) fn models(&self) -> Vec<&SeenModel> {
+        let there = self.models.values().filter(|model| !model.is_ghost);
+        let mut models: Vec<&SeenModel> = there.map(|model| &model.seen).collect();
+        models.sort_by(|one, other| one.stored.id.cmp(&other.stored.id));
+        models
     }
 
     /// All devices.

@@ -3,10 +3,11 @@
 use hyper::Method;
 use ke_api::device_status::DeviceStatusStatus;
 use ke_api::object::api_type;
-use ke_wire::{Kind, Reason, Refusal, Version};
+use ke_wire::{Kind, NodeName, Reason, Refusal, Version};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::discovery::Step;
 use super::object::Id;
 use super::reports::{Found, Said, StatusWrite, Write, Written, Wrote};
 use super::translate::Facts;
@@ -94,6 +95,35 @@ pub(super) fn found(object: &Value) -> Found {
         owner.and_then(|owner| owner.get("uid")).and_then(Value::as_str).unwrap_or_default().to_owned();
     let said = Said::new(status.as_object().unwrap_or(&Map::new()));
     Found { facts: Facts::from_status(facts), said, owner }
+}
+
+/// Makes a Device, or changes how one is reached, by what a node found. What fails is tried when it is found again.
+pub(super) async fn discovered(api: &ApiServer, node: &NodeName, step: Step) {
+    let (id, what, outcome) = match step {
+        Step::Create(id, object) => {
+            let call = Call::new(Method::POST, folder(DEVICES, &id) + MANAGER)
+                .with(Content::Json, object.to_string().into());
+            (id, "a device was found and a Device made of it", api.call(call).await)
+        }
+        Step::Reach(id, uid, config_data) => {
+            let patch =
+                json!({"metadata": {"uid": uid.as_str()}, "spec": {"protocol": {"configData": config_data}}});
+            let call = Call::new(Method::PATCH, path(DEVICES, &id) + MANAGER)
+                .with(Content::MergePatch, patch.to_string().into());
+            (id, "a device is reached in another way now", api.call(call).await)
+        }
+    };
+    match outcome {
+        Ok(_) => tracing::info!(%node, device = %id, "{what}"),
+        // The watch has not told of it yet.
+        Err(refused) if refused.reason == Reason::AlreadyExists => {}
+        Err(refused) => tracing::warn!(
+            %node,
+            device = %id,
+            "a device was found but its Device not written, trying again when it is found again: {refused}; does \
+             cloudcore's ClusterRole have create and patch for devices of devices.kubeedge.io?"
+        ),
+    }
 }
 
 async fn patch_object(api: &ApiServer, plural: &str, id: &Id, patch: Value) -> Result<Version, Box<Refusal>> {

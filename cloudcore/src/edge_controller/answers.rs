@@ -112,6 +112,7 @@ impl Answers {
             | Up::MembershipDetail { .. }
             | Up::TwinReport { .. }
             | Up::StateReport { .. }
+            | Up::Discovered { .. }
             | Up::Apply { .. }
             | Up::SetWatches { .. }
             | Up::MqttUpload { .. }

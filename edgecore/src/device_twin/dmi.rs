@@ -6,6 +6,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use ke_dmi::discovery::device_discovery_server::DeviceDiscoveryServer;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_server::{DeviceManagerService, DeviceManagerServiceServer};
 use ke_run::shutdown::Shutdown;
@@ -17,8 +18,10 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::DeviceTwinError;
+use super::discovery::Discoveries;
 use super::mapper::Registered;
 use super::merge::Told;
+use crate::edge_hub::Cloud;
 
 /// Told with the answer to a registration: this node takes values of any text, unlike KubeEdge's.
 const ANY_TEXT: &str = "isthmus-dmi";
@@ -158,9 +161,10 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, DeviceTwinError> {
 }
 
 /// Serves until shutdown.
-pub(super) async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>, stop: Shutdown) {
-    let service = DeviceManagerServiceServer::new(Dmi(asks));
-    let server = Server::builder().add_service(service);
+pub(super) async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>, cloud: Cloud, stop: Shutdown) {
+    let server = Server::builder()
+        .add_service(DeviceManagerServiceServer::new(Dmi(asks)))
+        .add_service(DeviceDiscoveryServer::new(Discoveries(cloud)));
     let served =
         server.serve_with_incoming_shutdown(ke_dmi::incoming(listener), async move { stop.wait().await });
     if let Err(error) = served.await {

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod delivery;
+mod discovery;
 mod dmi;
 mod mapper;
 mod mapping;
@@ -31,6 +32,7 @@ use tokio::task::AbortHandle;
 use tonic::Status;
 
 use crate::db::{Db, DbError};
+use crate::edge_hub::Cloud;
 use crate::event_bus::{Bus, Heard};
 use crate::event_bus::{DeviceId, Topic};
 use crate::meta_manager::DeviceNews;
@@ -124,6 +126,8 @@ pub struct Parts {
     pub bus: Bus,
     /// Told when a report is on disk.
     pub reports: DeviceReports,
+    /// Told of what mappers find.
+    pub cloud: Cloud,
     /// What it counts.
     pub counters: Counters,
 }
@@ -162,6 +166,7 @@ pub struct DeviceTwin {
     twins: Twins,
     catalogue: Catalogue,
     mappers: HashMap<String, Served>,
+    cloud: Cloud,
     counters: Counters,
 }
 
@@ -195,7 +200,7 @@ enum Event {
 impl DeviceTwin {
     /// Reads what an earlier run left.
     pub async fn new(parts: Parts) -> Result<Self, DeviceTwinError> {
-        let Parts { config, node, db, held, news, membership, heard, bus, reports, counters } = parts;
+        let Parts { config, node, db, held, news, membership, heard, bus, reports, cloud, counters } = parts;
         let alphabet = if config.strict_mqtt_values { Alphabet::KubeEdge } else { Alphabet::Open };
         let devices = db.call(|connection| store::all(connection)).await?;
         // Full: mappers' calls wait, as they wait for the disk.
@@ -213,6 +218,7 @@ impl DeviceTwin {
             reports,
             catalogue: Catalogue::default(),
             mappers: HashMap::new(),
+            cloud,
             counters,
         };
         for news in held {
@@ -232,7 +238,7 @@ impl DeviceTwin {
         let listener = dmi::listen(&path)?;
         tracing::info!(socket = %path.display(), "mappers may register");
         let mut serving = tokio::task::JoinSet::new();
-        serving.spawn(dmi::serve(listener, self.asking.clone(), shutdown.clone()));
+        serving.spawn(dmi::serve(listener, self.asking.clone(), self.cloud.clone(), shutdown.clone()));
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let event = tokio::select! {

@@ -17,6 +17,7 @@ use tonic::{Request, Response};
 
 use super::*;
 use crate::db::Synchronous;
+use crate::edge_hub::Cloud;
 use crate::report_queue::{DeviceOutbox, DeviceReport, DeviceReportQueue, ParcelNews};
 
 /// What a mapper was told, in order.
@@ -123,6 +124,7 @@ async fn start(folder: &Path, held: Vec<DeviceNews>) -> Rig {
         heard,
         bus: Bus::nowhere(),
         reports,
+        cloud: Cloud::channel().0,
         counters: Counters::new(&mut Metrics::new()),
     };
     let module = DeviceTwin::new(parts).await.unwrap();

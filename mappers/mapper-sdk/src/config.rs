@@ -42,6 +42,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// How long a driver may take for one call before the device counts as lost.
     pub call_limit: Duration,
+    /// How often the driver is asked what there is that nobody described; `None`: never.
+    pub discover_cycle: Option<Duration>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which are written.
@@ -85,6 +87,8 @@ struct Common {
     http_address: Option<IpAddr>,
     /// Ours: how long a device may take for one call before it counts as lost. Seconds, 10 by default.
     call_limit_secs: Option<Within<1, 300>>,
+    /// Ours: how often drivers that can look for devices which nobody described. Seconds, 10 by default; 0: never.
+    discover_cycle_secs: Option<Within<0, 86_400>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -182,6 +186,9 @@ impl Config {
             protocol,
             http: SocketAddr::new(common.http_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port),
             call_limit: common.call_limit_secs.map_or(Duration::from_secs(10), Within::secs),
+            discover_cycle: common.discover_cycle_secs.map_or(Some(Duration::from_secs(10)), |secs| {
+                Some(secs.secs()).filter(|cycle| !cycle.is_zero())
+            }),
             log_format: log.format,
             log_level: level,
         })

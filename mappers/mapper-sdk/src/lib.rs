@@ -13,6 +13,7 @@ pub mod value;
 
 mod desired;
 mod device;
+mod discovery;
 mod fleet;
 mod link;
 mod manifest;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use ke_dmi::discovery::device_discovery_client::DeviceDiscoveryClient;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_client::DeviceManagerServiceClient;
 use ke_dmi::v1beta1::device_mapper_service_server::{DeviceMapperService, DeviceMapperServiceServer};
@@ -153,6 +154,7 @@ impl DeviceMapperService for Calls {
 #[derive(Clone)]
 pub(crate) struct Edge {
     client: DeviceManagerServiceClient<Channel>,
+    discovery: DeviceDiscoveryClient<Channel>,
     /// A report did not get through.
     lost: Arc<Notify>,
     /// Counts registrations.
@@ -168,8 +170,9 @@ impl Edge {
                 let socket = socket.clone();
                 async move { UnixStream::connect(socket).await.map(TokioIo::new) }
             }));
+        let discovery = DeviceDiscoveryClient::new(channel.clone());
         let client = DeviceManagerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-        Self { client, lost: Arc::new(Notify::new()), registered: Arc::new(watch::Sender::new(0)) }
+        Self { client, discovery, lost: Arc::new(Notify::new()), registered: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Registers, and again whenever that may be needed, until shutdown.
@@ -249,6 +252,16 @@ impl Edge {
                 () = another(socket, &path) => {}
             }
         })
+    }
+
+    /// Tells what a driver found around it. Errors: not taken; `Unimplemented` by edge nodes of KubeEdge.
+    pub(crate) async fn discovered(
+        &self,
+        protocol: &str,
+        devices: Vec<ke_dmi::discovery::DiscoveredDevice>,
+    ) -> Result<(), Status> {
+        let request = ke_dmi::discovery::ReportDiscoveredRequest { protocol: protocol.to_owned(), devices };
+        limited(self.discovery.clone().report_discovered(request)).await.map(drop)
     }
 
     /// Sends one report. Gives back what to do if it was not taken.

@@ -10,6 +10,7 @@ use ke_run::telemetry;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::discovery;
 use crate::driver::Driver;
 use crate::fleet::Fleet;
 use crate::link::{self, Edge};
@@ -36,7 +37,8 @@ pub(crate) async fn run<D: Driver>(driver: D, config: Config, stop: Shutdown) ->
     let listener = link::listen(&config.socket)?;
     let rest = Rest::bind(config.http, news.clone()).await?;
     let edge = Edge::new(config.edge_socket.clone());
-    let fleet = Fleet::new(Arc::new(driver), edge.clone(), config.call_limit, told);
+    let driver = Arc::new(driver);
+    let fleet = Fleet::new(Arc::clone(&driver), edge.clone(), config.call_limit, told);
 
     // Served before it registers: edgecore calls at once.
     let mut tasks = Supervisor::new(stop);
@@ -44,6 +46,10 @@ pub(crate) async fn run<D: Driver>(driver: D, config: Config, stop: Shutdown) ->
     let calls = news.clone();
     tasks.add("calls", |stop| link::serve(listener, calls, stop));
     tasks.add("rest", |stop| rest.run(stop));
+    if let Some(cycle) = config.discover_cycle {
+        let (edge, protocol) = (edge.clone(), config.protocol.clone());
+        tasks.add("discovery", move |stop| discovery::run(driver, edge, protocol, cycle, stop));
+    }
     tasks.add("registration", |stop| edge.keep_registered(config, news, stop));
     tasks.join().await
 }

@@ -39,6 +39,11 @@ impl Settings {
         Self(entries.into_iter().map(|(key, value)| (key.to_ascii_lowercase(), value)).collect())
     }
 
+    /// All of them, keys without capitals.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Json)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// The first of `keys` that is set to something: the names by which manifests know one setting.
     fn find(&self, keys: &[&'static str]) -> Option<(&'static str, &Json)> {
         let mut found = keys.iter().filter_map(|key| Some((*key, self.0.get(&key.to_ascii_lowercase())?)));

@@ -1,4 +1,5 @@
-//! The contract between an edge node and its mappers: gRPC on unix sockets, generated from `dmi.proto`.
+//! The contract between an edge node and its mappers: gRPC on unix sockets, generated from `dmi.proto` and
+//! `discovery.proto`.
 //!
 //! edgecore serves the manager and calls mappers; the mapper SDK does the reverse. Both import this crate, and it
 //! imports none of ours. It decides nothing about devices: [`value`] turns free configuration values into the wire's
@@ -9,6 +10,12 @@ pub mod v1beta1 {
     #![allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
     #![allow(missing_docs, unreachable_pub)]
     tonic::include_proto!("v1beta1");
+}
+/// Package `isthmus.discovery.v1`, which KubeEdge does not have: devices that nobody has described yet.
+pub mod discovery {
+    #![allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    #![allow(missing_docs, unreachable_pub)]
+    tonic::include_proto!("isthmus.discovery.v1");
 }
 pub mod value;
 pub mod authority;
@@ -22,5 +29,15 @@ use tonic::codegen::http;
 impl std::fmt::Debug for v1beta1::CustomizedValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CustomizedValue").field("keys", &self.data.keys()).finish_non_exhaustive()
+    }
+}
+
+/// Without what it is reached with: passwords may be among that.
+impl std::fmt::Debug for discovery::DiscoveredDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiscoveredDevice")
+            .field("id", &self.id)
+            .field("data", &self.data)
+            .finish_non_exhaustive()
     }
 }

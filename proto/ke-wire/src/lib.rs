@@ -7,6 +7,7 @@
 
 mod application;
 mod device_report;
+mod discovery;
 mod down;
 mod go_json;
 mod id;
@@ -25,6 +26,7 @@ pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo
 pub use device_report::{
     DeviceState, StateReport, TwinProperty, TwinReport, TwinTime, TwinType, TwinValue, TwinVersion,
 };
+pub use discovery::{DiscoveredDevice, Discovery};
 pub use down::{About, Answer, Change, CsiVerb, Delete, DeviceRef, Down, Origin, Put};
 pub use id::{InvalidId, MessageId, Namespace, NodeName, ObjectName, Uid};
 pub use job::{

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::application::Application;
 use crate::device_report::{StateReport, TwinReport};
+use crate::discovery::Discovery;
 use crate::down::{About, Origin};
 use crate::id::{MessageId, Namespace, NodeName, ObjectName};
 use crate::job::{JobKind, JobReport, TaskKind, TaskReport};
@@ -87,6 +88,13 @@ pub enum Up {
         device: ObjectName,
         /// Its state.
         report: StateReport,
+    },
+    /// Devices that nobody has described yet. Nothing answers it; it is told again.
+    Discovered {
+        /// Id of this message.
+        id: MessageId,
+        /// What one mapper finds.
+        discovery: Discovery,
     },
     /// A local API client's request. Answered by [`crate::Down::Applied`].
     Apply {

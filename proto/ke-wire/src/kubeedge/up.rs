@@ -21,6 +21,8 @@ use crate::up::{AckRoute, EventChange, Question, Up};
 
 const JOB_REPORT: &str = "UpdateNodeActionStatus";
 const TWIN_UPDATED: &str = "twin/edge_updated";
+/// Ours; a Go cloud knows no such resource and drops it with a line in its log.
+const DISCOVERED: &str = "devices/discovered";
 const STATE_UPDATED: &str = "state/update";
 
 /// One frame that a cloud reads. `timestamp_ms` is Unix milliseconds, told for the sake of traces.
@@ -118,6 +120,9 @@ fn device(it: &Message<'_>) -> Result<Up, DecodeError> {
     if let Some(found) = it.device(STATE_UPDATED) {
         let (namespace, device) = found?;
         return Ok(Up::StateReport { id, namespace, device, report: it.parse_document()? });
+    }
+    if it.resource == DISCOVERED {
+        return Ok(Up::Discovered { id, discovery: it.parse()? });
     }
     Err(it.unknown())
 }
@@ -278,6 +283,9 @@ fn frame(message: &Up) -> Frame<'_> {
         Up::StateReport { id, namespace, device, report } => {
             let resource = device_text(namespace, device, STATE_UPDATED);
             from(id, "twin", "resource", "update", resource, Content::document(report))
+        }
+        Up::Discovered { id, discovery } => {
+            from(id, "twin", "resource", "update", DISCOVERED.into(), Content::of(discovery))
         }
         Up::Apply { id, application } => {
             from(id, "metaserver", "dynamiccontroller", "null", "null".into(), Content::of(application))
