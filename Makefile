@@ -21,7 +21,7 @@ help:
 # The stories and the demo start these as processes.
 .PHONY: binaries
 binaries:
-	cargo build -p cloudcore -p edgecore -p mapper-virtual -p mapper-modbus -p mapper-mqtt
+	cargo build -p cloudcore -p edgecore -p mapper-virtual -p mapper-modbus -p mapper-mqtt -p mapper-opcua
 
 demo: binaries
 	cargo run --quiet -p e2e --bin demo

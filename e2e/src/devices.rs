@@ -1,22 +1,18 @@
 //! Field devices that nobody here wrote, and mappers as processes.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::need;
 use crate::node::{EdgeCore, binary};
 use crate::process::{self, Process};
 use crate::run_dir::RunDir;
+use crate::simulator::Simulator;
 use crate::site::{NODE, PATIENCE, Site};
 use crate::wait::{Seen, eventually};
-
-/// Pinned, so that a story tells the same tomorrow.
-const PYMODBUS: &str = "pymodbus==3.16.1";
 
 /// The input register of the temperature, tenths of a degree.
 pub const HEAT: u16 = 4;
@@ -60,81 +56,91 @@ pub fn oven(port: u16, limit: &str) -> String {
 }
 
 /// pymodbus' Modbus TCP server.
-pub struct ModbusDevice {
-    pub process: Process,
-    address: SocketAddr,
-    control: SocketAddr,
-    run_dir: RunDir,
-}
+pub struct ModbusDevice(Simulator);
 
 impl ModbusDevice {
     pub fn start() -> Result<Self> {
-        let python = need::python(&[PYMODBUS])?;
-        let run_dir = RunDir::new("modbus-device")?;
-        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let (address, control) = (local(run_dir.port()?), local(run_dir.port()?));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("devices/modbus_device.py");
-        let arguments =
-            [script.into_os_string(), address.port().to_string().into(), control.port().to_string().into()];
-        let process = Process::new(run_dir.path(), "modbus-device", &python, arguments);
-        let mut device = Self { process, address, control, run_dir };
-        device.plug_in()?;
-        Ok(device)
+        let mut simulator = Simulator::new("modbus-device", "modbus_device.py", &["pymodbus==3.16.1"])?;
+        simulator.plug_in()?;
+        Ok(Self(simulator))
     }
 
     /// Starts it, again after `unplug`; its registers are 0 then.
     pub fn plug_in(&mut self) -> Result<()> {
-        self.process.start()?;
-        eventually(PATIENCE, "the Modbus device to listen", || {
-            self.process.must_run()?;
-            let listens =
-                TcpStream::connect(self.control).is_ok() && TcpStream::connect(self.address).is_ok();
-            Ok(if listens { Seen::Yes(()) } else { Seen::NotYet(self.process.log_end(5)) })
-        })
+        self.0.plug_in()
     }
 
     pub fn unplug(&mut self) -> Result<()> {
-        self.process.kill9()
+        self.0.unplug()
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
     /// It stays when this program ends.
     pub fn detach(&mut self) -> Result<()> {
-        self.run_dir.detach()
+        self.0.detach()
     }
 
     pub fn set(&self, register: u16, value: u16) -> Result<()> {
-        let answer = self.ask(&format!("set {register} {value}"))?;
-        ensure!(answer == "ok", "{answer}");
-        Ok(())
+        self.0.order(&format!("set {register} {value}"))
     }
 
     pub fn get(&self, register: u16) -> Result<u16> {
-        Ok(self.ask(&format!("get {register}"))?.parse()?)
+        Ok(self.0.ask(&format!("get {register}"))?.parse()?)
     }
 
     /// Requests served so far.
     pub fn n_requests(&self) -> Result<u64> {
-        Ok(self.ask("requests")?.parse()?)
+        Ok(self.0.ask("requests")?.parse()?)
     }
 
     /// Every request gets this exception from now on (`DEVICE_FAILURE`, ...); `none`: no more.
     pub fn fail(&self, exception: &str) -> Result<()> {
-        let answer = self.ask(&format!("fail {exception}"))?;
-        ensure!(answer == "ok", "{answer}");
-        Ok(())
+        self.0.order(&format!("fail {exception}"))
+    }
+}
+
+/// asyncua's OPC-UA server, with and without security. What it has stands in `e2e/devices/opcua_device.py`.
+pub struct OpcUaDevice(Simulator);
+
+impl OpcUaDevice {
+    /// Not plugged in yet.
+    pub fn new() -> Result<Self> {
+        let packages = ["asyncua==2.1.0", "cryptography==50.0.2"];
+        Ok(Self(Simulator::new("opcua-device", "opcua_device.py", &packages)?))
     }
 
-    fn ask(&self, line: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(self.control).context("reach the Modbus device's control")?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        writeln!(stream, "{line}")?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer)?;
-        Ok(answer.trim().to_owned())
+    /// Starts it, again after `unplug`; its values are those of the beginning then.
+    pub fn plug_in(&mut self) -> Result<()> {
+        self.0.plug_in()
+    }
+
+    pub fn unplug(&mut self) -> Result<()> {
+        self.0.unplug()
+    }
+
+    /// As manifests name it.
+    pub fn url(&self) -> String {
+        format!("opc.tcp://{}/device", self.0.address())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    pub fn set(&self, node: &str, value: &str) -> Result<()> {
+        self.0.order(&format!("set {node} {value}"))
+    }
+
+    pub fn get(&self, node: &str) -> Result<String> {
+        self.0.ask(&format!("get {node}"))
+    }
+
+    /// How many sessions are open.
+    pub fn n_sessions(&self) -> Result<u32> {
+        Ok(self.0.ask("sessions")?.parse()?)
     }
 }
 
@@ -208,6 +214,16 @@ pub struct Mapper {
 impl Mapper {
     /// `name` is the binary's.
     pub fn start(name: &str, protocol: &str, edge: &EdgeCore) -> Result<Self> {
+        Self::start_with(name, protocol, edge, &[])
+    }
+
+    /// `environment`: variables and values; `{run}` in a value is the mapper's own directory.
+    pub fn start_with(
+        name: &str,
+        protocol: &str,
+        edge: &EdgeCore,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let run_dir = RunDir::new(name)?;
         let rest = SocketAddr::from(([127, 0, 0, 1], run_dir.port()?));
         let config = json!({
@@ -225,6 +241,9 @@ impl Mapper {
         let path = run_dir.write("config.yaml", serde_json::to_vec_pretty(&config)?)?;
         let arguments = ["--config-file".into(), path.into_os_string()];
         let mut process = Process::new(run_dir.path(), name, &program(name)?, arguments);
+        for (variable, value) in environment {
+            process.set_env(variable, value.replace("{run}", &run_dir.path().to_string_lossy()));
+        }
         process.start()?;
         Ok(Self { process, rest, run_dir })
     }

@@ -21,6 +21,7 @@ pub mod pki;
 pub mod process;
 pub mod run_dir;
 pub mod runtime;
+pub mod simulator;
 pub mod site;
 pub mod tap;
 pub mod tar;
