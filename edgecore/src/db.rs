@@ -229,6 +229,24 @@ impl Db {
         self.0.send(job).await.map_err(|_| DbError::Closed)?;
         Ok(receiver.await.map_err(|_| DbError::Closed)??)
     }
+
+    /// As [`Db::call`], but does not wait for the disk: for what is only done again if the power takes it. Commits keep their
+    /// order, and the next one of `call` brings this one to the disk.
+    pub async fn call_unsynced<T, F>(&self, job: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    {
+        self.call(move |connection| {
+            let before: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+            // 1 is NORMAL: with a WAL, only checkpoints wait.
+            connection.pragma_update(None, "synchronous", before.min(1))?;
+            let outcome = job(connection);
+            connection.pragma_update(None, "synchronous", before)?;
+            outcome
+        })
+        .await
+    }
 }
 
 fn open_or_set_aside(path: &Path, synchronous: Synchronous) -> Result<(Connection, Opened), DbError> {
@@ -371,6 +389,20 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = Db::open(&path, Synchronous::Full).unwrap_err().to_string();
         assert!(error.contains("newer edgecore") && error.contains("move the file away"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn only_the_job_that_may_be_lost_is_not_waited_for() {
+        fn how(connection: &mut Connection) -> rusqlite::Result<i64> {
+            connection.pragma_query_value(None, "synchronous", |row| row.get(0))
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (db, _) = Db::open(&folder.path().join("edgecore.db"), Synchronous::Full).unwrap();
+        assert_eq!(db.call(how).await.unwrap(), 2);
+        assert_eq!(db.call_unsynced(how).await.unwrap(), 1);
+        assert_eq!(db.call(how).await.unwrap(), 2);
+        db.call_unsynced(|c| c.execute("no SQL", [])).await.unwrap_err();
+        assert_eq!(db.call(how).await.unwrap(), 2);
     }
 
     #[tokio::test]

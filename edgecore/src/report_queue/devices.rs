@@ -20,7 +20,7 @@ use window::{Due, Window};
 
 pub use store::{Limits, keep};
 
-/// Confirmed reports are struck out together: each commit costs a wait for the disk.
+/// Confirmed reports are struck out together: each commit takes its turn at the store.
 const STRIKE_OUT_EVERY: Duration = Duration::from_millis(250);
 /// How often reports that nobody confirms are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -187,7 +187,10 @@ impl DeviceReportQueue {
             return;
         }
         let rows = confirmed.clone();
-        if let Err(error) = self.db.call(move |connection| store::strike_out(connection, &rows)).await {
+        // One that is lost with the power goes once more.
+        if let Err(error) =
+            self.db.call_unsynced(move |connection| store::strike_out(connection, &rows)).await
+        {
             tracing::warn!(%error, "device reports that the cloud has could not be struck out; they are tried again");
             self.window.put_back_confirmed(confirmed);
         }
