@@ -1,18 +1,26 @@
-"""A Modbus TCP device of pymodbus, and a line protocol by which a story plays its physics.
+"""A Modbus TCP device and a serial line with another, both of pymodbus, and a line protocol by which a story plays their physics.
 
-Usage: modbus_device.py MODBUS_PORT CONTROL_PORT. Both listen on 127.0.0.1. All four kinds of register share one block.
-Control, one line each: `set ADDRESS VALUE`, `get ADDRESS`, `requests` (how many were served), `fail NAME` (every request gets
-this Modbus exception, such as DEVICE_FAILURE; `fail none` ends it).
+Usage: modbus_device.py MODBUS_PORT CONTROL_PORT. Both listen on 127.0.0.1. On TCP all four kinds of register share one block; on
+the serial line, a pair of pseudo terminals, each has its own.
+Control, one line each: `set ADDRESS VALUE`, `get ADDRESS`, `requests` (how many were served on TCP), `fail NAME` (every request
+there gets this Modbus exception, such as DEVICE_FAILURE; `fail none` ends it); `line` (the device file of the serial line),
+`line set KIND ADDRESS VALUE`, `line get KIND ADDRESS` with KIND coil, discrete, holding or input.
 """
 
 import asyncio
+import os
+import select
 import sys
+import threading
+import tty
 
 from pymodbus.constants import ExcCodes
-from pymodbus.server import ModbusTcpServer
+from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 UNIT = 1
+# Function codes that read and write each kind; inputs are written by their reading one.
+KINDS = {"coil": (1, 15), "discrete": (2, 2), "holding": (3, 16), "input": (4, 4)}
 failure = None
 served = 0
 is_control = False
@@ -26,7 +34,33 @@ async def on_access(function, start, address, count, registers, values):
     return failure
 
 
-async def control(server, reader, writer):
+def pair_of_terminals():
+    """Two ends of a wire: what goes into one comes out of the other."""
+    (one, inner), (other, outer) = os.openpty(), os.openpty()
+    for end in (inner, outer):
+        tty.setraw(end)
+
+    def carry():
+        while True:
+            for end in select.select([one, other], [], [])[0]:
+                os.write(other if end == one else one, os.read(end, 4096))
+
+    threading.Thread(target=carry, daemon=True).start()
+    return os.ttyname(inner), os.ttyname(outer)
+
+
+async def on_line(line, path, words):
+    if not words:
+        return path
+    reads, writes = KINDS[words[1]]
+    if words[0] == "set":
+        value = int(words[3])
+        await line.context.async_setValues(UNIT, writes, int(words[2]), [bool(value) if reads < 3 else value])
+        return "ok"
+    return str(int((await line.context.async_getValues(UNIT, reads, int(words[2]), 1))[0]))
+
+
+async def control(server, line_server, path, reader, writer):
     global failure, is_control
     while line := await reader.readline():
         words = line.decode().split()
@@ -39,6 +73,8 @@ async def control(server, reader, writer):
             answer = str((await server.context.async_getValues(UNIT, 3, int(words[1]), 1))[0])
         elif words[:1] == ["requests"]:
             answer = str(served)
+        elif words[:1] == ["line"]:
+            answer = await on_line(line_server, path, words[1:])
         elif words[:1] == ["fail"]:
             failure = None if words[1] == "none" else ExcCodes[words[1]]
             answer = "ok"
@@ -57,7 +93,15 @@ async def main():
     )
     server = ModbusTcpServer(device, address=("127.0.0.1", modbus_port))
     await server.serve_forever(background=True)
-    await asyncio.start_server(lambda r, w: control(server, r, w), "127.0.0.1", control_port)
+    inner, outer = pair_of_terminals()
+    bits, registers = (
+        [SimData(address=0, count=100, values=value, datatype=datatype)]
+        for value, datatype in ((False, DataType.BITS), (0, DataType.REGISTERS))
+    )
+    unit = SimDevice(id=UNIT, simdata=(bits, bits, registers, registers))
+    line = ModbusSerialServer(unit, port=inner, baudrate=19200)
+    await line.serve_forever(background=True)
+    await asyncio.start_server(lambda r, w: control(server, line, outer, r, w), "127.0.0.1", control_port)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

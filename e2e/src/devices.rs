@@ -60,7 +60,8 @@ pub struct ModbusDevice(Simulator);
 
 impl ModbusDevice {
     pub fn start() -> Result<Self> {
-        let mut simulator = Simulator::new("modbus-device", "modbus_device.py", &["pymodbus==3.16.1"])?;
+        let mut simulator =
+            Simulator::new("modbus-device", "modbus_device.py", &["pymodbus==3.16.1", "pyserial==3.5"])?;
         simulator.plug_in()?;
         Ok(Self(simulator))
     }
@@ -89,6 +90,20 @@ impl ModbusDevice {
 
     pub fn get(&self, register: u16) -> Result<u16> {
         Ok(self.0.ask(&format!("get {register}"))?.parse()?)
+    }
+
+    /// The device file of its serial line, on which another unit is.
+    pub fn line(&self) -> Result<String> {
+        self.0.ask("line")
+    }
+
+    /// `kind`: coil, discrete, holding or input.
+    pub fn set_on_line(&self, kind: &str, register: u16, value: u16) -> Result<()> {
+        self.0.order(&format!("line set {kind} {register} {value}"))
+    }
+
+    pub fn get_on_line(&self, kind: &str, register: u16) -> Result<u16> {
+        Ok(self.0.ask(&format!("line get {kind} {register}"))?.parse()?)
     }
 
     /// Requests served so far.

@@ -5,7 +5,48 @@
 
 use anyhow::{Result, ensure};
 use e2e::devices::{HEAT, LIMIT, Mapper, ModbusDevice, oven, oven_model, twin};
-use e2e::site::{Site, Wishes};
+use e2e::site::{NODE, Site, Wishes};
+use serde_json::{Value, json};
+
+/// A pump on a serial line, one property of each kind of register.
+fn pump(line: &str) -> Value {
+    let property = |name: &str, register: &str, offset: u16, desired: Option<&str>| {
+        let mut property = json!({"name": name, "collectCycle": 200, "reportToCloud": true,
+            "visitors": {"protocolName": "modbus", "configData": {"register": register, "offset": offset, "limit": 1}}});
+        if let Some(desired) = desired {
+            property["desired"] = json!({"value": desired});
+        }
+        property
+    };
+    json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+        "metadata": {"name": "pump-1", "namespace": "plant"},
+        "spec": {
+            "deviceModelRef": {"name": "pump"},
+            "nodeName": NODE,
+            "protocol": {"protocolName": "modbus", "configData": {"serialPort": line, "baudRate": "19200", "slaveID": 1}},
+            "properties": [
+                property("running", "CoilRegister", 3, Some("true")),
+                property("closed", "DiscreteInputRegister", 4, None),
+                property("flow", "InputRegister", 5, None),
+                property("speed", "HoldingRegister", 6, Some("1500")),
+            ],
+        },
+    })
+}
+
+fn pump_model() -> Value {
+    let property =
+        |name: &str, kind: &str, access: &str| json!({"name": name, "type": kind, "accessMode": access});
+    json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
+        "metadata": {"name": "pump", "namespace": "plant"},
+        "spec": {"protocol": "modbus", "properties": [
+            property("running", "BOOLEAN", "ReadWrite"), property("closed", "BOOLEAN", "ReadOnly"),
+            property("flow", "INT", "ReadOnly"), property("speed", "INT", "ReadWrite"),
+        ]},
+    })
+}
 
 #[test]
 fn a_thermometer_is_read_and_written_with_kubectl() -> Result<()> {
@@ -38,6 +79,19 @@ fn a_thermometer_is_read_and_written_with_kubectl() -> Result<()> {
     ensure!(plc.get(LIMIT)? == 22, "written");
     let now = site.device("oven-1")?;
     ensure!(twin(&now, "limit").is_some_and(|twin| twin["observedDesired"]["value"] == "22"), "{now}");
+
+    // Another one on a serial line, every kind of register.
+    plc.set_on_line("discrete", 4, 1)?;
+    plc.set_on_line("input", 5, 777)?;
+    site.cluster.apply(&pump_model().to_string())?;
+    site.cluster.apply(&pump(&plc.line()?).to_string())?;
+    for (property, value) in [("running", "true"), ("closed", "true"), ("flow", "777"), ("speed", "1500")] {
+        site.wait_reported("pump-1", property, value)?;
+    }
+    ensure!(plc.get_on_line("coil", 3)? == 1 && plc.get_on_line("holding", 6)? == 1500, "written");
+    plc.set_on_line("input", 5, 42)?;
+    site.wait_reported("pump-1", "flow", "42")?;
+    site.cluster.kubectl_ok(&["delete", "device", "pump-1", "--namespace=plant"])?;
 
     // Unplugged it is told offline and keeps its values; plugged in it goes on.
     plc.unplug()?;
