@@ -11,12 +11,13 @@ mod mapper;
 mod mapping;
 pub mod merge;
 mod payload;
+mod presence;
 mod store;
 mod twins;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ke_dmi::v1beta1 as dmi_messages;
@@ -28,21 +29,25 @@ use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::db::{Db, DbError};
 use crate::event_bus::{Bus, Heard};
-use crate::event_bus::{DeviceId, Topic};
+use crate::event_bus::{DeviceId, DeviceTopic, Topic};
 use crate::meta_manager::DeviceNews;
 use crate::report_queue::{DeviceReports, Limits, keep};
 use catalogue::{Catalogue, Difference, Message};
 use dmi::{Ask, Named, Registration};
-use mapper::{Change, Mapper, Registered};
+use mapper::{Change, Found, Mapper, Registered};
 use merge::Alphabet;
+use presence::{Answers, Presence, Unserved, Verdict};
 use twins::{Effects, Moment, TwinError, Twins};
 
 /// Reports that share one commit at most.
 const BATCH: usize = 512;
+/// Devices that come one after the other are looked at together: does anybody serve them?
+const LOOK: Duration = Duration::from_secs(1);
 
 /// `modules.deviceTwin`
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -162,11 +167,21 @@ pub struct DeviceTwin {
     twins: Twins,
     catalogue: Catalogue,
     mappers: HashMap<String, Served>,
+    presence: Presence,
+    /// What was last told of devices that nobody serves.
+    unserved: BTreeMap<DeviceId, Unserved>,
+    /// Devices that somebody updates over MQTT: those need no mapper.
+    by_mqtt: HashSet<DeviceId>,
+    /// When the devices are looked at again.
+    look: Option<Instant>,
+    found: mpsc::Receiver<Found>,
+    finding: mpsc::Sender<Found>,
     counters: Counters,
 }
 
 /// A mapper's task; ended when this is dropped.
 struct Served {
+    registered: Registered,
     changes: mpsc::Sender<Change>,
     task: AbortHandle,
 }
@@ -181,7 +196,7 @@ impl Drop for Served {
 enum Said {
     Heard(Heard),
     Report(Named, merge::Told, oneshot::Sender<Result<(), Status>>),
-    State(Named, String, oneshot::Sender<Result<(), Status>>),
+    State(Named, String, String, oneshot::Sender<Result<(), Status>>),
 }
 
 enum Event {
@@ -189,6 +204,8 @@ enum Event {
     News(DeviceNews),
     Membership(Membership),
     Register(Registration),
+    Found(Found),
+    Look,
     Stop,
 }
 
@@ -200,8 +217,10 @@ impl DeviceTwin {
         let devices = db.call(|connection| store::all(connection)).await?;
         // Full: mappers' calls wait, as they wait for the disk.
         let (asking, asks) = mpsc::channel(BATCH);
+        // Full: mappers' tasks find it out again a little later.
+        let (finding, found) = mpsc::channel(16);
         let mut module = Self {
-            twins: Twins::new(node, alphabet, devices),
+            twins: Twins::new(node.clone(), alphabet, devices),
             config,
             db,
             news,
@@ -213,6 +232,12 @@ impl DeviceTwin {
             reports,
             catalogue: Catalogue::default(),
             mappers: HashMap::new(),
+            presence: Presence::new(node),
+            unserved: BTreeMap::new(),
+            by_mqtt: HashSet::new(),
+            look: Some(Instant::now()),
+            found,
+            finding,
             counters,
         };
         for news in held {
@@ -221,7 +246,7 @@ impl DeviceTwin {
         for mapper in module.db.call(|connection| store::mappers(connection)).await? {
             let protocol = mapper.protocol.clone();
             let held = module.db.call(move |connection| store::held(connection, &protocol)).await?;
-            module.serve_mapper(&mapper, held);
+            module.serve_mapper(&mapper, held, Answers::NotKnown);
         }
         Ok(module)
     }
@@ -244,6 +269,8 @@ impl DeviceTwin {
                 }
                 Some(news) = self.news.recv() => Event::News(news),
                 Some(membership) = self.membership.recv() => Event::Membership(membership),
+                Some(found) = self.found.recv() => Event::Found(found),
+                () = until(self.look) => Event::Look,
             };
             match event {
                 Event::Said => {
@@ -256,6 +283,8 @@ impl DeviceTwin {
                 Event::News(news) => self.on_news(news).await,
                 Event::Membership(membership) => self.on_membership(membership).await,
                 Event::Register(registration) => self.on_register(registration).await,
+                Event::Found(found) => self.on_found(found).await,
+                Event::Look => self.on_look().await,
                 Event::Stop => return Ok(()),
             }
         }
@@ -264,7 +293,16 @@ impl DeviceTwin {
     fn sorted(&self, ask: Ask, batch: &mut Vec<Said>) -> Event {
         match ask {
             Ask::Report { device, twin, reply } => batch.push(Said::Report(device, twin, reply)),
-            Ask::State { device, state, reply } => batch.push(Said::State(device, state, reply)),
+            Ask::State { device, state, why, reply } => batch.push(Said::State(device, state, why, reply)),
+            Ask::Rival { mapper, reply } => {
+                let is_rival = |other: &Registered| {
+                    (other.protocol == mapper.protocol || other.name == mapper.name)
+                        && other.address != mapper.address
+                };
+                let mut others = self.mappers.values().map(|served| &served.registered);
+                // Nobody waits for it any more: nothing is lost.
+                let _ = reply.send(Ok(others.find(|other| is_rival(other)).cloned()));
+            }
             Ask::Register(registration) => return Event::Register(registration),
         }
         Event::Said
@@ -294,6 +332,7 @@ impl DeviceTwin {
             let at = moment();
             match said {
                 Said::Heard(Heard { topic, payload, kept: told }) => {
+                    self.note_mqtt(&topic);
                     effects.push(self.twins.heard(&topic, &payload, &at));
                     kept.push(told);
                 }
@@ -307,10 +346,12 @@ impl DeviceTwin {
                         Err(error) => drop(reply.send(Err(status(&device, &error)))),
                     }
                 }
-                Said::State(device, state, reply) => {
-                    let done = self
-                        .named(&device)
-                        .and_then(|id| self.twins.state(&id, &at.event_id.clone(), &state, &at));
+                Said::State(device, state, why, reply) => {
+                    let done = self.named(&device).and_then(|id| {
+                        // Its mapper's word stands until something else is found out.
+                        self.unserved.remove(&id);
+                        self.twins.state(&id, &at.event_id, &state, &why, &at)
+                    });
                     match done {
                         Ok(done) => {
                             effects.push(done);
@@ -405,11 +446,14 @@ impl DeviceTwin {
                 (added, self.catalogue.set_device(&id, Some(device)))
             }
             DeviceNews::Device(id, None) => {
+                self.unserved.remove(&id);
+                self.by_mqtt.remove(&id);
                 (self.twins.remove(&id, &at), self.catalogue.set_device(&id, None))
             }
             DeviceNews::Model(id, model) => (Effects::default(), self.catalogue.set_model(&id, model)),
         };
         self.settle_own(vec![effects]).await;
+        self.look.get_or_insert_with(|| Instant::now() + LOOK);
         for Difference { protocol, key, wanted } in differences {
             match self.mappers.get(&protocol) {
                 // The task takes changes also while a call is under way: this waits for no mapper.
@@ -475,6 +519,23 @@ impl DeviceTwin {
                 .send(Err(Status::unavailable(format!("the registration could not be stored: {error}"))));
             return;
         }
+        // As on disk: one name, one socket, one protocol.
+        let is_same = |served: &Served| {
+            served.registered.protocol != mapper.protocol
+                && (served.registered.name == mapper.name || served.registered.address == mapper.address)
+        };
+        let left: Vec<String> =
+            self.mappers.iter().filter(|(_, served)| is_same(served)).map(|(left, _)| left.clone()).collect();
+        for protocol in left {
+            tracing::warn!(
+                name = mapper.name,
+                protocol,
+                now = mapper.protocol,
+                "a mapper serves another protocol than before"
+            );
+            self.mappers.remove(&protocol);
+            self.presence.went(&protocol);
+        }
         if self.mappers.contains_key(&mapper.protocol) {
             tracing::info!(
                 protocol = mapper.protocol,
@@ -484,17 +545,86 @@ impl DeviceTwin {
         } else {
             tracing::info!(protocol = mapper.protocol, name = mapper.name, "a mapper registered");
         }
-        self.serve_mapper(&mapper, held);
+        self.serve_mapper(&mapper, held, Answers::Yes);
         let _ = reply.send(Ok(response));
+        self.on_look().await;
     }
 
-    fn serve_mapper(&mut self, mapper: &Registered, held: BTreeMap<catalogue::Key, catalogue::Digest>) {
+    fn serve_mapper(
+        &mut self,
+        mapper: &Registered,
+        held: BTreeMap<catalogue::Key, catalogue::Digest>,
+        answers: Answers,
+    ) {
+        self.presence.came(mapper, answers);
         // Full: DeviceTwin waits for the task, which takes changes at any time.
         let (changes, receiver) = mpsc::channel(64);
         let wanted = self.catalogue.wanted(&mapper.protocol);
-        let task = Mapper::new(mapper, wanted, held, receiver, self.db.clone());
+        let task = Mapper::new(mapper, wanted, held, receiver, self.finding.clone(), self.db.clone());
         let task = tokio::spawn(task.run()).abort_handle();
-        self.mappers.insert(mapper.protocol.clone(), Served { changes, task });
+        let registered = mapper.clone();
+        self.mappers.insert(mapper.protocol.clone(), Served { registered, changes, task });
+    }
+
+    async fn on_found(&mut self, Found { protocol, address, answers }: Found) {
+        match &answers {
+            Answers::No(why) => tracing::warn!(protocol, why, "a mapper does not answer"),
+            _ => tracing::info!(protocol, "a mapper answers"),
+        }
+        if self.presence.found(&protocol, &address, answers) {
+            self.on_look().await;
+        }
+    }
+
+    /// Tells of all devices whether somebody serves them, where that is not as it was told.
+    async fn on_look(&mut self) {
+        let (now, at) = (Instant::now(), moment());
+        self.look = None;
+        let (mut effects, mut told) = (Vec::new(), Vec::new());
+        for (id, protocol) in self.catalogue.protocols() {
+            let unserved = match self.presence.verdict(protocol, now.into_std()) {
+                Verdict::Wait(until) => {
+                    let until = until.map(Instant::from_std);
+                    self.look = [self.look, until].into_iter().flatten().min();
+                    continue;
+                }
+                Verdict::Unserved(_) if self.by_mqtt.contains(id) => None,
+                Verdict::Unserved(unserved) => Some(unserved),
+                Verdict::Served => None,
+            };
+            if unserved.is_some() && self.unserved.get(id) == unserved.as_ref() {
+                continue;
+            }
+            if unserved.is_some() || self.twins.is_unserved(id) {
+                effects.extend(self.twins.unserved(id, unserved.as_ref(), &at));
+                told.push((id.clone(), unserved));
+            }
+        }
+        if effects.is_empty() {
+            return;
+        }
+        if let Err(error) = self.settle(effects).await {
+            tracing::error!(%error, "which devices nobody serves is not on disk; it is tried again");
+            self.look = Some(now + presence::GRACE);
+            return;
+        }
+        for (id, unserved) in told {
+            match unserved {
+                Some(unserved) => drop(self.unserved.insert(id, unserved)),
+                None => drop(self.unserved.remove(&id)),
+            }
+        }
+    }
+
+    /// Somebody who needs no mapper updates this device.
+    fn note_mqtt(&mut self, topic: &Topic) {
+        let Topic::Device(id, DeviceTopic::TwinUpdate | DeviceTopic::StateUpdate) = topic else { return };
+        if !self.by_mqtt.contains(id) && self.twins.has(id) {
+            self.by_mqtt.insert(id.clone());
+            if self.twins.is_unserved(id) {
+                self.look = Some(Instant::now());
+            }
+        }
     }
 
     fn named(&self, device: &Named) -> Result<DeviceId, TwinError> {
@@ -515,6 +645,14 @@ fn status(device: &Named, error: &TwinError) -> Status {
             Status::not_found(format!("device {namespace}/{name} is not on this node"))
         }
         error => Status::invalid_argument(format!("device {namespace}/{name}: {error}")),
+    }
+}
+
+/// Never, if there is no time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
