@@ -207,6 +207,11 @@ pub struct Mapper {
 impl Mapper {
     /// `name` is the binary's.
     pub fn start(name: &str, protocol: &str, edge: &EdgeCore) -> Result<Self> {
+        Self::start_as(name, name, protocol, edge)
+    }
+
+    /// Of a binary, under a name of its own: a node has each name and each protocol once.
+    pub fn start_as(binary: &str, name: &str, protocol: &str, edge: &EdgeCore) -> Result<Self> {
         let run_dir = RunDir::new(name)?;
         let rest = SocketAddr::from(([127, 0, 0, 1], run_dir.port()?));
         let config = json!({
@@ -223,7 +228,7 @@ impl Mapper {
         });
         let path = run_dir.write("config.yaml", serde_json::to_vec_pretty(&config)?)?;
         let arguments = ["--config-file".into(), path.into_os_string()];
-        let mut process = Process::new(run_dir.path(), name, &program(name)?, arguments);
+        let mut process = Process::new(run_dir.path(), name, &program(binary)?, arguments);
         process.start()?;
         Ok(Self { process, rest, run_dir })
     }
