@@ -12,6 +12,7 @@ mod mapping;
 pub mod merge;
 mod payload;
 mod presence;
+mod serving;
 mod store;
 mod twins;
 
@@ -20,7 +21,6 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use ke_dmi::v1beta1 as dmi_messages;
 use ke_run::config::Within;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
@@ -28,7 +28,6 @@ use ke_wire::{DeviceRef, MessageId, NodeName};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -37,11 +36,12 @@ use crate::event_bus::{Bus, Heard};
 use crate::event_bus::{DeviceId, DeviceTopic, Topic};
 use crate::meta_manager::DeviceNews;
 use crate::report_queue::{DeviceReports, Limits, keep};
-use catalogue::{Catalogue, Difference, Message};
+use catalogue::{Catalogue, Difference};
 use dmi::{Ask, Named, Registration};
-use mapper::{Change, Found, Mapper, Registered};
+use mapper::{Found, Registered};
 use merge::Alphabet;
-use presence::{Answers, Presence, Unserved, Verdict};
+use presence::{Answers, Presence, Unserved};
+use serving::{Served, until};
 use twins::{Effects, Moment, TwinError, Twins};
 
 /// Reports that share one commit at most.
@@ -170,26 +170,13 @@ pub struct DeviceTwin {
     presence: Presence,
     /// What was last told of devices that nobody serves.
     unserved: BTreeMap<DeviceId, Unserved>,
-    /// Devices that somebody updates over MQTT: those need no mapper.
-    by_mqtt: HashSet<DeviceId>,
+    /// Devices that somebody reports on, over MQTT or without a registration: those lack no mapper.
+    spoken_for: HashSet<DeviceId>,
     /// When the devices are looked at again.
     look: Option<Instant>,
     found: mpsc::Receiver<Found>,
     finding: mpsc::Sender<Found>,
     counters: Counters,
-}
-
-/// A mapper's task; ended when this is dropped.
-struct Served {
-    registered: Registered,
-    changes: mpsc::Sender<Change>,
-    task: AbortHandle,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// Something said about a device, and who waits until it is on disk.
@@ -234,7 +221,7 @@ impl DeviceTwin {
             mappers: HashMap::new(),
             presence: Presence::new(node),
             unserved: BTreeMap::new(),
-            by_mqtt: HashSet::new(),
+            spoken_for: HashSet::new(),
             look: Some(Instant::now()),
             found,
             finding,
@@ -332,12 +319,17 @@ impl DeviceTwin {
             let at = moment();
             match said {
                 Said::Heard(Heard { topic, payload, kept: told }) => {
-                    self.note_mqtt(&topic);
+                    if let Topic::Device(id, DeviceTopic::TwinUpdate | DeviceTopic::StateUpdate) = &topic {
+                        self.note_spoken_for(id);
+                    }
                     effects.push(self.twins.heard(&topic, &payload, &at));
                     kept.push(told);
                 }
                 Said::Report(device, twin, reply) => {
-                    let done = self.named(&device).and_then(|id| self.twins.reported(&id, &twin, &at));
+                    let done = self.named(&device).and_then(|id| {
+                        self.note_spoken_for(&id);
+                        self.twins.reported(&id, &twin, &at)
+                    });
                     match done {
                         Ok(done) => {
                             effects.push(done);
@@ -447,7 +439,7 @@ impl DeviceTwin {
             }
             DeviceNews::Device(id, None) => {
                 self.unserved.remove(&id);
-                self.by_mqtt.remove(&id);
+                self.spoken_for.remove(&id);
                 (self.twins.remove(&id, &at), self.catalogue.set_device(&id, None))
             }
             DeviceNews::Model(id, model) => (Effects::default(), self.catalogue.set_model(&id, model)),
@@ -499,134 +491,6 @@ impl DeviceTwin {
         }
     }
 
-    async fn on_register(&mut self, Registration { mapper, with_data, reply }: Registration) {
-        let wanted = self.catalogue.wanted(&mapper.protocol);
-        let mut response = dmi_messages::MapperRegisterResponse::default();
-        let mut held = BTreeMap::new();
-        if with_data {
-            for (key, wanted) in &wanted {
-                match &wanted.message {
-                    Message::Model(model) => response.model_list.push(model.clone()),
-                    Message::Device(device, _) => response.device_list.push((**device).clone()),
-                }
-                held.insert(key.clone(), wanted.digest);
-            }
-        }
-        let (row, holds) = (mapper.clone(), held.clone());
-        if let Err(error) = self.db.call(move |connection| store::register(connection, &row, &holds)).await {
-            tracing::error!(%error, name = mapper.name, "a mapper could not be registered");
-            let _ = reply
-                .send(Err(Status::unavailable(format!("the registration could not be stored: {error}"))));
-            return;
-        }
-        // As on disk: one name, one socket, one protocol.
-        let is_same = |served: &Served| {
-            served.registered.protocol != mapper.protocol
-                && (served.registered.name == mapper.name || served.registered.address == mapper.address)
-        };
-        let left: Vec<String> =
-            self.mappers.iter().filter(|(_, served)| is_same(served)).map(|(left, _)| left.clone()).collect();
-        for protocol in left {
-            tracing::warn!(
-                name = mapper.name,
-                protocol,
-                now = mapper.protocol,
-                "a mapper serves another protocol than before"
-            );
-            self.mappers.remove(&protocol);
-            self.presence.went(&protocol);
-        }
-        if self.mappers.contains_key(&mapper.protocol) {
-            tracing::info!(
-                protocol = mapper.protocol,
-                name = mapper.name,
-                "a mapper registered again, or another took its place"
-            );
-        } else {
-            tracing::info!(protocol = mapper.protocol, name = mapper.name, "a mapper registered");
-        }
-        self.serve_mapper(&mapper, held, Answers::Yes);
-        let _ = reply.send(Ok(response));
-        self.on_look().await;
-    }
-
-    fn serve_mapper(
-        &mut self,
-        mapper: &Registered,
-        held: BTreeMap<catalogue::Key, catalogue::Digest>,
-        answers: Answers,
-    ) {
-        self.presence.came(mapper, answers);
-        // Full: DeviceTwin waits for the task, which takes changes at any time.
-        let (changes, receiver) = mpsc::channel(64);
-        let wanted = self.catalogue.wanted(&mapper.protocol);
-        let task = Mapper::new(mapper, wanted, held, receiver, self.finding.clone(), self.db.clone());
-        let task = tokio::spawn(task.run()).abort_handle();
-        let registered = mapper.clone();
-        self.mappers.insert(mapper.protocol.clone(), Served { registered, changes, task });
-    }
-
-    async fn on_found(&mut self, Found { protocol, address, answers }: Found) {
-        match &answers {
-            Answers::No(why) => tracing::warn!(protocol, why, "a mapper does not answer"),
-            _ => tracing::info!(protocol, "a mapper answers"),
-        }
-        if self.presence.found(&protocol, &address, answers) {
-            self.on_look().await;
-        }
-    }
-
-    /// Tells of all devices whether somebody serves them, where that is not as it was told.
-    async fn on_look(&mut self) {
-        let (now, at) = (Instant::now(), moment());
-        self.look = None;
-        let (mut effects, mut told) = (Vec::new(), Vec::new());
-        for (id, protocol) in self.catalogue.protocols() {
-            let unserved = match self.presence.verdict(protocol, now.into_std()) {
-                Verdict::Wait(until) => {
-                    let until = until.map(Instant::from_std);
-                    self.look = [self.look, until].into_iter().flatten().min();
-                    continue;
-                }
-                Verdict::Unserved(_) if self.by_mqtt.contains(id) => None,
-                Verdict::Unserved(unserved) => Some(unserved),
-                Verdict::Served => None,
-            };
-            if unserved.is_some() && self.unserved.get(id) == unserved.as_ref() {
-                continue;
-            }
-            if unserved.is_some() || self.twins.is_unserved(id) {
-                effects.extend(self.twins.unserved(id, unserved.as_ref(), &at));
-                told.push((id.clone(), unserved));
-            }
-        }
-        if effects.is_empty() {
-            return;
-        }
-        if let Err(error) = self.settle(effects).await {
-            tracing::error!(%error, "which devices nobody serves is not on disk; it is tried again");
-            self.look = Some(now + presence::GRACE);
-            return;
-        }
-        for (id, unserved) in told {
-            match unserved {
-                Some(unserved) => drop(self.unserved.insert(id, unserved)),
-                None => drop(self.unserved.remove(&id)),
-            }
-        }
-    }
-
-    /// Somebody who needs no mapper updates this device.
-    fn note_mqtt(&mut self, topic: &Topic) {
-        let Topic::Device(id, DeviceTopic::TwinUpdate | DeviceTopic::StateUpdate) = topic else { return };
-        if !self.by_mqtt.contains(id) && self.twins.has(id) {
-            self.by_mqtt.insert(id.clone());
-            if self.twins.is_unserved(id) {
-                self.look = Some(Instant::now());
-            }
-        }
-    }
-
     fn named(&self, device: &Named) -> Result<DeviceId, TwinError> {
         if device.namespace.is_empty() {
             return self.twins.named(&device.name).ok_or(TwinError::Unknown);
@@ -645,14 +509,6 @@ fn status(device: &Named, error: &TwinError) -> Status {
             Status::not_found(format!("device {namespace}/{name} is not on this node"))
         }
         error => Status::invalid_argument(format!("device {namespace}/{name}: {error}")),
-    }
-}
-
-/// Never, if there is no time.
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 
