@@ -201,6 +201,18 @@ fn bad_manifests_are_told_and_harm_nobody() -> Result<()> {
     {
         site.wait_event(name, reason)?;
     }
+    // And what only their mapper can know.
+    wait_told(
+        &site,
+        &[
+            ("plant/fast", "DeviceTrouble", &["the desired value of speed is not written: 150 is outside"]),
+            (
+                "plant/words",
+                "DeviceTrouble",
+                &["the desired value of speed is not written: \"fast\" is no INT"],
+            ),
+        ],
+    )?;
     // What is right about them is done all the same, and each is itself.
     wait_all(&site, "texts to come back as they are", |find| {
         let expected = [("plant/press", "of the plant"), ("device/press", "of device"), ("plant/sign", TEXT)];
@@ -426,22 +438,28 @@ fn a_plc_that_misbehaves_harms_no_other_of_its_mapper() -> Result<()> {
     site.wait_reported("oven-2", "heat", "10")?;
 
     let mut heat = 200;
-    for (answers, state) in [
-        (Answers::Exceptions, "unhealthy"),
-        (Answers::Nothing, "offline"),
-        (Answers::Well, "online"),
-        (Answers::Short, "offline"),
-        (Answers::Well, "online"),
-        (Answers::Torn, "offline"),
-        (Answers::Well, "online"),
-        (Answers::Silence, "offline"),
-        (Answers::Well, "online"),
+    for (answers, state, why) in [
+        (
+            Answers::Exceptions,
+            "unhealthy",
+            "heat cannot be read: InputRegister 4: the device failed (Modbus exception 4)",
+        ),
+        (Answers::Nothing, "offline", "closed the connection"),
+        (Answers::Well, "online", ""),
+        (Answers::Short, "offline", "answered something else when asked for InputRegister 4"),
+        (Answers::Well, "online", ""),
+        (Answers::Torn, "offline", "closed the connection"),
+        (Answers::Well, "online", ""),
+        (Answers::Silence, "offline", "did not answer within 1s about InputRegister 4"),
+        (Answers::Well, "online", ""),
     ] {
         heat += 1;
         bad.hold(heat);
         bad.answer(answers);
-        site.wait_device("oven-2", &format!("to be {state}"), |device| {
-            (device["status"]["state"] == state).then_some(())
+        site.wait_device("oven-2", &format!("to be {state}: {why}"), |device| {
+            let told = condition(device, "DeviceTrouble").unwrap_or_default();
+            let is_told = if why.is_empty() { told.is_empty() } else { told.contains(why) };
+            (device["status"]["state"] == state && is_told).then_some(())
         })?;
         // The one beside it is read all the time.
         good.set(HEAT, heat)?;
