@@ -39,9 +39,9 @@ e2e: binaries
 
 # The simulated nodes are built as the binaries are, so that the client's share of the machine stays small.
 bench: dist
-	cargo build --profile dist -p edgemark
-	set -e; for name in cloudcore edgecore edgemark dmimark; do \
-		export ISTHMUS_$${name^^}="$(abspath $(TARGET))/dist/$$name"; done; \
+	cargo build --profile dist -p edgemark -p mapper-modbus
+	set -e; for name in cloudcore edgecore edgemark dmimark mapper-modbus; do \
+		export ISTHMUS_$$(echo $$name | tr a-z- A-Z_)="$(abspath $(TARGET))/dist/$$name"; done; \
 		cargo run --quiet -p e2e --bin bench -- $(BENCH)
 
 lint:

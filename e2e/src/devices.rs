@@ -229,11 +229,13 @@ pub struct Mapper {
 impl Mapper {
     /// `name` is the binary's.
     pub fn start(name: &str, protocol: &str, edge: &EdgeCore) -> Result<Self> {
-        Self::start_with(name, protocol, edge, &[])
+        Self::start_as(name, name, protocol, edge, &[])
     }
 
-    /// `environment`: variables and values; `{run}` in a value is the mapper's own directory.
-    pub fn start_with(
+    /// Of a binary, under a name of its own: a node has each name and each protocol once. `environment`: variables and values;
+    /// `{run}` in a value is the mapper's own directory.
+    pub fn start_as(
+        binary: &str,
         name: &str,
         protocol: &str,
         edge: &EdgeCore,
@@ -255,7 +257,7 @@ impl Mapper {
         });
         let path = run_dir.write("config.yaml", serde_json::to_vec_pretty(&config)?)?;
         let arguments = ["--config-file".into(), path.into_os_string()];
-        let mut process = Process::new(run_dir.path(), name, &program(name)?, arguments);
+        let mut process = Process::new(run_dir.path(), name, &program(binary)?, arguments);
         for (variable, value) in environment {
             process.set_env(variable, value.replace("{run}", &run_dir.path().to_string_lossy()));
         }

@@ -5,6 +5,7 @@
 //! nothing, but pings: it answers them itself too, so that none proves that cloudcore has read what came before. Stands behind
 //! a `Wire`; called by stories.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,6 +55,8 @@ struct Shared {
     edge: (PathBuf, PathBuf),
     seen: Mutex<Acknowledged>,
     values: Mutex<Vec<Reported>>,
+    /// Bytes of messages with values, by device.
+    reported_bytes: Mutex<BTreeMap<String, u64>>,
     n_open: AtomicUsize,
 }
 
@@ -79,6 +82,7 @@ impl Tap {
             edge: (certificate.into(), key.into()),
             seen: Mutex::default(),
             values: Mutex::default(),
+            reported_bytes: Mutex::default(),
             n_open: AtomicUsize::new(0),
         });
         runtime.spawn(accept(listener, Arc::clone(&shared)));
@@ -98,6 +102,12 @@ impl Tap {
     /// Every reported value until now, in the order in which the edge sent them.
     pub fn values(&self) -> Vec<Reported> {
         self.shared.values.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Bytes of messages that carried values of a device (`<namespace>/<name>`) up until now.
+    pub fn reported_bytes(&self, device: &str) -> u64 {
+        let bytes = self.shared.reported_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.get(device).copied().unwrap_or_default()
     }
 
     pub fn n_acks(&self) -> usize {
@@ -230,6 +240,10 @@ impl Shared {
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).acknowledge(&to);
             }
             Ok(Up::TwinReport { namespace, device, report, .. }) => {
+                let mut by_device = self.reported_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                let sum = by_device.entry(format!("{namespace}/{device}")).or_default();
+                *sum = sum.saturating_add(bytes.len() as u64);
+                drop(by_device);
                 let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
                 for (property, twin) in report.twin {
                     let Some(actual) = twin.and_then(|twin| twin.actual) else { continue };

@@ -53,7 +53,7 @@ fn a_server_that_is_plugged_in_is_a_device() -> Result<()> {
     let mut server = OpcUaDevice::new()?;
     let place = format!("opc.tcp://{}", server.address());
     let environment = [("MAPPER_OPCUA_STATE", "{run}/state"), ("MAPPER_OPCUA_DISCOVER", place.as_str())];
-    let _mapper = Mapper::start_with("mapper-opcua", "opcua", &site.edge, &environment)?;
+    let _mapper = Mapper::start_as("mapper-opcua", "mapper-opcua", "opcua", &site.edge, &environment)?;
     site.cluster.kubectl_ok(&["create", "namespace", "plant"])?;
     site.cluster.apply(&model().to_string())?;
 

@@ -128,6 +128,8 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (client, packet)
     ) WITHOUT ROWID;
     CREATE TABLE bus_filter (filter TEXT PRIMARY KEY) WITHOUT ROWID;",
+    // What a device's state was before its mapper went away; empty while that is there.
+    "ALTER TABLE device ADD COLUMN before TEXT NOT NULL DEFAULT ''",
 ];
 
 /// How hard a commit is pushed to the disk.

@@ -2,15 +2,17 @@
 //! stands in a list of Kubernetes conditions.
 //!
 //! A problem is a condition with status True and goes away when it is solved; a healthy device has none of them.
-//! Conditions of others stay. What only a mapper on the node can know is not guessed. Called by `mod.rs`.
+//! Conditions of others stay. What only the node can know is not guessed: the node tells it ([`told_by_node`]). Called by
+//! `mod.rs`.
 
 use ke_api::device::DataType;
+use ke_wire::{DeviceState, Trouble};
 use serde_json::{Value, json};
 
-use super::object::{DeviceSays, ModelProperty};
+use super::object::{DeviceSays, ModelProperty, ModelSays};
 
 /// Types of the conditions that are ours.
-const TYPES: [&str; 9] = [
+const TYPES: [&str; 13] = [
     "NoNode",
     "NodeUnknown",
     "ModelMissing",
@@ -20,7 +22,14 @@ const TYPES: [&str; 9] = [
     "PropertyNotInModel",
     "NoVisitors",
     "DesiredInvalid",
+    "ModelProtocolDiffers",
+    // What nodes tell.
+    "NoMapper",
+    "MapperAway",
+    "DeviceTrouble",
 ];
+/// Characters of what a node tells that are shown.
+const MAX_TOLD: usize = 1000;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +52,7 @@ pub(super) enum NodeIs {
 /// The model of a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ModelIs<'a> {
-    Known(&'a [ModelProperty]),
+    Known(&'a ModelSays),
     /// It is not there.
     Missing,
     /// It was deleted while this device uses it.
@@ -119,9 +128,41 @@ pub(super) fn problems(
         );
     }
     if let (ModelIs::Known(model), false) = (model, name.is_empty()) {
-        properties(device, model, &mut add);
+        let protocol = &model.protocol;
+        if !protocol.is_empty()
+            && !device.protocol.is_empty()
+            && !protocol.eq_ignore_ascii_case(&device.protocol)
+        {
+            add(
+                "ModelProtocolDiffers",
+                format!(
+                    "DeviceModel {name:?} is of the protocol {protocol:?} (spec.protocol), the device of {:?} \
+                     (spec.protocol.protocolName): the mapper of the latter gets it, and what the model says of visitors may mean \
+                     nothing there; correct one of the two",
+                    device.protocol
+                ),
+            );
+        }
+        properties(device, &model.properties, &mut add);
     }
     problems
+}
+
+/// What a node says is wrong with a device of its own, if it says so in a way that is known.
+pub(super) fn told_by_node(state: &DeviceState) -> Option<Problem> {
+    let what = Trouble::of(&state.reason)?.word();
+    let message: String = state.message.chars().take(MAX_TOLD).collect();
+    (!message.is_empty()).then_some(Problem { what, message })
+}
+
+/// What a node had said when these conditions were written.
+pub(super) fn told_before(shown: &[Value]) -> Option<Problem> {
+    let text = |condition: &Value, field: &str| Some(condition.get(field)?.as_str()?.to_owned());
+    shown.iter().find_map(|condition| {
+        let what = Trouble::of(&text(condition, "type")?)?.word();
+        (text(condition, "status")? == "True").then_some(())?;
+        Some(Problem { what, message: text(condition, "message")? })
+    })
 }
 
 /// What to do about a protocol that surely needs a mapper of somebody else.
@@ -336,14 +377,15 @@ mod tests {
         }
     }
 
-    fn model() -> Vec<ModelProperty> {
-        vec![ModelProperty {
+    fn model() -> ModelSays {
+        let limit = ModelProperty {
             name: "limit".into(),
             data_type: Some(DataType::Int),
             minimum: "-5".into(),
             maximum: "30".into(),
             ..ModelProperty::default()
-        }]
+        };
+        ModelSays { protocol: "Modbus".into(), properties: vec![limit] }
     }
 
     fn told(device: &DeviceSays, model: ModelIs<'_>, node: NodeIs) -> Vec<String> {
@@ -355,7 +397,9 @@ mod tests {
     #[track_caller]
     fn check(change: impl FnOnce(&mut DeviceSays, &mut Vec<ModelProperty>), expected: &[&str]) {
         let (mut device, mut model) = (device(), model());
-        change(&mut device, &mut model);
+        change(&mut device, &mut model.properties);
+        // Each case is about one thing.
+        model.protocol.clone_from(&device.protocol);
         let told = told(&device, ModelIs::Known(&model), NodeIs::Known);
         assert_eq!(told.len(), expected.len(), "{told:?}");
         for (told, expected) in told.iter().zip(expected) {
@@ -451,6 +495,36 @@ mod tests {
             is_served.iter().all(|problem| problem.what != "ProtocolUnsupported"),
             "a mapper has reported it"
         );
+    }
+
+    #[test]
+    fn a_model_of_another_protocol_is_told() {
+        let opcua = ModelSays { protocol: "opcua".into(), ..model() };
+        let told = told(&device(), ModelIs::Known(&opcua), NodeIs::Known);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].starts_with(
+            "ModelProtocolDiffers: DeviceModel \"oven\" is of the protocol \"opcua\" (spec.protocol), the device of \"modbus\""
+        ));
+    }
+
+    #[test]
+    fn what_a_node_says_is_shown_and_found_again() {
+        let says = |reason: &str, message: &str| DeviceState {
+            reason: reason.into(),
+            message: message.into(),
+            ..DeviceState::default()
+        };
+        let problem = told_by_node(&says("NoMapper", "none has registered")).unwrap();
+        assert_eq!((problem.what, problem.message.as_str()), ("NoMapper", "none has registered"));
+        assert!(TYPES.contains(&problem.what));
+        for nothing in [says("", ""), says("NoMapper", ""), says("Fire", "in hall 3")] {
+            assert_eq!(told_by_node(&nothing), None);
+        }
+        assert_eq!(told_by_node(&says("NoMapper", &"x".repeat(5000))).unwrap().message.len(), MAX_TOLD);
+        let others = json!({"type": "NoVisitors", "status": "True", "message": "none"});
+        let shown = merged(&[others], std::slice::from_ref(&problem), "T1");
+        assert_eq!(told_before(&shown), Some(problem));
+        assert_eq!(told_before(&merged(&shown, &[], "T2")), None);
     }
 
     #[test]

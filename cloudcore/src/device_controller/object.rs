@@ -130,6 +130,13 @@ pub(super) struct PropertySays {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SeenModel {
     pub(super) stored: Stored,
+    pub(super) says: ModelSays,
+}
+
+/// What of a DeviceModel is judged.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct ModelSays {
+    pub(super) protocol: String,
     pub(super) properties: Vec<ModelProperty>,
 }
 
@@ -190,6 +197,7 @@ impl SeenDevice {
 impl SeenModel {
     pub(super) fn new(object: Value) -> Result<Self, Unusable> {
         let (stored, spec) = stored::<DeviceModelSpec>(&Kind::DeviceModel, as_object(object), &Value::Null)?;
+        let protocol = spec.protocol;
         let properties = spec.properties.into_iter().map(|property| ModelProperty {
             has_visitors: says_something(property.visitors.as_ref()),
             name: property.name,
@@ -198,7 +206,7 @@ impl SeenModel {
             minimum: property.minimum,
             maximum: property.maximum,
         });
-        Ok(Self { stored, properties: properties.collect() })
+        Ok(Self { stored, says: ModelSays { protocol, properties: properties.collect() } })
     }
 }
 
@@ -317,7 +325,7 @@ mod tests {
             "devicemodel n/m cannot be read: invalid ",
         );
         let bare = SeenModel::new(json!({"metadata": metadata})).unwrap();
-        assert!(bare.properties.is_empty());
+        assert!(bare.says.properties.is_empty());
         assert!(device(Value::Null, Value::Null).unwrap().says.node.is_empty());
     }
 }

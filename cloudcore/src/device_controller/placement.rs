@@ -260,7 +260,7 @@ impl Placement {
         }
         match model.and_then(|model| self.models.get(model)) {
             Some(Model { is_ghost: true, .. }) => ModelIs::Deleted,
-            Some(model) => ModelIs::Known(&model.seen.properties),
+            Some(model) => ModelIs::Known(&model.seen.says),
             None if self.lists.get(&Kind::DeviceModel).is_some_and(|list| list.is_complete) => {
                 ModelIs::Missing
             }

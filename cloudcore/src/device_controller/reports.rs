@@ -121,6 +121,7 @@ impl Said {
 #[derive(Debug)]
 struct Entry {
     uid: Uid,
+    node: String,
     properties: Vec<PropertySays>,
     facts: Facts,
     held: Held,
@@ -175,7 +176,7 @@ impl Statuses {
         }
         let found = &mut self.found;
         let entry = self.entries.entry(id.clone()).or_insert_with(|| {
-            let (facts, held) = match found.remove(id) {
+            let (mut facts, held) = match found.remove(id) {
                 Some(found) if found.owner == seen.stored.uid.as_str() => {
                     (found.facts, Held::Says(found.said))
                 }
@@ -184,8 +185,10 @@ impl Statuses {
                 Some(_) => (Facts::default(), Held::Foreign),
                 None => (Facts::default(), Held::Missing),
             };
+            facts.set_trouble(seen.shown.trouble());
             Entry {
                 uid: seen.stored.uid.clone(),
+                node: seen.says.node.clone(),
                 properties: Vec::new(),
                 facts,
                 held,
@@ -201,6 +204,10 @@ impl Statuses {
         });
         if seen.shown.version.is_newer_than(entry.shown.version) {
             entry.shown = seen.shown.clone();
+        }
+        if entry.node != seen.says.node {
+            entry.node.clone_from(&seen.says.node);
+            entry.facts.set_trouble(None);
         }
         if entry.properties != seen.says.properties {
             entry.properties.clone_from(&seen.says.properties);
@@ -255,7 +262,7 @@ impl Statuses {
     /// Whether anything was ever reported of the device.
     pub(super) fn is_heard(&self, id: &Id) -> bool {
         let facts = self.entries.get(id).map(|entry| &entry.facts);
-        facts.or_else(|| Some(&self.found.get(id)?.facts)).is_some_and(|facts| !facts.is_empty())
+        facts.or_else(|| Some(&self.found.get(id)?.facts)).is_some_and(Facts::is_heard)
     }
 
     fn wait(&mut self, now: Instant, id: &Id, who: Confirmation) {
@@ -422,10 +429,10 @@ impl Entry {
             Held::Says(_) => Some(StatusWrite::Patch(wanted)),
         };
         let live = self.facts.live_status(&self.properties);
+        let problems: Vec<Problem> = self.problems.iter().chain(self.facts.trouble()).cloned().collect();
         let patch =
-            if may(self.device_refused) { self.shown.patch(live, &self.problems, stamp) } else { Map::new() };
-        let events =
-            if patch.contains_key("conditions") { self.shown.untold(&self.problems) } else { Vec::new() };
+            if may(self.device_refused) { self.shown.patch(live, &problems, stamp) } else { Map::new() };
+        let events = if patch.contains_key("conditions") { self.shown.untold(&problems) } else { Vec::new() };
         if status.is_none() && patch.is_empty() {
             return None;
         }

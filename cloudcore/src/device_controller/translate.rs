@@ -27,6 +27,8 @@ pub(super) struct Facts {
     /// Unix milliseconds; 0 when it is not known.
     state_at: i64,
     last_online: String,
+    /// What its node says is wrong with it.
+    trouble: Option<Problem>,
 }
 
 /// What came of a report.
@@ -42,11 +44,23 @@ impl Facts {
     /// What a DeviceStatus says.
     pub(super) fn from_status(status: DeviceStatusStatus) -> Self {
         let twins = status.twins.into_iter().map(|twin| (twin.property_name.clone(), twin)).collect();
-        Self { twins, state: status.state, state_at: 0, last_online: status.last_online_time }
+        Self { twins, state: status.state, state_at: 0, last_online: status.last_online_time, trouble: None }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.twins.is_empty() && self.state.is_empty()
+    /// Whether a mapper, or whoever stands for one, has said anything.
+    pub(super) fn is_heard(&self) -> bool {
+        let has_state = !self.state.is_empty() && !self.state.eq_ignore_ascii_case("unknown");
+        !self.twins.is_empty() || has_state
+    }
+
+    /// What its node says is wrong with it.
+    pub(super) fn trouble(&self) -> Option<&Problem> {
+        self.trouble.as_ref()
+    }
+
+    /// What a restart finds, or nothing for a device that is on another node now.
+    pub(super) fn set_trouble(&mut self, trouble: Option<Problem>) {
+        self.trouble = trouble;
     }
 
     /// Takes in what is newer, of the properties that the device has. `now` in Unix milliseconds.
@@ -94,6 +108,7 @@ impl Facts {
         }
         self.state_at = at;
         self.state.clone_from(&report.device.state);
+        self.trouble = conditions::told_by_node(&report.device);
         if !report.device.last_online_time.is_empty() {
             self.last_online.clone_from(&report.device.last_online_time);
         }
@@ -213,6 +228,11 @@ impl Shown {
             last_online: text("lastOnlineTime"),
             conditions: status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default(),
         }
+    }
+
+    /// What a node had said before.
+    pub(super) fn trouble(&self) -> Option<Problem> {
+        conditions::told_before(&self.conditions)
     }
 
     /// What must be patched so that the status says `wanted` and `problems`. `now` as RFC 3339.

@@ -102,6 +102,12 @@ impl Catalogue {
         keys.into_iter().filter_map(|key| Some((key.clone(), self.wanted_of(protocol, &key)?))).collect()
     }
 
+    /// Each device and its protocol, where it names one.
+    pub(super) fn protocols(&self) -> impl Iterator<Item = (&DeviceId, &str)> {
+        let named = self.devices.iter().map(|(id, device)| (id, device.spec.protocol.protocol_name.as_str()));
+        named.filter(|(_, protocol)| !protocol.is_empty())
+    }
+
     fn differences(&mut self, affected: BTreeSet<(String, Key)>) -> Vec<Difference> {
         let mut differences = Vec::new();
         for (protocol, key) in affected {

@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ke_dmi::discovery::device_discovery_server::DeviceDiscoveryServer;
 use ke_dmi::v1beta1 as dmi;
@@ -19,19 +20,40 @@ use tonic::{Request, Response, Status};
 
 use super::DeviceTwinError;
 use super::discovery::Discoveries;
-use super::mapper::Registered;
+use super::mapper::{Registered, is_alive};
 use super::merge::Told;
 use crate::edge_hub::Cloud;
 
 /// Told with the answer to a registration: this node takes values of any text, unlike KubeEdge's.
 const ANY_TEXT: &str = "isthmus-dmi";
 
+/// Along with a state: why it is no better, for people. Mappers of KubeEdge send none.
+const WHY: &str = "isthmus-why-bin";
+/// Characters of it that are kept.
+const MAX_WHY: usize = 500;
+/// A mapper that is there answers this soon.
+const ALIVE_LIMIT: Duration = Duration::from_secs(2);
+
 /// What a mapper wants of DeviceTwin.
 #[derive(Debug)]
 pub(super) enum Ask {
     Register(Registration),
-    Report { device: Named, twin: Told, reply: oneshot::Sender<Result<(), Status>> },
-    State { device: Named, state: String, reply: oneshot::Sender<Result<(), Status>> },
+    /// Who serves the protocol, or has the name, at another address.
+    Rival {
+        mapper: Registered,
+        reply: oneshot::Sender<Result<Option<Registered>, Status>>,
+    },
+    Report {
+        device: Named,
+        twin: Told,
+        reply: oneshot::Sender<Result<(), Status>>,
+    },
+    State {
+        device: Named,
+        state: String,
+        why: String,
+        reply: oneshot::Sender<Result<(), Status>>,
+    },
 }
 
 /// A mapper says that it is there.
@@ -63,6 +85,29 @@ impl Dmi {
         self.0.send(ask(reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?.map(Response::new)
     }
+
+    /// Two mappers would both drive the devices of a protocol, or the wrong one would. Who is there stays, as long as it is.
+    async fn refuse_rival(&self, mapper: &Registered) -> Result<(), Status> {
+        let rival = self.ask(|reply| Ask::Rival { mapper: mapper.clone(), reply }).await?.into_inner();
+        let Some(rival) = rival else { return Ok(()) };
+        if !is_alive(rival.address.clone(), ALIVE_LIMIT).await {
+            return Ok(());
+        }
+        let (what, key) = if rival.protocol == mapper.protocol {
+            (
+                format!("the protocol {:?} is served by the mapper {:?}", mapper.protocol, rival.name),
+                "protocol",
+            )
+        } else {
+            (format!("the name {:?} is that of the mapper of {:?}", mapper.name, rival.protocol), "name")
+        };
+        let message = format!(
+            "{what} at {}, which answers: stop that one first, or give this one another common.{key}",
+            rival.address.display()
+        );
+        tracing::warn!(name = mapper.name, address = %mapper.address.display(), "a mapper is not registered: {message}");
+        Err(Status::already_exists(message))
+    }
 }
 
 #[tonic::async_trait]
@@ -89,6 +134,7 @@ impl DeviceManagerService for Dmi {
             api_version: mapper.api_version,
             address: address.into(),
         };
+        self.refuse_rival(&mapper).await?;
         let mut response = self.ask(|reply| Ask::Register(Registration { mapper, with_data, reply })).await?;
         response.metadata_mut().insert(ANY_TEXT, MetadataValue::from_static("1"));
         Ok(response)
@@ -126,12 +172,14 @@ impl DeviceManagerService for Dmi {
         &self,
         request: Request<dmi::ReportDeviceStatesRequest>,
     ) -> Result<Response<dmi::ReportDeviceStatesResponse>, Status> {
+        let why = request.metadata().get_bin(WHY).and_then(|why| why.to_bytes().ok()).unwrap_or_default();
+        let why: String = String::from_utf8_lossy(&why).chars().take(MAX_WHY).collect();
         let dmi::ReportDeviceStatesRequest { device_name: name, device_namespace: namespace, state } =
             request.into_inner();
         if name.is_empty() || state.is_empty() {
             return Err(Status::invalid_argument("deviceName and state must not be empty"));
         }
-        self.ask(|reply| Ask::State { device: Named { namespace, name }, state, reply })
+        self.ask(|reply| Ask::State { device: Named { namespace, name }, state, why, reply })
             .await
             .map(|_| Response::new(dmi::ReportDeviceStatesResponse {}))
     }

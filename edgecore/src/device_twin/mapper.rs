@@ -1,5 +1,6 @@
 //! One mapper: carries the calls that `delivery.rs` decides to its socket, one after the other.
 //!
+//! Between the calls it asks now and then whether the mapper is there (`presence.rs`), since none says that it goes.
 //! A mapper that hangs or is away concerns nobody else; what it should know waits in memory and is repeated until it was
 //! taken. What it has taken is on disk, so that a restart of edgecore tells it only what changed meanwhile.
 
@@ -17,12 +18,15 @@ use tonic::{Code, Status};
 
 use super::catalogue::{Digest, Key, Message, Wanted};
 use super::delivery::{Call, Delivery};
+use super::presence::{Answers, Pulse};
 use super::store;
 use crate::db::Db;
 use crate::event_bus::DeviceId;
 
 /// What KubeEdge gives a call.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// What a question gets that is answered without doing anything.
+const PULSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What changes for a mapper: nothing stands for "no longer".
 pub(super) type Change = (Key, Option<Wanted>);
@@ -37,13 +41,33 @@ pub(super) struct Registered {
     pub(super) address: PathBuf,
 }
 
+/// What was found out about the mapper of a protocol at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) protocol: String,
+    pub(super) address: PathBuf,
+    pub(super) answers: Answers,
+}
+
 /// The task of one mapper.
 pub(super) struct Mapper {
     protocol: String,
+    address: PathBuf,
+    channel: Channel,
     client: DeviceMapperServiceClient<Channel>,
+    pulse: Pulse,
+    /// Full: it is found out again.
+    found: mpsc::Sender<Found>,
     delivery: Delivery,
     changes: mpsc::Receiver<Change>,
     db: Db,
+}
+
+/// What the mapper is asked: a change of what it holds, or nothing but whether it is there.
+#[derive(Clone)]
+enum Asked {
+    Change(Key, Call),
+    Pulse,
 }
 
 enum Event {
@@ -59,11 +83,17 @@ impl Mapper {
         wanted: BTreeMap<Key, Wanted>,
         held: BTreeMap<Key, Digest>,
         changes: mpsc::Receiver<Change>,
+        found: mpsc::Sender<Found>,
         db: Db,
     ) -> Self {
+        let channel = channel(registered.address.clone());
         Self {
             protocol: registered.protocol.clone(),
-            client: DeviceMapperServiceClient::new(channel(registered.address.clone())),
+            address: registered.address.clone(),
+            client: DeviceMapperServiceClient::new(channel.clone()),
+            channel,
+            pulse: Pulse::new(Instant::now()),
+            found,
             delivery: Delivery::new(wanted, held),
             changes,
             db,
@@ -72,14 +102,15 @@ impl Mapper {
 
     /// Runs until its sender is dropped.
     pub(super) async fn run(mut self) {
-        let mut under_way: Option<(Key, Call)> = None;
+        let mut under_way: Option<Asked> = None;
         let mut calling = std::pin::pin!(None);
         loop {
             if under_way.is_none() {
-                under_way = self.delivery.next(Instant::now());
-                calling.set(under_way.clone().map(|(_, call)| carry(self.client.clone(), call)));
+                under_way = self.next(Instant::now());
+                let (client, channel) = (self.client.clone(), self.channel.clone());
+                calling.set(under_way.clone().map(|asked| ask(client, channel, asked)));
             }
-            let due = self.delivery.next_try();
+            let due = self.delivery.next_try().into_iter().chain([self.pulse.due()]).min();
             let event = tokio::select! {
                 change = self.changes.recv() => Event::Change(change),
                 result = async {
@@ -101,11 +132,31 @@ impl Mapper {
                 Event::Due => {}
                 Event::Called(result) => {
                     calling.set(None);
-                    if let Some((key, call)) = under_way.take() {
+                    self.on_pulse(&result);
+                    if let Some(Asked::Change(key, call)) = under_way.take() {
                         self.on_called(&key, &call, result).await;
                     }
                 }
             }
+        }
+    }
+
+    fn next(&self, now: Instant) -> Option<Asked> {
+        let change = self.delivery.next(now).map(|(key, call)| Asked::Change(key, call));
+        // Every answer is a sign of life: who is told much is asked nothing.
+        change.or_else(|| (self.pulse.due() <= now).then_some(Asked::Pulse))
+    }
+
+    fn on_pulse(&mut self, result: &Result<(), Status>) {
+        let now = Instant::now();
+        let news = match result {
+            Err(status) if ke_dmi::is_nobody(status) => self.pulse.failed(now, ke_dmi::bottom_of(status)),
+            _ => self.pulse.answered(now),
+        };
+        let Some(answers) = news else { return };
+        let (protocol, address) = (self.protocol.clone(), self.address.clone());
+        if self.found.try_send(Found { protocol, address, answers: answers.clone() }).is_ok() {
+            self.pulse.told(answers);
         }
     }
 
@@ -139,6 +190,11 @@ impl Mapper {
     }
 }
 
+/// Whether somebody answers at a mapper's socket, soon.
+pub(super) async fn is_alive(address: PathBuf, limit: Duration) -> bool {
+    tokio::time::timeout(limit, ke_dmi::alive(channel(address))).await.is_ok_and(|alive| alive.is_ok())
+}
+
 /// Connects when first used and again whenever the socket was lost.
 fn channel(address: PathBuf) -> Channel {
     // The host of this address is the `:authority` that the mapper sees; the connector knows the way.
@@ -148,6 +204,20 @@ fn channel(address: PathBuf) -> Channel {
             async move { UnixStream::connect(address).await.map(TokioIo::new) }
         }),
     )
+}
+
+async fn ask(
+    client: DeviceMapperServiceClient<Channel>,
+    channel: Channel,
+    asked: Asked,
+) -> Result<(), Status> {
+    match asked {
+        Asked::Change(_, call) => carry(client, call).await,
+        Asked::Pulse => match tokio::time::timeout(PULSE_LIMIT, ke_dmi::alive(channel)).await {
+            Ok(alive) => alive,
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", PULSE_LIMIT.as_secs()))),
+        },
+    }
 }
 
 async fn carry(mut client: DeviceMapperServiceClient<Channel>, call: Call) -> Result<(), Status> {

@@ -12,15 +12,16 @@ mod mapper;
 mod mapping;
 pub mod merge;
 mod payload;
+mod presence;
+mod serving;
 mod store;
 mod twins;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use ke_dmi::v1beta1 as dmi_messages;
 use ke_run::config::Within;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
@@ -28,23 +29,27 @@ use ke_wire::{DeviceRef, MessageId, NodeName};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::db::{Db, DbError};
 use crate::edge_hub::Cloud;
 use crate::event_bus::{Bus, Heard};
-use crate::event_bus::{DeviceId, Topic};
+use crate::event_bus::{DeviceId, DeviceTopic, Topic};
 use crate::meta_manager::DeviceNews;
 use crate::report_queue::{DeviceReports, Limits, keep};
-use catalogue::{Catalogue, Difference, Message};
+use catalogue::{Catalogue, Difference};
 use dmi::{Ask, Named, Registration};
-use mapper::{Change, Mapper, Registered};
+use mapper::{Found, Registered};
 use merge::Alphabet;
+use presence::{Answers, Presence, Unserved};
+use serving::{Served, until};
 use twins::{Effects, Moment, TwinError, Twins};
 
 /// Reports that share one commit at most.
 const BATCH: usize = 512;
+/// Devices that come one after the other are looked at together: does anybody serve them?
+const LOOK: Duration = Duration::from_secs(1);
 
 /// `modules.deviceTwin`
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -167,26 +172,23 @@ pub struct DeviceTwin {
     catalogue: Catalogue,
     mappers: HashMap<String, Served>,
     cloud: Cloud,
+    presence: Presence,
+    /// What was last told of devices that nobody serves.
+    unserved: BTreeMap<DeviceId, Unserved>,
+    /// Devices that somebody reports on, over MQTT or without a registration: those lack no mapper.
+    spoken_for: HashSet<DeviceId>,
+    /// When the devices are looked at again.
+    look: Option<Instant>,
+    found: mpsc::Receiver<Found>,
+    finding: mpsc::Sender<Found>,
     counters: Counters,
-}
-
-/// A mapper's task; ended when this is dropped.
-struct Served {
-    changes: mpsc::Sender<Change>,
-    task: AbortHandle,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// Something said about a device, and who waits until it is on disk.
 enum Said {
     Heard(Heard),
     Report(Named, merge::Told, oneshot::Sender<Result<(), Status>>),
-    State(Named, String, oneshot::Sender<Result<(), Status>>),
+    State(Named, String, String, oneshot::Sender<Result<(), Status>>),
 }
 
 enum Event {
@@ -194,6 +196,8 @@ enum Event {
     News(DeviceNews),
     Membership(Membership),
     Register(Registration),
+    Found(Found),
+    Look,
     Stop,
 }
 
@@ -205,8 +209,10 @@ impl DeviceTwin {
         let devices = db.call(|connection| store::all(connection)).await?;
         // Full: mappers' calls wait, as they wait for the disk.
         let (asking, asks) = mpsc::channel(BATCH);
+        // Full: mappers' tasks find it out again a little later.
+        let (finding, found) = mpsc::channel(16);
         let mut module = Self {
-            twins: Twins::new(node, alphabet, devices),
+            twins: Twins::new(node.clone(), alphabet, devices),
             config,
             db,
             news,
@@ -219,6 +225,12 @@ impl DeviceTwin {
             catalogue: Catalogue::default(),
             mappers: HashMap::new(),
             cloud,
+            presence: Presence::new(node),
+            unserved: BTreeMap::new(),
+            spoken_for: HashSet::new(),
+            look: Some(Instant::now()),
+            found,
+            finding,
             counters,
         };
         for news in held {
@@ -227,7 +239,7 @@ impl DeviceTwin {
         for mapper in module.db.call(|connection| store::mappers(connection)).await? {
             let protocol = mapper.protocol.clone();
             let held = module.db.call(move |connection| store::held(connection, &protocol)).await?;
-            module.serve_mapper(&mapper, held);
+            module.serve_mapper(&mapper, held, Answers::NotKnown);
         }
         Ok(module)
     }
@@ -250,6 +262,8 @@ impl DeviceTwin {
                 }
                 Some(news) = self.news.recv() => Event::News(news),
                 Some(membership) = self.membership.recv() => Event::Membership(membership),
+                Some(found) = self.found.recv() => Event::Found(found),
+                () = until(self.look) => Event::Look,
             };
             match event {
                 Event::Said => {
@@ -262,6 +276,8 @@ impl DeviceTwin {
                 Event::News(news) => self.on_news(news).await,
                 Event::Membership(membership) => self.on_membership(membership).await,
                 Event::Register(registration) => self.on_register(registration).await,
+                Event::Found(found) => self.on_found(found).await,
+                Event::Look => self.on_look().await,
                 Event::Stop => return Ok(()),
             }
         }
@@ -270,7 +286,16 @@ impl DeviceTwin {
     fn sorted(&self, ask: Ask, batch: &mut Vec<Said>) -> Event {
         match ask {
             Ask::Report { device, twin, reply } => batch.push(Said::Report(device, twin, reply)),
-            Ask::State { device, state, reply } => batch.push(Said::State(device, state, reply)),
+            Ask::State { device, state, why, reply } => batch.push(Said::State(device, state, why, reply)),
+            Ask::Rival { mapper, reply } => {
+                let is_rival = |other: &Registered| {
+                    (other.protocol == mapper.protocol || other.name == mapper.name)
+                        && other.address != mapper.address
+                };
+                let mut others = self.mappers.values().map(|served| &served.registered);
+                // Nobody waits for it any more: nothing is lost.
+                let _ = reply.send(Ok(others.find(|other| is_rival(other)).cloned()));
+            }
             Ask::Register(registration) => return Event::Register(registration),
         }
         Event::Said
@@ -300,11 +325,17 @@ impl DeviceTwin {
             let at = moment();
             match said {
                 Said::Heard(Heard { topic, payload, kept: told }) => {
+                    if let Topic::Device(id, DeviceTopic::TwinUpdate | DeviceTopic::StateUpdate) = &topic {
+                        self.note_spoken_for(id);
+                    }
                     effects.push(self.twins.heard(&topic, &payload, &at));
                     kept.push(told);
                 }
                 Said::Report(device, twin, reply) => {
-                    let done = self.named(&device).and_then(|id| self.twins.reported(&id, &twin, &at));
+                    let done = self.named(&device).and_then(|id| {
+                        self.note_spoken_for(&id);
+                        self.twins.reported(&id, &twin, &at)
+                    });
                     match done {
                         Ok(done) => {
                             effects.push(done);
@@ -313,10 +344,12 @@ impl DeviceTwin {
                         Err(error) => drop(reply.send(Err(status(&device, &error)))),
                     }
                 }
-                Said::State(device, state, reply) => {
-                    let done = self
-                        .named(&device)
-                        .and_then(|id| self.twins.state(&id, &at.event_id.clone(), &state, &at));
+                Said::State(device, state, why, reply) => {
+                    let done = self.named(&device).and_then(|id| {
+                        // Its mapper's word stands until something else is found out.
+                        self.unserved.remove(&id);
+                        self.twins.state(&id, &at.event_id, &state, &why, &at)
+                    });
                     match done {
                         Ok(done) => {
                             effects.push(done);
@@ -411,11 +444,14 @@ impl DeviceTwin {
                 (added, self.catalogue.set_device(&id, Some(device)))
             }
             DeviceNews::Device(id, None) => {
+                self.unserved.remove(&id);
+                self.spoken_for.remove(&id);
                 (self.twins.remove(&id, &at), self.catalogue.set_device(&id, None))
             }
             DeviceNews::Model(id, model) => (Effects::default(), self.catalogue.set_model(&id, model)),
         };
         self.settle_own(vec![effects]).await;
+        self.look.get_or_insert_with(|| Instant::now() + LOOK);
         for Difference { protocol, key, wanted } in differences {
             match self.mappers.get(&protocol) {
                 // The task takes changes also while a call is under way: this waits for no mapper.
@@ -459,48 +495,6 @@ impl DeviceTwin {
         if let Err(error) = self.settle(effects).await {
             tracing::error!(%error, "a device that came or went is not on disk; the next start or connection repairs it");
         }
-    }
-
-    async fn on_register(&mut self, Registration { mapper, with_data, reply }: Registration) {
-        let wanted = self.catalogue.wanted(&mapper.protocol);
-        let mut response = dmi_messages::MapperRegisterResponse::default();
-        let mut held = BTreeMap::new();
-        if with_data {
-            for (key, wanted) in &wanted {
-                match &wanted.message {
-                    Message::Model(model) => response.model_list.push(model.clone()),
-                    Message::Device(device, _) => response.device_list.push((**device).clone()),
-                }
-                held.insert(key.clone(), wanted.digest);
-            }
-        }
-        let (row, holds) = (mapper.clone(), held.clone());
-        if let Err(error) = self.db.call(move |connection| store::register(connection, &row, &holds)).await {
-            tracing::error!(%error, name = mapper.name, "a mapper could not be registered");
-            let _ = reply
-                .send(Err(Status::unavailable(format!("the registration could not be stored: {error}"))));
-            return;
-        }
-        if self.mappers.contains_key(&mapper.protocol) {
-            tracing::info!(
-                protocol = mapper.protocol,
-                name = mapper.name,
-                "a mapper registered again, or another took its place"
-            );
-        } else {
-            tracing::info!(protocol = mapper.protocol, name = mapper.name, "a mapper registered");
-        }
-        self.serve_mapper(&mapper, held);
-        let _ = reply.send(Ok(response));
-    }
-
-    fn serve_mapper(&mut self, mapper: &Registered, held: BTreeMap<catalogue::Key, catalogue::Digest>) {
-        // Full: DeviceTwin waits for the task, which takes changes at any time.
-        let (changes, receiver) = mpsc::channel(64);
-        let wanted = self.catalogue.wanted(&mapper.protocol);
-        let task = Mapper::new(mapper, wanted, held, receiver, self.db.clone());
-        let task = tokio::spawn(task.run()).abort_handle();
-        self.mappers.insert(mapper.protocol.clone(), Served { changes, task });
     }
 
     fn named(&self, device: &Named) -> Result<DeviceId, TwinError> {

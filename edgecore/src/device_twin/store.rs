@@ -23,16 +23,23 @@ pub(super) struct Known {
     pub(super) state: String,
     /// RFC 3339; kept when it goes offline.
     pub(super) last_online: String,
+    /// Not empty: what `state` was before nobody could say how the device is.
+    pub(super) before: String,
 }
 
 /// Every device of this node with its twin.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceId, (Known, Twin)>> {
     let mut devices = BTreeMap::new();
     let mut statement =
-        connection.prepare("SELECT namespace, name, description, state, last_online FROM device")?;
+        connection.prepare("SELECT namespace, name, description, state, last_online, before FROM device")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let known = Known { description: row.get(2)?, state: row.get(3)?, last_online: row.get(4)? };
+        let known = Known {
+            description: row.get(2)?,
+            state: row.get(3)?,
+            last_online: row.get(4)?,
+            before: row.get(5)?,
+        };
         // A row that is no valid name any more helps nobody.
         if let Some(id) = id(row)? {
             devices.insert(id, (known, Twin::new()));
@@ -188,8 +195,16 @@ fn remove(transaction: &Transaction<'_>, id: &DeviceId) -> rusqlite::Result<()> 
 /// Keeps a device's state.
 fn set_state(transaction: &Transaction<'_>, id: &DeviceId, known: &Known) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("UPDATE device SET state = ?3, last_online = ?4 WHERE namespace = ?1 AND name = ?2")?
-        .execute(params![id.namespace.as_str(), id.name.as_str(), known.state, known.last_online])
+        .prepare_cached(
+            "UPDATE device SET state = ?3, last_online = ?4, before = ?5 WHERE namespace = ?1 AND name = ?2",
+        )?
+        .execute(params![
+            id.namespace.as_str(),
+            id.name.as_str(),
+            known.state,
+            known.last_online,
+            known.before
+        ])
         .map(|_| ())
 }
 

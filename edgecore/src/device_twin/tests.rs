@@ -230,3 +230,30 @@ async fn a_mapper_is_told_and_what_it_reports_survives_a_kill() {
     rig.news.send(DeviceNews::Device(id("b"), None)).await.unwrap();
     told.is(&["update a 2", "register b", "update b 3", "remove b"]).await;
 }
+
+#[tokio::test]
+async fn a_protocol_has_one_mapper_and_who_is_there_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = start(folder.path(), vec![model(), device("a", "1")]).await;
+    let (first, second) = (folder.path().join("first.sock"), folder.path().join("second.sock"));
+    let mut mapper = JoinSet::new();
+    serve(&Told::default(), &first, &mut mapper);
+    rig.mapper.mapper_register(registration(&first)).await.unwrap();
+    // The same again, as after a restart.
+    rig.mapper.mapper_register(registration(&first)).await.unwrap();
+    let refused = rig.mapper.mapper_register(registration(&second)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists);
+    let expected = format!(
+        "the protocol \"virtual\" is served by the mapper \"m\" at {}, which answers: stop that one first, or give this \
+         one another common.protocol",
+        first.display()
+    );
+    assert_eq!(refused.message(), expected);
+    let mut other = registration(&second);
+    other.mapper.as_mut().unwrap().protocol = "modbus".into();
+    let refused = rig.mapper.mapper_register(other).await.unwrap_err();
+    assert!(refused.message().starts_with("the name \"m\" is that of the mapper of \"virtual\" at "));
+    mapper.shutdown().await;
+    let given = rig.mapper.mapper_register(registration(&second)).await.unwrap().into_inner();
+    assert_eq!(given.device_list.len(), 1);
+}

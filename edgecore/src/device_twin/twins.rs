@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use ke_wire::{DeviceState, NodeName, StateReport, TwinReport};
+use ke_wire::{DeviceState, NodeName, StateReport, Trouble, TwinReport};
 
 use super::merge::{self, Alphabet, Merged, Refused, Told, Twin};
 use super::payload::{self, Base};
+use super::presence::Unserved;
 use super::store::Known;
 use crate::event_bus::{DeviceId, DeviceTopic, NodeTopic, Topic};
 use crate::report_queue::DeviceReport;
@@ -110,6 +111,16 @@ impl Twins {
         }
     }
 
+    /// Whether there is such a device.
+    pub(super) fn has(&self, id: &DeviceId) -> bool {
+        self.devices.contains_key(id)
+    }
+
+    /// Whether its state is not its mapper's word.
+    pub(super) fn is_unserved(&self, id: &DeviceId) -> bool {
+        self.devices.get(id).is_some_and(|(known, _)| !known.before.is_empty())
+    }
+
     /// Ids of all devices.
     pub(super) fn ids(&self) -> BTreeSet<DeviceId> {
         self.devices.keys().cloned().collect()
@@ -180,12 +191,13 @@ impl Twins {
         self.update(id, "", &twin, Alphabet::Open, at)
     }
 
-    /// A mapper, or an MQTT client, says how a device is.
+    /// A mapper, or an MQTT client, says how a device is, and `why` it is no better.
     pub(super) fn state(
         &mut self,
         id: &DeviceId,
         event_id: &str,
         state: &str,
+        why: &str,
         at: &Moment,
     ) -> Result<Effects, TwinError> {
         // mapper-framework has a word of its own.
@@ -199,9 +211,41 @@ impl Twins {
         if !self.devices.contains_key(id) {
             return Err(TwinError::Unknown);
         }
+        Ok(self.set_state(id, event_id, state, "", (Trouble::DeviceTrouble, why), at))
+    }
+
+    /// Nobody serves a device, or (`None`) somebody does again: then it is as its mapper said last.
+    pub(super) fn unserved(
+        &mut self,
+        id: &DeviceId,
+        unserved: Option<&Unserved>,
+        at: &Moment,
+    ) -> Option<Effects> {
+        let (known, _) = self.devices.get(id)?;
+        let said = if known.before.is_empty() { &known.state } else { &known.before };
+        let said = if said.is_empty() { "unknown" } else { said }.to_owned();
+        match unserved {
+            Some(Unserved { trouble, message }) => {
+                Some(self.set_state(id, &at.event_id, "unknown", &said, (*trouble, message), at))
+            }
+            None if known.before.is_empty() => None,
+            None => Some(self.set_state(id, &at.event_id, &said, "", (Trouble::DeviceTrouble, ""), at)),
+        }
+    }
+
+    fn set_state(
+        &mut self,
+        id: &DeviceId,
+        event_id: &str,
+        state: &str,
+        before: &str,
+        (trouble, message): (Trouble, &str),
+        at: &Moment,
+    ) -> Effects {
         self.remember(id);
         let (known, _) = self.devices.entry(id.clone()).or_default();
         let is_there = state.eq_ignore_ascii_case("online") || state.eq_ignore_ascii_case("ok");
+        before.clone_into(&mut known.before);
         state.clone_into(&mut known.state);
         if is_there {
             known.last_online.clone_from(&at.now_text);
@@ -210,14 +254,16 @@ impl Twins {
             name: id.name.to_string(),
             state: known.state.clone(),
             last_online_time: if is_there { known.last_online.clone() } else { String::new() },
+            reason: if is_there || message.is_empty() { "" } else { trouble.word() }.to_owned(),
+            message: if is_there { "" } else { message }.to_owned(),
         };
         let report = StateReport { event_id: at.event_id.clone(), timestamp: at.now_ms, device };
         let told = payload::state(&at.base(event_id), id, known, is_there);
-        Ok(Effects {
+        Effects {
             rows: vec![Row::State(id.clone(), known.clone())],
             report: Some(DeviceReport::State(id.clone(), report)),
             published: vec![(device_topic(id, DeviceTopic::StateUpdateResult), told)],
-        })
+        }
     }
 
     /// An MQTT client says something on a topic that this node listens to. What is wrong with it is published too.
@@ -239,7 +285,7 @@ impl Twins {
             Topic::Device(id, DeviceTopic::TwinGet) => self.get(id, body, at),
             Topic::Device(id, DeviceTopic::StateUpdate) => {
                 let said = serde_json::from_slice::<payload::State>(body).map_err(|_| TwinError::NotJson);
-                let done = said.and_then(|said| self.state(id, &said.base.event_id, &said.state, at));
+                let done = said.and_then(|said| self.state(id, &said.base.event_id, &said.state, "", at));
                 done.unwrap_or_else(|error| {
                     // Nothing is published, as on Go edges: no document of this topic can hold an error.
                     tracing::warn!(device = %id, %error, "a device state was not taken");

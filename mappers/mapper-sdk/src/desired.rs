@@ -64,6 +64,8 @@ struct Wish {
     progress: Progress,
     /// The wish that was written last: this one, an earlier one, or none (empty).
     observed: String,
+    /// Why it was not written when that was tried last.
+    refusal: String,
 }
 
 /// Where a wish is written to.
@@ -115,6 +117,7 @@ impl Wishes {
             let wish = match before {
                 Some(wish) if wish.text == text && wish.place == place => wish,
                 before => {
+                    let mut refusal = String::new();
                     let progress = match value(property, &text) {
                         Ok(value) => Progress::Due {
                             value,
@@ -123,12 +126,13 @@ impl Wishes {
                             may_hold: is_first,
                         },
                         Err(why) => {
+                            refusal = why.to_string();
                             bad.push((property.name.clone(), why));
                             Progress::Hopeless
                         }
                     };
                     let observed = before.map(|wish| wish.observed).unwrap_or_default();
-                    Wish { text, place, progress, observed }
+                    Wish { text, place, progress, observed, refusal }
                 }
             };
             self.0.insert(property.name.clone(), wish);
@@ -167,18 +171,19 @@ impl Wishes {
     }
 
     /// The device refused it; it is tried again, later each time.
-    pub(crate) fn refused(&mut self, property: &str, now: Duration) {
-        if let Some(Progress::Due { not_before, n_tries, .. }) =
-            self.0.get_mut(property).map(|wish| &mut wish.progress)
-        {
+    pub(crate) fn refused(&mut self, property: &str, why: &str, now: Duration) {
+        let Some(wish) = self.0.get_mut(property) else { return };
+        if let Progress::Due { not_before, n_tries, .. } = &mut wish.progress {
+            why.clone_into(&mut wish.refusal);
             *not_before = now + AGAIN.ceiling(*n_tries);
             *n_tries = n_tries.saturating_add(1);
         }
     }
 
     /// It cannot be written before its manifest changes.
-    pub(crate) fn give_up(&mut self, property: &str) {
+    pub(crate) fn give_up(&mut self, property: &str, why: &str) {
         if let Some(wish) = self.0.get_mut(property) {
+            why.clone_into(&mut wish.refusal);
             wish.progress = Progress::Hopeless;
         }
     }
@@ -186,11 +191,17 @@ impl Wishes {
     /// Whether some wish was refused, by the device or by the model.
     #[must_use]
     pub(crate) fn has_refused(&self) -> bool {
-        self.0.values().any(|wish| match wish.progress {
+        self.refusals().next().is_some()
+    }
+
+    /// Those, by property, and why.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&str, &str)> {
+        let refused = self.0.iter().filter(|(_, wish)| match wish.progress {
             Progress::Hopeless => true,
             Progress::Due { n_tries, .. } => n_tries > 0,
             Progress::Written => false,
-        })
+        });
+        refused.map(|(property, wish)| (property.as_str(), wish.refusal.as_str()))
     }
 
     /// The wish that the device was last given, empty if none: what `observedDesired` says.
@@ -278,14 +289,15 @@ mod tests {
     fn a_refused_write_waits_longer_each_time() {
         let mut wishes = Wishes::default();
         wishes.update(&device(&[("a", Some("1"))]), true);
-        wishes.refused("a", SECOND);
+        wishes.refused("a", "busy", SECOND);
         assert!(wishes.has_refused());
         assert_eq!((due(&wishes, SECOND).len(), wishes.next_due()), (0, Some(3 * SECOND)));
-        wishes.refused("a", 3 * SECOND);
+        wishes.refused("a", "local", 3 * SECOND);
+        assert_eq!(wishes.refusals().collect::<Vec<_>>(), [("a", "local")]);
         assert_eq!(wishes.next_due(), Some(7 * SECOND));
         wishes.written("a");
         assert!(!wishes.has_refused());
-        wishes.give_up("a");
+        wishes.give_up("a", "no");
         assert!(wishes.has_refused());
     }
 }

@@ -24,6 +24,9 @@ use crate::value::Value;
 const RECONNECT: Backoff =
     Backoff { first: Duration::from_millis(500), factor: 2.0, max: Duration::from_secs(30), jitter: 0.0 };
 
+/// Another reason for the same state is told no sooner than this.
+const WHY_PAUSE: Duration = Duration::from_secs(10);
+
 /// What somebody at the REST API wants of a device. The answer is for people.
 pub(crate) enum Wish {
     /// What a property is now; the device is asked.
@@ -51,6 +54,14 @@ impl State {
     }
 }
 
+/// A state as it was told.
+struct Told {
+    state: State,
+    /// Why it is no better; empty when it is well.
+    why: String,
+    at: Duration,
+}
+
 /// The task.
 pub(crate) struct DeviceTask<D> {
     driver: Arc<D>,
@@ -65,7 +76,7 @@ pub(crate) struct DeviceTask<D> {
     problems: BTreeMap<String, String>,
     /// When each property is told; those that are not here are told whenever they are read.
     bands: BTreeMap<String, Band>,
-    state: Option<State>,
+    state: Option<Told>,
     state_due: Option<Duration>,
     /// All durations count from here.
     begin: Instant,
@@ -150,7 +161,7 @@ impl<D: Driver> DeviceTask<D> {
                 },
                 Err(DriverError::Setting(wrong)) => {
                     tracing::error!(device = %self.device.name, "{wrong}; the device is not driven until its manifest changes");
-                    self.tell_state(State::Unhealthy);
+                    self.tell_state(State::Unhealthy, wrong.to_string());
                     None
                 }
                 Err(DriverError::Lost(reason) | DriverError::Refused(reason)) => {
@@ -338,11 +349,11 @@ impl<D: Driver> DeviceTask<D> {
                 Err(DriverError::Lost(reason)) => return Err(reason),
                 Err(DriverError::Refused(why)) => {
                     tracing::warn!(device = %device.name, property = property.name, "the device refuses the desired value, which is tried again: {why}");
-                    self.wishes.refused(&property.name, self.now());
+                    self.wishes.refused(&property.name, &why, self.now());
                 }
                 Err(DriverError::Setting(why)) => {
                     tracing::warn!(device = %device.name, property = property.name, "the desired value cannot be written: {why}");
-                    self.wishes.give_up(&property.name);
+                    self.wishes.give_up(&property.name, &why.to_string());
                 }
             }
         }
@@ -483,38 +494,49 @@ impl<D: Driver> DeviceTask<D> {
     }
 
     fn lost(&mut self, reason: &str) {
-        if self.state != Some(State::Offline) {
+        if self.state.as_ref().map(|told| told.state) != Some(State::Offline) {
             tracing::warn!(device = %self.device.name, "the device is lost and is tried again: {reason}");
         }
-        self.tell_state(State::Offline);
+        self.tell_state(State::Offline, reason.to_owned());
     }
 
     /// Once it was told that the device answers, wishes may change how it is.
     fn tell_health_if_known(&mut self) {
-        if matches!(self.state, Some(State::Online | State::Unhealthy)) {
+        if matches!(self.state, Some(Told { state: State::Online | State::Unhealthy, .. })) {
             self.tell_health();
         }
     }
 
     fn tell_health(&mut self) {
-        let is_well = self.problems.is_empty() && !self.wishes.has_refused();
-        self.tell_state(if is_well { State::Online } else { State::Unhealthy });
+        if self.problems.is_empty() && !self.wishes.has_refused() {
+            return self.tell_state(State::Online, String::new());
+        }
+        let unread = self.problems.iter().map(|(name, why)| format!("{name} cannot be read: {why}"));
+        let unwritten = self
+            .wishes
+            .refusals()
+            .map(|(name, why)| format!("the desired value of {name} is not written: {why}"));
+        let why = unread.chain(unwritten).collect::<Vec<_>>().join("; ");
+        self.tell_state(State::Unhealthy, why);
     }
 
     /// Tells a state that changed at once; also if nobody asked for a cycle, as it is rare and people look at it.
-    fn tell_state(&mut self, state: State) {
-        if self.state != Some(state) {
-            tracing::info!(device = %self.device.name, state = state.word(), "the device's state");
-            self.state = Some(state);
-            self.reports.push(Report::State(state.word()));
+    fn tell_state(&mut self, state: State, why: String) {
+        let at = self.now();
+        let before = self.state.as_ref().filter(|told| told.state == state);
+        let is_told = before.is_some_and(|told| told.why == why || at < told.at + WHY_PAUSE);
+        if !is_told {
+            tracing::info!(device = %self.device.name, state = state.word(), why, "the device's state");
+            self.reports.push(Report::State(state.word(), why.clone()));
+            self.state = Some(Told { state, why, at });
             self.state_due = self.device.state_cycle.map(|cycle| self.now() + cycle);
         }
     }
 
     fn repeat_state(&mut self, now: Duration) {
         if self.state_due.is_some_and(|due| due <= now) {
-            if let Some(state) = self.state {
-                self.reports.push(Report::State(state.word()));
+            if let Some(Told { state, why, .. }) = &self.state {
+                self.reports.push(Report::State(state.word(), why.clone()));
             }
             self.state_due = self.device.state_cycle.map(|cycle| now + cycle);
         }

@@ -18,6 +18,7 @@ use ke_run::shutdown::Shutdown;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
@@ -36,6 +37,10 @@ const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(200), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
 /// KubeEdge's edges let one call a second pass, of all mappers together.
 const THROTTLED: Duration = Duration::from_secs(5);
+/// Along with a state: why it is no better, for people. The contract has no place for it; edges of KubeEdge pass over it.
+const WHY: &str = "isthmus-why-bin";
+/// Characters of it that are told.
+const MAX_WHY: usize = 500;
 /// A registration's answer holds every device of the node.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -275,9 +280,14 @@ impl Edge {
                     dmi::ReportDeviceStatusRequest { device_name, reported_device, device_namespace };
                 limited(client.report_device_status(request)).await.map(drop)
             }
-            Report::State(state) => {
+            Report::State(state, why) => {
                 let state = state.to_owned();
-                let request = dmi::ReportDeviceStatesRequest { device_name, device_namespace, state };
+                let mut request =
+                    Request::new(dmi::ReportDeviceStatesRequest { device_name, device_namespace, state });
+                if !why.is_empty() {
+                    let why: String = why.chars().take(MAX_WHY).collect();
+                    request.metadata_mut().insert_bin(WHY, MetadataValue::from_bytes(why.as_bytes()));
+                }
                 limited(client.report_device_states(request)).await.map(drop)
             }
         };

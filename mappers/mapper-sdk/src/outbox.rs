@@ -14,8 +14,8 @@ pub(crate) const ROOM: usize = 300;
 pub(crate) enum Report {
     /// Values of one round.
     Values(Vec<dmi::Twin>),
-    /// Whether the device is there.
-    State(&'static str),
+    /// Whether the device is there, and why it is no better.
+    State(&'static str, String),
 }
 
 /// Waiting reports of one device.
@@ -29,9 +29,10 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Adds a report. When full, the oldest values go; a state that repeats the last waiting one is not added.
     pub(crate) fn push(&mut self, report: Report) {
-        if let Report::State(state) = &report {
-            let mut newest = self.waiting.iter().rev().filter(|(_, waits)| matches!(waits, Report::State(_)));
-            if newest.next().is_some_and(|(_, waits)| *waits == Report::State(state)) {
+        if matches!(report, Report::State(..)) {
+            let mut newest =
+                self.waiting.iter().rev().filter(|(_, waits)| matches!(waits, Report::State(..)));
+            if newest.next().is_some_and(|(_, waits)| *waits == report) {
                 return;
             }
         }
@@ -70,6 +71,10 @@ mod tests {
         Report::Values(vec![dmi::Twin { property_name: name.to_string(), ..Default::default() }])
     }
 
+    fn state(word: &'static str) -> Report {
+        Report::State(word, String::new())
+    }
+
     fn drain(outbox: &mut Outbox) -> Vec<Report> {
         std::iter::from_fn(|| {
             let (number, report) = outbox.oldest()?;
@@ -82,29 +87,24 @@ mod tests {
     #[test]
     fn in_order_and_each_until_it_is_done() {
         let mut outbox = Outbox::default();
-        for report in
-            [Report::State("online"), values(1), Report::State("online"), Report::State("offline"), values(2)]
-        {
+        for report in [state("online"), values(1), state("online"), state("offline"), values(2)] {
             outbox.push(report);
         }
         assert_eq!(outbox.oldest(), outbox.oldest());
-        assert_eq!(
-            drain(&mut outbox),
-            [Report::State("online"), values(1), Report::State("offline"), values(2)]
-        );
+        assert_eq!(drain(&mut outbox), [state("online"), values(1), state("offline"), values(2)]);
     }
 
     #[test]
     fn the_oldest_values_go_and_are_counted() {
         let mut outbox = Outbox::default();
-        outbox.push(Report::State("online"));
+        outbox.push(state("online"));
         for name in 0..ROOM + 2 {
             outbox.push(values(name));
         }
         let (number, _) = outbox.oldest().unwrap();
         assert_eq!((outbox.take_dropped(), outbox.take_dropped()), (3, 0));
         let kept = drain(&mut outbox);
-        assert_eq!((kept.len(), &kept[0], &kept[1]), (ROOM, &Report::State("online"), &values(3)));
+        assert_eq!((kept.len(), &kept[0], &kept[1]), (ROOM, &state("online"), &values(3)));
         // Dropped while it was being sent.
         outbox.push(values(0));
         outbox.done(number);

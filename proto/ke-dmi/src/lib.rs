@@ -3,7 +3,8 @@
 //!
 //! edgecore serves the manager and calls mappers; the mapper SDK does the reverse. Both import this crate, and it
 //! imports none of ours. It decides nothing about devices: [`value`] turns free configuration values into the wire's
-//! form and back, [`authority`] lets peers written in Go call a server written in Rust.
+//! form and back, [`authority`] lets peers written in Go call a server written in Rust, [`alive()`] finds out
+//! whether anybody answers.
 
 /// Package `v1beta1`: messages, clients and servers of both services.
 pub mod v1beta1 {
@@ -18,8 +19,10 @@ pub mod discovery {
     tonic::include_proto!("isthmus.discovery.v1");
 }
 pub mod value;
+pub mod alive;
 pub mod authority;
 
+pub use alive::{alive, bottom_of, is_nobody};
 pub use authority::{AnyAuthority, incoming};
 
 /// The same types that tonic's server parses requests with.

@@ -114,4 +114,41 @@ pub struct DeviceState {
     /// RFC 3339; only when it is there.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub last_online_time: String,
+    /// Why it is no better, in one word of [`Trouble`]. Not in KubeEdge, whose clouds pass over it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The same for people. Not in KubeEdge.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// Why a device is no better than its state says, as far as its node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// No mapper of its protocol has registered.
+    NoMapper,
+    /// Its mapper does not answer.
+    MapperAway,
+    /// Its mapper says what is wrong.
+    DeviceTrouble,
+}
+
+impl Trouble {
+    /// Its text form, which is also the type of a condition.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NoMapper => "NoMapper",
+            Self::MapperAway => "MapperAway",
+            Self::DeviceTrouble => "DeviceTrouble",
+        }
+    }
+
+    /// Of its text form.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::NoMapper, Self::MapperAway, Self::DeviceTrouble]
+            .into_iter()
+            .find(|trouble| trouble.word() == word)
+    }
 }

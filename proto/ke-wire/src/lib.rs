@@ -24,7 +24,7 @@ pub mod kubeedge;
 
 pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo, PatchOptions};
 pub use device_report::{
-    DeviceState, StateReport, TwinProperty, TwinReport, TwinTime, TwinType, TwinValue, TwinVersion,
+    DeviceState, StateReport, Trouble, TwinProperty, TwinReport, TwinTime, TwinType, TwinValue, TwinVersion,
 };
 pub use discovery::{DiscoveredDevice, Discovery};
 pub use down::{About, Answer, Change, CsiVerb, Delete, DeviceRef, Down, Origin, Put};

@@ -15,8 +15,10 @@ use e2e::process::target_dir;
 
 mod cgroup;
 mod devices;
+mod fleet;
 mod link;
 mod memory;
+mod modbus;
 mod pod;
 mod usage;
 
@@ -29,7 +31,7 @@ const GROUPS: &[(&str, &[Measure])] = &[
     ("memory", &[memory::links, memory::nodes, memory::edgecore]),
     ("pod", &[pod::starts_and_restart]),
     ("link", &[link::half_open]),
-    ("devices", &[devices::reports]),
+    ("devices", &[devices::reports, modbus::reads, modbus::noisy_signal, fleet::ten_thousand]),
     ("cgroup", &[cgroup::small_machine]),
 ];
 

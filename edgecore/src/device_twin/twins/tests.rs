@@ -174,3 +174,34 @@ fn a_mapper_without_namespaces_means_the_only_one() {
     twins.add(&other, "", &at(2));
     assert_eq!(twins.named("oven"), Some(other));
 }
+
+#[test]
+fn who_is_served_by_nobody_is_unknown_until_somebody_does() {
+    let mut twins = twins();
+    let state = |effects: &Effects| {
+        let Some(DeviceReport::State(_, report)) = &effects.report else { panic!("{:?}", effects.report) };
+        let DeviceState { state, reason, message, .. } = &report.device;
+        format!("{state} {reason} {message}").trim().to_owned()
+    };
+    let away = |message: &str| Unserved { trouble: Trouble::MapperAway, message: message.into() };
+    // Nothing was said yet.
+    let told = twins.unserved(&id("oven"), Some(&away("x")), &at(2)).unwrap();
+    assert_eq!(state(&told), "unknown MapperAway x");
+    let told = twins.unserved(&id("oven"), None, &at(3)).unwrap();
+    assert_eq!(state(&told), "unknown");
+    assert_eq!(twins.unserved(&id("oven"), None, &at(4)), None, "as before");
+    // What the mapper said stands again, however often its absence was told.
+    let told = twins.state(&id("oven"), "", "unhealthy", "limit: no", &at(5)).unwrap();
+    assert_eq!(state(&told), "unhealthy DeviceTrouble limit: no");
+    twins.unserved(&id("oven"), Some(&away("y")), &at(6)).unwrap();
+    twins.unserved(&id("oven"), Some(&away("z")), &at(7)).unwrap();
+    assert!(twins.is_unserved(&id("oven")));
+    let told = twins.unserved(&id("oven"), None, &at(8)).unwrap();
+    assert_eq!(state(&told), "unhealthy");
+    // Its own word ends it, too; a device that is well has no reason not to be.
+    twins.unserved(&id("oven"), Some(&away("y")), &at(9)).unwrap();
+    let told = twins.state(&id("oven"), "", "online", "limit: no", &at(10)).unwrap();
+    assert_eq!(state(&told), "online");
+    assert!(!twins.is_unserved(&id("oven")));
+    assert_eq!(twins.unserved(&id("none"), Some(&away("x")), &at(11)), None);
+}

@@ -118,7 +118,7 @@ mod tests {
     fn state(n: i64) -> DeviceReport {
         let device = DeviceId { namespace: "plant".parse().unwrap(), name: "oven".parse().unwrap() };
         let device_state =
-            DeviceState { name: "oven".into(), state: "online".into(), last_online_time: String::new() };
+            DeviceState { name: "oven".into(), state: "online".into(), ..DeviceState::default() };
         DeviceReport::State(
             device,
             StateReport { event_id: String::new(), timestamp: n, device: device_state },

@@ -1,0 +1,198 @@
+//! Ten thousand devices over ten nodes, one report of each a minute: what that costs cloudcore, edgecore and the API server, and
+//! how fresh the cluster's values are.
+
+#![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use e2e::bench::Row;
+use e2e::cluster::{Cluster, Options};
+use e2e::node::{CloudCore, EdgeCore, EdgeOptions, binary};
+use e2e::runtime::Runtime;
+use e2e::wait::{Seen, eventually};
+use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
+
+use crate::usage::{memory, percentile};
+
+const N_NODES: u32 = 10;
+const PER_NODE: u32 = 1000;
+const PACE: Duration = Duration::from_secs(60);
+/// Every device has spoken once before anything is counted.
+const WARM: Duration = Duration::from_secs(70);
+const COUNTED: Duration = Duration::from_secs(120);
+/// Ten thousand objects, each with its status.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Objects for one kubectl, of which so many run at once: each limits itself.
+const PART: usize = 250;
+const N_KUBECTL: usize = 20;
+
+pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
+    // Nobody is held for lost: that would be work for everybody.
+    let cluster = Cluster::start(&Options { node_monitor_grace_secs: 3600, ..Options::default() })?;
+    let mut cloud = CloudCore::start(&cluster, &Value::Null)?;
+    let runtime = Runtime::start("bench-fleet")?;
+    let token = cloud.token(&cluster)?;
+    let mut edges = Vec::new();
+    for number in 0..N_NODES {
+        let options = EdgeOptions::new(&format!("edge-{number}"), &cloud, token.clone());
+        // They have no pods, so that one runtime does for all.
+        let mut edge = EdgeCore::start(&runtime, &options)?;
+        edge.wait_ready(&cluster, PATIENCE)?;
+        edges.push(edge);
+    }
+    let begin = Instant::now();
+    create(&cluster)?;
+    for edge in &edges {
+        eventually(PATIENCE, &format!("the devices of {}", edge.node_name()), || {
+            let store = Connection::open_with_flags(edge.store(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            let count: u32 = store.query_row("SELECT count(*) FROM device", [], |row| row.get(0))?;
+            Ok(if count == PER_NODE { Seen::Yes(()) } else { Seen::NotYet(format!("{count} are there")) })
+        })?;
+    }
+    eprintln!("{} devices were placed in {:.0} s", N_NODES * PER_NODE, begin.elapsed().as_secs_f64());
+
+    let seconds = (WARM + COUNTED + Duration::from_secs(10)).as_secs();
+    let marks = (0..).zip(&edges).map(|(number, edge)| dmimark(number, edge, seconds));
+    let marks: Vec<Child> = marks.collect::<Result<_>>()?;
+    sleep(WARM);
+    let (seen, mut kubectl) = watch(&cluster)?;
+    let (start, writes) = (Instant::now(), device_writes(&cluster)?);
+    sleep(COUNTED);
+    let writes = (device_writes(&cluster)? - writes) / start.elapsed().as_secs_f64();
+    kubectl.kill()?;
+    kubectl.wait()?;
+    let to_api: Vec<f64> = seen.try_iter().collect();
+    let ages = ages(&cluster)?;
+    cloud.process.must_run()?;
+    let of_cloud = memory(cloud.process.pid().context("cloudcore has no process")?, "VmRSS")?;
+    let mut of_edges = Vec::new();
+    for edge in &mut edges {
+        edge.process.must_run()?;
+        of_edges.push(memory(edge.process.pid().context("edgecore has no process")?, "VmRSS")?);
+    }
+    let mut n_reports = 0;
+    for mark in marks {
+        let output = mark.wait_with_output()?;
+        ensure!(output.status.success(), "dmimark ended with {}", output.status);
+        let told: Value = serde_json::from_slice(&output.stdout).context("dmimark's last word")?;
+        n_reports += told["reports"].as_u64().unwrap_or_default();
+    }
+    let n_all = N_NODES * PER_NODE;
+    let n = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    eprintln!("{n_reports} reports were taken, {} were seen in the API server", to_api.len());
+    Ok(vec![
+        Row::new("fleet_cloudcore_rss", "MB", Some(of_cloud / 1e6), None, n_all),
+        Row::new(
+            "fleet_edgecore_rss_max",
+            "MB",
+            percentile(&of_edges, 100.0).map(|rss| rss / 1e6),
+            None,
+            PER_NODE,
+        ),
+        Row::new("fleet_api_writes_per_s", "writes/s", Some(writes), None, n_all),
+        Row::new("fleet_to_api_p50", "ms", percentile(&to_api, 50.0), None, n(to_api.len())),
+        Row::new("fleet_to_api_p99", "ms", percentile(&to_api, 99.0), None, n(to_api.len())),
+        Row::new("fleet_age_p99", "s", percentile(&ages, 99.0), None, n(ages.len())),
+    ])
+}
+
+/// All models and devices; those of a node have a namespace of their own, since `dmimark` names them alike.
+fn create(cluster: &Cluster) -> Result<()> {
+    let properties = json!([{"name": "p0", "type": "INT", "accessMode": "ReadOnly"}]);
+    let mut parts = Vec::new();
+    for node in 0..N_NODES {
+        let namespace = format!("mark-{node}");
+        cluster.kubectl_ok(&["create", "namespace", &namespace])?;
+        let model = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
+            "metadata": {"name": "mark", "namespace": namespace}, "spec": {"protocol": "mark", "properties": properties}});
+        cluster.apply(&model.to_string())?;
+        let device = |number: u32| {
+            json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+                "metadata": {"name": format!("mark-{number:03}"), "namespace": namespace},
+                "spec": {"deviceModelRef": {"name": "mark"}, "nodeName": format!("edge-{node}"),
+                    "protocol": {"protocolName": "mark"}, "properties": [{"name": "p0", "reportToCloud": true}]}})
+        };
+        let devices: Vec<Value> = (0..PER_NODE).map(device).collect();
+        parts.extend(
+            devices.chunks(PART).map(|part| json!({"apiVersion": "v1", "kind": "List", "items": part})),
+        );
+    }
+    for (round, parts) in parts.chunks(N_KUBECTL).enumerate() {
+        let mut running = Vec::new();
+        for (number, part) in parts.iter().enumerate() {
+            let path = cluster.run_dir().write(&format!("fleet-{round}-{number}.json"), part.to_string())?;
+            let mut kubectl =
+                cluster.kubectl_command(&["create", "--validate=false", "--output=name", "--filename"]);
+            kubectl.arg(path).stdout(Stdio::null());
+            running.push(kubectl.spawn().context("start kubectl")?);
+        }
+        for mut kubectl in running {
+            ensure!(kubectl.wait()?.success(), "kubectl could not create the devices");
+        }
+    }
+    Ok(())
+}
+
+fn dmimark(number: u32, edge: &EdgeCore, seconds: u64) -> Result<Child> {
+    Command::new(binary("dmimark", "ISTHMUS_DMIMARK")?)
+        .arg("--socket")
+        .arg(edge.dmi_socket())
+        .args(["--namespace", &format!("mark-{number}")])
+        .args(["--devices", &PER_NODE.to_string(), "--properties", "1"])
+        .args(["--seconds", &seconds.to_string(), "--pace", &PACE.as_millis().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start dmimark")
+}
+
+/// Milliseconds from the edge's clock to the watcher's, which is the same machine's.
+fn watch(cluster: &Cluster) -> Result<(std::sync::mpsc::Receiver<f64>, Child)> {
+    let template = "--output=jsonpath={.status.twins[0].reported.metadata.timestamp}{\"\\n\"}";
+    let mut kubectl = cluster
+        .kubectl_command(&["get", "devicestatuses", "--all-namespaces", "--watch-only", template])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start kubectl")?;
+    let output = BufReader::new(kubectl.stdout.take().context("kubectl's output")?);
+    let (sender, seen) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            if let Ok(at) = line.trim().parse::<f64>() {
+                // Nobody counts any more: the run is over.
+                let _ = sender.send(now_ms() - at);
+            }
+        }
+    });
+    Ok((seen, kubectl))
+}
+
+/// Seconds since each device's value was measured, as the cluster has it; one that has none is as old as the run.
+fn ages(cluster: &Cluster) -> Result<Vec<f64>> {
+    let template =
+        "--output=jsonpath={range .items[*]}{.status.twins[0].reported.metadata.timestamp}{\"\\n\"}{end}";
+    let text = cluster.kubectl_ok(&["get", "devicestatuses", "--all-namespaces", template])?;
+    let now = now_ms();
+    Ok(text.lines().map(|line| (now - line.trim().parse().unwrap_or(0.0)) / 1000.0).collect())
+}
+
+fn now_ms() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1e3)
+}
+
+/// Writes of Devices and DeviceStatuses that the API server has carried out.
+fn device_writes(cluster: &Cluster) -> Result<f64> {
+    let text = cluster.kubectl_ok(&["get", "--raw=/metrics"])?;
+    let is_write = |line: &&str| {
+        line.starts_with("apiserver_request_total{")
+            && line.contains("resource=\"device")
+            && ["PATCH", "POST", "PUT"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+    };
+    Ok(text.lines().filter(is_write).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+}
