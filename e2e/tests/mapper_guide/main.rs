@@ -13,16 +13,17 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use e2e::need;
-use e2e::process::{run, target_dir};
-use e2e::run_dir::RunDir;
+use e2e::process::target_dir;
 use e2e::site::{Site, Wishes};
 use e2e::wait::{Seen, eventually};
 use serde_json::json;
 
 use guide::Step;
+use machine::Machine;
 use terminal::Terminals;
 
 mod guide;
+mod machine;
 mod terminal;
 
 /// Set inside of the namespaces.
@@ -38,8 +39,7 @@ fn a_reader_of_the_guide_gets_a_device() -> Result<()> {
         need::for_runtime()?;
         return inside("a_reader_of_the_guide_gets_a_device");
     }
-    let away = RunDir::new("mapper-guide-machine")?;
-    machine(&away)?;
+    let machine = Machine::new()?;
     let wishes = Wishes {
         edgecore: json!({"modules": {"deviceTwin": {"dmiSockPath": "/etc/kubeedge/dmi.sock"}}}),
         ..Wishes::default()
@@ -47,51 +47,63 @@ fn a_reader_of_the_guide_gets_a_device() -> Result<()> {
     let site = Site::start("mapper_guide", &wishes)?;
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no checkout")?;
     let markdown = fs::read_to_string(checkout.join("docs/mapper-guide.md"))?;
-    let steps = guide::read(&markdown)?;
-    let mut terminals = Terminals::open(checkout, environment(&site)?)?;
-    let mut printed = String::new();
-    let mut steps = steps.into_iter().peekable();
+    let terminals = Terminals::open(checkout, environment(&site, &machine)?)?;
+    let mut reader = Reader { terminals, printed: String::new(), machine, site };
+    let mut steps = guide::read(&markdown)?.into_iter().peekable();
     while let Some((line, step)) = steps.next() {
         let told = match steps.peek() {
             Some((_, Step::Prints(told))) => told.clone(),
             _ => "...".to_owned(),
         };
-        printed = follow(&mut terminals, step, &told, printed)
-            .with_context(|| format!("docs/mapper-guide.md:{line}"))?;
+        reader.follow(step, &told).with_context(|| format!("docs/mapper-guide.md:{line}"))?;
     }
     Ok(())
 }
 
-/// Does one step. `told` is what the guide says that it prints, `printed` what the last one did.
-fn follow(terminals: &mut Terminals, step: Step, told: &str, printed: String) -> Result<String> {
-    match step {
-        Step::File { path, text } => {
-            let path = terminals.folder()?.join(path);
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
+struct Reader {
+    terminals: Terminals,
+    /// By what was typed last.
+    printed: String,
+    machine: Machine,
+    site: Site,
+}
+
+impl Reader {
+    /// Does one step. `told` is what the guide says that it prints.
+    fn follow(&mut self, step: Step, told: &str) -> Result<()> {
+        match step {
+            Step::File { path, text } => {
+                let path = self.terminals.folder()?.join(path);
+                if let Some(folder) = path.parent() {
+                    fs::create_dir_all(folder)?;
+                }
+                fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
             }
-            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-            Ok(String::new())
+            Step::Type(text) => {
+                eprintln!("typing: {}", text.trim_end().replace('\n', "\n        "));
+                self.printed = self.terminals.run(&text)?;
+                let folder = self.terminals.folder()?;
+                share_target(&folder)?;
+                self.machine.image(&folder, &self.site.runtime)?;
+            }
+            Step::Look(text) => {
+                let what = format!("`{}` to print\n{told}", text.trim_end());
+                self.printed = eventually(PATIENCE, &what, || {
+                    let printed = self.terminals.run(&text)?;
+                    let is_it = guide::is_as_told(&printed, told);
+                    Ok(if is_it { Seen::Yes(printed) } else { Seen::NotYet(printed) })
+                })?;
+            }
+            Step::Try(text) => self.printed = self.terminals.run(&text)?,
+            Step::Prints(told) => {
+                let printed = &self.printed;
+                ensure!(guide::is_as_told(printed, &told), "told:\n{told}\nbut it printed:\n{printed}");
+            }
+            Step::TypeIn { terminal, text } => self.terminals.start(&terminal, &text)?,
+            Step::PrintsIn { terminal, text } => self.terminals.wait_for(&terminal, &text)?,
+            Step::CtrlC { terminal } => self.terminals.ctrl_c(&terminal)?,
         }
-        Step::Type(text) => {
-            eprintln!("typing: {}", text.trim_end().replace('\n', "\n        "));
-            let printed = terminals.run(&text)?;
-            share_target(&terminals.folder()?)?;
-            Ok(printed)
-        }
-        Step::Look(text) => eventually(PATIENCE, &format!("`{}` to print {told}", text.trim_end()), || {
-            let printed = terminals.run(&text)?;
-            let is_it = guide::is_as_told(&printed, told);
-            Ok(if is_it { Seen::Yes(printed) } else { Seen::NotYet(printed) })
-        }),
-        Step::Try(text) => terminals.run(&text),
-        Step::Prints(told) => {
-            ensure!(guide::is_as_told(&printed, &told), "the guide says\n{told}\nbut it printed\n{printed}");
-            Ok(printed)
-        }
-        Step::TypeIn { terminal, text } => terminals.start(&terminal, &text).map(|()| printed),
-        Step::PrintsIn { terminal, text } => terminals.wait_for(&terminal, &text).map(|()| printed),
-        Step::CtrlC { terminal } => terminals.ctrl_c(&terminal).map(|()| printed),
+        Ok(())
     }
 }
 
@@ -108,36 +120,14 @@ fn inside(test: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes this machine one on which nobody was before. `away` holds what the reader leaves on it.
-fn machine(away: &RunDir) -> Result<()> {
-    for (name, path) in [("etc", "/etc"), ("local", "/usr/local")] {
-        let (upper, work) = (away.folder(&format!("{name}-upper"))?, away.folder(&format!("{name}-work"))?);
-        let options = format!("lowerdir={path},upperdir={},workdir={}", upper.display(), work.display());
-        run("mount", &["-t", "overlay", "overlay", "-o", &options, path])?;
-    }
-    fs::create_dir_all("/etc/kubeedge")?;
-    let kubeedge = away.folder("kubeedge")?;
-    run("mount", &["--bind", &kubeedge.to_string_lossy(), "/etc/kubeedge"])?;
-    // A node wants an address and a way out, even one that leads nowhere.
-    for line in [
-        "link set lo up",
-        "link add isthmus0 type veth peer name isthmus1",
-        "addr add 192.0.2.2/24 dev isthmus0",
-        "link set isthmus0 up",
-        "link set isthmus1 up",
-        "route add default via 192.0.2.1",
-    ] {
-        run("ip", &line.split(' ').collect::<Vec<_>>())?;
-    }
-    Ok(())
-}
-
 /// What the reader's terminals know beyond a login: the cluster, Rust, and how to build what was built already.
-fn environment(site: &Site) -> Result<Vec<(&'static str, OsString)>> {
+fn environment(site: &Site, machine: &Machine) -> Result<Vec<(&'static str, OsString)>> {
     let home = PathBuf::from(env::var_os("HOME").context("HOME is not set")?);
     let of_home = |key: &'static str, folder: &str| {
         (key, env::var_os(key).unwrap_or_else(|| home.join(folder).into_os_string()))
     };
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths([machine.programs()].into_iter().chain(env::split_paths(&path)))?;
     let mut known = vec![
         ("KUBECONFIG", site.cluster.kubeconfig().into()),
         of_home("CARGO_HOME", ".cargo"),
@@ -147,17 +137,38 @@ fn environment(site: &Site) -> Result<Vec<(&'static str, OsString)>> {
         // As in the checkout, so that its crates need not be compiled again.
         ("CARGO_PROFILE_DEV_DEBUG", "line-tables-only".into()),
         ("CARGO_INCREMENTAL", "0".into()),
-        ("PATH", env::var_os("PATH").unwrap_or_default()),
+        ("PATH", path),
     ];
     known.extend(env::var_os("RUSTUP_TOOLCHAIN").map(|name| ("RUSTUP_TOOLCHAIN", name)));
+    if !is_long() {
+        let as_dev = [
+            ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+            ("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only"),
+            ("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true"),
+            ("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true"),
+            ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "256"),
+        ];
+        known.extend(as_dev.map(|(key, value)| (key, value.into())));
+    }
     Ok(known)
 }
 
-/// Lets cargo find the third-party crates that the checkout has compiled.
+/// The full form compiles a release as a reader gets it, which takes minutes; otherwise it is the same as the dev build.
+fn is_long() -> bool {
+    env::var_os("LONG").is_some()
+}
+
+/// Lets cargo find what the checkout has compiled already.
 fn share_target(folder: &Path) -> Result<()> {
     let target = folder.join("target");
-    if folder.join("Cargo.toml").is_file() && !target.exists() && !folder.join("docs").is_dir() {
-        symlink(target_dir()?, &target).context("link the target folder")?;
+    if folder.ends_with("thermostat") && !target.exists() {
+        fs::create_dir(&target)?;
+        let of_release = if is_long() { "release" } else { "debug" };
+        for (name, of_checkout) in [("debug", "debug"), ("release", of_release)] {
+            let of_checkout = target_dir()?.join(of_checkout);
+            fs::create_dir_all(&of_checkout)?;
+            symlink(of_checkout, target.join(name)).context("link the target folder")?;
+        }
     }
     Ok(())
 }
