@@ -35,6 +35,28 @@ pub fn make_all(folder: &Path) -> Result<Vec<PathBuf>> {
     ])
 }
 
+/// A program of this machine with the libraries that it is linked to, in place of what a Dockerfile makes of it.
+pub fn of_program(
+    folder: &Path,
+    tag: &str,
+    program: &Path,
+    place: &str,
+    entrypoint: &[&str],
+) -> Result<PathBuf> {
+    let mut layer = Tar::default();
+    for line in run("ldd", &[&program.to_string_lossy()])?.lines() {
+        // `libc.so.6 => /lib/libc.so.6 (0x7f)` or `/lib64/ld.so (0x7f)`; the kernel's own has no path.
+        let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) else { continue };
+        layer.file(
+            path.trim_start_matches('/'),
+            0o755,
+            &fs::read(path).with_context(|| format!("read {path}"))?,
+        )?;
+    }
+    layer.file(place.trim_start_matches('/'), 0o755, &fs::read(program).context("read the program")?)?;
+    archive(folder, "program", &[tag], &layer.finish(), &Start { entrypoint, command: &[] })
+}
+
 fn pause_layer() -> Result<Vec<u8>> {
     let program = fs::read(need::c_program("pause")?).context("read the pause program")?;
     let mut layer = Tar::default();

@@ -235,6 +235,8 @@ fn finish(mut demo: Demo, once: bool) -> Result<()> {
     println!(r#"  kubectl patch configmap shop-page --patch '{{"data":{{"index.html":"hello"}}}}'"#);
     println!("  kubectl get devices --namespace plant");
     println!("  kubectl get device oven-1 --namespace plant -o jsonpath='{{.status.twins}}'");
+    println!("\nFor a mapper of your own (docs/mapper-guide.md), in its config.yaml below `common`:");
+    println!("  edgecore_sock: {}", demo.edge.dmi_socket().display());
     println!("\nWhen done:\n  make demo-down");
     Ok(())
 }

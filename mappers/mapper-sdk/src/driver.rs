@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::settings::{SettingError, Settings};
-use crate::value::{Kind, Value};
+use crate::value::{Kind, NoValue, Value};
 
 /// How to reach devices of one protocol. One per process; `mapper-virtual` is the example to copy.
 #[async_trait]
@@ -35,12 +35,26 @@ pub trait Driver: Send + Sync + 'static {
 /// One device that was reached. Dropped when the device changes, goes or is lost.
 #[async_trait]
 pub trait Connection: Send + 'static {
+    /// Reads one property. A driver has this, or [`read`](Connection::read) if its device answers for several at once.
+    async fn read_one(&mut self, property: &Property) -> Result<Value, DriverError> {
+        Err(DriverError::Refused(format!("this driver cannot read {}", property.name)))
+    }
+
     /// Reads properties that are due together: one answer for each, in their order. A driver may fetch neighbours with one
-    /// request. An error of the whole means that the device is lost.
+    /// request. An error of the whole means that the device is lost. By default each is read by itself.
     async fn read(
         &mut self,
         properties: &[&Property],
-    ) -> Result<Vec<Result<Value, DriverError>>, DriverError>;
+    ) -> Result<Vec<Result<Value, DriverError>>, DriverError> {
+        let mut answers = Vec::with_capacity(properties.len());
+        for property in properties {
+            match self.read_one(property).await {
+                Err(lost @ DriverError::Lost(_)) => return Err(lost),
+                answer => answers.push(answer),
+            }
+        }
+        Ok(answers)
+    }
 
     /// Writes one property. The value has the property's type and is within its range.
     async fn write(&mut self, property: &Property, value: &Value) -> Result<(), DriverError>;
@@ -69,6 +83,20 @@ pub enum DriverError {
     /// The manifest must change first.
     #[error(transparent)]
     Setting(#[from] SettingError),
+}
+
+/// Whatever breaks on the way to a device means that it is lost: `?` after a call of the network or a serial port.
+impl From<std::io::Error> for DriverError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+/// What the device gave is no value of the property's type: `property.kind.parse(text)?`.
+impl From<NoValue> for DriverError {
+    fn from(wrong: NoValue) -> Self {
+        Self::Refused(wrong.to_string())
+    }
 }
 
 /// A device's name in the cluster.

@@ -55,6 +55,12 @@ impl Settings {
         self.find(keys).map(|(_, value)| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     }
 
+    /// A text that must be there; without it the error says to set the first of `keys`.
+    pub fn needed_text(&self, keys: &[&'static str], expected: &'static str) -> Result<String, SettingError> {
+        let key = keys.first().copied().unwrap_or_default();
+        self.text(keys).ok_or(SettingError::Missing { key, expected })
+    }
+
     /// A whole number between `least` and `most`.
     pub fn integer(
         &self,
@@ -153,6 +159,9 @@ mod tests {
             (None, None, None)
         );
         assert_eq!(settings.text(&["none", "empty", "mode"]).as_deref(), Some("rtu"));
+        assert_eq!(settings.needed_text(&["mode"], "a mode"), Ok("rtu".to_owned()));
+        let missing = settings.needed_text(&["empty", "lost"], "a host and port").unwrap_err();
+        assert_eq!(missing.to_string(), "empty is missing; set empty to a host and port");
         let wrong = settings.integer(&["mode"], 0, 9, "0 to 9").unwrap_err();
         assert_eq!(wrong.to_string(), "mode must be 0 to 9");
         assert!(settings.integer(&["port"], 1, 500, "1 to 500").is_err());

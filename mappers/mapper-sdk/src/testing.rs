@@ -147,6 +147,18 @@ impl FakeEdge {
         }
     }
 
+    /// Takes models and devices as `kubectl apply` does: YAML, one manifest after another with `---` between. Models come
+    /// first, whatever their order.
+    pub async fn apply(&self, manifests: &str) {
+        let manifests: Vec<Json> = serde_saphyr::from_multiple(manifests).expect("YAML");
+        for model in manifests.iter().filter(|manifest| manifest["kind"] == "DeviceModel") {
+            self.put_model(model);
+        }
+        for device in manifests.iter().filter(|manifest| manifest["kind"] == "Device") {
+            self.put_device(device).await;
+        }
+    }
+
     /// Takes a device away. A registered mapper is told.
     pub async fn remove_device(&self, namespace: &str, name: &str) {
         self.forget_device(namespace, name);

@@ -251,3 +251,17 @@ async fn devices_do_not_feel_each_other() {
     edge.remove_device("plant", "oven-1").await;
     edge.wait_state("hangs", "offline").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_are_taken_as_kubectl_takes_them() {
+    let edge = FakeEdge::start();
+    edge.apply(
+        "kind: Device\nmetadata: {name: oven-1}\nspec:\n  deviceModelRef: {name: oven}\n  \
+         protocol: {protocolName: oven}\n  \
+         properties: [{name: limit, collectCycle: 20, reportToCloud: true, desired: {value: '7'}}]\n---\n\
+         kind: DeviceModel\nmetadata: {name: oven}\nspec: {properties: [{name: limit, type: INT}]}\n",
+    )
+    .await;
+    let _mapper = edge.run(Oven::default());
+    edge.wait_reported("oven-1", "limit", "7").await;
+}

@@ -48,13 +48,10 @@ impl Driver for Virtual {
 
 #[async_trait]
 impl Connection for Simulation {
-    /// Everything that is due now. A real driver reads neighbours with one request, and gives `Err(DriverError::Lost(..))`
-    /// for the whole when the device does not answer.
-    async fn read(
-        &mut self,
-        properties: &[&Property],
-    ) -> Result<Vec<Result<Value, DriverError>>, DriverError> {
-        Ok(properties.iter().map(|property| self.value(property)).collect())
+    /// Called for each property that is due. A real driver gives `DriverError::Lost` when the device does not answer (`?`
+    /// after a socket's call does); one that reads neighbours with one request has `read` instead.
+    async fn read_one(&mut self, property: &Property) -> Result<Value, DriverError> {
+        self.value(property)
     }
 
     /// The SDK has checked the type and the model's limits already.
@@ -105,7 +102,7 @@ impl Simulation {
 
 /// The property's type makes the value. A text that is none is the device's answer, so the connection stands.
 fn parse(property: &Property, text: &str) -> Result<Value, DriverError> {
-    property.kind.parse(text).map_err(|wrong| DriverError::Refused(wrong.to_string()))
+    Ok(property.kind.parse(text)?)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
