@@ -12,6 +12,8 @@ use ke_run::telemetry::{LogFormat, LogLevel, TelemetryError};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::push::secrets::Secrets;
+
 /// What mapper-framework's command line has.
 #[derive(Debug, Parser)]
 struct Args {
@@ -44,6 +46,8 @@ pub struct Config {
     pub call_limit: Duration,
     /// How often the driver is asked what there is that nobody described; `None`: never.
     pub discover_cycle: Option<Duration>,
+    /// What opens the databases that values are pushed to; of the environment, never of the file.
+    pub secrets: Secrets,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which are written.
@@ -140,10 +144,11 @@ impl Config {
         let path = args.config_file;
         let text =
             std::fs::read_to_string(&path).map_err(|why| ConfigError::Read { path: path.clone(), why })?;
-        Self::read(&text, protocol, args.v, &path)
+        let secrets = Secrets::of(|key| std::env::var(key).ok());
+        Ok(Self { secrets, ..Self::read(&text, protocol, args.v, &path)? })
     }
 
-    /// Of a file's text; `path` is for messages.
+    /// Of a file's text, without secrets; `path` is for messages.
     pub fn read(text: &str, protocol: &str, verbosity: u8, path: &Path) -> Result<Self, ConfigError> {
         let refused = |text: String| ConfigError::Keys { path: path.to_owned(), text };
         let file: File = match text.trim() {
@@ -189,6 +194,7 @@ impl Config {
             discover_cycle: common.discover_cycle_secs.map_or(Some(Duration::from_secs(10)), |secs| {
                 Some(secs.secs()).filter(|cycle| !cycle.is_zero())
             }),
+            secrets: Secrets::default(),
             log_format: log.format,
             log_level: level,
         })

@@ -1,7 +1,7 @@
 //! One device: connects, writes what is wanted, reads what is due, and says whether the device is there.
 //!
 //! It runs in a task of its own and every call of the driver ends in time, so that a device that hangs concerns no other.
-//! `fleet.rs` starts and ends it; reports go to its `Reports`, which never make it wait.
+//! `fleet.rs` starts and ends it; reports go to its `Reports` and values to its `Pushes`, which never make it wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use ke_dmi::v1beta1 as dmi;
 use ke_run::backoff::Backoff;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,7 +17,9 @@ use crate::deadband::{Deadband, LastTold};
 use crate::desired::{self, Wishes};
 use crate::driver::{Connection, Device, Driver, DriverError, Property};
 use crate::link::Reports;
+use crate::manifest::Description;
 use crate::outbox::Report;
+use crate::push::{Pushes, Targets};
 use crate::sampler::Sampler;
 use crate::value::Value;
 
@@ -66,11 +69,15 @@ struct Told {
 pub(crate) struct DeviceTask<D> {
     driver: Arc<D>,
     call_limit: Duration,
-    descriptions: watch::Receiver<Arc<Device>>,
+    descriptions: watch::Receiver<Description>,
     asked: mpsc::Receiver<Wish>,
     reports: Reports,
+    targets: Arc<Targets>,
     /// The description in force.
     device: Arc<Device>,
+    pushes: Pushes,
+    /// Counts changes of them.
+    n_pushes_adopted: u64,
     wishes: Wishes,
     /// What is wrong with single properties, as last told in the log.
     problems: BTreeMap<String, String>,
@@ -112,18 +119,23 @@ impl<D: Driver> DeviceTask<D> {
     pub(crate) fn new(
         driver: Arc<D>,
         call_limit: Duration,
-        mut descriptions: watch::Receiver<Arc<Device>>,
+        mut descriptions: watch::Receiver<Description>,
         asked: mpsc::Receiver<Wish>,
         reports: Reports,
+        targets: Arc<Targets>,
     ) -> Self {
-        let device = descriptions.borrow_and_update().clone();
+        let Description { device, pushes } = descriptions.borrow_and_update().clone();
+        let pushes = Pushes::new(&targets, &device.name, &pushes, Duration::ZERO);
         Self {
             driver,
             call_limit,
             descriptions,
             asked,
             reports,
+            targets,
             device,
+            pushes,
+            n_pushes_adopted: 0,
             wishes: Wishes::default(),
             problems: BTreeMap::new(),
             bands: BTreeMap::new(),
@@ -231,6 +243,8 @@ impl<D: Driver> DeviceTask<D> {
     /// Drives the device over one connection.
     async fn drive(&mut self, mut connection: D::Connection, n_failures: &mut u32) -> End {
         let mut sampler = self.sampler(&connection);
+        // From before the connection; nobody knows what was meanwhile.
+        self.pushes.forget_all();
         if sampler.next_due().is_none() {
             self.tell_health();
         }
@@ -248,13 +262,21 @@ impl<D: Driver> DeviceTask<D> {
                 }
             }
             self.tell_health_if_known();
-            let due = earliest([sampler.next_due(), self.wishes.next_due(), self.state_due]);
+            // After reading, so that what goes out is fresh.
+            self.pushes.push_due(self.now(), OffsetDateTime::now_utc());
+            let due = [sampler.next_due(), self.wishes.next_due(), self.state_due, self.pushes.next_due()];
+            let due = earliest(due);
             match self.wait(due, Some(&mut connection)).await {
                 Event::Due => {}
                 Event::Gone => return End::Gone,
                 Event::Changed => {
+                    let n_before = self.n_pushes_adopted;
                     if self.adopt(false) {
                         return End::Changed;
+                    }
+                    if self.n_pushes_adopted != n_before {
+                        // Others may have to be read.
+                        sampler = self.sampler(&connection);
                     }
                 }
                 Event::Asked(wish) => {
@@ -281,15 +303,25 @@ impl<D: Driver> DeviceTask<D> {
     }
 
     fn sampler(&self, connection: &D::Connection) -> Sampler {
-        let is_sampled = |property: &&Property| property.report_to_cloud && !connection.is_pushed(property);
-        let sampled = (0..).zip(&self.device.properties).filter(|(_, property)| is_sampled(property));
-        Sampler::new(sampled.map(|(index, property)| (index, property.collect_cycle)), self.now())
+        let cycle = |property: &Property| match property.report_to_cloud {
+            true => Some(property.collect_cycle),
+            false => self.pushes.take(&property.name).then_some(property.report_cycle),
+        };
+        let sampled = (0..).zip(&self.device.properties);
+        let sampled = sampled.filter(|(_, property)| !connection.is_pushed(property));
+        let cycles = sampled.filter_map(|(index, property)| Some((index, cycle(property)?)));
+        Sampler::new(cycles, self.now())
     }
 
     /// Takes the newest description. Gives back whether the device must be connected anew for it.
     fn adopt(&mut self, is_first: bool) -> bool {
-        let new = self.descriptions.borrow_and_update().clone();
+        let Description { device: new, pushes } = self.descriptions.borrow_and_update().clone();
         let old = std::mem::replace(&mut self.device, new);
+        if !self.pushes.are(&pushes) {
+            // The old ones go afterwards, so that a target of both keeps its queue.
+            self.pushes = Pushes::new(&self.targets, &self.device.name, &pushes, self.now());
+            self.n_pushes_adopted = self.n_pushes_adopted.wrapping_add(1);
+        }
         let device = Arc::clone(&self.device);
         for (property, why) in self.wishes.update(&device, is_first) {
             tracing::warn!(device = %device.name, property, "the desired value is not written: {why}");
@@ -377,6 +409,7 @@ impl<D: Driver> DeviceTask<D> {
                 }
                 Err(why) => {
                     let why = why.to_string();
+                    self.pushes.forget(&property.name);
                     if self.problems.get(&property.name) != Some(&why) {
                         tracing::warn!(device = %device.name, property = property.name, "it cannot be read: {why}");
                         self.problems.insert(property.name.clone(), why);
@@ -463,12 +496,16 @@ impl<D: Driver> DeviceTask<D> {
         }
     }
 
-    /// Reports values of one round together.
+    /// Reports values of one round together, and keeps them for pushes.
     fn tell(&mut self, values: Vec<(&Property, Value)>) {
         let now = self.now();
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut twins = Vec::with_capacity(values.len());
         for (property, value) in values {
+            self.pushes.note(&property.name, &value);
+            if !property.report_to_cloud {
+                continue;
+            }
             let observed = self.wishes.observed(&property.name);
             if let Some(band) = self.bands.get_mut(&property.name) {
                 let is_due = band.last.is_due(band.deadband, &value, now);

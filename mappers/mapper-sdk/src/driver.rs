@@ -144,7 +144,7 @@ pub struct Property {
     pub maximum: Option<f64>,
     /// How to reach it: `visitors.configData`, the model's defaults included.
     pub settings: Settings,
-    /// How often it is read.
+    /// How often it is read; one that goes not to the cloud but elsewhere is read each `report_cycle`.
     pub collect_cycle: Duration,
     /// How often it is pushed elsewhere.
     pub report_cycle: Duration,

@@ -15,7 +15,8 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use crate::device::{DeviceTask, Wish};
 use crate::driver::{Device, DeviceName, Driver};
 use crate::link::{Edge, Reports};
-use crate::manifest;
+use crate::manifest::{self, Description};
+use crate::push::Targets;
 
 /// A driver that panicked rests this long: the device is driven on, and the log is not flooded.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
@@ -59,6 +60,7 @@ enum Key {
 pub(crate) struct Fleet<D> {
     driver: Arc<D>,
     edge: Edge,
+    targets: Arc<Targets>,
     call_limit: Duration,
     news: mpsc::Receiver<News>,
     devices: BTreeMap<DeviceName, dmi::Device>,
@@ -74,7 +76,7 @@ struct Running {
     /// What its description was made of.
     source: (dmi::Device, Arc<dmi::DeviceModel>),
     /// The newest description. Nothing waits: a later one replaces it.
-    description: watch::Sender<Arc<Device>>,
+    description: watch::Sender<Description>,
     wishes: mpsc::Sender<Wish>,
     task: AbortHandle,
     carrier: AbortHandle,
@@ -88,10 +90,17 @@ impl Drop for Running {
 }
 
 impl<D: Driver> Fleet<D> {
-    pub(crate) fn new(driver: Arc<D>, edge: Edge, call_limit: Duration, news: mpsc::Receiver<News>) -> Self {
+    pub(crate) fn new(
+        driver: Arc<D>,
+        edge: Edge,
+        targets: Targets,
+        call_limit: Duration,
+        news: mpsc::Receiver<News>,
+    ) -> Self {
         Self {
             driver,
             edge,
+            targets: Arc::new(targets),
             call_limit,
             news,
             devices: BTreeMap::new(),
@@ -145,7 +154,7 @@ impl<D: Driver> Fleet<D> {
             News::Registered(answer) => self.on_registered(answer),
             News::Find(name, reply) => {
                 let found = self.running.get(&name).map(|running| Found {
-                    device: running.description.borrow().clone(),
+                    device: Arc::clone(&running.description.borrow().device),
                     model: Arc::clone(&running.source.1),
                     wishes: running.wishes.clone(),
                 });
@@ -211,30 +220,41 @@ impl<D: Driver> Fleet<D> {
         if self.running.get(name).is_some_and(|running| running.source == source) {
             return;
         }
-        let (device, remarks) = manifest::device(&source.0, &source.1);
+        let (description, remarks) = manifest::device(&source.0, &source.1);
         for remark in remarks {
             tracing::warn!(device = %name, "{remark}");
         }
         match self.running.get_mut(name) {
             Some(running) => {
                 running.source = source;
-                running.description.send_replace(Arc::new(device));
+                running.description.send_replace(description);
             }
             None => {
-                tracing::info!(device = %name, n_properties = device.properties.len(), "driven from now on");
-                self.start(source, Arc::new(device), Duration::ZERO);
+                tracing::info!(device = %name, n_properties = description.device.properties.len(), "driven from now on");
+                self.start(source, description, Duration::ZERO);
             }
         }
     }
 
-    fn start(&mut self, source: (dmi::Device, Arc<dmi::DeviceModel>), device: Arc<Device>, rest: Duration) {
-        let name = device.name.clone();
-        let (description, descriptions) = watch::channel(device);
+    fn start(
+        &mut self,
+        source: (dmi::Device, Arc<dmi::DeviceModel>),
+        description: Description,
+        rest: Duration,
+    ) {
+        let name = description.device.name.clone();
+        let (description, descriptions) = watch::channel(description);
         // Full: whoever asks over REST waits.
         let (wishes, asked) = mpsc::channel(8);
         let reports = Reports::default();
-        let task =
-            DeviceTask::new(Arc::clone(&self.driver), self.call_limit, descriptions, asked, reports.clone());
+        let task = DeviceTask::new(
+            Arc::clone(&self.driver),
+            self.call_limit,
+            descriptions,
+            asked,
+            reports.clone(),
+            Arc::clone(&self.targets),
+        );
         let task = self.tasks.spawn(async move {
             tokio::time::sleep(rest).await;
             task.run().await;
@@ -255,7 +275,7 @@ impl<D: Driver> Fleet<D> {
         if is_panic {
             tracing::error!(device = %name, "the driver panicked; the device is driven anew after a rest");
         }
-        let device = running.description.borrow().clone();
-        self.start(running.source.clone(), device, AFTER_PANIC);
+        let description = running.description.borrow().clone();
+        self.start(running.source.clone(), description, AFTER_PANIC);
     }
 }

@@ -1,7 +1,8 @@
 //! What every mapper shares: all of its life but the way to the device. A mapper's `main` is [`run_mapper`].
 //!
 //! From edgecore to a device: `link.rs` is called, `fleet.rs` knows what there is, `manifest.rs` reads it, `device.rs` does
-//! it. Back again: `sampler.rs` says when, `device.rs` reads, `outbox.rs` keeps, `link.rs` sends.
+//! it. Back again: `sampler.rs` says when, `device.rs` reads, `outbox.rs` keeps, `link.rs` sends. To databases and such:
+//! `device.rs` reads, `push/mod.rs` says when and what, `push/line.rs` keeps and delivers.
 //! Nothing here knows a field bus; drivers do. Nothing here knows Kubernetes; edgecore does.
 
 pub mod config;
@@ -19,6 +20,7 @@ mod link;
 mod manifest;
 mod mapper;
 mod outbox;
+mod push;
 mod rest;
 mod sampler;
 #[cfg(any(test, feature = "testing"))]

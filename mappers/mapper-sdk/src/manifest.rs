@@ -2,12 +2,14 @@
 //!
 //! Nothing in a manifest stops a mapper: what cannot be used is left out and told as a [`Remark`]. Called by `fleet.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::value::{self, ValueError};
 
 use crate::driver::{Device, DeviceName, Method, Property};
+use crate::push::settings::{self as pushes, Owner, Push, PushError};
 use crate::settings::Settings;
 use crate::value::Kind;
 
@@ -52,6 +54,14 @@ pub(crate) enum Remark {
     /// Not written.
     #[error("property {0} is ReadOnly in the model: its desired value is not written")]
     ReadOnly(String),
+    /// The push is left out.
+    #[error("property {property} is not pushed: {error}")]
+    Push {
+        /// The property.
+        property: String,
+        /// Names the key.
+        error: PushError,
+    },
     /// Taken as such.
     #[error("{place} is {given} and taken as nanoseconds, which is {ms} ms; write milliseconds")]
     Nanoseconds {
@@ -62,6 +72,15 @@ pub(crate) enum Remark {
         /// What is taken.
         ms: u128,
     },
+}
+
+/// All that a manifest and its model say.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Description {
+    /// As drivers get it.
+    pub(crate) device: Arc<Device>,
+    /// Where values go beside the cloud; drivers need not know.
+    pub(crate) pushes: Arc<[Push]>,
 }
 
 /// The name of a device or model.
@@ -77,10 +96,10 @@ pub(crate) fn model_of(message: &dmi::Device) -> DeviceName {
     name(&message.namespace, model.unwrap_or_default())
 }
 
-/// The device as drivers get it.
+/// The device, and what of it is not taken as it stands.
 #[must_use]
-pub(crate) fn device(message: &dmi::Device, model: &dmi::DeviceModel) -> (Device, Vec<Remark>) {
-    let mut remarks = Vec::new();
+pub(crate) fn device(message: &dmi::Device, model: &dmi::DeviceModel) -> (Description, Vec<Remark>) {
+    let (mut remarks, mut pushes) = (Vec::new(), Vec::new());
     let no_spec = dmi::DeviceSpec::default();
     let spec = message.spec.as_ref().unwrap_or(&no_spec);
     let config = spec.protocol.as_ref().and_then(|protocol| protocol.config_data.as_ref());
@@ -100,7 +119,9 @@ pub(crate) fn device(message: &dmi::Device, model: &dmi::DeviceModel) -> (Device
             remarks.push(Remark::Type(wanted.name.clone(), known.r#type.clone()));
             continue;
         };
-        properties.push(property(wanted, known, kind, &mut remarks));
+        let property = property(wanted, known, kind, &mut remarks);
+        pushes.extend(pushes_of(&message.namespace, &message.name, &property, wanted, &mut remarks));
+        properties.push(property);
     }
     let methods = spec.methods.iter().map(|method| Method {
         name: method.name.clone(),
@@ -115,7 +136,22 @@ pub(crate) fn device(message: &dmi::Device, model: &dmi::DeviceModel) -> (Device
         methods: methods.collect(),
         state_cycle: state.map(|state| cycle("the state's reportCycle", state.report_cycle, &mut remarks)),
     };
-    (device, remarks)
+    (Description { device: Arc::new(device), pushes: pushes.into() }, remarks)
+}
+
+fn pushes_of(
+    namespace: &str,
+    device: &str,
+    property: &Property,
+    wanted: &dmi::DeviceProperty,
+    remarks: &mut Vec<Remark>,
+) -> Vec<Push> {
+    let Some(method) = &wanted.push_method else { return Vec::new() };
+    let Property { name, kind, report_cycle, .. } = property;
+    let (found, errors) = pushes::of(method, Owner { namespace, device, property: name, kind: *kind });
+    remarks.extend(errors.into_iter().map(|error| Remark::Push { property: name.clone(), error }));
+    let push = |to| Push { property: name.clone(), kind: *kind, cycle: *report_cycle, to };
+    found.into_iter().map(push).collect()
 }
 
 fn property(
@@ -228,7 +264,7 @@ mod tests {
             ("odd", "LIST", ""),
         ]);
         let properties = ["limit", "read", "film", "odd", "none"].map(|name| wanted(name, "7"));
-        let (device, remarks) = device(&message(properties.into()), &model);
+        let (Description { device, .. }, remarks) = device(&message(properties.into()), &model);
         let names: Vec<&str> = device.properties.iter().map(|property| property.name.as_str()).collect();
         assert_eq!(names, ["limit", "read"]);
         let [limit, read] = device.properties.as_slice() else { panic!() };
@@ -272,6 +308,34 @@ mod tests {
     }
 
     #[test]
+    fn pushes_and_what_is_wrong_with_them() {
+        let http = dmi::PushMethodHttp { hostname: "http://me:secret@web".into(), ..Default::default() };
+        let client = dmi::RedisClientConfig { addr: "db".into(), ..Default::default() };
+        let redis = dmi::DbMethodRedis { redis_client_config: Some(client) };
+        let method = dmi::PushMethod {
+            http: Some(http),
+            db_method: Some(dmi::DbMethod { redis: Some(redis), ..Default::default() }),
+            ..Default::default()
+        };
+        let properties = ["heat", "none"].map(|name| dmi::DeviceProperty {
+            push_method: Some(method.clone()),
+            report_cycle: 250,
+            ..wanted(name, "")
+        });
+        let (Description { pushes, .. }, remarks) =
+            device(&message(properties.into()), &model(&[("heat", "INT", "")]));
+        let [Push { property, kind: Kind::Int, cycle, .. }] = &*pushes else { panic!("{pushes:?}") };
+        assert_eq!((property.as_str(), *cycle), ("heat", Duration::from_millis(250)));
+        assert_eq!(
+            told(&remarks),
+            [
+                "property heat is not pushed: http.hostName must not hold a user or password; write http://HOST, and the port in http.port",
+                "property none is not in the device's model and is left out; add it there",
+            ]
+        );
+    }
+
+    #[test]
     fn settings_desired_values_and_states() {
         let config = json!({"Port": 502, "ip": "10.0.0.7"});
         let mut config = value::to_data(config.as_object().unwrap()).unwrap();
@@ -282,7 +346,8 @@ mod tests {
             Some(dmi::ProtocolConfig { protocol_name: "p".into(), config_data: Some(config) });
         message.status =
             Some(dmi::DeviceStatus { report_to_cloud: true, report_cycle: 5000, ..Default::default() });
-        let (device, remarks) = device(&message, &model(&[("limit", "INT", ""), ("read", "INT", "")]));
+        let (Description { device, .. }, remarks) =
+            device(&message, &model(&[("limit", "INT", ""), ("read", "INT", "")]));
         assert_eq!(device.settings.integer(&["port"], 1, 65535, "a port"), Ok(Some(502)));
         assert_eq!(device.state_cycle, Some(Duration::from_secs(5)));
         assert!(device.properties.iter().all(|property| property.desired.is_none()));

@@ -14,6 +14,7 @@ use crate::discovery;
 use crate::driver::Driver;
 use crate::fleet::Fleet;
 use crate::link::{self, Edge};
+use crate::push::Targets;
 use crate::rest::Rest;
 
 /// The whole `main` of a mapper: reads arguments and configuration, then drives devices until a signal.
@@ -38,7 +39,8 @@ pub(crate) async fn run<D: Driver>(driver: D, config: Config, stop: Shutdown) ->
     let rest = Rest::bind(config.http, news.clone()).await?;
     let edge = Edge::new(config.edge_socket.clone());
     let driver = Arc::new(driver);
-    let fleet = Fleet::new(Arc::clone(&driver), edge.clone(), config.call_limit, told);
+    let targets = Targets::new(config.secrets.clone());
+    let fleet = Fleet::new(Arc::clone(&driver), edge.clone(), targets, config.call_limit, told);
 
     // Served before it registers: edgecore calls at once.
     let mut tasks = Supervisor::new(stop);

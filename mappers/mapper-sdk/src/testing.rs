@@ -173,7 +173,8 @@ impl FakeEdge {
         self.seen.lock().devices.remove(&format!("{namespace}/{name}"));
     }
 
-    /// Starts a mapper with this driver, its REST API on a port of 127.0.0.1.
+    /// Starts a mapper with this driver, its REST API on a port of 127.0.0.1. `a-token`, or `me` and `a-password`, open the
+    /// databases that it pushes to.
     pub fn run<D: Driver>(&self, driver: D) -> RunningMapper {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let file = serde_json::json!({
@@ -181,8 +182,10 @@ impl FakeEdge {
             "common": {"edgecore_sock": self.socket(), "http_port": port, "http_address": "127.0.0.1",
                 "call_limit_secs": 5},
         });
-        let config =
+        let mut config =
             Config::read(&file.to_string(), driver.protocol(), 1, Path::new("(of the test)")).unwrap();
+        let (token, user_name, password) = ("a-token".into(), "me".into(), "a-password".into());
+        config.secrets = crate::push::secrets::Secrets { token, user_name, password };
         let (trigger, stop) = Shutdown::new();
         let http = config.http;
         let task = Some(tokio::spawn(crate::mapper::run(driver, config, stop)));
@@ -355,6 +358,75 @@ fn text(json: &Json) -> String {
     json.as_str().unwrap_or_default().to_owned()
 }
 
+/// A `pushMethod` as edgecore sends it.
+pub(crate) fn push_method(method: &Json) -> dmi::PushMethod {
+    let number = |json: &Json| json.as_i64().unwrap_or_default();
+    let narrow = |json: &Json| i32::try_from(number(json)).unwrap();
+    let http = |http: &Json| dmi::PushMethodHttp {
+        hostname: text(&http["hostName"]),
+        port: number(&http["port"]),
+        requestpath: text(&http["requestPath"]),
+        timeout: number(&http["timeout"]),
+    };
+    let mqtt = |mqtt: &Json| dmi::PushMethodMqtt {
+        address: text(&mqtt["address"]),
+        topic: text(&mqtt["topic"]),
+        qos: narrow(&mqtt["qos"]),
+        retained: mqtt["retained"].as_bool().unwrap_or_default(),
+    };
+    let influx = |influx: &Json| {
+        let (client, data) = (&influx["influxdb2ClientConfig"], &influx["influxdb2DataConfig"]);
+        let tags = data["tag"].as_object().into_iter().flatten();
+        dmi::DbMethodInfluxdb2 {
+            influxdb2_client_config: Some(dmi::Influxdb2ClientConfig {
+                url: text(&client["url"]),
+                org: text(&client["org"]),
+                bucket: text(&client["bucket"]),
+            }),
+            influxdb2_data_config: Some(dmi::Influxdb2DataConfig {
+                measurement: text(&data["measurement"]),
+                tag: tags.map(|(key, value)| (key.clone(), text(value))).collect(),
+                field_key: text(&data["fieldKey"]),
+            }),
+        }
+    };
+    let redis = |redis: &Json| dmi::DbMethodRedis {
+        redis_client_config: redis.get("redisClientConfig").map(|client| dmi::RedisClientConfig {
+            addr: text(&client["addr"]),
+            db: narrow(&client["db"]),
+            poolsize: narrow(&client["poolsize"]),
+            min_idle_conns: narrow(&client["minIdleConns"]),
+        }),
+    };
+    let tdengine = |tdengine: &Json| {
+        let client = &tdengine["TDEngineClientConfig"];
+        let (addr, dbname) = (text(&client["addr"]), text(&client["dbName"]));
+        dmi::DbMethodTdEngine { td_engine_client_config: Some(dmi::TdEngineClientConfig { addr, dbname }) }
+    };
+    let mysql = |mysql: &Json| {
+        let client = &mysql["mysqlClientConfig"];
+        dmi::DbMethodMySql {
+            mysql_client_config: Some(dmi::MySqlClientConfig {
+                addr: text(&client["addr"]),
+                database: text(&client["database"]),
+                user_name: text(&client["userName"]),
+            }),
+        }
+    };
+    dmi::PushMethod {
+        http: method.get("http").map(http),
+        mqtt: method.get("mqtt").map(mqtt),
+        otel: method.get("otel").map(|otel| dmi::PushMethodOtel { endpoint_url: text(&otel["endpointURL"]) }),
+        db_method: method.get("dbMethod").map(|databases| dmi::DbMethod {
+            influxdb2: databases.get("influxdb2").map(influx),
+            redis: databases.get("redis").map(redis),
+            tdengine: databases.get("TDEngine").map(tdengine),
+            mysql: databases.get("mysql").map(mysql),
+        }),
+        anomaly_detection: method.get("anomalyDetection").map(|_| dmi::AnomalyDetection::default()),
+    }
+}
+
 /// `namespace/name`.
 fn name_of(manifest: &Json) -> String {
     let metadata = &manifest["metadata"];
@@ -415,7 +487,7 @@ impl Inside {
                 report_cycle: property["reportCycle"].as_i64().unwrap_or_default(),
                 collect_cycle: property["collectCycle"].as_i64().unwrap_or_default(),
                 report_to_cloud: property["reportToCloud"].as_bool().unwrap_or_default(),
-                push_method: None,
+                push_method: property.get("pushMethod").map(push_method),
             }
         });
         let methods = list(&spec["methods"]).iter().map(|method| dmi::DeviceMethod {
