@@ -7,7 +7,7 @@
 //! - `signal: ramp` goes from `low` to `high` and begins again, `signal: sine` swings between them; `periodSecs` is how long
 //!   one turn takes,
 //! - `signal: random` is between `low` and `high`; `seed` makes it the same every time,
-//! - without `signal` it is a set-point: it reads what was written to it last.
+//! - `signal: setpoint`, or no `signal` at all, reads what was written last.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -134,8 +134,8 @@ impl Signal {
     /// Reads a property's settings. `Settings` takes care of capitals, of numbers that are texts, and of good errors.
     fn of(property: &Property) -> Result<Self, DriverError> {
         let settings = &property.settings;
-        let words = ["counter", "ramp", "sine", "random"];
-        let word = settings.word(&["signal"], &words, "counter, ramp, sine or random, or not set")?;
+        let words = ["counter", "ramp", "sine", "random", "setpoint"];
+        let word = settings.word(&["signal"], &words, "counter, ramp, sine, random or setpoint")?;
         let number =
             |key, default: f64| Ok::<_, DriverError>(settings.number(&[key], "a number")?.unwrap_or(default));
         let range = Range { low: number("low", 0.0)?, high: number("high", 100.0)? };
@@ -145,8 +145,8 @@ impl Signal {
             Some("counter") => Self::Counter,
             Some("ramp") => Self::Ramp(range, period),
             Some("sine") => Self::Sine(range, period),
-            Some(_) => Self::Random(range, seed.unsigned_abs()),
-            None => Self::SetPoint,
+            Some("random") => Self::Random(range, seed.unsigned_abs()),
+            _ => Self::SetPoint,
         })
     }
 }
