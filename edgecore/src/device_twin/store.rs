@@ -115,15 +115,17 @@ pub(super) fn held(connection: &Connection, protocol: &str) -> rusqlite::Result<
     Ok(held)
 }
 
-/// A mapper registered: it replaces the one of its protocol, and of its name, and holds what it was answered.
+/// A mapper registered: it replaces those of its protocol, its name and its socket, and holds what it was answered.
 pub(super) fn register(
     connection: &mut Connection,
     mapper: &Registered,
     held: &BTreeMap<Key, Digest>,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction
-        .execute("DELETE FROM mapper WHERE name = ?1 OR protocol = ?2", [&mapper.name, &mapper.protocol])?;
+    transaction.execute(
+        "DELETE FROM mapper WHERE name = ?1 OR protocol = ?2 OR address = ?3",
+        params![mapper.name, mapper.protocol, mapper.address.to_string_lossy()],
+    )?;
     transaction.execute(
         "INSERT INTO mapper (protocol, name, version, api_version, address) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![

@@ -1,11 +1,12 @@
 //! A simulated mapper: reports values of many devices to an edgecore, as fast as they are taken or at a pace, and says what
 //! was acknowledged and how long a value took to a local MQTT subscriber. It prints one JSON object at its end.
 //!
-//! It serves nothing and registers nothing; the devices must be in the cluster. Called by `make bench`.
+//! The devices must be in the cluster, or come there. With `--serve` it registers, and takes whatever edgecore tells it; without,
+//! it is somebody who reports and whom nobody knows. Called by `make bench`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,11 +16,13 @@ use clap::Parser;
 use hyper_util::rt::TokioIo;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_client::DeviceManagerServiceClient;
+use ke_dmi::v1beta1::device_mapper_service_server::{DeviceMapperService, DeviceMapperServiceServer};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
 
 #[derive(Clone, Debug, Parser)]
 #[command(about = "A simulated mapper against an edgecore")]
@@ -45,6 +48,9 @@ struct Args {
     /// Edgecore's MQTT broker: how long until a subscriber there has the value.
     #[arg(long)]
     mqtt: Option<SocketAddr>,
+    /// Registers for the protocol `mark` and listens on this socket.
+    #[arg(long)]
+    serve: Option<PathBuf>,
 }
 
 /// When which number of a device was sent, for the subscriber.
@@ -82,6 +88,9 @@ async fn measure(args: &Args) -> Result<Value> {
         ready.await.context("subscribe at edgecore's MQTT broker")?;
     }
     let channel = channel(args.socket.clone());
+    if let Some(socket) = &args.serve {
+        register(channel.clone(), socket).await.context("register at edgecore")?;
+    }
     let start = Instant::now();
     let end = start + Duration::from_secs(args.seconds);
     let mut tasks = JoinSet::new();
@@ -154,12 +163,79 @@ async fn report(
             last = number;
             tokio::time::sleep(Duration::from_millis(args.pace)).await;
         } else {
-            // Killed, or not up yet: the same number again.
+            // Killed, or not up yet: the same number again. Whoever has time does not storm an edgecore without the device.
             n_errors += 1;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(args.pace.clamp(20, 10_000))).await;
         }
     }
     Done { device, last, n_errors }
+}
+
+async fn register(channel: Channel, socket: &Path) -> Result<()> {
+    let listener = UnixListener::bind(socket).with_context(|| format!("listen on {}", socket.display()))?;
+    let server = Server::builder().add_service(DeviceMapperServiceServer::new(TakesAll));
+    tokio::spawn(async move { server.serve_with_incoming(ke_dmi::incoming(listener)).await });
+    let mapper = dmi::MapperInfo {
+        name: "dmimark".into(),
+        protocol: "mark".into(),
+        address: socket.to_string_lossy().into_owned().into_bytes(),
+        ..Default::default()
+    };
+    let request = dmi::MapperRegisterRequest { with_data: false, mapper: Some(mapper) };
+    DeviceManagerServiceClient::new(channel).mapper_register(request).await?;
+    Ok(())
+}
+
+/// A mapper that is content with everything.
+struct TakesAll;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn taken<T: Default>() -> Answer<T> {
+    Ok(Response::new(T::default()))
+}
+
+#[tonic::async_trait]
+impl DeviceMapperService for TakesAll {
+    async fn register_device(
+        &self,
+        _: Request<dmi::RegisterDeviceRequest>,
+    ) -> Answer<dmi::RegisterDeviceResponse> {
+        taken()
+    }
+
+    async fn remove_device(&self, _: Request<dmi::RemoveDeviceRequest>) -> Answer<dmi::RemoveDeviceResponse> {
+        taken()
+    }
+
+    async fn update_device(&self, _: Request<dmi::UpdateDeviceRequest>) -> Answer<dmi::UpdateDeviceResponse> {
+        taken()
+    }
+
+    async fn create_device_model(
+        &self,
+        _: Request<dmi::CreateDeviceModelRequest>,
+    ) -> Answer<dmi::CreateDeviceModelResponse> {
+        taken()
+    }
+
+    async fn remove_device_model(
+        &self,
+        _: Request<dmi::RemoveDeviceModelRequest>,
+    ) -> Answer<dmi::RemoveDeviceModelResponse> {
+        taken()
+    }
+
+    async fn update_device_model(
+        &self,
+        _: Request<dmi::UpdateDeviceModelRequest>,
+    ) -> Answer<dmi::UpdateDeviceModelResponse> {
+        taken()
+    }
+
+    async fn get_device(&self, _: Request<dmi::GetDeviceRequest>) -> Answer<dmi::GetDeviceResponse> {
+        taken()
+    }
 }
 
 /// Connects when first used and again whenever the socket was lost.

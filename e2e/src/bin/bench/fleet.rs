@@ -4,7 +4,7 @@
 #![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::bench::Row;
 use e2e::cluster::{Cluster, Options};
 use e2e::node::{CloudCore, EdgeCore, EdgeOptions, binary};
+use e2e::process::Process;
 use e2e::runtime::Runtime;
 use e2e::wait::{Seen, eventually};
 use rusqlite::{Connection, OpenFlags};
@@ -27,6 +28,8 @@ const WARM: Duration = Duration::from_secs(70);
 const COUNTED: Duration = Duration::from_secs(120);
 /// Ten thousand objects, each with its status.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// Longer than all; who is left behind ends by itself.
+const LIFE_SECS: u32 = 3600;
 /// Objects for one kubectl, of which so many run at once: each limits itself.
 const PART: usize = 250;
 const N_KUBECTL: usize = 20;
@@ -45,6 +48,8 @@ pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
         edge.wait_ready(&cluster, PATIENCE)?;
         edges.push(edge);
     }
+    let marks = (0..).zip(&edges).map(|(number, edge)| dmimark(number, edge));
+    let mut marks: Vec<Process> = marks.collect::<Result<_>>()?;
     let begin = Instant::now();
     create(&cluster)?;
     for edge in &edges {
@@ -56,9 +61,6 @@ pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
     }
     eprintln!("{} devices were placed in {:.0} s", N_NODES * PER_NODE, begin.elapsed().as_secs_f64());
 
-    let seconds = (WARM + COUNTED + Duration::from_secs(10)).as_secs();
-    let marks = (0..).zip(&edges).map(|(number, edge)| dmimark(number, edge, seconds));
-    let marks: Vec<Child> = marks.collect::<Result<_>>()?;
     sleep(WARM);
     let (seen, mut kubectl) = watch(&cluster)?;
     let (start, writes) = (Instant::now(), device_writes(&cluster)?);
@@ -75,16 +77,11 @@ pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
         edge.process.must_run()?;
         of_edges.push(memory(edge.process.pid().context("edgecore has no process")?, "VmRSS")?);
     }
-    let mut n_reports = 0;
-    for mark in marks {
-        let output = mark.wait_with_output()?;
-        ensure!(output.status.success(), "dmimark ended with {}", output.status);
-        let told: Value = serde_json::from_slice(&output.stdout).context("dmimark's last word")?;
-        n_reports += told["reports"].as_u64().unwrap_or_default();
+    for mark in &mut marks {
+        mark.must_run()?;
     }
     let n_all = N_NODES * PER_NODE;
     let n = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    eprintln!("{n_reports} reports were taken, {} were seen in the API server", to_api.len());
     Ok(vec![
         Row::new("fleet_cloudcore_rss", "MB", Some(of_cloud / 1e6), None, n_all),
         Row::new(
@@ -138,17 +135,21 @@ fn create(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn dmimark(number: u32, edge: &EdgeCore, seconds: u64) -> Result<Child> {
-    Command::new(binary("dmimark", "ISTHMUS_DMIMARK")?)
-        .arg("--socket")
-        .arg(edge.dmi_socket())
-        .args(["--namespace", &format!("mark-{number}")])
-        .args(["--devices", &PER_NODE.to_string(), "--properties", "1"])
-        .args(["--seconds", &seconds.to_string(), "--pace", &PACE.as_millis().to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start dmimark")
+/// Registered before the devices come, so that none is missing a mapper; it reports on each as soon as it is there.
+fn dmimark(number: u32, edge: &EdgeCore) -> Result<Process> {
+    let folder = edge.run_dir().path();
+    let arguments = [
+        format!("--socket={}", edge.dmi_socket().display()),
+        format!("--serve={}", folder.join("mark.sock").display()),
+        format!("--namespace=mark-{number}"),
+        format!("--devices={PER_NODE}"),
+        "--properties=1".into(),
+        format!("--seconds={LIFE_SECS}"),
+        format!("--pace={}", PACE.as_millis()),
+    ];
+    let mut mark = Process::new(folder, "dmimark", &binary("dmimark", "ISTHMUS_DMIMARK")?, arguments);
+    mark.start()?;
+    Ok(mark)
 }
 
 /// Milliseconds from the edge's clock to the watcher's, which is the same machine's.
