@@ -140,22 +140,7 @@ fn environment(site: &Site, machine: &Machine) -> Result<Vec<(&'static str, OsSt
         ("PATH", path),
     ];
     known.extend(env::var_os("RUSTUP_TOOLCHAIN").map(|name| ("RUSTUP_TOOLCHAIN", name)));
-    if !is_long() {
-        let as_dev = [
-            ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
-            ("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only"),
-            ("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true"),
-            ("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true"),
-            ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "256"),
-        ];
-        known.extend(as_dev.map(|(key, value)| (key, value.into())));
-    }
     Ok(known)
-}
-
-/// The full form compiles a release as a reader gets it, which takes minutes; otherwise it is the same as the dev build.
-fn is_long() -> bool {
-    env::var_os("LONG").is_some()
 }
 
 /// Lets cargo find what the checkout has compiled already.
@@ -163,7 +148,7 @@ fn share_target(folder: &Path) -> Result<()> {
     let target = folder.join("target");
     if folder.ends_with("thermostat") && !target.exists() {
         fs::create_dir(&target)?;
-        let of_release = if is_long() { "release" } else { "debug" };
+        let of_release = if machine::is_long() { "release" } else { "debug" };
         for (name, of_checkout) in [("debug", "debug"), ("release", of_release)] {
             let of_checkout = target_dir()?.join(of_checkout);
             fs::create_dir_all(&of_checkout)?;
