@@ -187,9 +187,10 @@ impl MqttBroker {
     /// A device that listens: its log holds what it was sent.
     pub fn listener(&self, topic: &str) -> Result<Process> {
         let port = self.address.port().to_string();
-        // With -d it says when it has subscribed.
-        let arguments = ["-d", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic];
-        let program = Path::new("/usr/bin/mosquitto_sub");
+        // With -d it says when it has subscribed; into a file, it would say so when it ends.
+        let arguments =
+            ["-oL", "mosquitto_sub", "-d", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic];
+        let program = Path::new("/usr/bin/stdbuf");
         let mut listener = Process::new(self.run_dir.path(), "listener", program, arguments);
         listener.start()?;
         listener.wait_for_log(PATIENCE, "Subscribed")?;
