@@ -23,9 +23,11 @@ const PACKAGES: &[(&str, &[&str])] = &[
 const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("faketime", &["/usr/bin/faketime"]),
     ("libfuse3-dev", &["/usr/include/fuse3/fuse.h"]),
+    ("mariadb-server", &["/usr/sbin/mariadbd"]),
     ("mosquitto", &["/usr/sbin/mosquitto"]),
     ("mosquitto-clients", &["/usr/bin/mosquitto_sub"]),
     ("python3", &["/usr/bin/python3"]),
+    ("redis-server", &["/usr/bin/redis-server"]),
     (
         "python3-venv",
         &["/usr/lib/python3.11/ensurepip/__init__.py", "/usr/lib/python3.13/ensurepip/__init__.py"],

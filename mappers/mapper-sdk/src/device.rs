@@ -585,6 +585,8 @@ fn connected_with(device: &Device) -> Device {
     let mut part = Device { methods: Vec::new(), state_cycle: None, ..device.clone() };
     for property in &mut part.properties {
         property.desired = None;
+        // Of pushes, which are compared by themselves.
+        property.report_cycle = Duration::ZERO;
     }
     part
 }
