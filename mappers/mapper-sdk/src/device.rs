@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::counters::Counters;
 use crate::deadband::{Deadband, LastTold};
 use crate::desired::{self, Wishes};
 use crate::driver::{Connection, Device, Driver, DriverError, Property};
@@ -73,6 +74,7 @@ pub(crate) struct DeviceTask<D> {
     asked: mpsc::Receiver<Wish>,
     reports: Reports,
     targets: Arc<Targets>,
+    counters: Counters,
     /// The description in force.
     device: Arc<Device>,
     pushes: Pushes,
@@ -123,6 +125,7 @@ impl<D: Driver> DeviceTask<D> {
         asked: mpsc::Receiver<Wish>,
         reports: Reports,
         targets: Arc<Targets>,
+        counters: Counters,
     ) -> Self {
         let Description { device, pushes } = descriptions.borrow_and_update().clone();
         let pushes = Pushes::new(&targets, &device.name, &pushes, Duration::ZERO);
@@ -133,6 +136,7 @@ impl<D: Driver> DeviceTask<D> {
             asked,
             reports,
             targets,
+            counters,
             device,
             pushes,
             n_pushes_adopted: 0,
@@ -374,6 +378,7 @@ impl<D: Driver> DeviceTask<D> {
             match self.limited(connection.write(property, &wish.value)).await {
                 Ok(()) => {
                     tracing::info!(device = %device.name, property = property.name, "the desired value was written");
+                    self.counters.writes.inc();
                     self.wishes.written(&property.name);
                     // What the device makes of it is told soon.
                     sampler.hurry(index, self.now());
@@ -381,6 +386,7 @@ impl<D: Driver> DeviceTask<D> {
                 Err(DriverError::Lost(reason)) => return Err(reason),
                 Err(DriverError::Refused(why)) => {
                     tracing::warn!(device = %device.name, property = property.name, "the device refuses the desired value, which is tried again: {why}");
+                    self.counters.refused_writes.inc();
                     self.wishes.refused(&property.name, &why, self.now());
                 }
                 Err(DriverError::Setting(why)) => {
@@ -409,6 +415,7 @@ impl<D: Driver> DeviceTask<D> {
                 }
                 Err(why) => {
                     let why = why.to_string();
+                    self.counters.failed_reads.inc();
                     self.pushes.forget(&property.name);
                     if self.problems.get(&property.name) != Some(&why) {
                         tracing::warn!(device = %device.name, property = property.name, "it cannot be read: {why}");
@@ -502,6 +509,7 @@ impl<D: Driver> DeviceTask<D> {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut twins = Vec::with_capacity(values.len());
         for (property, value) in values {
+            self.counters.values.inc();
             self.pushes.note(&property.name, &value);
             if !property.report_to_cloud {
                 continue;
@@ -533,6 +541,7 @@ impl<D: Driver> DeviceTask<D> {
     fn lost(&mut self, reason: &str) {
         if self.state.as_ref().map(|told| told.state) != Some(State::Offline) {
             tracing::warn!(device = %self.device.name, "the device is lost and is tried again: {reason}");
+            self.counters.lost.inc();
         }
         self.tell_state(State::Offline, reason.to_owned());
     }

@@ -12,6 +12,7 @@ use ke_run::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
+use crate::counters::Counters;
 use crate::device::{DeviceTask, Wish};
 use crate::driver::{Device, DeviceName, Driver};
 use crate::link::{Edge, Reports};
@@ -61,6 +62,7 @@ pub(crate) struct Fleet<D> {
     driver: Arc<D>,
     edge: Edge,
     targets: Arc<Targets>,
+    counters: Counters,
     call_limit: Duration,
     news: mpsc::Receiver<News>,
     devices: BTreeMap<DeviceName, dmi::Device>,
@@ -94,6 +96,7 @@ impl<D: Driver> Fleet<D> {
         driver: Arc<D>,
         edge: Edge,
         targets: Targets,
+        counters: Counters,
         call_limit: Duration,
         news: mpsc::Receiver<News>,
     ) -> Self {
@@ -101,6 +104,7 @@ impl<D: Driver> Fleet<D> {
             driver,
             edge,
             targets: Arc::new(targets),
+            counters,
             call_limit,
             news,
             devices: BTreeMap::new(),
@@ -115,7 +119,11 @@ impl<D: Driver> Fleet<D> {
         loop {
             tokio::select! {
                 news = self.news.recv() => match news {
-                    Some(news) => self.on_news(news),
+                    Some(news) => {
+                        self.on_news(news);
+                        let n_devices = i64::try_from(self.running.len()).unwrap_or(i64::MAX);
+                        self.counters.devices.set(n_devices);
+                    }
                     None => return Ok(()),
                 },
                 Some(ended) = self.tasks.join_next_with_id() => {
@@ -246,7 +254,7 @@ impl<D: Driver> Fleet<D> {
         let (description, descriptions) = watch::channel(description);
         // Full: whoever asks over REST waits.
         let (wishes, asked) = mpsc::channel(8);
-        let reports = Reports::default();
+        let reports = Reports::new(self.counters.clone());
         let task = DeviceTask::new(
             Arc::clone(&self.driver),
             self.call_limit,
@@ -254,6 +262,7 @@ impl<D: Driver> Fleet<D> {
             asked,
             reports.clone(),
             Arc::clone(&self.targets),
+            self.counters.clone(),
         );
         let task = self.tasks.spawn(async move {
             tokio::time::sleep(rest).await;

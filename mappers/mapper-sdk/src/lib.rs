@@ -12,6 +12,7 @@ pub mod pipeline;
 pub mod settings;
 pub mod value;
 
+mod counters;
 mod desired;
 mod device;
 mod discovery;

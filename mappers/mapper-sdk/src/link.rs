@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::driver::DeviceName;
 use crate::fleet::News;
 use crate::manifest;
@@ -354,16 +355,20 @@ fn reason(status: &Status) -> String {
 }
 
 /// Where a device's task leaves its reports.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Reports(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     outbox: Mutex<Outbox>,
     added: Notify,
+    counters: Counters,
 }
 
 impl Reports {
+    pub(crate) fn new(counters: Counters) -> Self {
+        Self(Arc::new(Shared { outbox: Mutex::default(), added: Notify::new(), counters }))
+    }
+
     pub(crate) fn push(&self, report: Report) {
         self.outbox(|outbox| outbox.push(report));
         self.0.added.notify_one();
@@ -389,6 +394,7 @@ impl Reports {
                     self.outbox(|outbox| outbox.done(number));
                     let n_dropped = self.outbox(Outbox::take_dropped);
                     if n_dropped > 0 {
+                        self.0.counters.dropped.inc_by(n_dropped);
                         tracing::warn!(%device, n_dropped, "the edge node was away for long: the oldest values are lost");
                     }
                     n_failures = 0;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
-use ke_run::telemetry;
+use ke_run::telemetry::{self, Metrics};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::discovery;
 use crate::driver::Driver;
 use crate::fleet::Fleet;
@@ -36,11 +37,13 @@ pub(crate) async fn run<D: Driver>(driver: D, config: Config, stop: Shutdown) ->
     // Full: edgecore's calls wait, and it repeats those that wait too long.
     let (news, told) = mpsc::channel(64);
     let listener = link::listen(&config.socket)?;
-    let rest = Rest::bind(config.http, news.clone()).await?;
+    let mut metrics = Metrics::new();
+    let counters = Counters::new(&mut metrics);
+    let rest = Rest::bind(config.http, news.clone(), metrics).await?;
     let edge = Edge::new(config.edge_socket.clone());
     let driver = Arc::new(driver);
     let targets = Targets::new(config.secrets.clone());
-    let fleet = Fleet::new(Arc::clone(&driver), edge.clone(), targets, config.call_limit, told);
+    let fleet = Fleet::new(Arc::clone(&driver), edge.clone(), targets, counters, config.call_limit, told);
 
     // Served before it registers: edgecore calls at once.
     let mut tasks = Supervisor::new(stop);

@@ -1,4 +1,4 @@
-//! The REST interface of KubeEdge's mappers: a device's values now, its methods, its model.
+//! The REST interface of KubeEdge's mappers: a device's values now, its methods, its model; and `/metrics`.
 //!
 //! Reading reads and never writes. Everything is GET, writing too, as KubeEdge has it: whoever reaches the port may write, so
 //! `common.http_address` can keep it on this machine. It asks `fleet.rs` for the device and the device's task for the rest.
@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ke_run::shutdown::Shutdown;
+use ke_run::telemetry::Metrics;
 use serde_json::{Map, Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -48,17 +49,30 @@ pub(crate) struct ListenError {
 pub(crate) struct Rest {
     listener: TcpListener,
     fleet: mpsc::Sender<News>,
+    metrics: Arc<Metrics>,
 }
 
 /// What is not an answer: status and text.
 #[derive(Debug)]
 struct Refusal(StatusCode, String);
 
+/// What is.
+enum Answer {
+    /// Goes into the envelope.
+    Data(Map<String, Json>),
+    /// What is counted.
+    Metrics,
+}
+
 impl Rest {
     /// Takes the port now, so that one in use is found before anything else starts.
-    pub(crate) async fn bind(address: SocketAddr, fleet: mpsc::Sender<News>) -> Result<Self, ListenError> {
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        fleet: mpsc::Sender<News>,
+        metrics: Metrics,
+    ) -> Result<Self, ListenError> {
         let listener = TcpListener::bind(address).await.map_err(|why| ListenError { address, why })?;
-        Ok(Self { listener, fleet })
+        Ok(Self { listener, fleet, metrics: Arc::new(metrics) })
     }
 
     /// Serves until shutdown.
@@ -77,10 +91,10 @@ impl Rest {
                 },
                 () = stop.wait() => return Ok(()),
             };
-            let fleet = self.fleet.clone();
+            let (fleet, metrics) = (self.fleet.clone(), Arc::clone(&self.metrics));
             tokio::spawn(async move {
                 let _permit = permit;
-                let service = service_fn(move |request| answer(fleet.clone(), request));
+                let service = service_fn(move |request| answer(fleet.clone(), Arc::clone(&metrics), request));
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(SLOW)
@@ -93,14 +107,20 @@ impl Rest {
 
 async fn answer(
     fleet: mpsc::Sender<News>,
+    metrics: Arc<Metrics>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let result = match request.method() {
-        &Method::GET => tell(&fleet, request.uri().path()).await,
+        &Method::GET if request.uri().path() == "/metrics" => Ok(Answer::Metrics),
+        &Method::GET => tell(&fleet, request.uri().path()).await.map(Answer::Data),
         _ => Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed".to_owned())),
     };
     let (status, kind, body) = match result {
-        Ok(more) => {
+        Ok(Answer::Metrics) => {
+            let failed = |_| (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", String::new());
+            metrics.encode().map_or_else(failed, |text| (StatusCode::OK, Metrics::CONTENT_TYPE, text))
+        }
+        Ok(Answer::Data(more)) => {
             let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
             let mut all = json!({"apiVersion": "v1", "statusCode": 200, "timeStamp": now});
             if let Some(all) = all.as_object_mut() {

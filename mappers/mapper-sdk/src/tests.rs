@@ -222,6 +222,11 @@ async fn people_ask_over_rest() {
     assert_eq!(written["Message"], "Write data 44 to device plant/oven-1 successfully.");
     assert_eq!(oven_1.written(), ["limit=20", "limit=44"]);
     assert_eq!(json("/api/v1/meta/model/plant/oven-1").await["properties"][1]["dataType"], "INT");
+    let (_, metrics) = get(mapper.http, "/metrics").await;
+    assert!(
+        metrics.contains("mapper_devices 1\n") && metrics.contains("mapper_writes_total 1\n"),
+        "{metrics}"
+    );
     assert!(json("/api/v1/ping").await["Message"].as_str().unwrap().starts_with("This is v1 API"));
     let check = async |path: &str, status: &str, text: &str| {
         assert_eq!(get(mapper.http, path).await, (format!("HTTP/1.1 {status}"), text.to_owned()), "{path}");
