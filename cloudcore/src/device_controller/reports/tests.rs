@@ -280,3 +280,35 @@ fn events_go_with_the_conditions_that_are_new() {
     let write = bench.poll().unwrap();
     assert_eq!((write.events.len(), &write.device.unwrap()["conditions"]), (0, &json!([])));
 }
+
+#[test]
+fn what_a_node_says_is_wrong_outlives_a_restart_and_ends_with_the_node() {
+    let mut bench = Bench::new();
+    let state =
+        json!({"timestamp": UNIX, "device": {"state": "unknown", "reason": "NoMapper", "message": "none"}});
+    let who = Confirmation { node: "e1".parse().unwrap(), report: "1".parse().unwrap() };
+    let report = serde_json::from_value(state).unwrap();
+    bench.statuses.state(bench.now, UNIX, &id(), &report, who).unwrap();
+    assert!(!bench.statuses.is_heard(&id()), "no mapper said that");
+    let write = bench.poll().unwrap();
+    assert_eq!(write.events, [Problem { what: "NoMapper", message: "none".into() }]);
+    let shown = write.device.unwrap();
+    assert_eq!(shown["conditions"][0]["message"], "none");
+
+    // All that a restart finds.
+    let mut status = json!({"twins": [{"propertyName": "limit", "desired": {"value": "20"}}]});
+    status.as_object_mut().unwrap().extend(shown);
+    let mut again = Bench::new();
+    again.statuses = Statuses::default();
+    let said = status.as_object().unwrap().clone();
+    let facts = Facts::from_status(serde_json::from_value(json!({"state": "unknown"})).unwrap());
+    let held = Map::from_iter([("state".to_owned(), said["state"].clone())]);
+    again.statuses.found(id(), Found { owner: "u".to_owned(), facts, said: Said::new(&held) });
+    again.see(device("u", 2, status.clone()));
+    assert_eq!(again.poll(), None, "it still stands");
+    let mut moved = device("u", 3, status);
+    moved.says.node = "e2".to_owned();
+    again.see(moved);
+    let write = again.poll().unwrap();
+    assert_eq!(write.device.unwrap()["conditions"], json!([]));
+}
