@@ -60,7 +60,11 @@ impl Target for Redis {
             Failure::Refused(why) | Failure::Busy(why) | Failure::Away(why) => Failure::Away(why),
         };
         if !secrets.password.is_empty() {
-            session.ask(&["AUTH", &secrets.password]).await.map_err(away)?;
+            match session.ask(&["AUTH", &secrets.password]).await {
+                // The one password of the mapper's environment may be that of another database.
+                Err(Failure::Away(why)) if wants_no_password(&why) => {}
+                answer => answer.map_err(away)?,
+            }
         }
         if self.database > 0 {
             session.ask(&["SELECT", &self.database.to_string()]).await.map_err(away)?;
@@ -81,6 +85,11 @@ impl Session {
         line.read_until(b'\n', &mut reply).await.map_err(|error| Failure::io(&error))?;
         verdict(&reply)
     }
+}
+
+/// Whether a server complains of a password as everybody may come in: Redis 6 and later, and before.
+fn wants_no_password(why: &str) -> bool {
+    why.contains("without any password configured") || why.contains("no password is set")
 }
 
 /// A command as the server reads it: whatever is in the words, it cannot be taken for another.
@@ -129,6 +138,18 @@ mod tests {
     }
 
     #[test]
+    fn passwords_that_nobody_wants() {
+        let check = |reply: &str, expected: bool| {
+            let Err(Failure::Away(why)) = verdict(reply.as_bytes()) else { panic!("{reply}") };
+            assert_eq!(wants_no_password(&why), expected, "{why}");
+        };
+        check("-ERR AUTH <password> called without any password configured for the default user.\r\n", true);
+        check("-ERR Client sent AUTH, but no password is set\r\n", true);
+        check("-WRONGPASS invalid username-password pair or user is disabled.\r\n", false);
+        check("-NOAUTH Authentication required.\r\n", false);
+    }
+
+    #[test]
     fn verdicts() {
         let check = |reply: &str, expected: Result<(), &str>| {
             let found = verdict(reply.as_bytes()).map_err(|failure| format!("{failure:?}")[..4].to_owned());
@@ -140,6 +161,7 @@ mod tests {
         check("-NOAUTH Authentication required.\r\n", Err("Away"));
         check("-ERR AUTH <password> called without any password configured\r\n", Err("Away"));
         check("-LOADING Redis is loading\r\n", Err("Away"));
+        check("-ERR Client sent AUTH, but no password is set\r\n", Err("Away"));
         check("", Err("Away"));
         check(":1", Err("Away"));
         check("HTTP/1.1 400\r\n", Err("Away"));

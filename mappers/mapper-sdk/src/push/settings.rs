@@ -322,5 +322,6 @@ fn built(to: To, is_built: bool, (what, feature): (&'static str, &'static str)) 
     if is_built { Ok(to) } else { Err(PushError::NotBuilt(what, feature)) }
 }
 
-#[cfg(test)]
+// They want all there is.
+#[cfg(all(test, feature = "push-mqtt", feature = "push-mysql"))]
 mod tests;

@@ -1,3 +1,5 @@
+//! Manifests as people write them: what becomes of each `pushMethod`, and the sentence that each mistake gets.
+
 use super::*;
 use crate::testing::push_method;
 
