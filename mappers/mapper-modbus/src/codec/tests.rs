@@ -1,3 +1,5 @@
+//! Registers of every type to values and back.
+
 use std::time::Duration;
 
 use mapper_sdk::Settings;

@@ -1,3 +1,5 @@
+//! Manifests as people publish them, and what is said of wrong ones.
+
 use serde_json::{Value as Json, json};
 
 use super::*;
