@@ -110,9 +110,9 @@ async fn answer(
     metrics: Arc<Metrics>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let result = match request.method() {
-        &Method::GET if request.uri().path() == "/metrics" => Ok(Answer::Metrics),
-        &Method::GET => tell(&fleet, request.uri().path()).await.map(Answer::Data),
+    let result = match *request.method() {
+        Method::GET if request.uri().path() == "/metrics" => Ok(Answer::Metrics),
+        Method::GET => tell(&fleet, request.uri().path()).await.map(Answer::Data),
         _ => Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed".to_owned())),
     };
     let (status, kind, body) = match result {
