@@ -1,3 +1,5 @@
+//! Registers to values and back, as published manifests mean them.
+
 use std::time::Duration;
 
 use mapper_sdk::Settings;

@@ -1,3 +1,5 @@
+//! What published manifests say, in all their spellings, and what is said about those that cannot work.
+
 use serde_json::{Value as Json, json};
 
 use super::*;
