@@ -1,4 +1,4 @@
-//! Registers of every type to values and back.
+//! Registers to values and back, as published manifests mean them.
 
 use std::time::Duration;
 

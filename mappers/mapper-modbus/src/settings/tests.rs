@@ -1,4 +1,4 @@
-//! Manifests as people publish them, and what is said of wrong ones.
+//! What published manifests say, in all their spellings, and what is said about those that cannot work.
 
 use serde_json::{Value as Json, json};
 
