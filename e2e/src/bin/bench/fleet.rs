@@ -1,8 +1,6 @@
 //! Ten thousand devices over ten nodes, one report of each a minute: what that costs cloudcore, edgecore and the API server, and
 //! how fresh the cluster's values are.
 
-#![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::thread::{self, sleep};
