@@ -9,7 +9,7 @@ use ke_api::device::DataType;
 use ke_wire::{DeviceState, Trouble};
 use serde_json::{Value, json};
 
-use super::object::{DeviceSays, ModelProperty, ModelSays};
+use super::says::{DeviceSays, ModelProperty, ModelSays};
 
 /// Types of the conditions that are ours.
 const TYPES: [&str; 13] = [
@@ -359,7 +359,7 @@ mod tests {
     use ke_api::device::TwinValue;
 
     use super::*;
-    use crate::device_controller::object::PropertySays;
+    use crate::device_controller::says::PropertySays;
 
     fn property(name: &str, desired: &str, has_visitors: bool) -> PropertySays {
         let desired =

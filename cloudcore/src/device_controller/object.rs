@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
-use ke_api::device::{AccessMode, DataType, DeviceModelSpec, DeviceSpec, TwinValue, Visitors};
+use ke_api::device::{AccessMode, DeviceModelSpec, DeviceSpec, Visitors};
 use ke_api::device_conversion::ALPHA_ANNOTATION;
 use ke_api::object::api_type;
 use ke_wire::{Change, DeviceRef, Kind, Namespace, ObjectKey, ObjectName, Origin, Uid, Version};
@@ -15,6 +15,7 @@ use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::says::{DeviceSays, ModelProperty, ModelSays, PropertySays};
 use super::translate::Shown;
 use crate::node_queue::{Desired, Gone};
 
@@ -103,52 +104,11 @@ pub(super) struct SeenDevice {
     pub(super) shown: Shown,
 }
 
-/// What of a Device is judged.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct DeviceSays {
-    /// `spec.nodeName` as it stands; it may be no name of a node at all.
-    pub(super) node: String,
-    /// `spec.deviceModelRef.name`; empty: none.
-    pub(super) model: String,
-    pub(super) protocol: String,
-    pub(super) properties: Vec<PropertySays>,
-    /// From the label.
-    pub(super) description: String,
-    /// It was written as v1alpha2 once, by `kubectl apply`.
-    pub(super) is_from_alpha: bool,
-}
-
-/// What of a Device's property is judged.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct PropertySays {
-    pub(super) name: String,
-    pub(super) desired: Option<TwinValue>,
-    pub(super) has_visitors: bool,
-}
-
 /// A DeviceModel.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SeenModel {
     pub(super) stored: Stored,
     pub(super) says: ModelSays,
-}
-
-/// What of a DeviceModel is judged.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ModelSays {
-    pub(super) protocol: String,
-    pub(super) properties: Vec<ModelProperty>,
-}
-
-/// What of a model's property is judged.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ModelProperty {
-    pub(super) name: String,
-    pub(super) data_type: Option<DataType>,
-    pub(super) is_read_only: bool,
-    pub(super) minimum: String,
-    pub(super) maximum: String,
-    pub(super) has_visitors: bool,
 }
 
 impl SeenDevice {

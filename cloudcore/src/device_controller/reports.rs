@@ -13,7 +13,8 @@ use ke_wire::{MessageId, NodeName, StateReport, TwinReport, Uid, Version};
 use serde_json::{Map, Value};
 
 use super::conditions::Problem;
-use super::object::{Id, PropertySays, SeenDevice};
+use super::object::{Id, SeenDevice};
+use super::says::PropertySays;
 use super::translate::{Facts, Shown, Taken, digest};
 
 /// Between the beginnings of two writes of one device: three a second at most, and no value waits longer for it.

@@ -11,7 +11,7 @@ use ke_wire::{StateReport, TwinReport, Version};
 use serde_json::{Map, Value, json};
 
 use super::conditions::{self, Problem};
-use super::object::PropertySays;
+use super::says::PropertySays;
 
 /// Edges whose clock stands before 2020 have none that counts. Unix milliseconds.
 const NO_CLOCK_BEFORE: i64 = 1_577_836_800_000;

@@ -33,7 +33,7 @@ use self::handle::LinkNews;
 use self::observed::{Observed, WatchEvent};
 use self::placement::Effect;
 use self::tolerations::{Policy, Stay};
-use crate::device_controller::{DeviceInbox, FromEdge};
+use crate::device_controller::handle::{DeviceInbox, FromEdge};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
 pub(crate) use api::{ApiServer, Call, Content, object_path};

@@ -6,7 +6,7 @@ use ke_wire::{DiscoveredDevice, Discovery, MessageId, Up};
 use serde_json::{Map, Value};
 use tonic::{Request, Response, Status};
 
-use crate::edge_hub::Cloud;
+use crate::edge_hub::handle::Cloud;
 
 /// More of one mapper at once are refused: a frame of the link holds them all.
 const MOST: usize = 1000;

@@ -20,9 +20,10 @@ use tonic::{Request, Response, Status};
 
 use super::DeviceTwinError;
 use super::discovery::Discoveries;
-use super::mapper::{Registered, is_alive};
+use super::mapper::is_alive;
 use super::merge::Told;
-use crate::edge_hub::Cloud;
+use super::record::Registered;
+use crate::edge_hub::handle::Cloud;
 
 /// Told with the answer to a registration: this node takes values of any text, unlike KubeEdge's.
 const ANY_TEXT: &str = "isthmus-dmi";

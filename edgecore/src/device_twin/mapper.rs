@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 use super::catalogue::{Digest, Key, Message, Wanted};
 use super::delivery::{Call, Delivery};
 use super::presence::{Answers, Pulse};
+use super::record::Registered;
 use super::store;
 use crate::db::Db;
 use crate::event_bus::DeviceId;
@@ -30,16 +31,6 @@ const PULSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What changes for a mapper: nothing stands for "no longer".
 pub(super) type Change = (Key, Option<Wanted>);
-
-/// A mapper as it registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Registered {
-    pub(super) protocol: String,
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) api_version: String,
-    pub(super) address: PathBuf,
-}
 
 /// What was found out about the mapper of a protocol at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]

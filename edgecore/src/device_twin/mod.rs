@@ -13,6 +13,7 @@ mod mapping;
 pub mod merge;
 mod payload;
 mod presence;
+mod record;
 mod serving;
 mod store;
 mod twins;
@@ -33,16 +34,17 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::db::{Db, DbError};
-use crate::edge_hub::Cloud;
+use crate::edge_hub::handle::Cloud;
 use crate::event_bus::{Bus, Heard};
 use crate::event_bus::{DeviceId, DeviceTopic, Topic};
 use crate::meta_manager::DeviceNews;
 use crate::report_queue::{DeviceReports, Limits, keep};
 use catalogue::{Catalogue, Difference};
 use dmi::{Ask, Named, Registration};
-use mapper::{Found, Registered};
+use mapper::Found;
 use merge::Alphabet;
 use presence::{Answers, Presence, Unserved};
+use record::Registered;
 use serving::{Served, until};
 use twins::{Effects, Moment, TwinError, Twins};
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::merge::{Step, Told};
-use super::store::Known;
+use super::record::Known;
 use crate::event_bus::DeviceId;
 
 /// What every document begins with.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ke_wire::{NodeName, Trouble};
 
-use super::mapper::Registered;
+use super::record::Registered;
 
 /// A mapper has this long to register after somebody missed it: it starts together with edgecore, or with its manifest.
 pub(super) const GRACE: Duration = Duration::from_secs(10);

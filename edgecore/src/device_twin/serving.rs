@@ -13,8 +13,9 @@ use tonic::Status;
 
 use super::catalogue::{self, Message};
 use super::dmi::Registration;
-use super::mapper::{Change, Found, Mapper, Registered};
+use super::mapper::{Change, Found, Mapper};
 use super::presence::{self, Answers, Verdict};
+use super::record::Registered;
 use super::{DeviceTwin, moment, store};
 use crate::event_bus::DeviceId;
 

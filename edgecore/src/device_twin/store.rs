@@ -9,23 +9,9 @@ use ke_wire::TwinVersion;
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::catalogue::{Digest, Key};
-use super::mapper::Registered;
 use super::merge::{Half, Property, Twin};
-use super::twins::Row as Change;
+use super::record::{Known, Registered, Row as Change};
 use crate::event_bus::DeviceId;
-
-/// What is known of a device beside its twin.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Known {
-    /// The label `description` of its Device.
-    pub(super) description: String,
-    /// As its mapper said last; empty before that.
-    pub(super) state: String,
-    /// RFC 3339; kept when it goes offline.
-    pub(super) last_online: String,
-    /// Not empty: what `state` was before nobody could say how the device is.
-    pub(super) before: String,
-}
 
 /// Every device of this node with its twin.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceId, (Known, Twin)>> {

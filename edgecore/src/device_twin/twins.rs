@@ -11,18 +11,9 @@ use ke_wire::{DeviceState, NodeName, StateReport, Trouble, TwinReport};
 use super::merge::{self, Alphabet, Merged, Refused, Told, Twin};
 use super::payload::{self, Base};
 use super::presence::Unserved;
-use super::store::Known;
+use super::record::{Known, Row};
 use crate::event_bus::{DeviceId, DeviceTopic, NodeTopic, Topic};
 use crate::report_queue::DeviceReport;
-
-/// A row that must be on disk before anybody is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Row {
-    Add(DeviceId, String),
-    Remove(DeviceId),
-    State(DeviceId, Known),
-    Twin(DeviceId, Twin),
-}
 
 /// What follows from one thing said.
 #[derive(Debug, Default, PartialEq, Eq)]

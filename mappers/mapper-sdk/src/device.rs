@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use ke_dmi::v1beta1 as dmi;
 use ke_run::backoff::Backoff;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::counters::Counters;
@@ -19,6 +19,7 @@ use crate::desired::{self, Wishes};
 use crate::driver::{Connection, Device, Driver, DriverError, Property};
 use crate::link::Reports;
 use crate::manifest::Description;
+use crate::news::Wish;
 use crate::outbox::Report;
 use crate::push::{Pushes, Targets};
 use crate::sampler::Sampler;
@@ -30,14 +31,6 @@ const RECONNECT: Backoff =
 
 /// Another reason for the same state is told no sooner than this.
 const WHY_PAUSE: Duration = Duration::from_secs(10);
-
-/// What somebody at the REST API wants of a device. The answer is for people.
-pub(crate) enum Wish {
-    /// What a property is now; the device is asked.
-    Read(String, oneshot::Sender<Result<Value, String>>),
-    /// Writes once; it does not become the desired value.
-    Write(String, String, oneshot::Sender<Result<(), String>>),
-}
 
 /// The words that edge nodes take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,47 +9,19 @@ use std::time::Duration;
 
 use ke_dmi::v1beta1 as dmi;
 use ke_run::shutdown::Shutdown;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::counters::Counters;
-use crate::device::{DeviceTask, Wish};
-use crate::driver::{Device, DeviceName, Driver};
+use crate::device::DeviceTask;
+use crate::driver::{DeviceName, Driver};
 use crate::link::{Edge, Reports};
 use crate::manifest::{self, Description};
+use crate::news::{Found, News, Wish};
 use crate::push::Targets;
 
 /// A driver that panicked rests this long: the device is driven on, and the log is not flooded.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
-
-/// What comes to the fleet.
-pub(crate) enum News {
-    /// A device is new or changed.
-    Device(Box<dmi::Device>),
-    /// A device is no longer this mapper's.
-    DeviceGone(DeviceName),
-    /// A model is new or changed.
-    Model(dmi::DeviceModel),
-    /// A model is no longer there.
-    ModelGone(DeviceName),
-    /// A registration is under way: what changes from now on is newer than its answer.
-    Registering,
-    /// Everything there is, apart from what changed since.
-    Registered(dmi::MapperRegisterResponse),
-    /// Somebody asks for a device.
-    Find(DeviceName, oneshot::Sender<Option<Found>>),
-}
-
-/// A device as those who ask see it.
-#[derive(Clone)]
-pub(crate) struct Found {
-    /// As drivers get it.
-    pub(crate) device: Arc<Device>,
-    /// Its model.
-    pub(crate) model: Arc<dmi::DeviceModel>,
-    /// Wishes go to its task here.
-    pub(crate) wishes: mpsc::Sender<Wish>,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {

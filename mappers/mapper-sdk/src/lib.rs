@@ -19,6 +19,7 @@ mod discovery;
 mod fleet;
 mod link;
 mod manifest;
+mod news;
 mod mapper;
 mod outbox;
 mod push;

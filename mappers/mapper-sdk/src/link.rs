@@ -25,8 +25,8 @@ use tonic::{Code, Request, Response, Status};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::driver::DeviceName;
-use crate::fleet::News;
 use crate::manifest;
+use crate::news::News;
 use crate::outbox::{Outbox, Report};
 
 /// What KubeEdge gives a call between a mapper and an edge node.

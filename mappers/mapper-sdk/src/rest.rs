@@ -24,10 +24,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::device::Wish;
 use crate::driver::Property;
-use crate::fleet::{Found, News};
 use crate::manifest;
+use crate::news::{Found, News, Wish};
 
 /// More at once wait.
 const MAX_CONNECTIONS: usize = 32;

@@ -3,6 +3,7 @@
 //! Times are UTC. KubeEdge writes the local time of the mapper's container, which is UTC unless somebody changed it; a
 //! program of several threads cannot ask for the local offset soundly, and in a database it would be ambiguous once a year.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -10,7 +11,6 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::driver::DeviceName;
-use crate::push::settings::Point;
 use crate::value::{Kind, Value};
 
 /// A value on its way out.
@@ -26,6 +26,17 @@ pub(crate) struct Sample {
     pub(crate) value: Value,
     /// When it was pushed; it was read at most a cycle before.
     pub(crate) time: OffsetDateTime,
+}
+
+/// How a value becomes a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Point {
+    /// Not empty.
+    pub(crate) measurement: String,
+    /// May be none.
+    pub(crate) tags: BTreeMap<String, String>,
+    /// Not empty.
+    pub(crate) field: String,
 }
 
 /// What is told of a sample in Redis. The order is KubeEdge's.

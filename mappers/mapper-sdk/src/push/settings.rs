@@ -5,13 +5,12 @@
 //! the property goes on. Users and passwords never stand in manifests but in the mapper's environment, see `secrets.rs`.
 //! Called by `manifest.rs`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ke_dmi::v1beta1 as dmi;
 
 use crate::push::address::{AddressError, Place, Url, escaped, is_unreserved};
-use crate::push::format;
+use crate::push::format::{self, Point};
 use crate::value::Kind;
 
 /// MySQL's and MariaDB's limit for the name of a table, in characters.
@@ -75,17 +74,6 @@ pub(crate) struct Collector(pub(crate) Url);
 /// A bucket of an InfluxDB 2.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Bucket(pub(crate) Url);
-
-/// How a value becomes a point.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Point {
-    /// Not empty.
-    pub(crate) measurement: String,
-    /// May be none.
-    pub(crate) tags: BTreeMap<String, String>,
-    /// Not empty.
-    pub(crate) field: String,
-}
 
 /// A database of a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

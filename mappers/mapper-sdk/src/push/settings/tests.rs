@@ -1,5 +1,7 @@
 //! Manifests as people write them: what becomes of each `pushMethod`, and the sentence that each mistake gets.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::testing::push_method;
 
