@@ -12,10 +12,12 @@ mod filter;
 mod packet;
 mod retained;
 mod session;
+mod turn;
 
-pub use broker::{Broker, BrokerConfig, CloseReason, ConnectionId, Counts, Output, Ticket};
+pub use broker::Broker;
 pub use change::Change;
 pub use client::{AckId, Client, ClientError, ClientOutput};
 pub use codec::{DecodeError, EncodeError, PACKET_LIMIT, decode, encode};
 pub use filter::{is_filter, is_topic, matches};
 pub use packet::{Connect, ConnectCode, Delivery, Message, Packet, PacketId, Publish, Qos, Version, Will};
+pub use turn::{BrokerConfig, CloseReason, ConnectionId, Counts, Output, Ticket};

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::broker::{Connection, Limits, Turn};
 use crate::retained::Retained;
+use crate::turn::{Connection, Limits, Turn};
 use crate::{Change, Delivery, Message, Packet, PacketId, Publish, Qos, matches};
 
 /// A message that waits.
