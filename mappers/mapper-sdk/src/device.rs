@@ -565,7 +565,7 @@ impl<D: Driver> DeviceTask<D> {
         let before = self.state.as_ref().filter(|told| told.state == state);
         let is_told = before.is_some_and(|told| told.why == why || at < told.at + WHY_PAUSE);
         if !is_told {
-            tracing::info!(device = %self.device.name, state = state.word(), why, "the device's state");
+            tracing::info!(device = %self.device.name, state = state.word(), "the device's state");
             self.reports.push(Report::State(state.word(), why.clone()));
             self.state = Some(Told { state, why, at });
             self.state_due = self.device.state_cycle.map(|cycle| self.now() + cycle);
