@@ -36,7 +36,8 @@ impl Terminals {
         let run_dir = RunDir::new("mapper-guide")?;
         environment.push(("HOME", run_dir.folder("home")?.into_os_string()));
         environment.push((MARK, run_dir.path().into()));
-        let mut login = vec![OsString::from("-i")];
+        // Ctrl-C ends what runs there, also where whoever started this test ignores it, as shells do in the background.
+        let mut login = vec![OsString::from("-i"), "--default-signal=INT".into()];
         for (key, value) in environment {
             let mut word = OsString::from(format!("{key}="));
             word.push(value);
