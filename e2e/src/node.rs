@@ -170,6 +170,8 @@ impl EdgeCore {
                         "cgroupDriver": "cgroupfs",
                         "cgroupRoot": runtime.cgroup_root(),
                         "podLogsDir": file("pod-logs"),
+                        // How full this machine's disk is has no part in any story.
+                        "evictionHard": {"nodefs.available": "1%", "nodefs.inodesFree": "1%"},
                     },
                 },
                 "edgeHub": {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
 use crate::event_bus::EventBusConfig;
+use crate::node::EvictionHard;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -260,6 +261,9 @@ pub struct KubeletConfig {
     /// Disk usage down to which they are removed. Per cent, below the high one.
     #[serde(rename = "imageGCLowThresholdPercent")]
     pub image_gc_low_threshold_percent: Within<0, 100>,
+    /// Below which amounts the Node says that it is short of memory, disk or process ids, and gets no new pods. A key that is
+    /// left out keeps its default. Amounts such as `100Mi`, or shares such as `10%`; `0`: never.
+    pub eviction_hard: EvictionHard,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
 }
@@ -289,6 +293,7 @@ impl Default for KubeletConfig {
             image_minimum_gc_age: GoDuration::of_secs::<120>(),
             image_gc_high_threshold_percent: Within::of::<85>(),
             image_gc_low_threshold_percent: Within::of::<80>(),
+            eviction_hard: EvictionHard::default(),
             pod_logs_dir: "/var/log/pods".into(),
         }
     }

@@ -153,6 +153,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         status_period: kubelet.node_status_update_frequency.get(),
         report_period: kubelet.node_status_report_frequency.get(),
         lease_duration: kubelet.node_lease_duration_seconds.secs(),
+        eviction_hard: kubelet.eviction_hard,
         kubelet_port: 10350,
     };
     let node = NodeAgent::new(node_config, name, host, cloud.clone(), meta, runtime, nodes, known);
@@ -227,7 +228,7 @@ fn settings(config: &EdgedConfig, name: &NodeName, host: &Host) -> Settings {
         seccomp_default: false,
         n_cpus: host.n_cpus,
         memory_capacity: i64::try_from(host.memory_bytes).unwrap_or(i64::MAX),
-        allocatable: edgecore::node::allocatable(host),
+        allocatable: edgecore::node::allocatable(host, &kubelet.eviction_hard),
         n_pids: Some(kubelet.pod_pids_limit.get()).filter(|n_pids| *n_pids > 0),
     }
 }

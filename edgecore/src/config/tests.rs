@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::node::Threshold;
 use ke_run::config::{ConfigError, Loaded, check, default_yaml, minimal_yaml};
 
 fn read(yaml: &str) -> Result<Loaded<EdgeCoreConfig>, ConfigError> {
@@ -82,6 +83,15 @@ fn what_cannot_work_is_refused() {
         ],
     );
     refuses(
+        "modules: {edged: {tailoredKubeletConfig: {evictionHard: {nodefs.available: 10 percent, nodefs.free: 1%}}}}",
+        &[
+            "modules.edged.tailoredKubeletConfig.evictionHard.nodefs.available: found \"10 percent\", expected an \
+             amount such as 100Mi or a share such as 10% (line 1)",
+            "modules.edged.tailoredKubeletConfig.evictionHard.nodefs.free: unknown key; allowed here are \
+             memory.available, nodefs.available, nodefs.inodesFree, pid.available (line 1)",
+        ],
+    );
+    refuses(
         "database: {synchronous: normal}",
         &["database.synchronous: unknown variant `normal`, expected `full` or `off` (line 1)"],
     );
@@ -95,4 +105,13 @@ fn labels_and_taints_are_taken_as_they_are() {
     let edged = read(yaml).unwrap().config.modules.edged;
     assert_eq!(edged.node_labels.get("a.b/c").map(String::as_str), Some("d"));
     assert_eq!(edged.tailored_kubelet_config.register_with_taints[0].effect, "NoSchedule");
+}
+
+#[test]
+fn thresholds_that_are_left_out_keep_their_default() {
+    let yaml = "modules: {edged: {tailoredKubeletConfig: {evictionHard: {nodefs.available: 1Gi, imagefs.available: 15%}}}}";
+    let loaded = read(yaml).unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let hard = loaded.config.modules.edged.tailored_kubelet_config.eviction_hard;
+    assert_eq!(hard, EvictionHard { disk: Threshold::Amount(1 << 30), ..EvictionHard::default() });
 }

@@ -38,12 +38,21 @@ pub struct Host {
     pub root_dir: PathBuf,
 }
 
-/// Figures that change.
+/// Figures that change. `None`: could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Measured {
-    pub(super) memory_available_bytes: u64,
-    pub(super) disk_available_percent: u64,
-    pub(super) pids_used_percent: u64,
+    pub(super) memory_bytes: Option<Share>,
+    /// Of the file system under the root directory, as the inodes are.
+    pub(super) disk_bytes: Option<Share>,
+    pub(super) inodes: Option<Share>,
+    pub(super) pids: Option<Share>,
+}
+
+/// How much of something is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) free: u64,
+    pub(super) whole: u64,
 }
 
 impl Host {
@@ -61,8 +70,8 @@ impl Host {
             os_image: os_image(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
             architecture: architecture(std::env::consts::ARCH),
             n_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: meminfo(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal"),
-            disk_bytes: disk(root_dir).map_or(0, |(total, _)| total),
+            memory_bytes: memory().map_or(0, |memory| memory.whole),
+            disk_bytes: file_system(root_dir).map_or(0, |(bytes, _)| bytes.whole),
             root_dir: root_dir.to_owned(),
         })
     }
@@ -100,33 +109,36 @@ fn architecture(rust: &'static str) -> &'static str {
 
 /// Looks at the figures that change.
 pub(super) fn measure(root_dir: &Path) -> Measured {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole);
-    let disk = disk(root_dir).and_then(|(total, available)| percent(available, total));
-    // The fourth word of /proc/loadavg is running/existing tasks.
-    let tasks =
-        read("/proc/loadavg").split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse().ok());
-    let max_tasks = read("/proc/sys/kernel/pid_max").trim().parse().ok();
-    Measured {
-        memory_available_bytes: meminfo(&read("/proc/meminfo"), "MemAvailable"),
-        disk_available_percent: disk.unwrap_or(100),
-        pids_used_percent: tasks.zip(max_tasks).and_then(|(used, max)| percent(used, max)).unwrap_or(0),
-    }
+    let (disk_bytes, inodes) = file_system(root_dir).unzip();
+    Measured { memory_bytes: memory(), disk_bytes, inodes, pids: pids() }
 }
 
-/// One figure of /proc/meminfo in bytes; 0 when it is not there.
-fn meminfo(text: &str, field: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib: Option<u64> = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
-    kib.unwrap_or(0).saturating_mul(1024)
+fn memory() -> Option<Share> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some(Share { free: meminfo(&text, "MemAvailable")?, whole: meminfo(&text, "MemTotal")? })
 }
 
-/// Total and available bytes of the file system that holds `path`, or the nearest folder above it that exists.
-fn disk(path: &Path) -> Option<(u64, u64)> {
+/// One figure of /proc/meminfo in bytes.
+fn meminfo(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib.saturating_mul(1024))
+}
+
+fn pids() -> Option<Share> {
+    // The fourth word is running/existing tasks.
+    let tasks = read_line("/proc/loadavg").split_whitespace().nth(3)?.split('/').nth(1)?.parse().ok()?;
+    let whole: u64 = read_line("/proc/sys/kernel/pid_max").parse().ok()?;
+    Some(Share { free: whole.saturating_sub(tasks), whole })
+}
+
+/// Bytes and inodes of the file system that holds `path`, or the nearest folder above it that exists.
+fn file_system(path: &Path) -> Option<(Share, Share)> {
     let existing = path.ancestors().find(|path| path.exists())?;
     let facts = rustix::fs::statvfs(existing).ok()?;
-    let block = facts.f_frsize;
-    Some((facts.f_blocks.saturating_mul(block), facts.f_bavail.saturating_mul(block)))
+    let bytes = |blocks: u64| blocks.saturating_mul(facts.f_frsize);
+    let disk = Share { free: bytes(facts.f_bavail), whole: bytes(facts.f_blocks) };
+    Some((disk, Share { free: facts.f_favail, whole: facts.f_files }))
 }
 
 #[cfg(test)]
@@ -135,8 +147,8 @@ mod tests {
 
     #[test]
     fn texts_of_the_kernel() {
-        assert_eq!(meminfo("MemTotal:       16384 kB\nMemAvailable: 1 kB\n", "MemTotal"), 16384 * 1024);
-        assert_eq!(meminfo("", "MemTotal"), 0);
+        assert_eq!(meminfo("MemTotal:       16384 kB\nMemAvailable: 1 kB\n", "MemTotal"), Some(16384 * 1024));
+        assert_eq!(meminfo("", "MemTotal"), None);
         assert_eq!(
             os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
             "Debian GNU/Linux 12 (bookworm)"

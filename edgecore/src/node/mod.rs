@@ -4,6 +4,7 @@
 //! decides what comes next (a Node that is gone in the cloud is registered again at once).
 
 mod host;
+mod pressure;
 mod status;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use host::{Host, HostError};
+pub use pressure::{EvictionHard, Threshold};
 use status::RuntimeState;
 pub use status::{NodeConfig, allocatable};
 

@@ -10,15 +10,7 @@ use ke_wire::NodeName;
 use serde_json::{Value, json};
 
 use super::host::{Host, Measured};
-
-/// Below so much available memory a node says MemoryPressure: Kubernetes' own default.
-const MIN_MEMORY_BYTES: u64 = 100 << 20;
-/// Below this share of free disk a node says DiskPressure: Kubernetes' own default.
-const MIN_DISK_PERCENT: u64 = 10;
-/// Beyond this share of used process ids a node says PIDPressure.
-const MAX_PIDS_PERCENT: u64 = 90;
-/// What is kept back from pods, as Kubernetes does by default.
-const RESERVED_MEMORY_BYTES: u64 = 100 << 20;
+use super::pressure::{EvictionHard, Pressure};
 
 /// The version that the Node shows. Its form is read by programs that look for the KubeEdge version a node speaks.
 const KUBELET_VERSION: &str = concat!("v1.32.10-kubeedge-v1.23.1+isthmus-", env!("CARGO_PKG_VERSION"));
@@ -38,6 +30,8 @@ pub struct NodeConfig {
     pub report_period: Duration,
     /// Without a renewal for this long the control plane holds the node for lost.
     pub lease_duration: Duration,
+    /// When the Node says that it is short of something.
+    pub eviction_hard: EvictionHard,
     /// Port told as the kubelet's.
     pub kubelet_port: u16,
 }
@@ -106,8 +100,8 @@ pub(super) fn node_status(
             "ephemeral-storage": kib(host.disk_bytes),
             "pods": pods,
         },
-        "allocatable": with_pods(allocatable(host), &pods),
-        "conditions": conditions(runtime, measured, before, now),
+        "allocatable": with_pods(allocatable(host, &config.eviction_hard), &pods),
+        "conditions": conditions(runtime, config.eviction_hard.judge(measured), before, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": {
             "machineID": host.machine_id,
@@ -128,13 +122,14 @@ fn kib(bytes: u64) -> String {
     format!("{}Ki", bytes / 1024)
 }
 
-/// What the node gives to pods.
+/// What the node gives to pods: all but that whose lack would make it short.
 #[must_use]
-pub fn allocatable(host: &Host) -> BTreeMap<String, Quantity> {
-    let disk = host.disk_bytes / 100 * (100 - MIN_DISK_PERCENT);
+pub fn allocatable(host: &Host, hard: &EvictionHard) -> BTreeMap<String, Quantity> {
+    let memory = host.memory_bytes.saturating_sub(hard.memory.of(host.memory_bytes));
+    let disk = host.disk_bytes.saturating_sub(hard.disk.of(host.disk_bytes));
     BTreeMap::from([
         ("cpu".to_owned(), Quantity(host.n_cpus.to_string())),
-        ("memory".to_owned(), Quantity(kib(host.memory_bytes.saturating_sub(RESERVED_MEMORY_BYTES)))),
+        ("memory".to_owned(), Quantity(kib(memory))),
         ("ephemeral-storage".to_owned(), Quantity(disk.to_string())),
     ])
 }
@@ -146,12 +141,12 @@ fn with_pods(mut resources: BTreeMap<String, Quantity>, pods: &str) -> BTreeMap<
 
 fn conditions(
     runtime: &RuntimeState,
-    measured: &Measured,
+    short: Pressure,
     before: Option<&[NodeCondition]>,
     now: Timestamp,
 ) -> Vec<Value> {
-    let pressure = |kind: &str, is_short: bool, short: [&str; 2], fine: [&str; 2]| {
-        let [reason, message] = if is_short { short } else { fine };
+    let pressure = |kind: &str, is_short: bool, lacking: [&str; 2], fine: [&str; 2]| {
+        let [reason, message] = if is_short { lacking } else { fine };
         (kind.to_owned(), is_short, reason.to_owned(), message.to_owned())
     };
     let ready = match &runtime.unready {
@@ -161,19 +156,19 @@ fn conditions(
     let all = [
         pressure(
             "MemoryPressure",
-            measured.memory_available_bytes < MIN_MEMORY_BYTES,
+            short.memory,
             ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
             ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
         ),
         pressure(
             "DiskPressure",
-            measured.disk_available_percent < MIN_DISK_PERCENT,
+            short.disk,
             ["KubeletHasDiskPressure", "kubelet has disk pressure"],
             ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
         ),
         pressure(
             "PIDPressure",
-            measured.pids_used_percent > MAX_PIDS_PERCENT,
+            short.pids,
             ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
             ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
         ),
@@ -246,37 +241,35 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn measured(memory: u64, disk: u64, pids: u64) -> Measured {
-        Measured { memory_available_bytes: memory, disk_available_percent: disk, pids_used_percent: pids }
-    }
+    const FINE: Pressure = Pressure { memory: false, disk: false, pids: false };
 
     #[test]
     fn conditions_say_what_is_measured() {
-        let check = |runtime: Option<&str>, figures: Measured, expected: [&str; 4]| {
+        let check = |runtime: Option<&str>, short: Pressure, expected: [&str; 4]| {
             let runtime = RuntimeState { version: "x://1".into(), unready: runtime.map(str::to_owned) };
-            let told = conditions(&runtime, &figures, None, at(0));
+            let told = conditions(&runtime, short, None, at(0));
             let told: Vec<_> = told.iter().map(|c| c["status"].as_str().unwrap()).collect();
             assert_eq!(told, expected);
         };
-        check(None, measured(1 << 30, 50, 1), ["False", "False", "False", "True"]);
-        check(None, measured(1 << 20, 50, 1), ["True", "False", "False", "True"]);
-        check(None, measured(1 << 30, 9, 1), ["False", "True", "False", "True"]);
-        check(None, measured(1 << 30, 50, 91), ["False", "False", "True", "True"]);
-        check(Some("no socket"), measured(1 << 30, 50, 1), ["False", "False", "False", "False"]);
+        check(None, FINE, ["False", "False", "False", "True"]);
+        check(None, Pressure { memory: true, ..FINE }, ["True", "False", "False", "True"]);
+        check(None, Pressure { disk: true, ..FINE }, ["False", "True", "False", "True"]);
+        check(None, Pressure { pids: true, ..FINE }, ["False", "False", "True", "True"]);
+        check(Some("no socket"), FINE, ["False", "False", "False", "False"]);
     }
 
     #[test]
     fn transition_times_stay_until_something_changes() {
         let runtime = RuntimeState { version: "x://1".into(), unready: None };
-        let first = conditions(&runtime, &measured(1 << 30, 50, 1), None, at(1));
+        let first = conditions(&runtime, FINE, None, at(1));
         let before: Vec<NodeCondition> =
             first.iter().map(|c| serde_json::from_value(c.clone()).unwrap()).collect();
-        let later = conditions(&runtime, &measured(1, 50, 1), Some(&before), at(60));
+        let later = conditions(&runtime, Pressure { memory: true, ..FINE }, Some(&before), at(60));
         assert_eq!(later[0]["lastTransitionTime"], "1970-01-01T00:01:00Z");
         assert_eq!(later[3]["lastTransitionTime"], "1970-01-01T00:00:01Z");
         let (one, two) = (json!({"conditions": first}), json!({"conditions": later}));
         assert!(!says_the_same(&one, &two));
-        let again = conditions(&runtime, &measured(1 << 30, 50, 1), Some(&before), at(90));
+        let again = conditions(&runtime, FINE, Some(&before), at(90));
         assert!(says_the_same(&one, &json!({"conditions": again})));
     }
 
