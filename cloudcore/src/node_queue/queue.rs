@@ -2,11 +2,13 @@
 //!
 //! One lane per object key. A newer version replaces one that waits; the last order about a uid wins; a deletion of an
 //! earlier object of the same name goes before the new one. Edges keep no order between messages, so a lane never has
-//! two under way.
+//! two under way, and Devices wait until the node has confirmed the DeviceModels on their way: a Go edge drops a Device
+//! whose model it does not know.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
-use ke_wire::{MessageId, ObjectKey, Uid};
+use ke_wire::{Kind, MessageId, ObjectKey, Uid};
 
 use super::{Desired, Gone};
 
@@ -42,12 +44,14 @@ impl Lane {
 pub struct Queue {
     lanes: HashMap<ObjectKey, Lane>,
     turn: VecDeque<ObjectKey>,
+    /// Lanes that are a DeviceModel's.
+    n_models: usize,
 }
 
 impl Queue {
     /// The node must hold this.
     pub fn put(&mut self, desired: Desired) {
-        let lane = self.lanes.entry(desired.key.clone()).or_default();
+        let lane = self.lane(&desired.key);
         lane.deletes.retain(|gone| gone.uid != desired.uid);
         let is_older = lane.put.as_ref().is_some_and(|waiting| {
             waiting.uid == desired.uid && !desired.version.is_newer_than(waiting.version)
@@ -63,7 +67,7 @@ impl Queue {
 
     /// The node must no longer hold this.
     pub fn delete(&mut self, gone: Gone) {
-        let lane = self.lanes.entry(gone.key.clone()).or_default();
+        let lane = self.lane(&gone.key);
         if lane.put.as_ref().is_some_and(|waiting| waiting.uid == gone.uid) {
             lane.put = None;
         }
@@ -78,7 +82,8 @@ impl Queue {
 
     /// The next thing to send; `id` names it from now on.
     pub fn next(&mut self, id: &MessageId) -> Option<Item> {
-        while let Some(key) = self.turn.pop_front() {
+        while let Some(at) = self.turn.iter().position(|key| !self.is_held(key)) {
+            let Some(key) = self.turn.remove(at) else { continue };
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             if lane.under_way.is_some() {
                 continue;
@@ -98,7 +103,15 @@ impl Queue {
 
     /// Whether `next` would give something.
     pub fn has_next(&self) -> bool {
-        self.turn.iter().any(|key| self.lanes.get(key).is_some_and(Lane::wants_turn))
+        let is_next = |key| self.lanes.get(key).is_some_and(Lane::wants_turn) && !self.is_held(key);
+        self.turn.iter().any(is_next)
+    }
+
+    /// A Device that has to wait for a DeviceModel. Its removal does not.
+    fn is_held(&self, key: &ObjectKey) -> bool {
+        self.n_models > 0
+            && key.kind == Kind::Device
+            && self.lanes.get(key).is_some_and(|lane| lane.deletes.is_empty())
     }
 
     /// The node has it. Gives back what it was.
@@ -116,7 +129,7 @@ impl Queue {
     /// The node did not take it; it goes again after the others, unless something newer waits.
     pub fn lost(&mut self, key: &ObjectKey, id: &MessageId) {
         let Some(item) = self.delivered(key, id) else { return };
-        let lane = self.lanes.entry(key.clone()).or_default();
+        let lane = self.lane(key);
         match item {
             Item::Put(desired) => {
                 let is_gone = lane.deletes.iter().any(|gone| gone.uid == desired.uid);
@@ -151,9 +164,20 @@ impl Queue {
         self.lanes.is_empty()
     }
 
+    fn lane(&mut self, key: &ObjectKey) -> &mut Lane {
+        match self.lanes.entry(key.clone()) {
+            Entry::Occupied(lane) => lane.into_mut(),
+            Entry::Vacant(room) => {
+                self.n_models += usize::from(key.kind == Kind::DeviceModel);
+                room.insert(Lane::default())
+            }
+        }
+    }
+
     fn enter(&mut self, key: ObjectKey) {
         let Some(lane) = self.lanes.get(&key) else { return };
         if lane.is_empty() {
+            self.n_models -= usize::from(key.kind == Kind::DeviceModel);
             self.lanes.remove(&key);
         } else if lane.wants_turn() && !self.turn.contains(&key) {
             self.turn.push_back(key);
@@ -245,6 +269,31 @@ mod tests {
         queue.lost(&put("a", "u", 1).key, &id);
         assert_eq!(take(&mut queue).unwrap().1, Item::Put(put("b", "v", 1)));
         assert_eq!(take(&mut queue).unwrap().1, Item::Put(put("a", "u", 1)));
+    }
+
+    #[test]
+    fn devices_wait_for_models_on_their_way() {
+        let of = |kind: &str, name: &str, version| Desired {
+            key: format!("default/{kind}/{name}").parse().unwrap(),
+            ..put(name, name, version)
+        };
+        let (model, oven, lamp) = (of("devicemodel", "m", 1), of("device", "oven", 1), of("device", "lamp", 1));
+        let mut queue = Queue::default();
+        queue.put(oven.clone());
+        queue.put(model.clone());
+        queue.delete(Gone { key: lamp.key.clone(), ..gone("lamp", "lamp") });
+        queue.put(put("a", "u", 1));
+        let (first, item) = take(&mut queue).unwrap();
+        assert_eq!(item, Item::Put(model.clone()));
+        assert!(matches!(take(&mut queue).unwrap().1, Item::Delete(_)), "a removal waits for no model");
+        assert_eq!(take(&mut queue).unwrap().1, Item::Put(put("a", "u", 1)));
+        assert!(!queue.has_next() && take(&mut queue).is_none());
+        queue.lost(&model.key, &first);
+        let (second, item) = take(&mut queue).unwrap();
+        assert_eq!(item, Item::Put(model.clone()));
+        queue.delivered(&model.key, &second);
+        assert!(queue.has_next());
+        assert_eq!(take(&mut queue).unwrap().1, Item::Put(oven));
     }
 
     #[derive(Clone, Debug)]
