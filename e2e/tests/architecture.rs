@@ -27,7 +27,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mapper-virtual", &["mapper-sdk"]),
     ("mapper-modbus", &["mapper-sdk"]),
     ("mapper-opcua", &["mapper-sdk"]),
-    ("mapper-mqtt", &["mapper-sdk"]),
+    // The rules of topics, which are the same for a broker and its clients.
+    ("mapper-mqtt", &["mapper-sdk", "ke-mqtt"]),
     ("e2e", &["ke-wire", "ke-api"]),
     // Simulated nodes and a simulated mapper.
     ("edgemark", &["ke-wire", "ke-link", "ke-dmi"]),

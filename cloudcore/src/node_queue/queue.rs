@@ -277,7 +277,8 @@ mod tests {
             key: format!("default/{kind}/{name}").parse().unwrap(),
             ..put(name, name, version)
         };
-        let (model, oven, lamp) = (of("devicemodel", "m", 1), of("device", "oven", 1), of("device", "lamp", 1));
+        let (model, oven, lamp) =
+            (of("devicemodel", "m", 1), of("device", "oven", 1), of("device", "lamp", 1));
         let mut queue = Queue::default();
         queue.put(oven.clone());
         queue.put(model.clone());

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::quantity::{Amount, amount_in};
+use crate::quantity::{Amount, amount_in};
 
 /// What is not in the Pod object but may be asked for by it.
 #[derive(Clone, Debug, Default)]

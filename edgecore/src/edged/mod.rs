@@ -23,7 +23,6 @@ pub mod observed;
 mod observer;
 pub mod plan;
 pub mod pull_secrets;
-pub mod quantity;
 pub mod resources;
 pub mod sandbox;
 pub mod security;

@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use ke_cri::v1::LinuxContainerResources;
 
-use super::quantity::{Amount, amount_in};
+use crate::quantity::{Amount, amount_in};
 
 /// Weight of something that asked for no CPU; also the kernel's least.
 pub const MIN_SHARES: i64 = 2;

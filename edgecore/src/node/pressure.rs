@@ -6,7 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::host::{Measured, Share};
-use crate::edged::quantity::Amount;
+use crate::quantity::Amount;
 
 /// Below which amount the Node says that it is short. Same names and units as the kubelet's; a key that is left out keeps
 /// its default, and `0` means never short.
@@ -113,7 +113,9 @@ impl<'de> Deserialize<'de> for Threshold {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
-            D::Error::custom(format!("found \"{text}\", expected an amount such as 100Mi or a share such as 10%"))
+            D::Error::custom(format!(
+                "found \"{text}\", expected an amount such as 100Mi or a share such as 10%"
+            ))
         })
     }
 }
@@ -146,7 +148,8 @@ mod tests {
             Measured { memory_bytes: of(memory), disk_bytes: of(disk), inodes: of(inodes), pids: of(pids) }
         };
         let percent = Threshold::Percent(10.0);
-        let hard = EvictionHard { memory: Threshold::Amount(5), disk: percent, inodes: percent, pids: percent };
+        let hard =
+            EvictionHard { memory: Threshold::Amount(5), disk: percent, inodes: percent, pids: percent };
         let check = |measured: Measured, memory: bool, disk: bool, pids: bool| {
             assert_eq!(hard.judge(&measured), Pressure { memory, disk, pids }, "{measured:?}");
         };
@@ -155,7 +158,12 @@ mod tests {
         check(measured(5, 99, 100, 100), false, true, false);
         check(measured(5, 100, 99, 100), false, true, false);
         check(measured(5, 100, 100, 99), false, false, true);
-        check(Measured { memory_bytes: None, disk_bytes: None, inodes: None, pids: None }, false, false, false);
+        check(
+            Measured { memory_bytes: None, disk_bytes: None, inodes: None, pids: None },
+            false,
+            false,
+            false,
+        );
         let uncounted = Some(Share { free: 0, whole: 0 });
         check(Measured { inodes: uncounted, ..measured(5, 100, 0, 100) }, false, false, false);
         let never = Threshold::Amount(0);

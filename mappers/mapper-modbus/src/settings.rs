@@ -110,13 +110,13 @@ pub fn protocol(settings: &Settings) -> Result<Protocol, SettingError> {
     } else {
         let host =
             host.ok_or(SettingError::Missing { key: "ip", expected: "the device's address, or serialPort" })?;
-        Way::Tcp { host, port: whole(settings, &["port"], 1, 65535, "1 to 65535")?.unwrap_or(502) }
+        Way::Tcp { host, port: settings.integer(&["port"], 1, 65535, "1 to 65535")?.unwrap_or(502) }
     };
     let (least, expected) =
         if is_serial { (1, "1 to 255 on a serial line: nobody answers 0") } else { (0, "0 to 255") };
     Ok(Protocol {
         way,
-        unit: whole(settings, &["slaveID", "unitID"], least, 255, expected)?.unwrap_or(1),
+        unit: settings.integer(&["slaveID", "unitID"], least, 255, expected)?.unwrap_or(1),
         timeout: timeout(settings)?,
     })
 }
@@ -126,14 +126,14 @@ fn line(settings: &Settings, path: String) -> Result<Line, SettingError> {
     let parity = settings.word(&["parity"], &words, "none, even or odd")?;
     Ok(Line {
         path,
-        baud_rate: whole(settings, &["baudRate"], 50, 4_000_000, "50 to 4000000")?.unwrap_or(9600),
-        data_bits: whole(settings, &["dataBits"], 5, 8, "5 to 8")?.unwrap_or(8),
+        baud_rate: settings.integer(&["baudRate"], 50, 4_000_000, "50 to 4000000")?.unwrap_or(9600),
+        data_bits: settings.integer(&["dataBits"], 5, 8, "5 to 8")?.unwrap_or(8),
         parity: match parity {
             Some("even" | "e") => Parity::Even,
             Some("odd" | "o") => Parity::Odd,
             _ => Parity::None,
         },
-        stop_bits: whole(settings, &["stopBits"], 1, 2, "1 or 2")?.unwrap_or(1),
+        stop_bits: settings.integer(&["stopBits"], 1, 2, "1 or 2")?.unwrap_or(1),
     })
 }
 
@@ -155,7 +155,7 @@ pub fn visitor(property: &Property) -> Result<Visitor, SettingError> {
     let span = span(settings)?;
     let encoding = encoding(settings, property.kind, span)?;
     let mask = mask(settings)?;
-    let shift = whole(settings, &["shift"], 0, 63, "0 to 63")?.unwrap_or(0);
+    let shift = settings.integer(&["shift"], 0, 63, "0 to 63")?.unwrap_or(0);
     if matches!(encoding, Encoding::Float | Encoding::Raw) {
         let expected = "left out: only whole numbers have bits to cut";
         if mask.is_some() {
@@ -204,16 +204,16 @@ fn span(settings: &Settings) -> Result<Span, SettingError> {
         Some("input" | "inputregister") => Register::Input,
         _ => Register::Holding,
     };
-    let address: u16 = whole(
-        settings,
-        &["offset"],
-        0,
-        65535,
-        "0 to 65535, counted from zero and without the digit for the kind of register",
-    )?
-    .unwrap_or(0);
+    let address: u16 = settings
+        .integer(
+            &["offset"],
+            0,
+            65535,
+            "0 to 65535, counted from zero and without the digit for the kind of register",
+        )?
+        .unwrap_or(0);
     let expected = if register.is_bits() { "1 to 2000 coils" } else { "1 to 125 registers" };
-    let count: u16 = whole(settings, &["limit"], 1, i64::from(register.most()), expected)?.unwrap_or(1);
+    let count: u16 = settings.integer(&["limit"], 1, i64::from(register.most()), expected)?.unwrap_or(1);
     let span = Span { register, address, count };
     if span.end() > 65536 {
         return Err(SettingError::Wrong { key: "limit", expected: "less: offset and limit go beyond 65535" });
@@ -265,20 +265,9 @@ fn mask(settings: &Settings) -> Result<Option<u64>, SettingError> {
         Some(digits) => {
             Some(u64::from_str_radix(digits, 16).map_err(|_| SettingError::Wrong { key: "mask", expected })?)
         }
-        None => settings.integer(&["mask"], 1, i64::MAX, expected)?.map(i64::unsigned_abs),
+        None => settings.integer(&["mask"], 1, i64::MAX, expected)?,
     };
     if mask == Some(0) { Err(SettingError::Wrong { key: "mask", expected }) } else { Ok(mask) }
-}
-
-fn whole<T: TryFrom<i64>>(
-    settings: &Settings,
-    keys: &[&'static str],
-    least: i64,
-    most: i64,
-    expected: &'static str,
-) -> Result<Option<T>, SettingError> {
-    let number = settings.integer(keys, least, most, expected)?;
-    Ok(number.and_then(|number| T::try_from(number).ok()))
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use ke_mqtt::is_topic;
 use mapper_sdk::value::Kind;
 use mapper_sdk::{Device, Property, SettingError, Settings};
 use rumqttc::QoS;
 
 use crate::payload::Path;
 use crate::template::Template;
-use crate::topic::{is_filter, is_topic};
+use crate::topic::is_filter;
 
 /// How to reach a device's broker, and as whom.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,10 +110,10 @@ impl Broker {
         };
         let (host, port, is_tls) = address(settings)?;
         let keep_alive_secs =
-            whole(with(&["keepAlive"]), &["keepAlive"], 5, 65_535, "seconds, from 5 to 65535")?;
+            with(&["keepAlive"]).integer(&["keepAlive"], 5, 65_535, "seconds, from 5 to 65535")?;
         let is_clean = with(&["cleanSession"]).truth(&["cleanSession"])?;
         let timeout = settings.integer(&["timeout"], 1, 600, "seconds, from 1 to 600")?;
-        let timeout = timeout.map_or(DEFAULT_TIMEOUT_SECS, i64::unsigned_abs);
+        let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT_SECS);
         Ok(Self {
             host,
             port,
@@ -129,7 +130,7 @@ impl Broker {
 /// Host, port, and whether it is encrypted.
 fn address(settings: &Settings) -> Result<(String, u16, bool), SettingError> {
     const PORT_IS: &str = "1 to 65535";
-    let port = whole(settings, &["port"], 1, 65_535, PORT_IS)?;
+    let port = settings.integer(&["port"], 1, 65_535, PORT_IS)?;
     let wants_tls = settings.truth(&["tls"])?;
     let Some(url) = settings.text(&URL) else {
         let host = settings
@@ -272,7 +273,8 @@ impl Visitor {
         });
         let qos_keys = ["qos"];
         let with_qos = if settings.text(&qos_keys).is_some() { settings } else { device };
-        let max_age = whole::<u32>(settings, &["maxAgeSecs"], 1, 31_536_000, "seconds, from 1 to 31536000")?;
+        let max_age =
+            settings.integer::<u32>(&["maxAgeSecs"], 1, 31_536_000, "seconds, from 1 to 31536000")?;
         Ok(Self {
             input,
             output,
@@ -288,17 +290,6 @@ impl Visitor {
             kind: property.kind,
         })
     }
-}
-
-fn whole<T: TryFrom<i64>>(
-    settings: &Settings,
-    keys: &[&'static str],
-    least: i64,
-    most: i64,
-    expected: &'static str,
-) -> Result<Option<T>, SettingError> {
-    let number = settings.integer(keys, least, most, expected)?;
-    Ok(number.and_then(|number| T::try_from(number).ok()))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ impl Deadband {
         let heartbeat = settings.integer(&["heartbeatSecs"], 1, 86_400, expected)?;
         let is_on_change = settings.truth(&["reportOnChange"])?.unwrap_or_default();
         let is_asked = threshold.is_some() || heartbeat.is_some() || is_on_change;
-        let heartbeat = heartbeat.map(|secs| Duration::from_secs(secs.unsigned_abs()));
+        let heartbeat = heartbeat.map(Duration::from_secs);
         Ok(is_asked.then(|| Self { threshold: threshold.unwrap_or_default(), heartbeat }))
     }
 }

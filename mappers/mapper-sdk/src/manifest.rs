@@ -348,7 +348,7 @@ mod tests {
             Some(dmi::DeviceStatus { report_to_cloud: true, report_cycle: 5000, ..Default::default() });
         let (Description { device, .. }, remarks) =
             device(&message, &model(&[("limit", "INT", ""), ("read", "INT", "")]));
-        assert_eq!(device.settings.integer(&["port"], 1, 65535, "a port"), Ok(Some(502)));
+        assert_eq!(device.settings.integer(&["port"], 1, 65535, "a port"), Ok(Some(502_u16)));
         assert_eq!(device.state_cycle, Some(Duration::from_secs(5)));
         assert!(device.properties.iter().all(|property| property.desired.is_none()));
         let [remark] = remarks.as_slice() else { panic!("{remarks:?}") };

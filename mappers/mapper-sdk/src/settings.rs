@@ -61,14 +61,14 @@ impl Settings {
         self.text(keys).ok_or(SettingError::Missing { key, expected })
     }
 
-    /// A whole number between `least` and `most`.
-    pub fn integer(
+    /// A whole number between `least` and `most`, in a type that holds both.
+    pub fn integer<T: TryFrom<i64>>(
         &self,
         keys: &[&'static str],
         least: i64,
         most: i64,
         expected: &'static str,
-    ) -> Result<Option<i64>, SettingError> {
+    ) -> Result<Option<T>, SettingError> {
         let Some((key, value)) = self.find(keys) else { return Ok(None) };
         let number = match value {
             // Go mappers get 502.0 for 502.
@@ -81,7 +81,8 @@ impl Settings {
             Json::String(text) => text.trim().parse().ok(),
             _ => None,
         };
-        match number.filter(|number| (least..=most).contains(number)) {
+        let number = number.filter(|number| (least..=most).contains(number));
+        match number.and_then(|number| T::try_from(number).ok()) {
             Some(number) => Ok(Some(number)),
             None => Err(SettingError::Wrong { key, expected }),
         }
@@ -148,8 +149,8 @@ mod tests {
         let json = json!({"Port": "502", "slaveID": 1.0, "scale": "0.1", "isSwap": "True", "mode": "rtu", "none": null, "empty": ""});
         let Json::Object(entries) = json else { panic!() };
         let settings = Settings::new(entries);
-        assert_eq!(settings.integer(&["port"], 1, 65535, "a port"), Ok(Some(502)));
-        assert_eq!(settings.integer(&["unitID", "slaveid"], 0, 255, "0 to 255"), Ok(Some(1)));
+        assert_eq!(settings.integer(&["port"], 1, 65535, "a port"), Ok(Some(502_u16)));
+        assert_eq!(settings.integer(&["unitID", "slaveid"], 0, 255, "0 to 255"), Ok(Some(1_u8)));
         assert_eq!(settings.number(&["scale"], "a number"), Ok(Some(0.1)));
         assert_eq!(settings.truth(&["isswap"]), Ok(Some(true)));
         assert_eq!(settings.word(&["mode"], &["TCP", "RTU"], "TCP or RTU"), Ok(Some("RTU")));
@@ -162,8 +163,9 @@ mod tests {
         assert_eq!(settings.needed_text(&["mode"], "a mode"), Ok("rtu".to_owned()));
         let missing = settings.needed_text(&["empty", "lost"], "a host and port").unwrap_err();
         assert_eq!(missing.to_string(), "empty is missing; set empty to a host and port");
-        let wrong = settings.integer(&["mode"], 0, 9, "0 to 9").unwrap_err();
+        let wrong = settings.integer::<u8>(&["mode"], 0, 9, "0 to 9").unwrap_err();
         assert_eq!(wrong.to_string(), "mode must be 0 to 9");
-        assert!(settings.integer(&["port"], 1, 500, "1 to 500").is_err());
+        assert!(settings.integer::<u16>(&["port"], 1, 500, "1 to 500").is_err());
+        assert!(settings.integer::<u8>(&["port"], 1, 65535, "1 to 65535").is_err());
     }
 }

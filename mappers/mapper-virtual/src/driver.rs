@@ -139,7 +139,7 @@ impl Signal {
             Some("counter") => Self::Counter,
             Some("ramp") => Self::Ramp(range, period),
             Some("sine") => Self::Sine(range, period),
-            Some("random") => Self::Random(range, seed.unsigned_abs()),
+            Some("random") => Self::Random(range, seed),
             _ => Self::SetPoint,
         })
     }

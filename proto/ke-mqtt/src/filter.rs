@@ -1,5 +1,8 @@
 //! Pure: topics and the filters that take them, by MQTT 3.1.1 section 4.7.
 
+/// Bytes that a topic or filter may have on the wire.
+const LONGEST: usize = 65_535;
+
 /// Whether a subscription takes a topic. Topics that begin with `$` are only for filters that begin so too.
 #[must_use]
 pub fn matches(filter: &str, topic: &str) -> bool {
@@ -22,7 +25,7 @@ pub fn matches(filter: &str, topic: &str) -> bool {
 /// Whether a message may have this topic.
 #[must_use]
 pub fn is_topic(text: &str) -> bool {
-    !text.is_empty() && !text.contains(['+', '#', '\0'])
+    !text.is_empty() && text.len() <= LONGEST && !text.contains(['+', '#', '\0'])
 }
 
 /// Whether a client may subscribe to this: wildcards are whole levels, and `#` is the last.
@@ -31,11 +34,14 @@ pub fn is_filter(text: &str) -> bool {
     let mut levels = text.split('/');
     let last = levels.next_back().unwrap_or_default();
     let is_level = |level: &str| level == "+" || !level.contains(['+', '#']);
-    !text.is_empty() && !text.contains('\0') && levels.all(is_level) && (last == "#" || is_level(last))
+    let is_length_right = !text.is_empty() && text.len() <= LONGEST;
+    is_length_right && !text.contains('\0') && levels.all(is_level) && (last == "#" || is_level(last))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -77,5 +83,18 @@ mod tests {
         check("a#", false, false);
         check("a/#/b", false, false);
         check("a+/b", false, false);
+        check(&"a".repeat(65_536), false, false);
+    }
+
+    proptest! {
+        #[test]
+        fn a_topic_is_a_filter_that_takes_itself(topic in "[a-c/$]{1,12}") {
+            prop_assert!(is_topic(&topic) && is_filter(&topic) && matches(&topic, &topic));
+        }
+
+        #[test]
+        fn any_text_is_answered(filter in "\\PC{0,20}", topic in "\\PC{0,20}") {
+            let _ = (is_filter(&filter), is_topic(&topic), matches(&filter, &topic));
+        }
     }
 }

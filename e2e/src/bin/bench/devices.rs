@@ -3,10 +3,9 @@
 
 #![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
 
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::thread::{self, sleep};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::bench::Row;
@@ -16,6 +15,7 @@ use e2e::wait::{Seen, eventually};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
+use crate::delays::Delays;
 use crate::usage::percentile;
 
 const N_DEVICES: u32 = 100;
@@ -45,14 +45,18 @@ pub(crate) fn reports() -> Result<Vec<Row>> {
 
     // A report of each device now and then: what a value needs.
     wait_drained(&site)?;
-    let watch = thread::spawn(watch(&site)?);
+    let delays = Delays::watch(&site.cluster)?;
+    // The watch has begun.
+    sleep(Duration::from_secs(1));
     let mqtt = site.edge.mqtt().to_string();
     let pace = (PACE_SECS * 1000).to_string();
     let paced = ["--seconds", &PACED_SECS.to_string(), "--pace", &pace, "--mqtt", &mqtt];
     let told = finish(dmimark(&site, &paced)?)?;
     let to_mqtt: Vec<f64> =
         told["mqtt_ms"].as_array().context("latencies")?.iter().filter_map(Value::as_f64).collect();
-    let to_api = watch.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
+    // The last values are on their way.
+    sleep(Duration::from_secs(3));
+    let to_api = delays.stop();
     ensure!(
         to_mqtt.len() > 500 && to_api.len() > 500,
         "{} and {} values were seen",
@@ -146,34 +150,4 @@ fn finish(child: std::process::Child) -> Result<Value> {
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "dmimark ended with {}", output.status);
     serde_json::from_slice(&output.stdout).context("dmimark's last word")
-}
-
-/// Milliseconds from the edge's clock to the watcher's, which is the same machine's: of every new value of the first property.
-fn watch(site: &Site) -> Result<impl FnOnce() -> Result<Vec<f64>> + Send + 'static> {
-    let template = "--output=jsonpath={.status.twins[0].reported.metadata.timestamp}{\"\\n\"}";
-    let mut kubectl = site
-        .cluster
-        .kubectl_command(&["get", "devicestatuses", "--namespace=mark", "--watch-only", template])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start kubectl")?;
-    let output = BufReader::new(kubectl.stdout.take().context("kubectl's output")?);
-    let (sender, seen) = std::sync::mpsc::channel();
-    thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            let now =
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1e3);
-            if let Ok(at) = line.trim().parse::<f64>() {
-                let _ = sender.send(now - at);
-            }
-        }
-    });
-    sleep(Duration::from_secs(1));
-    Ok(move || {
-        sleep(Duration::from_secs(PACED_SECS + 3));
-        kubectl.kill()?;
-        kubectl.wait()?;
-        Ok(seen.try_iter().collect())
-    })
 }

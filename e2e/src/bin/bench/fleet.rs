@@ -1,10 +1,9 @@
 //! Ten thousand devices over ten nodes, one report of each a minute: what that costs cloudcore, edgecore and the API server, and
 //! how fresh the cluster's values are.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::bench::Row;
@@ -16,6 +15,7 @@ use e2e::wait::{Seen, eventually};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
+use crate::delays::{Delays, now_ms};
 use crate::usage::{memory, percentile};
 
 const N_NODES: u32 = 10;
@@ -74,13 +74,11 @@ pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
     );
 
     sleep(WARM);
-    let (seen, mut kubectl) = watch(&cluster)?;
+    let delays = Delays::watch(&cluster)?;
     let (start, writes) = (Instant::now(), device_writes(&cluster)?);
     sleep(COUNTED);
     let writes = (device_writes(&cluster)? - writes) / start.elapsed().as_secs_f64();
-    kubectl.kill()?;
-    kubectl.wait()?;
-    let to_api: Vec<f64> = seen.try_iter().collect();
+    let to_api = delays.stop();
     let ages = ages(&cluster)?;
     cloud.process.must_run()?;
     let of_cloud = memory(cloud.process.pid().context("cloudcore has no process")?, "VmRSS")?;
@@ -164,28 +162,6 @@ fn dmimark(number: u32, edge: &EdgeCore) -> Result<Process> {
     Ok(mark)
 }
 
-/// Milliseconds from the edge's clock to the watcher's, which is the same machine's.
-fn watch(cluster: &Cluster) -> Result<(std::sync::mpsc::Receiver<f64>, Child)> {
-    let template = "--output=jsonpath={.status.twins[*].reported.metadata.timestamp}{\"\\n\"}";
-    let mut kubectl = cluster
-        .kubectl_command(&["get", "devicestatuses", "--all-namespaces", "--watch-only", template])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start kubectl")?;
-    let output = BufReader::new(kubectl.stdout.take().context("kubectl's output")?);
-    let (sender, seen) = std::sync::mpsc::channel();
-    thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            if let Ok(at) = line.trim().parse::<f64>() {
-                // Nobody counts any more: the run is over.
-                let _ = sender.send(now_ms() - at);
-            }
-        }
-    });
-    Ok((seen, kubectl))
-}
-
 /// Seconds since each device's value was measured, as the cluster has it; nothing for one that has none.
 fn ages(cluster: &Cluster) -> Result<Vec<f64>> {
     let template =
@@ -193,10 +169,6 @@ fn ages(cluster: &Cluster) -> Result<Vec<f64>> {
     let text = cluster.kubectl_ok(&["get", "devicestatuses", "--all-namespaces", template])?;
     let now = now_ms();
     Ok(text.lines().filter_map(|line| Some((now - line.trim().parse::<f64>().ok()?) / 1000.0)).collect())
-}
-
-fn now_ms() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1e3)
 }
 
 /// Writes of Devices and DeviceStatuses that the API server has carried out.

@@ -14,6 +14,7 @@ use e2e::bench::{Row, document, write};
 use e2e::process::target_dir;
 
 mod cgroup;
+mod delays;
 mod devices;
 mod fleet;
 mod link;

@@ -13,9 +13,9 @@ use super::atomic::Payload;
 use super::layout::{Plugin, PodDir};
 use super::projected::{self, Sources};
 use crate::edged::fields::PodFacts;
-use crate::edged::quantity::{Amount, amount_in};
 use crate::edged::resources::pod_limit;
 use crate::meta_manager::Objects;
+use crate::quantity::{Amount, amount_in};
 
 /// Kubernetes' mode for files that say nothing else.
 const DEFAULT_MODE: i32 = 0o644;
