@@ -276,7 +276,8 @@ impl Mapper {
     }
 }
 
-fn program(name: &str) -> Result<PathBuf> {
+/// The binary of a mapper.
+pub fn program(name: &str) -> Result<PathBuf> {
     binary(name, &format!("ISTHMUS_{}", name.to_uppercase().replace('-', "_")))
 }
 
@@ -325,4 +326,11 @@ pub fn twin<'a>(device: &'a Value, property: &str) -> Option<&'a Value> {
 /// The reported value of a property.
 pub fn reported(device: &Value, property: &str) -> Option<String> {
     twin(device, property)?["reported"]["value"].as_str().map(str::to_owned)
+}
+
+/// The message of a condition that holds.
+pub fn condition(device: &Value, what: &str) -> Option<String> {
+    let conditions = device["status"]["conditions"].as_array()?;
+    let is_it = |condition: &&Value| condition["type"] == what && condition["status"] == "True";
+    Some(conditions.iter().find(is_it)?["message"].as_str().unwrap_or_default().to_owned())
 }

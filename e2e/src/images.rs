@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::need;
 use crate::process::run;
@@ -35,14 +35,25 @@ pub fn make_all(folder: &Path) -> Result<Vec<PathBuf>> {
     ])
 }
 
-/// A program of this machine with the libraries that it is linked to, in place of what a Dockerfile makes of it.
-pub fn of_program(
+/// What a Dockerfile of one program makes, but on this machine's libraries. `program`: what the word of its COPY names.
+pub fn of_dockerfile(
     folder: &Path,
     tag: &str,
-    program: &Path,
-    place: &str,
-    entrypoint: &[&str],
+    dockerfile: &str,
+    program: impl FnOnce(&str) -> Result<PathBuf>,
 ) -> Result<PathBuf> {
+    let line = |word: &str| {
+        let found = dockerfile.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        found.with_context(|| format!("no {word} in the Dockerfile"))
+    };
+    ensure!(line("FROM")?.starts_with("debian:"), "only Debian's libraries are like those here");
+    let (from, place) = line("COPY")?.split_once(' ').context("COPY wants two words")?;
+    let entrypoint: Vec<String> = serde_json::from_str(line("ENTRYPOINT")?)?;
+    let entrypoint: Vec<&str> = entrypoint.iter().map(String::as_str).collect();
+    of_program(folder, tag, &program(from)?, place, &entrypoint)
+}
+
+fn of_program(folder: &Path, tag: &str, program: &Path, place: &str, entrypoint: &[&str]) -> Result<PathBuf> {
     let mut layer = Tar::default();
     for line in run("ldd", &[&program.to_string_lossy()])?.lines() {
         // `libc.so.6 => /lib/libc.so.6 (0x7f)` or `/lib64/ld.so (0x7f)`; the kernel's own has no path.

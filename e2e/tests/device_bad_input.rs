@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use e2e::devices::{HEAT, Mapper, ModbusDevice, oven, oven_model, reported};
+use e2e::devices::{HEAT, Mapper, ModbusDevice, condition, oven, oven_model, reported};
 use e2e::site::{NODE, PATIENCE, Site, Wishes, http_get};
 use e2e::wait::{Seen, eventually};
 use serde_json::{Value, json};
@@ -63,12 +63,6 @@ fn with(mut device: Value, property: &str, desired: Option<&str>) -> Value {
 
 fn list(items: &[Value]) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
-}
-
-fn condition(device: &Value, what: &str) -> Option<String> {
-    let conditions = device["status"]["conditions"].as_array()?;
-    let is_it = |condition: &&Value| condition["type"] == what && condition["status"] == "True";
-    Some(conditions.iter().find(is_it)?["message"].as_str().unwrap_or_default().to_owned())
 }
 
 fn pieces(device: &Value) -> Option<u64> {

@@ -93,7 +93,8 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let (meta, meta_manager) =
         MetaManager::new(db.clone(), name.clone(), cloud.clone(), news, device_news, node_news);
     let (reports, outbox, report_queue) = ReportQueue::new(db.clone()).await?;
-    let (device_reports, device_outbox, device_report_queue) = DeviceReportQueue::new(db.clone());
+    let (device_reports, device_outbox, device_report_queue) =
+        DeviceReportQueue::new(db.clone(), device_counters.dropped.clone());
     // Full: dropped with a word; each connection brings all of it.
     let (membership, memberships) = mpsc::channel(64);
     let known = meta.node(&name).await?;

@@ -3,10 +3,9 @@
 //! One lane per object key. A newer version replaces one that waits; the last order about a uid wins; a deletion of an
 //! earlier object of the same name goes before the new one. Edges keep no order between messages, so a lane never has
 //! two under way, and Devices wait until the node has confirmed the DeviceModels on their way: a Go edge drops a Device
-//! whose model it does not know.
+//! whose model it does not know. A model that a node did not take once holds up nobody any more.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ke_wire::{Kind, MessageId, ObjectKey, Uid};
 
@@ -27,11 +26,19 @@ struct Lane {
     deletes: VecDeque<Gone>,
     put: Option<Desired>,
     under_way: Option<(MessageId, Item)>,
+    /// The node did not take what was sent last.
+    was_lost: bool,
 }
 
 impl Lane {
     fn is_empty(&self) -> bool {
         self.deletes.is_empty() && self.put.is_none() && self.under_way.is_none()
+    }
+
+    /// Whether something is on its way that others may need.
+    fn brings(&self) -> bool {
+        let is_put = matches!(&self.under_way, Some((_, Item::Put(_))));
+        !self.was_lost && (is_put || self.put.is_some())
     }
 
     fn wants_turn(&self) -> bool {
@@ -44,14 +51,14 @@ impl Lane {
 pub struct Queue {
     lanes: HashMap<ObjectKey, Lane>,
     turn: VecDeque<ObjectKey>,
-    /// Lanes that are a DeviceModel's.
-    n_models: usize,
+    /// DeviceModels that are on their way.
+    models: HashSet<ObjectKey>,
 }
 
 impl Queue {
     /// The node must hold this.
     pub fn put(&mut self, desired: Desired) {
-        let lane = self.lane(&desired.key);
+        let lane = self.lanes.entry(desired.key.clone()).or_default();
         lane.deletes.retain(|gone| gone.uid != desired.uid);
         let is_older = lane.put.as_ref().is_some_and(|waiting| {
             waiting.uid == desired.uid && !desired.version.is_newer_than(waiting.version)
@@ -61,13 +68,14 @@ impl Queue {
         let key = desired.key.clone();
         if !is_older && !is_under_way {
             lane.put = Some(desired);
+            lane.was_lost = false;
         }
         self.enter(key);
     }
 
     /// The node must no longer hold this.
     pub fn delete(&mut self, gone: Gone) {
-        let lane = self.lane(&gone.key);
+        let lane = self.lanes.entry(gone.key.clone()).or_default();
         if lane.put.as_ref().is_some_and(|waiting| waiting.uid == gone.uid) {
             lane.put = None;
         }
@@ -109,7 +117,7 @@ impl Queue {
 
     /// A Device that has to wait for a DeviceModel. Its removal does not.
     fn is_held(&self, key: &ObjectKey) -> bool {
-        self.n_models > 0
+        !self.models.is_empty()
             && key.kind == Kind::Device
             && self.lanes.get(key).is_some_and(|lane| lane.deletes.is_empty())
     }
@@ -118,6 +126,7 @@ impl Queue {
     pub fn delivered(&mut self, key: &ObjectKey, id: &MessageId) -> Option<Item> {
         let lane = self.lanes.get_mut(key)?;
         let (_, item) = lane.under_way.take_if(|(sent, _)| sent == id)?;
+        lane.was_lost = false;
         self.enter(key.clone());
         if self.lanes.is_empty() {
             // Nodes are many and mostly have nothing to be told: an empty queue holds no memory.
@@ -129,7 +138,8 @@ impl Queue {
     /// The node did not take it; it goes again after the others, unless something newer waits.
     pub fn lost(&mut self, key: &ObjectKey, id: &MessageId) {
         let Some(item) = self.delivered(key, id) else { return };
-        let lane = self.lane(key);
+        let lane = self.lanes.entry(key.clone()).or_default();
+        lane.was_lost = true;
         match item {
             Item::Put(desired) => {
                 let is_gone = lane.deletes.iter().any(|gone| gone.uid == desired.uid);
@@ -164,20 +174,16 @@ impl Queue {
         self.lanes.is_empty()
     }
 
-    fn lane(&mut self, key: &ObjectKey) -> &mut Lane {
-        match self.lanes.entry(key.clone()) {
-            Entry::Occupied(lane) => lane.into_mut(),
-            Entry::Vacant(room) => {
-                self.n_models += usize::from(key.kind == Kind::DeviceModel);
-                room.insert(Lane::default())
-            }
-        }
-    }
-
     fn enter(&mut self, key: ObjectKey) {
         let Some(lane) = self.lanes.get(&key) else { return };
+        if key.kind == Kind::DeviceModel {
+            if lane.brings() {
+                self.models.insert(key.clone());
+            } else {
+                self.models.remove(&key);
+            }
+        }
         if lane.is_empty() {
-            self.n_models -= usize::from(key.kind == Kind::DeviceModel);
             self.lanes.remove(&key);
         } else if lane.wants_turn() && !self.turn.contains(&key) {
             self.turn.push_back(key);
@@ -289,12 +295,18 @@ mod tests {
         assert!(matches!(take(&mut queue).unwrap().1, Item::Delete(_)), "a removal waits for no model");
         assert_eq!(take(&mut queue).unwrap().1, Item::Put(put("a", "u", 1)));
         assert!(!queue.has_next() && take(&mut queue).is_none());
-        queue.lost(&model.key, &first);
-        let (second, item) = take(&mut queue).unwrap();
-        assert_eq!(item, Item::Put(model.clone()));
-        queue.delivered(&model.key, &second);
+        queue.delivered(&model.key, &first);
         assert!(queue.has_next());
+        assert_eq!(take(&mut queue).unwrap().1, Item::Put(oven.clone()));
+        // A model that a node cannot take holds up nobody for ever.
+        let mut queue = Queue::default();
+        queue.put(oven.clone());
+        queue.put(model.clone());
+        let (id, item) = take(&mut queue).unwrap();
+        assert_eq!(item, Item::Put(model.clone()));
+        queue.lost(&model.key, &id);
         assert_eq!(take(&mut queue).unwrap().1, Item::Put(oven));
+        assert_eq!(take(&mut queue).unwrap().1, Item::Put(model));
     }
 
     #[derive(Clone, Debug)]

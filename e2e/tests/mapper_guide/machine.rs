@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use e2e::images;
 use e2e::process::run;
 use e2e::run_dir::RunDir;
@@ -100,15 +100,8 @@ impl Machine {
         let Ok(tag) = fs::read_to_string(self.away.join("image")) else { return Ok(()) };
         fs::remove_file(self.away.join("image"))?;
         let dockerfile = fs::read_to_string(folder.join("Dockerfile"))?;
-        let line = |word: &str| {
-            let found = dockerfile.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-            found.with_context(|| format!("no {word} in the Dockerfile"))
-        };
-        ensure!(line("FROM")?.starts_with("debian:"), "only Debian's libraries are like those here");
-        let (program, place) = line("COPY")?.split_once(' ').context("COPY wants two words")?;
-        let entrypoint: Vec<String> = serde_json::from_str(line("ENTRYPOINT")?)?;
-        let entrypoint: Vec<&str> = entrypoint.iter().map(String::as_str).collect();
         let images = self.away.folder("images")?;
-        runtime.import_image(&images::of_program(&images, &tag, &folder.join(program), place, &entrypoint)?)
+        let program = |place: &str| Ok(folder.join(place));
+        runtime.import_image(&images::of_dockerfile(&images, &tag, &dockerfile, program)?)
     }
 }

@@ -64,28 +64,34 @@ impl Delivery {
 
     /// The next call and what it makes the mapper hold.
     pub(super) fn next(&self, now: Instant) -> Option<(Key, Call)> {
-        let is_due = |key: &Key| self.failed.get(key).is_none_or(|failed| failed.not_before <= now);
-        let put = self.wanted.iter().find_map(|(key, wanted)| {
-            let call = match self.held.get(key) {
-                Some(Held::Known(digest)) if *digest == wanted.digest => return None,
-                Some(_) => Call::Update(wanted.message.clone()),
-                None => Call::Create(wanted.message.clone()),
-            };
-            let has_model = match &wanted.message {
-                Message::Device(_, model) => self.held.contains_key(&Key::Model(model.clone())),
-                Message::Model(_) => true,
-            };
-            (has_model && is_due(key)).then(|| (key.clone(), call))
-        });
-        put.or_else(|| {
-            let gone = self.held.keys().rev().find(|key| !self.wanted.contains_key(*key) && is_due(key));
-            gone.map(|key| (key.clone(), Call::Remove(key.clone())))
-        })
+        let call = |key: &Key| {
+            let is_due = self.failed.get(key).is_none_or(|failed| failed.not_before <= now);
+            is_due.then(|| self.difference(key)).flatten().map(|call| (key.clone(), call))
+        };
+        let gone = self.held.keys().rev().filter(|key| !self.wanted.contains_key(*key));
+        self.wanted.keys().chain(gone).find_map(call)
     }
 
-    /// When a failed call may be tried again, if one waits for that.
+    /// What must be told about `key` alone, if anything.
+    fn difference(&self, key: &Key) -> Option<Call> {
+        let held = self.held.get(key);
+        let Some(wanted) = self.wanted.get(key) else { return held.map(|_| Call::Remove(key.clone())) };
+        if let Message::Device(_, model) = &wanted.message
+            && !self.held.contains_key(&Key::Model(model.clone()))
+        {
+            return None;
+        }
+        match held {
+            Some(Held::Known(digest)) if *digest == wanted.digest => None,
+            Some(_) => Some(Call::Update(wanted.message.clone())),
+            None => Some(Call::Create(wanted.message.clone())),
+        }
+    }
+
+    /// When a failed call may be tried again, if one waits for that. What became the same meanwhile waits for nothing.
     pub(super) fn next_try(&self) -> Option<Instant> {
-        self.failed.values().map(|failed| failed.not_before).min()
+        let waiting = self.failed.iter().filter(|(key, _)| self.difference(key).is_some());
+        waiting.map(|(_, failed)| failed.not_before).min()
     }
 
     /// The mapper did what it was asked. Gives back what it holds now.
@@ -108,8 +114,10 @@ impl Delivery {
 
     /// The call failed; `is_clear`: the mapper itself said so, and holds what it held.
     pub(super) fn failed(&mut self, key: &Key, is_clear: bool, now: Instant) {
-        if !is_clear {
-            self.held.entry(key.clone()).and_modify(|held| *held = Held::Unsure);
+        // A device that is there already is not made by a second Create, and one that may be there must be removable. A
+        // model may be made twice.
+        if !is_clear && (matches!(key, Key::Device(_)) || self.held.contains_key(key)) {
+            self.held.insert(key.clone(), Held::Unsure);
         }
         let n_tries = self.failed.get(key).map_or(0, |failed| failed.n_tries);
         let wait = FIRST_WAIT.saturating_mul(1 << n_tries.min(16)).min(LONGEST_WAIT);
@@ -117,7 +125,7 @@ impl Delivery {
             .insert(key.clone(), Failed { n_tries: n_tries.saturating_add(1), not_before: now + wait });
     }
 
-    /// Nobody listens at the mapper's address: nothing can be told before this.
+    /// How many calls failed and are to be tried again.
     pub(super) fn n_failures(&self) -> usize {
         self.failed.len()
     }
@@ -210,5 +218,45 @@ mod tests {
         delivery.want(device("a", 2).0, Some(device("a", 2).1));
         assert_eq!(delivery.done(&key, &call), None);
         assert_eq!(all(&mut delivery, now), ["update device a"]);
+    }
+
+    #[test]
+    fn what_may_have_been_taken_is_updated_or_removed() {
+        let now = Instant::now();
+        let begin = || Delivery::new([model(1), device("a", 1)].into(), [(model(1).0, [1; 32])].into());
+        let mut delivery = begin();
+        assert_eq!(text(&delivery.next(now).unwrap()), "create device a");
+        delivery.failed(&device("a", 1).0, false, now);
+        let (key, wanted) = device("a", 2);
+        delivery.want(key, Some(wanted));
+        assert_eq!(all(&mut delivery, now), ["update device a"]);
+
+        let mut delivery = begin();
+        delivery.want(device("a", 1).0, None);
+        delivery.failed(&device("a", 1).0, false, now);
+        assert_eq!(all(&mut delivery, now + FIRST_WAIT), ["remove device a"]);
+    }
+
+    #[test]
+    fn what_became_the_same_is_not_waited_for() {
+        let now = Instant::now();
+        let held = || [(model(1).0, [1; 32]), (device("a", 1).0, [1; 32])].into();
+        // Back to what the mapper holds, while the call was under way.
+        let mut delivery = Delivery::new([model(1), device("a", 2)].into(), held());
+        let (key, wanted) = device("a", 1);
+        delivery.want(key.clone(), Some(wanted));
+        delivery.failed(&key, true, now);
+        assert_eq!((delivery.next_try(), delivery.next(now + LONGEST_WAIT)), (None, None));
+        // Not wanted any more, and refused.
+        let mut delivery = Delivery::new([model(1), device("a", 1), device("b", 1)].into(), held());
+        delivery.want(device("b", 1).0, None);
+        delivery.failed(&device("b", 1).0, true, now);
+        assert_eq!((delivery.next_try(), delivery.next(now + LONGEST_WAIT)), (None, None));
+        // Its model is gone.
+        let mut delivery = Delivery::new([model(1), device("a", 2)].into(), held());
+        delivery.failed(&key, true, now);
+        delivery.want(model(1).0, None);
+        assert_eq!(all(&mut delivery, now), ["remove model oven"]);
+        assert_eq!(delivery.next_try(), None);
     }
 }

@@ -151,12 +151,6 @@ pub fn delta(twin: &Twin) -> BTreeMap<String, String> {
     live.filter_map(|(name, property)| Some((name.clone(), differs(property)?))).collect()
 }
 
-/// The newest of everything with versions, for a cloud that may have missed reports.
-#[must_use]
-pub fn everything(twin: &Twin) -> Told {
-    twin.iter().map(|(name, property)| (name.clone(), Some(told(property, Versions::Told)))).collect()
-}
-
 /// Whether versions are told: to the cloud, never to MQTT clients.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Versions {

@@ -143,7 +143,8 @@ pub struct Parts {
 #[derive(Clone, Debug)]
 pub struct Counters {
     reports: Counter,
-    dropped: Counter,
+    /// Reports that the cloud never gets.
+    pub dropped: Counter,
 }
 
 impl Counters {
@@ -154,7 +155,7 @@ impl Counters {
             reports: metrics
                 .counter("device_twin_reports", "Values and states reported by mappers and MQTT clients"),
             dropped: metrics
-                .counter("device_twin_reports_dropped", "Device reports dropped while the cloud was away"),
+                .counter("device_twin_reports_dropped", "Device reports that the cloud never gets"),
         }
     }
 }

@@ -109,7 +109,7 @@ struct Rig {
 
 async fn start(folder: &Path, held: Vec<DeviceNews>) -> Rig {
     let (db, _) = Db::open(&folder.join("e.db"), Synchronous::Full).unwrap();
-    let (reports, outbox, queue) = DeviceReportQueue::new(db.clone());
+    let (reports, outbox, queue) = DeviceReportQueue::new(db.clone(), Counter::default());
     let (news, receiver) = mpsc::channel(8);
     let config = DeviceTwinConfig { dmi_sock_path: folder.into(), ..DeviceTwinConfig::default() };
     let (_, membership) = mpsc::channel(1);

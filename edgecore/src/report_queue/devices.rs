@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ke_run::shutdown::Shutdown;
 use ke_wire::{MessageId, StateReport, TwinReport, Up};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::db::{Db, DbError};
@@ -84,6 +85,8 @@ pub struct DeviceOutbox {
 /// The module.
 pub struct DeviceReportQueue {
     db: Db,
+    /// Reports that the cloud never confirmed.
+    given_up: Counter,
     nudged: Arc<Notify>,
     outgoing: mpsc::Sender<(Parcel, DeviceReport)>,
     news: mpsc::Receiver<ParcelNews>,
@@ -104,7 +107,7 @@ enum Event {
 impl DeviceReportQueue {
     /// The module and its two ends. What an earlier run left unsent goes first.
     #[must_use]
-    pub fn new(db: Db) -> (DeviceReports, DeviceOutbox, Self) {
+    pub fn new(db: Db, given_up: Counter) -> (DeviceReports, DeviceOutbox, Self) {
         let nudged = Arc::new(Notify::new());
         // Full: the module waits; the reports are on disk. One that waits here while the link breaks goes twice, as every
         // report may.
@@ -113,6 +116,7 @@ impl DeviceReportQueue {
         let (news_sender, news) = mpsc::channel(256);
         let module = Self {
             db,
+            given_up,
             nudged: Arc::clone(&nudged),
             outgoing,
             news,
@@ -194,9 +198,17 @@ impl DeviceReportQueue {
             tracing::warn!(%error, "device reports that the cloud has could not be struck out; they are tried again");
             self.window.put_back_confirmed(confirmed);
         }
+        // What was folded while later reports were on their way has a place before them.
+        if self.window.is_empty()
+            && !self.has_more
+            && self.db.call(|it| store::has_folded(it)).await.unwrap_or(false)
+        {
+            self.window.rewind();
+            self.has_more = true;
+        }
     }
 
-    /// A Go cloud never confirms what it cannot place. After some tries such a report must not hold up the others.
+    /// A Go cloud never confirms what it cannot place. After some tries such a report must not go again for ever.
     async fn look(&mut self) {
         match self.window.overdue(Instant::now()) {
             Some(Due::Again) => {
@@ -204,7 +216,8 @@ impl DeviceReportQueue {
                 self.window.rewind();
                 self.has_more = true;
             }
-            Some(Due::GivenUp(device)) => {
+            Some(Due::GivenUp(device, n_reports)) => {
+                self.given_up.inc_by(u64::try_from(n_reports).unwrap_or_default());
                 tracing::warn!(%device, "the cloud never confirmed a report of this device; it is dropped");
             }
             None => {}

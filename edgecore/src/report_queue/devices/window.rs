@@ -40,11 +40,11 @@ struct Packed {
 pub(super) enum Due {
     /// Everything unconfirmed goes again.
     Again,
-    /// It was tried often enough.
-    GivenUp(DeviceId),
+    /// It was tried often enough, while the cloud took later ones: this many reports go.
+    GivenUp(DeviceId, usize),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Window {
     read_up_to: i64,
     waiting: VecDeque<Packed>,
@@ -52,6 +52,21 @@ pub(super) struct Window {
     confirmed: Vec<i64>,
     /// How often the oldest unconfirmed parcel went again.
     tries: Option<(Parcel, u32)>,
+    /// The latest that the cloud confirmed.
+    latest: Option<Parcel>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            read_up_to: i64::MIN,
+            waiting: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            confirmed: Vec::new(),
+            tries: None,
+            latest: None,
+        }
+    }
 }
 
 impl Window {
@@ -115,6 +130,7 @@ impl Window {
     pub(super) fn confirmed(&mut self, parcel: Parcel) {
         if let Some((_, _, rows)) = self.under_way.remove(&parcel) {
             self.confirmed.extend(rows);
+            self.latest = self.latest.max(Some(parcel));
         }
     }
 
@@ -136,34 +152,36 @@ impl Window {
         self.confirmed.extend(rows);
     }
 
-    /// Everything that is not confirmed is read and sent again.
+    /// Whether everything that was read is confirmed and struck out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.under_way.is_empty() && self.confirmed.is_empty()
+    }
+
+    /// Everything that is on disk is read and sent again.
     pub(super) fn rewind(&mut self) {
-        let under_way = self.under_way.values().flat_map(|(_, _, rows)| rows);
-        let waiting = self.waiting.iter().flat_map(|packed| &packed.rows);
-        if let Some(first) = under_way.chain(waiting).min() {
-            self.read_up_to = self.read_up_to.min(first - 1);
-        }
+        self.read_up_to = i64::MIN;
         self.under_way.clear();
         self.waiting.clear();
     }
 
     /// What must be done about the oldest parcel, if it has been under way for too long.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<Due> {
-        let (parcel, (sent, device, _)) = self.under_way.first_key_value()?;
+        let (parcel, (sent, device, rows)) = self.under_way.first_key_value()?;
         if now.saturating_duration_since(*sent) < PATIENCE {
             return None;
         }
-        let (parcel, device) = (*parcel, device.clone());
+        let (parcel, device, n_reports) = (*parcel, device.clone(), rows.len());
         let tries = match self.tries {
             Some((tried, n_tries)) if tried == parcel => n_tries + 1,
             _ => 2,
         };
-        self.tries = Some((parcel, tries));
-        if tries <= TRIES {
+        self.tries = Some((parcel, tries.min(TRIES + 1)));
+        // A cloud that takes nothing at all may be without its API server for a while.
+        if tries <= TRIES || self.latest <= Some(parcel) {
             return Some(Due::Again);
         }
         self.confirmed(parcel);
-        Some(Due::GivenUp(device))
+        Some(Due::GivenUp(device, n_reports))
     }
 }
 
@@ -231,27 +249,28 @@ mod tests {
         window.confirmed(Parcel(2));
         assert_eq!(window.take_confirmed(), [2]);
         window.rewind();
-        assert_eq!(window.read_up_to(), 0);
+        assert_eq!(window.read_up_to(), i64::MIN);
         assert!(!window.has_under_way() && window.wants_more());
         window.confirmed(Parcel(1));
         assert!(!window.has_confirmed(), "an old link's word counts no more");
     }
 
     #[test]
-    fn what_nobody_confirms_is_given_up_in_the_end() {
+    fn what_nobody_confirms_is_given_up_once_later_ones_are() {
         let mut window = Window::default();
         let start = Instant::now();
-        for round in 1..TRIES {
+        for round in 1..2 * TRIES {
             window.add(vec![twin(1, "a", &["x"])]);
             window.next(start).unwrap();
             assert_eq!(window.overdue(start), None);
             assert_eq!(window.overdue(start + PATIENCE), Some(Due::Again), "round {round}");
             window.rewind();
         }
-        window.add(vec![twin(1, "a", &["x"])]);
-        window.next(start).unwrap();
-        assert_eq!(window.overdue(start + PATIENCE), Some(Due::GivenUp(device("a"))));
-        assert_eq!(window.take_confirmed(), [1]);
+        window.add(vec![twin(1, "a", &["x"]), twin(2, "b", &["x"])]);
+        assert_eq!(sent(&mut window).len(), 2);
+        window.confirmed(Parcel(2));
+        assert_eq!(window.overdue(Instant::now() + PATIENCE), Some(Due::GivenUp(device("a"), 1)));
+        assert_eq!(window.take_confirmed(), [2, 1]);
     }
 
     #[test]
