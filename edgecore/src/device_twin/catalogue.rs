@@ -55,6 +55,11 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
+    /// The Device as it is known.
+    pub(super) fn device(&self, id: &DeviceId) -> Option<&Device> {
+        self.devices.get(id).map(Arc::as_ref)
+    }
+
     /// A Device came, changed or went.
     pub(super) fn set_device(&mut self, id: &DeviceId, device: Option<Arc<Device>>) -> Vec<Difference> {
         let before = match device {
@@ -121,6 +126,8 @@ impl Catalogue {
                 differences.push(Difference { protocol, key, wanted });
             }
         }
+        // Two mappers must not drive one device.
+        differences.sort_by_key(|difference| difference.wanted.is_some());
         differences
     }
 
@@ -147,7 +154,9 @@ impl Catalogue {
                 // The legacy place of the state report; the rest of the status is what we ourselves report.
                 let status =
                     message.status.as_ref().map(|status| (status.report_to_cloud, status.report_cycle));
-                let digest = digest_of(&("device", &device.spec, &model.spec, status));
+                // Another Device of the same name: its mapper tells everything anew.
+                let uid = &device.metadata.uid;
+                let digest = digest_of(&("device", uid, &device.spec, &model.spec, status));
                 Some(Wanted { digest, message: Message::Device(Box::new(message), model_id) })
             }
         }

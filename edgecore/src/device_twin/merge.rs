@@ -14,13 +14,16 @@ const MAX_STRICT_VALUE: usize = 512;
 const MAX_OPEN_VALUE: usize = 64 << 10;
 /// Longest name of a property, bytes.
 const MAX_NAME: usize = 128;
+/// Most properties of a device: each costs memory for as long as the device is there.
+const MAX_PROPERTIES: usize = 4096;
 
-/// What values may hold.
+/// What names and values may hold, and who says them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alphabet {
-    /// Letters, digits and `-_.,:/@#`, as Go edges demand of MQTT clients.
+    /// Letters, digits and `-_.,:/@#`, as Go edges demand of MQTT clients. What is wrong with one property refuses all.
     KubeEdge,
-    /// Any text.
+    /// Any text. A mapper, which knows its device: its word on a type is the last, and what is wrong with one property does
+    /// not touch the others.
     Open,
 }
 
@@ -82,14 +85,24 @@ pub struct Merged {
     pub document: BTreeMap<String, Step>,
     /// For the cloud: what changed, with versions.
     pub report: Told,
+    /// What was not taken of it.
+    pub left_out: Vec<Refused>,
 }
 
 /// Why a change is refused as a whole. The texts are KubeEdge's where programs may look at them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// A name that no property may have.
-    #[error("the property name {0:?} must be 1 to 128 of the characters a-z A-Z 0-9 - _ . , : / @ #")]
-    Name(String),
+    #[error("the property name {name:?} must be 1 to 128 {}", if *is_strict { "of the characters a-z A-Z 0-9 - _ . , : / @ #" } else { "bytes without control characters" })]
+    Name {
+        /// As it was said.
+        name: String,
+        /// Whether the characters are limited too.
+        is_strict: bool,
+    },
+    /// More properties than a device may have.
+    #[error("{0:?} would be more than the {MAX_PROPERTIES} properties that a device may have")]
+    TooMany(String),
     /// A value that may not be stored.
     #[error("the value of {name} must be at most {limit} bytes{}", characters(.is_strict))]
     Value {
@@ -101,26 +114,42 @@ pub enum Refused {
         is_strict: bool,
     },
     /// A value that does not fit the property's type.
-    #[error("{0}")]
-    Type(&'static str),
+    #[error("{why} (property {name})")]
+    Type {
+        /// The property.
+        name: String,
+        /// What is wrong.
+        why: &'static str,
+    },
 }
 
 fn characters(is_strict: &bool) -> &'static str {
     if *is_strict { " of the characters a-z A-Z 0-9 - _ . , : / @ #" } else { "" }
 }
 
-/// Applies one request to the twin, which it changes only if all of it is accepted. `now_ms`: edge clock.
+/// Applies one request to the twin, which it changes only if it is accepted: all of it, or of a mapper's a part. `now_ms`: edge
+/// clock.
 /// Writing the value that is there already is a change: people use it as a sign of life.
 pub fn update(twin: &mut Twin, request: &Told, alphabet: Alphabet, now_ms: i64) -> Result<Merged, Refused> {
     let mut merged = Merged::default();
+    let mut n_properties = twin.len();
     for (name, asked) in request {
-        check_name(name)?;
         let last = twin.get(name);
         let next = match (asked, last) {
-            (Some(asked), last) => written(name, asked, last, alphabet, now_ms)?,
-            (None, Some(last)) if last.optional && !last.is_tombstone() => tombstone(last),
-            (None, _) => continue,
+            (Some(asked), last) => changed(name, asked, last, n_properties, alphabet, now_ms).map(Some),
+            (None, Some(last)) if last.optional && !last.is_tombstone() => Ok(Some(tombstone(last))),
+            (None, _) => check_name(name, alphabet).map(|()| None),
         };
+        let next = match next {
+            Ok(Some(next)) => next,
+            Ok(None) => continue,
+            Err(refused) if alphabet == Alphabet::Open && request.len() > 1 => {
+                merged.left_out.push(refused);
+                continue;
+            }
+            Err(refused) => return Err(refused),
+        };
+        n_properties += usize::from(last.is_none());
         let told = |property: &Property| (!property.is_tombstone()).then(|| told(property, Versions::Hidden));
         let current = told(&next);
         merged.document.insert(name.clone(), Step { last: last.and_then(told), current: current.clone() });
@@ -158,25 +187,35 @@ enum Versions {
     Hidden,
 }
 
-fn written(
+fn changed(
     name: &str,
     asked: &TwinProperty,
     last: Option<&Property>,
+    n_properties: usize,
     alphabet: Alphabet,
     now_ms: i64,
 ) -> Result<Property, Refused> {
+    check_name(name, alphabet)?;
+    if last.is_none() && n_properties >= MAX_PROPERTIES {
+        return Err(Refused::TooMany(name.to_owned()));
+    }
     let asked_kind = asked.metadata.as_ref().map(|kind| kind.name.as_str()).filter(|name| !name.is_empty());
-    let kind = match last {
-        Some(last) if !last.is_tombstone() => last.kind.clone(),
+    if asked_kind == Some(DELETED) {
+        return Err(wrong_type(name, "the value type is not allowed"));
+    }
+    let kind = match (last, asked_kind) {
+        // The model may have changed.
+        (_, Some(kind)) if alphabet == Alphabet::Open => kind.to_owned(),
+        (Some(last), _) if !last.is_tombstone() => last.kind.clone(),
         // A tombstone comes to life again with the type it is given now.
-        Some(_) | None => asked_kind.unwrap_or("string").to_owned(),
+        (Some(_) | None, kind) => kind.unwrap_or("string").to_owned(),
     };
     let half = |asked: Option<&TwinValue>, last: Option<&Half>, is_checked: bool| {
         // A half without a value is no half.
         let Some(value) = asked.and_then(|half| half.value.as_ref()) else { return Ok(last.cloned()) };
         check_value(name, value, alphabet)?;
         if is_checked {
-            check_type(&kind, value)?;
+            check_type(name, &kind, value)?;
         }
         let before = last.map(|half| half.version).unwrap_or_default();
         let version = TwinVersion { cloud: before.cloud, edge: before.edge.saturating_add(1) };
@@ -250,9 +289,11 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.,:/@#".contains(&byte)
 }
 
-fn check_name(name: &str) -> Result<(), Refused> {
-    let is_good = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain);
-    if is_good { Ok(()) } else { Err(Refused::Name(name.to_owned())) }
+fn check_name(name: &str, alphabet: Alphabet) -> Result<(), Refused> {
+    let is_strict = alphabet == Alphabet::KubeEdge;
+    let is_plain = if is_strict { name.bytes().all(is_plain) } else { !name.contains(char::is_control) };
+    let is_good = (1..=MAX_NAME).contains(&name.len()) && is_plain;
+    if is_good { Ok(()) } else { Err(Refused::Name { name: name.to_owned(), is_strict }) }
 }
 
 fn check_value(name: &str, value: &str, alphabet: Alphabet) -> Result<(), Refused> {
@@ -267,7 +308,11 @@ fn check_value(name: &str, value: &str, alphabet: Alphabet) -> Result<(), Refuse
     }
 }
 
-fn check_type(kind: &str, value: &str) -> Result<(), Refused> {
+fn wrong_type(name: &str, why: &'static str) -> Refused {
+    Refused::Type { name: name.to_owned(), why }
+}
+
+fn check_type(name: &str, kind: &str, value: &str) -> Result<(), Refused> {
     let (fits, why) = match kind {
         "" | "string" | DELETED => (true, ""),
         "int" | "integer" => (value.parse::<i64>().is_ok(), "the value is not int or integer"),
@@ -275,7 +320,7 @@ fn check_type(kind: &str, value: &str) -> Result<(), Refused> {
         "boolean" => (matches!(value, "true" | "false"), "the bool value must be true or false"),
         _ => (false, "the value type is not allowed"),
     };
-    if fits { Ok(()) } else { Err(Refused::Type(why)) }
+    if fits { Ok(()) } else { Err(wrong_type(name, why)) }
 }
 
 #[cfg(test)]

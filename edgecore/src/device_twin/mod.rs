@@ -18,11 +18,12 @@ mod serving;
 mod store;
 mod twins;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use ke_api::device::Device;
 use ke_run::config::Within;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
@@ -443,17 +444,28 @@ impl DeviceTwin {
             DeviceNews::Device(id, Some(device)) => {
                 let description =
                     device.metadata.labels.as_ref().and_then(|labels| labels.get("description"));
-                let added = self.twins.add(&id, description.map_or("", String::as_str), &at);
-                (added, self.catalogue.set_device(&id, Some(device)))
+                let mut effects = Vec::new();
+                if let Some(before) = self.catalogue.device(&id) {
+                    if before.metadata.uid == device.metadata.uid {
+                        let gone =
+                            property_names(before).difference(&property_names(&device)).cloned().collect();
+                        effects.push(self.twins.forget(&id, gone));
+                    } else {
+                        // Deleted and made anew while nobody could say so.
+                        effects.push(self.twins.remove(&id, &at));
+                    }
+                }
+                effects.push(self.twins.add(&id, description.map_or("", String::as_str), &at));
+                (effects, self.catalogue.set_device(&id, Some(device)))
             }
             DeviceNews::Device(id, None) => {
                 self.unserved.remove(&id);
                 self.spoken_for.remove(&id);
-                (self.twins.remove(&id, &at), self.catalogue.set_device(&id, None))
+                (vec![self.twins.remove(&id, &at)], self.catalogue.set_device(&id, None))
             }
-            DeviceNews::Model(id, model) => (Effects::default(), self.catalogue.set_model(&id, model)),
+            DeviceNews::Model(id, model) => (Vec::new(), self.catalogue.set_model(&id, model)),
         };
-        self.settle_own(vec![effects]).await;
+        self.settle_own(effects).await;
         self.look.get_or_insert_with(|| Instant::now() + LOOK);
         for Difference { protocol, key, wanted } in differences {
             match self.mappers.get(&protocol) {
@@ -524,6 +536,10 @@ fn status(device: &Named, error: &TwinError) -> Status {
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+fn property_names(device: &Device) -> BTreeSet<String> {
+    device.spec.properties.iter().map(|property| property.name.clone()).collect()
 }
 
 fn moment() -> Moment {

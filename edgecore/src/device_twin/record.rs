@@ -25,6 +25,8 @@ pub(super) enum Row {
     Remove(DeviceId),
     State(DeviceId, Known),
     Twin(DeviceId, Twin),
+    /// Properties of the device that are no more.
+    Forget(DeviceId, Vec<String>),
 }
 
 /// A mapper as it registered.

@@ -57,6 +57,7 @@ pub(super) fn keep(transaction: &Transaction<'_>, change: &Change) -> rusqlite::
         Change::Remove(id) => remove(transaction, id),
         Change::State(id, known) => set_state(transaction, id, known),
         Change::Twin(id, rows) => put(transaction, id, rows),
+        Change::Forget(id, properties) => forget(transaction, id, properties),
     }
 }
 
@@ -176,6 +177,15 @@ fn remove(transaction: &Transaction<'_>, id: &DeviceId) -> rusqlite::Result<()> 
             &format!("DELETE FROM {table} WHERE namespace = ?1 AND name = ?2"),
             params![id.namespace.as_str(), id.name.as_str()],
         )?;
+    }
+    Ok(())
+}
+
+fn forget(transaction: &Transaction<'_>, id: &DeviceId, properties: &[String]) -> rusqlite::Result<()> {
+    let mut delete = transaction
+        .prepare_cached("DELETE FROM device_twin WHERE namespace = ?1 AND name = ?2 AND property = ?3")?;
+    for property in properties {
+        delete.execute(params![id.namespace.as_str(), id.name.as_str(), property])?;
     }
     Ok(())
 }

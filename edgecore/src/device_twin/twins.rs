@@ -166,6 +166,15 @@ impl Twins {
         }
     }
 
+    /// These are no longer properties of the device.
+    pub(super) fn forget(&mut self, id: &DeviceId, names: BTreeSet<String>) -> Effects {
+        self.remember(id);
+        let Some((_, twin)) = self.devices.get_mut(id) else { return Effects::default() };
+        let names: Vec<String> = names.into_iter().filter(|name| twin.remove(name).is_some()).collect();
+        let rows = if names.is_empty() { Vec::new() } else { vec![Row::Forget(id.clone(), names)] };
+        Effects { rows, ..Effects::default() }
+    }
+
     /// A mapper reports values: `twin` by property.
     pub(super) fn reported(&mut self, id: &DeviceId, twin: &Told, at: &Moment) -> Result<Effects, TwinError> {
         let mut twin = twin.clone();
@@ -340,7 +349,11 @@ impl Twins {
         }
         self.remember(id);
         let (_, twin) = self.devices.entry(id.clone()).or_default();
-        let Merged { rows, result, document, report } = merge::update(twin, asked, alphabet, at.now_ms)?;
+        let Merged { rows, result, document, report, left_out } =
+            merge::update(twin, asked, alphabet, at.now_ms)?;
+        for reason in left_out {
+            tracing::warn!(device = %id, %reason, "a mapper's report was not taken as a whole");
+        }
         let base = at.base(event_id);
         let mut published =
             vec![(device_topic(id, DeviceTopic::TwinUpdateResult), payload::twin(&base, &result))];

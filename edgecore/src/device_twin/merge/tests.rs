@@ -64,12 +64,22 @@ fn what_is_refused_changes_nothing() {
         assert!(refused.to_string().contains(expected), "{refused}");
         assert_eq!(after, start);
     };
-    let value = |value: &str| json!({"a": {"actual": {"value": "fine"}}, "n": {"actual": {"value": value}}});
+    let value = |value: &str| json!({"n": {"actual": {"value": value}}});
     check(value("x"), Alphabet::Open, "not int");
-    check(value("a b"), Alphabet::KubeEdge, "characters");
+    check(
+        json!({"a": {"actual": {"value": "fine"}}, "n": {"actual": {"value": "a b"}}}),
+        Alphabet::KubeEdge,
+        "characters",
+    );
+    check(json!({"spaced name": null}), Alphabet::KubeEdge, "property name");
+    check(
+        json!({"m": {"actual": {"value": "1"}, "metadata": {"type": "deleted"}}}),
+        Alphabet::KubeEdge,
+        "not allowed",
+    );
+    check(json!({"line\nbreak": {"actual": {"value": "1"}}}), Alphabet::Open, "control characters");
     check(value(&"1".repeat(513)), Alphabet::KubeEdge, "512");
     check(value(&"1".repeat(70_000)), Alphabet::Open, "65536");
-    check(json!({"spaced name": null}), Alphabet::Open, "property name");
     check(
         json!({"f": {"actual": {"value": "x"}, "metadata": {"type": "float"}}}),
         Alphabet::Open,
@@ -85,6 +95,31 @@ fn what_is_refused_changes_nothing() {
         Alphabet::Open,
         "not allowed",
     );
+}
+
+#[test]
+fn of_a_mapper_only_what_is_wrong_is_left_out() {
+    let mut twin = twin(&[json!({"n": {"actual": {"value": "1"}, "metadata": {"type": "int"}}})]);
+    let said = json!({
+        "oil temp": {"actual": {"value": "80 °C"}},
+        "big": {"actual": {"value": "1".repeat(70_000)}},
+        "n": {"actual": {"value": "full"}, "metadata": {"type": "string"}},
+    });
+    let merged = update(&mut twin, &request(said), Alphabet::Open, 9).unwrap();
+    let left_out: Vec<String> = merged.left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(left_out, ["the value of big must be at most 65536 bytes"]);
+    assert_eq!(merged.report.keys().collect::<Vec<_>>(), ["n", "oil temp"]);
+    assert_eq!(text(&twin), "n: string -/fullv2, oil temp: string -/80 °Cv1");
+}
+
+#[test]
+fn properties_are_not_without_end() {
+    let mut twin = Twin::new();
+    let many: Told = (0..MAX_PROPERTIES).map(|n| (format!("p{n}"), Some(TwinProperty::default()))).collect();
+    update(&mut twin, &many, Alphabet::KubeEdge, 1).unwrap();
+    let more = request(json!({"one more": {"actual": {"value": "1"}}}));
+    assert!(matches!(update(&mut twin, &more, Alphabet::Open, 1), Err(Refused::TooMany(_))));
+    update(&mut twin, &request(json!({"p7": {"actual": {"value": "1"}}})), Alphabet::KubeEdge, 1).unwrap();
 }
 
 #[test]
