@@ -411,6 +411,8 @@ impl Running {
         }
         let (steps, bad) =
             discovery::steps(&node, discovery, &self.placement.models(), |id| self.placement.get(id));
+        // One that was mended and is broken again is told again.
+        self.bad_rules.retain(|model, why| bad.iter().any(|rule| rule.model == *model && rule.why == *why));
         for BadRule { model, uid, why } in bad {
             if self.bad_rules.get(&model) != Some(&why) {
                 tracing::warn!(%model, "{why}");

@@ -61,7 +61,7 @@ pub(super) enum Unusable {
 }
 
 /// What devices and models have in common.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Stored {
     pub(super) id: Id,
     pub(super) uid: Uid,
@@ -70,6 +70,13 @@ pub(super) struct Stored {
     pub(super) body: Bytes,
     /// A number that changes when something changes that the edge must be told.
     pub(super) shape: u64,
+}
+
+// The body may hold a device's password.
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stored({} {} {})", self.id, self.uid, self.version.number())
+    }
 }
 
 impl Stored {

@@ -237,4 +237,28 @@ mod tests {
         assert_eq!(told(&lost), ["opcua: -model oven", "opcua: -device o2"]);
         assert!(catalogue.wanted("opcua").is_empty());
     }
+
+    #[test]
+    fn a_device_made_anew_is_told_anew() {
+        let mut catalogue = Catalogue::default();
+        catalogue.set_model(&id("oven"), model("C"));
+        let with_uid = |uid: &str| {
+            let mut one = Arc::unwrap_or_clone(device("o1", "modbus", "20").unwrap());
+            one.metadata.uid = Some(uid.to_owned());
+            Some(Arc::new(one))
+        };
+        assert_eq!(told(&catalogue.set_device(&id("o1"), with_uid("a"))).len(), 2);
+        assert!(catalogue.set_device(&id("o1"), with_uid("a")).is_empty());
+        assert_eq!(told(&catalogue.set_device(&id("o1"), with_uid("b"))), ["modbus: +device o1"]);
+    }
+
+    #[test]
+    fn a_device_leaves_one_mapper_before_it_comes_to_another() {
+        let mut catalogue = Catalogue::default();
+        catalogue.set_model(&id("oven"), model("C"));
+        catalogue.set_device(&id("o1"), device("o1", "opcua", "20"));
+        let moved = catalogue.set_device(&id("o1"), device("o1", "modbus", "20"));
+        let wanted: Vec<bool> = moved.iter().map(|difference| difference.wanted.is_some()).collect();
+        assert_eq!(wanted, [false, false, true, true]);
+    }
 }

@@ -150,6 +150,8 @@ fn merged(model: Option<&FreeObject>, device: Option<&FreeObject>) -> Map<String
                 Value::Array(_) | Value::Object(_) => Value::String(value.to_string()),
                 Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
             };
+            // Mappers compare keys without capitals.
+            settings.retain(|other, _| !other.eq_ignore_ascii_case(key));
             settings.insert(key.clone(), value);
         }
     }
@@ -233,7 +235,7 @@ mod tests {
     fn settings_are_merged_and_everything_a_mapper_needs_is_there() {
         let oven: DeviceModel = read(json!({
             "metadata": {"name": "oven", "namespace": "plant"},
-            "spec": {"protocolConfigData": {"timeout": 3, "slaveID": 9}, "properties": [
+            "spec": {"protocolConfigData": {"timeout": 3, "slaveID": 9, "unitId": 7}, "properties": [
                 {"name": "heat", "type": "FLOAT", "accessMode": "ReadOnly", "visitors":
                     {"protocolName": "modbus", "configData": {"register": "InputRegister", "offset": 0, "scale": 0.1}}},
                 {"name": "limit", "type": "INT"},
@@ -243,7 +245,7 @@ mod tests {
             "metadata": {"name": "oven-1", "namespace": "plant"},
             "spec": {
                 "protocol": {"protocolName": "modbus", "configData":
-                    {"ip": "10.0.0.5", "port": 502, "slaveID": 1, "data": 5, "list": [1], "none": null}},
+                    {"ip": "10.0.0.5", "port": 502, "slaveID": 1, "UnitID": 8, "data": 5, "list": [1], "none": null}},
                 "properties": [
                     {"name": "heat", "visitors": {"configData": {"offset": 4}}},
                     {"name": "limit", "desired": {"value": "20", "metadata": {"type": "int"}}},
@@ -259,7 +261,7 @@ mod tests {
         let protocol = spec.protocol.unwrap();
         assert_eq!(
             settings(protocol.config_data.as_ref().unwrap()),
-            json!({"timeout": 3, "ip": "10.0.0.5", "port": 502, "slaveID": 1, "data": 5, "list": "[1]"})
+            json!({"timeout": 3, "ip": "10.0.0.5", "port": 502, "slaveID": 1, "UnitID": 8, "data": 5, "list": "[1]"})
         );
         let [heat, limit] = spec.properties.as_slice() else { panic!("{:?}", spec.properties) };
         let visitors = heat.visitors.as_ref().unwrap();

@@ -3,7 +3,7 @@
 //! A mapper that dies says nothing to anybody, and one that nobody started cannot; what is known of their devices would look
 //! like the present for ever. Asked by `mod.rs`, which tells; `mapper.rs` finds out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,11 @@ impl Presence {
             return false;
         };
         std::mem::replace(&mut mapper.answers, answers.clone()) != answers
+    }
+
+    /// Only these protocols are asked for.
+    pub(super) fn expect(&mut self, protocols: &BTreeSet<&str>) {
+        self.missed.retain(|protocol, _| protocols.contains(protocol.as_str()));
     }
 
     /// How devices of this protocol are served.
@@ -205,6 +210,10 @@ mod tests {
             "NoMapper: no mapper of the protocol \"ble\" has registered on node e1: none has registered at all; start \
              one there, or correct spec.protocol.protocolName"
         );
+        // Nobody names it any more, then somebody does again.
+        presence.expect(&BTreeSet::from(["modbus"]));
+        assert_eq!(presence.verdict("ble", now + GRACE), Verdict::Wait(Some(now + 2 * GRACE)));
+        presence.missed.insert("ble".into(), now);
         presence.came(&registered("modbus", "m"), Answers::Yes);
         assert!(
             message(presence.verdict("ble", now + GRACE)).contains("those that have serve \"modbus\" (m)")

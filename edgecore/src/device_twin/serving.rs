@@ -117,6 +117,7 @@ impl DeviceTwin {
         let (now, at) = (Instant::now(), moment());
         self.look = None;
         let (mut effects, mut told) = (Vec::new(), Vec::new());
+        self.presence.expect(&self.catalogue.protocols().map(|(_, protocol)| protocol).collect());
         for (id, protocol) in self.catalogue.protocols() {
             let unserved = match self.presence.verdict(protocol, now.into_std()) {
                 Verdict::Wait(until) => {

@@ -261,7 +261,13 @@ impl External {
                 }
                 ClientOutput::Said { message, .. } => {
                     self.n_lost += 1;
-                    tracing::debug!(topic = %message.topic, n_lost = self.n_lost, "too much is said over MQTT; dropped");
+                    if self.n_lost.is_power_of_two() {
+                        tracing::warn!(
+                            topic = %message.topic,
+                            n_lost = self.n_lost,
+                            "more is said over MQTT than can be kept: dropped, so many since the start"
+                        );
+                    }
                 }
             }
         }

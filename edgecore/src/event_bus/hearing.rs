@@ -1,7 +1,7 @@
 //! What was heard on a broker, sorted: for DeviceTwin, for the cloud, or for nobody.
 //!
 //! Both brokers use it, each with the token that its acknowledgement needs. A token comes back once the message is kept, so
-//! that nothing is acknowledged that a kill could lose.
+//! that nothing is acknowledged that a kill could lose; but uploads are kept nowhere, as on KubeEdge's edges.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -54,7 +54,14 @@ impl<T: Send + 'static> Hearing<T> {
             let payload = String::from_utf8_lossy(&payload).into_owned();
             if self.uploads.try_send(Upload { topic: topic.to_string(), payload }).is_err() {
                 self.n_lost_uploads += 1;
-                tracing::debug!(%topic, n_lost = self.n_lost_uploads, "an upload found no room and was dropped");
+                // At the first and at each doubling.
+                if self.n_lost_uploads.is_power_of_two() {
+                    tracing::warn!(
+                        %topic,
+                        n_lost = self.n_lost_uploads,
+                        "messages to the cloud come faster than they leave: dropped, so many since the start"
+                    );
+                }
             }
             self.done.push_back(token);
             return;

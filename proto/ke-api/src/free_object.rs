@@ -3,13 +3,14 @@
 //! It keeps every member as it came. Used in the device resources.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Any JSON object. The API server neither checks nor prunes what is in it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+/// Any JSON object. The API server neither checks nor prunes what is in it. Passwords may be in it: printed, it shows its keys.
+#[derive(Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct FreeObject(pub Map<String, Value>);
 
@@ -24,6 +25,13 @@ impl FreeObject {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for FreeObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FreeObject")?;
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
@@ -59,4 +67,15 @@ where
     T: Default + Deserialize<'de>,
 {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_not_printed() {
+        let settings: FreeObject = serde_json::from_str(r#"{"user": "eva", "password": "s3cret"}"#).unwrap();
+        assert_eq!(format!("{settings:?}"), r#"FreeObject{"password", "user"}"#);
+    }
 }
