@@ -11,6 +11,7 @@ pub mod edged;
 pub mod node;
 pub mod quantity;
 pub mod device_twin;
+pub mod device_id;
 pub mod event_bus;
 pub mod report_queue;
 pub mod admin;

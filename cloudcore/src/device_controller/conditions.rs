@@ -12,30 +12,78 @@ use serde_json::{Value, json};
 use super::says::{DeviceSays, ModelProperty, ModelSays};
 
 /// Types of the conditions that are ours.
-const TYPES: [&str; 13] = [
-    "NoNode",
-    "NodeUnknown",
-    "ModelMissing",
-    "NoProtocol",
-    "ProtocolUnsupported",
-    "StreamUnsupported",
-    "PropertyNotInModel",
-    "NoVisitors",
-    "DesiredInvalid",
-    "ModelProtocolDiffers",
-    // What nodes tell.
-    "NoMapper",
-    "MapperAway",
-    "DeviceTrouble",
-];
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// `spec.nodeName` is empty.
+    NoNode,
+    /// There is no such node.
+    NodeUnknown,
+    /// There is no model, or none that can be used.
+    ModelMissing,
+    /// `protocolName` is empty.
+    NoProtocol,
+    /// No mapper of ours serves it.
+    ProtocolUnsupported,
+    /// Properties are of type STREAM.
+    StreamUnsupported,
+    /// The model lacks properties.
+    PropertyNotInModel,
+    /// Nothing says how to reach properties.
+    NoVisitors,
+    /// A desired value does not fit the model.
+    DesiredInvalid,
+    /// The model is of another protocol.
+    ModelProtocolDiffers,
+    /// What the node tells.
+    Told(Trouble),
+}
+
+impl What {
+    const ALL: [Self; 13] = [
+        Self::NoNode,
+        Self::NodeUnknown,
+        Self::ModelMissing,
+        Self::NoProtocol,
+        Self::ProtocolUnsupported,
+        Self::StreamUnsupported,
+        Self::PropertyNotInModel,
+        Self::NoVisitors,
+        Self::DesiredInvalid,
+        Self::ModelProtocolDiffers,
+        Self::Told(Trouble::NoMapper),
+        Self::Told(Trouble::MapperAway),
+        Self::Told(Trouble::DeviceTrouble),
+    ];
+
+    /// The condition's type, which is also the reason of events.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::NoNode => "NoNode",
+            Self::NodeUnknown => "NodeUnknown",
+            Self::ModelMissing => "ModelMissing",
+            Self::NoProtocol => "NoProtocol",
+            Self::ProtocolUnsupported => "ProtocolUnsupported",
+            Self::StreamUnsupported => "StreamUnsupported",
+            Self::PropertyNotInModel => "PropertyNotInModel",
+            Self::NoVisitors => "NoVisitors",
+            Self::DesiredInvalid => "DesiredInvalid",
+            Self::ModelProtocolDiffers => "ModelProtocolDiffers",
+            Self::Told(trouble) => trouble.word(),
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|what| what.word() == word)
+    }
+}
+
 /// Characters of what a node tells that are shown.
 const MAX_TOLD: usize = 1000;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// One of `TYPES`.
-    pub(super) what: &'static str,
+    pub(super) what: What,
     /// For people: what, and what to do.
     pub(super) message: String,
 }
@@ -71,16 +119,16 @@ pub(super) fn problems(
     is_heard: bool,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut add = |what: &'static str, message: String| problems.push(Problem { what, message });
+    let mut add = |what: What, message: String| problems.push(Problem { what, message });
     if device.node.is_empty() {
         add(
-            "NoNode",
+            What::NoNode,
             "spec.nodeName is empty, so that no node handles the device: set it to the name of an edge node"
                 .to_owned(),
         );
     } else if node == NodeIs::Unknown {
         add(
-            "NodeUnknown",
+            What::NodeUnknown,
             format!(
                 "there is no edge node {:?} (spec.nodeName); `kubectl get nodes -l node-role.kubernetes.io/edge` shows those there are",
                 device.node
@@ -90,22 +138,22 @@ pub(super) fn problems(
     let name = &device.model;
     match model {
         _ if name.is_empty() => add(
-            "ModelMissing",
+            What::ModelMissing,
             "spec.deviceModelRef.name is empty: name a DeviceModel of the same namespace".to_owned(),
         ),
         ModelIs::Missing => add(
-            "ModelMissing",
+            What::ModelMissing,
             format!(
                 "there is no DeviceModel {name:?} in this namespace (spec.deviceModelRef.name); the device works as soon as it is created"
             ),
         ),
         ModelIs::Deleted => add(
-            "ModelMissing",
+            What::ModelMissing,
             format!(
                 "DeviceModel {name:?} was deleted while this device uses it; the node goes on with the last one until it is created anew"
             ),
         ),
-        ModelIs::Unreadable(why) => add("ModelMissing", format!("the model is of no use: {why}")),
+        ModelIs::Unreadable(why) => add(What::ModelMissing, format!("the model is of no use: {why}")),
         ModelIs::Known(_) | ModelIs::NotTold => {}
     }
     if device.protocol.is_empty() {
@@ -115,12 +163,12 @@ pub(super) fn problems(
             ""
         };
         add(
-            "NoProtocol",
+            What::NoProtocol,
             format!("spec.protocol.protocolName is empty, so that no mapper gets the device{lost}"),
         );
     } else if let (false, Some(advice)) = (is_heard, unsupported(&device.protocol)) {
         add(
-            "ProtocolUnsupported",
+            What::ProtocolUnsupported,
             format!(
                 "no mapper of Isthmus serves the protocol {:?} and none has reported this device: {advice}",
                 device.protocol
@@ -134,7 +182,7 @@ pub(super) fn problems(
             && !protocol.eq_ignore_ascii_case(&device.protocol)
         {
             add(
-                "ModelProtocolDiffers",
+                What::ModelProtocolDiffers,
                 format!(
                     "DeviceModel {name:?} is of the protocol {protocol:?} (spec.protocol), the device of {:?} \
                      (spec.protocol.protocolName): the mapper of the latter gets it, and what the model says of visitors may mean \
@@ -150,7 +198,7 @@ pub(super) fn problems(
 
 /// What a node says is wrong with a device of its own, if it says so in a way that is known.
 pub(super) fn told_by_node(state: &DeviceState) -> Option<Problem> {
-    let what = Trouble::of(&state.reason)?.word();
+    let what = What::Told(Trouble::of(&state.reason)?);
     let message: String = state.message.chars().take(MAX_TOLD).collect();
     (!message.is_empty()).then_some(Problem { what, message })
 }
@@ -159,7 +207,7 @@ pub(super) fn told_by_node(state: &DeviceState) -> Option<Problem> {
 pub(super) fn told_before(shown: &[Value]) -> Option<Problem> {
     let text = |condition: &Value, field: &str| Some(condition.get(field)?.as_str()?.to_owned());
     shown.iter().find_map(|condition| {
-        let what = Trouble::of(&text(condition, "type")?)?.word();
+        let what = What::Told(Trouble::of(&text(condition, "type")?)?);
         (text(condition, "status")? == "True").then_some(())?;
         Some(Problem { what, message: text(condition, "message")? })
     })
@@ -180,7 +228,7 @@ fn unsupported(protocol: &str) -> Option<&'static str> {
     }
 }
 
-fn properties(device: &DeviceSays, model: &[ModelProperty], add: &mut impl FnMut(&'static str, String)) {
+fn properties(device: &DeviceSays, model: &[ModelProperty], add: &mut impl FnMut(What, String)) {
     let of_model = |name: &str| model.iter().find(|property| property.name == *name);
     let name = &device.model;
     let strangers: Vec<&str> = device
@@ -191,7 +239,7 @@ fn properties(device: &DeviceSays, model: &[ModelProperty], add: &mut impl FnMut
         .collect();
     if !strangers.is_empty() {
         add(
-            "PropertyNotInModel",
+            What::PropertyNotInModel,
             format!(
                 "DeviceModel {name:?} has no property {}: nothing is read or written there; correct the name or add it to the model",
                 quoted(&strangers)
@@ -206,7 +254,7 @@ fn properties(device: &DeviceSays, model: &[ModelProperty], add: &mut impl FnMut
         .collect();
     if !streams.is_empty() {
         add(
-            "StreamUnsupported",
+            What::StreamUnsupported,
             format!(
                 "{} is of type STREAM, which no mapper of Isthmus serves: a mapper with FFmpeg, such as KubeEdge's ONVIF mapper, \
              must run on the node",
@@ -215,7 +263,7 @@ fn properties(device: &DeviceSays, model: &[ModelProperty], add: &mut impl FnMut
         );
     }
     if let Some(problem) = visitors(device, model) {
-        add("NoVisitors", problem);
+        add(What::NoVisitors, problem);
     }
     let mut wrong = Vec::new();
     for property in &device.properties {
@@ -227,7 +275,7 @@ fn properties(device: &DeviceSays, model: &[ModelProperty], add: &mut impl FnMut
         }
     }
     if !wrong.is_empty() {
-        add("DesiredInvalid", wrong.join("; "));
+        add(What::DesiredInvalid, wrong.join("; "));
     }
 }
 
@@ -331,16 +379,16 @@ pub(super) fn merged(shown: &[Value], problems: &[Problem], now: &str) -> Vec<Va
     };
     let mut merged: Vec<Value> = shown
         .iter()
-        .filter(|condition| !TYPES.contains(&text(condition, "type").as_str()))
+        .filter(|condition| What::of(text(condition, "type").as_str()).is_none())
         .cloned()
         .collect();
     for problem in problems {
-        let before = shown.iter().find(|condition| text(condition, "type") == problem.what);
+        let before = shown.iter().find(|condition| text(condition, "type") == problem.what.word());
         let since = before
             .filter(|before| text(before, "status") == "True")
             .map(|before| text(before, "lastTransitionTime"));
         let since = since.filter(|since| !since.is_empty()).unwrap_or_else(|| now.to_owned());
-        merged.push(json!({"type": problem.what, "status": "True", "reason": problem.what,
+        merged.push(json!({"type": problem.what.word(), "status": "True", "reason": problem.what.word(),
             "message": problem.message, "lastTransitionTime": since}));
     }
     merged
@@ -349,7 +397,7 @@ pub(super) fn merged(shown: &[Value], problems: &[Problem], now: &str) -> Vec<Va
 /// Whether the list says this already.
 pub(super) fn is_told(shown: &[Value], problem: &Problem) -> bool {
     shown.iter().any(|condition| {
-        condition.get("type").and_then(Value::as_str) == Some(problem.what)
+        condition.get("type").and_then(Value::as_str) == Some(problem.what.word())
             && condition.get("message").and_then(Value::as_str) == Some(&problem.message)
     })
 }
@@ -390,8 +438,7 @@ mod tests {
 
     fn told(device: &DeviceSays, model: ModelIs<'_>, node: NodeIs) -> Vec<String> {
         let problems = problems(device, model, node, false);
-        assert!(problems.iter().all(|problem| TYPES.contains(&problem.what)));
-        problems.into_iter().map(|problem| format!("{}: {}", problem.what, problem.message)).collect()
+        problems.into_iter().map(|problem| format!("{}: {}", problem.what.word(), problem.message)).collect()
     }
 
     #[track_caller]
@@ -492,7 +539,7 @@ mod tests {
         let served = DeviceSays { protocol: "bluetooth".into(), ..device() };
         let is_served = problems(&served, ModelIs::Known(&model()), NodeIs::Known, true);
         assert!(
-            is_served.iter().all(|problem| problem.what != "ProtocolUnsupported"),
+            is_served.iter().all(|problem| problem.what != What::ProtocolUnsupported),
             "a mapper has reported it"
         );
     }
@@ -515,8 +562,7 @@ mod tests {
             ..DeviceState::default()
         };
         let problem = told_by_node(&says("NoMapper", "none has registered")).unwrap();
-        assert_eq!((problem.what, problem.message.as_str()), ("NoMapper", "none has registered"));
-        assert!(TYPES.contains(&problem.what));
+        assert_eq!((problem.what.word(), problem.message.as_str()), ("NoMapper", "none has registered"));
         for nothing in [says("", ""), says("NoMapper", ""), says("Fire", "in hall 3")] {
             assert_eq!(told_by_node(&nothing), None);
         }
@@ -529,7 +575,7 @@ mod tests {
 
     #[test]
     fn conditions_of_others_stay_and_ours_keep_their_time() {
-        let problem = |message: &str| Problem { what: "NoNode", message: message.to_owned() };
+        let problem = |message: &str| Problem { what: What::NoNode, message: message.to_owned() };
         let theirs = json!({"type": "Calibrated", "status": "True"});
         let first = merged(std::slice::from_ref(&theirs), &[problem("a")], "T1");
         assert!(is_told(&first, &problem("a")) && !is_told(&first, &problem("b")));

@@ -8,8 +8,10 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use ke_api::device_status::DeviceStatusStatus;
 use ke_run::backoff::Backoff;
 use ke_wire::{MessageId, NodeName, StateReport, TwinReport, Uid, Version};
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::conditions::Problem;
@@ -81,6 +83,21 @@ pub(super) struct Found {
     pub(super) said: Said,
     /// Uid of the Device that it belongs to; empty when it says none.
     pub(super) owner: String,
+}
+
+impl Found {
+    /// What a DeviceStatus says. One that says nonsense says nothing, and is written over.
+    pub(super) fn of(object: &Value) -> Self {
+        let status = object.get("status").unwrap_or(&Value::Null);
+        let facts = Option::<DeviceStatusStatus>::deserialize(status).ok().flatten().unwrap_or_default();
+        let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        let owner =
+            owners.into_iter().flatten().find(|owner| owner.get("kind").is_some_and(|kind| kind == "Device"));
+        let owner =
+            owner.and_then(|owner| owner.get("uid")).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let said = Said::new(status.as_object().unwrap_or(&Map::new()));
+        Self { facts: Facts::from_status(facts), said, owner }
+    }
 }
 
 /// What came of a write.

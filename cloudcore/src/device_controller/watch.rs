@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 
 use super::object::{Id, SeenDevice, SeenModel, Unusable, id_of};
 use super::reports::Found;
-use super::write;
 use crate::cluster::chain;
 
 const PAGE: u32 = 500;
@@ -70,7 +69,7 @@ async fn read_statuses(client: &kube::Client, events: &mpsc::Sender<WatchEvent>)
                     for status in list.items {
                         let object = json(status);
                         if let Some(id) = id_of(&object) {
-                            let found = Box::new(write::found(&object));
+                            let found = Box::new(Found::of(&object));
                             let _ = events.send(WatchEvent::Status(id, found)).await;
                         }
                     }

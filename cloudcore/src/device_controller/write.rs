@@ -1,7 +1,6 @@
 //! Carries out what `reports.rs` wants written: DeviceStatus, Device.status, Kubernetes events. One try; it decides nothing.
 
 use hyper::Method;
-use ke_api::device_status::DeviceStatusStatus;
 use ke_api::object::api_type;
 use ke_wire::{Kind, NodeName, Reason, Refusal, Version};
 use serde::Deserialize;
@@ -9,8 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::discovery::Step;
 use super::object::Id;
-use super::reports::{Found, Said, StatusWrite, Write, Written, Wrote};
-use super::translate::Facts;
+use super::reports::{Found, StatusWrite, Write, Written, Wrote};
 use crate::edge_controller::{ApiServer, Call, Content, object_path};
 
 const API_VERSION: &str = "devices.kubeedge.io/v1beta1";
@@ -29,7 +27,8 @@ pub(super) async fn carry_out(api: &ApiServer, write: Write, stamp: &str) -> Wri
         let wrote = patched(&id, "Device", patch_object(api, DEVICES, &id, patch).await);
         if matches!(wrote, Wrote::Done(_)) {
             for problem in &events {
-                tell(api, (&Kind::Device, &id, uid.as_str()), problem.what, &problem.message, stamp).await;
+                tell(api, (&Kind::Device, &id, uid.as_str()), problem.what.word(), &problem.message, stamp)
+                    .await;
             }
         }
         wrote
@@ -76,25 +75,12 @@ async fn write_status(api: &ApiServer, id: &Id, uid: &str, write: Option<StatusW
 async fn read_status(api: &ApiServer, id: &Id) -> Wrote {
     match api.call(Call::new(Method::GET, path(STATUSES, id))).await {
         Ok(body) => match serde_json::from_slice::<Value>(&body) {
-            Ok(object) => Wrote::Exists(Box::new(found(&object))),
+            Ok(object) => Wrote::Exists(Box::new(Found::of(&object))),
             Err(_) => Wrote::Away,
         },
         Err(refused) if refused.reason == Reason::NotFound => Wrote::Missing,
         Err(refused) => not_written(id, "DeviceStatus", &refused),
     }
-}
-
-/// What a DeviceStatus says. One that says nonsense says nothing, and is written over.
-pub(super) fn found(object: &Value) -> Found {
-    let status = object.get("status").unwrap_or(&Value::Null);
-    let facts = Option::<DeviceStatusStatus>::deserialize(status).ok().flatten().unwrap_or_default();
-    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let owner =
-        owners.into_iter().flatten().find(|owner| owner.get("kind").is_some_and(|kind| kind == "Device"));
-    let owner =
-        owner.and_then(|owner| owner.get("uid")).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let said = Said::new(status.as_object().unwrap_or(&Map::new()));
-    Found { facts: Facts::from_status(facts), said, owner }
 }
 
 /// Makes a Device, or changes how one is reached, by what a node found. What fails is tried when it is found again.

@@ -12,7 +12,7 @@ use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
 use super::mapping;
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// Something a mapper holds. Models sort before devices, as they must arrive before them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

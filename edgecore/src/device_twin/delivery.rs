@@ -136,7 +136,7 @@ mod tests {
     use ke_dmi::v1beta1 as dmi;
 
     use super::*;
-    use crate::event_bus::DeviceId;
+    use crate::device_id::DeviceId;
 
     fn id(name: &str) -> DeviceId {
         DeviceId { namespace: "plant".parse().unwrap(), name: name.parse().unwrap() }

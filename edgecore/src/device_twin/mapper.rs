@@ -22,7 +22,7 @@ use super::presence::{Answers, Pulse};
 use super::record::Registered;
 use super::store;
 use crate::db::Db;
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// What KubeEdge gives a call.
 const CALL_LIMIT: Duration = Duration::from_secs(10);

@@ -35,9 +35,10 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::db::{Db, DbError};
-use crate::edge_hub::handle::Cloud;
+use crate::device_id::DeviceId;
+use crate::edge_hub::{Cloud, Membership};
 use crate::event_bus::{Bus, Heard};
-use crate::event_bus::{DeviceId, DeviceTopic, Topic};
+use crate::event_bus::{DeviceTopic, Topic};
 use crate::meta_manager::DeviceNews;
 use crate::report_queue::{DeviceReports, Limits, keep};
 use catalogue::{Catalogue, Difference};
@@ -98,20 +99,6 @@ pub enum DeviceTwinError {
     /// The store does not answer.
     #[error("read devices from the store: {0}")]
     Read(#[from] DbError),
-}
-
-/// Devices that the cloud says came, left or are here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Membership {
-    /// Some came, some left.
-    Changed {
-        /// Devices that came.
-        added: Vec<DeviceRef>,
-        /// Devices that left.
-        removed: Vec<DeviceRef>,
-    },
-    /// These and no others.
-    All(Vec<DeviceRef>),
 }
 
 /// What the module needs.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::merge::{Step, Told};
 use super::record::Known;
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// What every document begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

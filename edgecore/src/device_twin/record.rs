@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::merge::Twin;
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// What is known of a device beside its twin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

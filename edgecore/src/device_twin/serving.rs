@@ -17,7 +17,7 @@ use super::mapper::{Change, Found, Mapper};
 use super::presence::{self, Answers, Verdict};
 use super::record::Registered;
 use super::{DeviceTwin, moment, store};
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// A mapper's task; ended when this is dropped.
 pub(super) struct Served {

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use super::catalogue::{Digest, Key};
 use super::merge::{Half, Property, Twin};
 use super::record::{Known, Registered, Row as Change};
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// Every device of this node with its twin.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceId, (Known, Twin)>> {

@@ -12,7 +12,8 @@ use super::merge::{self, Alphabet, Merged, Refused, Told, Twin};
 use super::payload::{self, Base};
 use super::presence::Unserved;
 use super::record::{Known, Row};
-use crate::event_bus::{DeviceId, DeviceTopic, NodeTopic, Topic};
+use crate::device_id::DeviceId;
+use crate::event_bus::{DeviceTopic, NodeTopic, Topic};
 use crate::report_queue::DeviceReport;
 
 /// What follows from one thing said.

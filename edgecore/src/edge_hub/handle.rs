@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of sockets; `link.rs` puts the questions on the wire.
 
-use ke_wire::{Answer, MessageId, Question, Up, Version};
+use ke_wire::{Answer, DeviceRef, MessageId, Question, Up, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Whether the cloud can be asked now. The number counts connections, so that a reader notices one it slept through.
@@ -38,6 +38,20 @@ pub struct Answered {
     pub version: Option<Version>,
     /// Owed to the cloud once the object is on disk.
     pub receipt: Option<Receipt>,
+}
+
+/// Devices that the cloud says came, left or are here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Some came, some left.
+    Changed {
+        /// Devices that came.
+        added: Vec<DeviceRef>,
+        /// Devices that left.
+        removed: Vec<DeviceRef>,
+    },
+    /// These and no others.
+    All(Vec<DeviceRef>),
 }
 
 /// What a handle asks of EdgeHub.

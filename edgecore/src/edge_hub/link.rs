@@ -13,16 +13,16 @@ use ke_link::edge::Output;
 use ke_link::{EdgeConfig, EdgeEnd};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Down, MessageId};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::DeviceEnds;
 use super::dial::Conn;
-use super::handle::{Answered, AskError, CloudInbox, Receipt, Request};
+use super::handle::{Answered, AskError, CloudInbox, Membership, Receipt, Request};
 use super::identity::Identity;
 use super::sending::{Sending, Settlement, sending, settlement};
 use crate::config::EdgeHubConfig;
-use crate::device_twin::Membership;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
 use crate::report_queue::{DeviceReport, Outbox, Outgoing, Parcel, ParcelNews, Ticket, Verdict};
 
@@ -277,7 +277,8 @@ impl<'a> Link<'a> {
     }
 
     fn tell_membership(&self, membership: Membership) {
-        if self.ends.devices.membership.try_send(membership).is_err() {
+        // Closed: DeviceTwin is not wanted here.
+        if let Err(TrySendError::Full(_)) = self.ends.devices.membership.try_send(membership) {
             tracing::warn!(
                 "DeviceTwin is too busy to hear which devices are here; the next connection brings them all"
             );

@@ -18,11 +18,10 @@ use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
 use tokio::sync::mpsc;
 
-pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Receipt};
+pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Receipt};
 pub use identity::{Identity, IdentityError};
 
 use crate::config::EdgeHubConfig;
-use crate::device_twin::Membership;
 use crate::meta_manager::Meta;
 use crate::report_queue::{DeviceOutbox, Outbox, ParcelNews, Verdict};
 use handle::Request;

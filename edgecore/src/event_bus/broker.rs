@@ -112,6 +112,7 @@ impl Embedded {
         hearing: Hearing<Token>,
         manner: Manner,
     ) -> Self {
+        // Full: what clients send waits in their sockets.
         let (to_core, from_clients) = mpsc::channel(TURN);
         Self {
             listener,
@@ -212,6 +213,7 @@ impl Embedded {
         self.n_accepted += 1;
         let id = ConnectionId(self.n_accepted);
         let (read_half, write_half) = stream.into_split();
+        // Full: the client reads too slowly and its connection is closed; its session keeps what is owed.
         let (packets, to_write) = mpsc::channel(WRITE_AHEAD);
         let reader = self.tasks.spawn(read(id, read_half, self.to_core.clone()));
         self.tasks.spawn(write(id, write_half, to_write, self.to_core.clone()));

@@ -12,6 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use ke_mqtt::Message;
 use tokio::sync::{mpsc, oneshot};
 
+use super::topic::Whose;
 use super::{Heard, Upload};
 
 type Kept<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -49,25 +50,16 @@ impl<T: Send + 'static> Hearing<T> {
     /// Takes a message in. Its token comes back from `next`, at once if nobody keeps it.
     pub(super) fn take(&mut self, message: Message, token: T) {
         let Message { topic, payload } = message;
-        if !(topic.starts_with("$hw/events/device/") || topic.starts_with("$hw/events/node/")) {
-            // Payloads of uploads are text on the wire to the cloud; KubeEdge damages other bytes in the same way.
-            let payload = String::from_utf8_lossy(&payload).into_owned();
-            if self.uploads.try_send(Upload { topic: topic.to_string(), payload }).is_err() {
-                self.n_lost_uploads += 1;
-                // At the first and at each doubling.
-                if self.n_lost_uploads.is_power_of_two() {
-                    tracing::warn!(
-                        %topic,
-                        n_lost = self.n_lost_uploads,
-                        "messages to the cloud come faster than they leave: dropped, so many since the start"
-                    );
+        match Whose::of(&topic) {
+            Whose::Clouds => {
+                // Payloads of uploads are text on the wire to the cloud; KubeEdge damages other bytes in the same way.
+                let payload = String::from_utf8_lossy(&payload).into_owned();
+                if self.uploads.try_send(Upload { topic: topic.to_string(), payload }).is_err() {
+                    self.tell_lost_upload(&topic);
                 }
+                self.done.push_back(token);
             }
-            self.done.push_back(token);
-            return;
-        }
-        match topic.parse() {
-            Ok(topic) => {
+            Whose::Ours(topic) => {
                 let (kept, is_kept) = oneshot::channel();
                 let waits = Box::pin(async move {
                     // Its drop counts too: whoever heard it will not keep it.
@@ -76,10 +68,22 @@ impl<T: Send + 'static> Hearing<T> {
                 });
                 self.backlog.push_back((Heard { topic, payload, kept }, waits));
             }
-            Err(_) => {
+            Whose::Nobodys => {
                 tracing::debug!(%topic, "no device or node has this topic; the message is ignored");
                 self.done.push_back(token);
             }
+        }
+    }
+
+    fn tell_lost_upload(&mut self, topic: &str) {
+        self.n_lost_uploads += 1;
+        // At the first and at each doubling.
+        if self.n_lost_uploads.is_power_of_two() {
+            tracing::warn!(
+                topic,
+                n_lost = self.n_lost_uploads,
+                "messages to the cloud come faster than they leave: dropped, so many since the start"
+            );
         }
     }
 

@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::{EventBusConfig, EventBusTls};
-pub use topic::{DeviceId, DeviceTopic, NodeTopic, Topic};
+pub use topic::{DeviceTopic, NodeTopic, Topic};
 
 use crate::db::{Db, DbError};
 use broker::{Embedded, Manner};

@@ -6,22 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ke_wire::{Namespace, NodeName, ObjectName};
+use ke_wire::NodeName;
 
-/// A device as topics name it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId {
-    /// Its namespace.
-    pub namespace: Namespace,
-    /// Its name.
-    pub name: ObjectName,
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
+use crate::device_id::DeviceId;
 
 /// What a topic of ours is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +17,28 @@ pub enum Topic {
     Device(DeviceId, DeviceTopic),
     /// Clients ask which devices this node has, and are told.
     Node(NodeName, NodeTopic),
+}
+
+/// Whose a topic is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Ours.
+    Ours(Topic),
+    /// Of our kind, but of no device or node.
+    Nobodys,
+    /// Any other: what is said there is for the cloud.
+    Clouds,
+}
+
+impl Whose {
+    /// Of a topic that something was said on.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        if !(text.starts_with("$hw/events/device/") || text.starts_with("$hw/events/node/")) {
+            return Self::Clouds;
+        }
+        text.parse().map_or(Self::Nobodys, Self::Ours)
+    }
 }
 
 /// The last levels of a device's topics.

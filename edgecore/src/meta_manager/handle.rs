@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 use ke_api::device::{Device, DeviceModel};
 use ke_wire::{Namespace, ObjectKey, ObjectName, Refusal, Uid};
 
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// Told after the store holds it. A reader that was away reads the store instead.
 #[derive(Clone, Debug)]

@@ -31,8 +31,8 @@ pub use store::Applied;
 use store::{Held, HeldToken};
 
 use crate::db::{Db, DbError};
+use crate::device_id::DeviceId;
 use crate::edge_hub::handle::{AskError, Cloud};
-use crate::event_bus::DeviceId;
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
 const BATCH: usize = 64;

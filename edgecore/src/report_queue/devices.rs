@@ -16,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::db::{Db, DbError};
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 use window::{Due, Window};
 
 pub use store::{Limits, keep};

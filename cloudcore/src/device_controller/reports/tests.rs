@@ -1,7 +1,9 @@
 //! When a device is written, and whose report is confirmed after that.
 
+use ke_wire::Trouble;
 use serde_json::json;
 
+use super::super::conditions::What;
 use super::*;
 
 const UNIX: i64 = 1_767_323_045_000;
@@ -266,7 +268,7 @@ fn too_many_that_wait_are_counted_and_their_values_kept() {
 #[test]
 fn events_go_with_the_conditions_that_are_new() {
     let mut bench = Bench::new();
-    let problem = |message: &str| Problem { what: "NoVisitors", message: message.to_owned() };
+    let problem = |message: &str| Problem { what: What::NoVisitors, message: message.to_owned() };
     let seen = device("u", 1, json!({"twins": [{"propertyName": "limit", "desired": {"value": "20"}}]}));
     bench.statuses.device(bench.now, &seen, vec![problem("a")]);
     let write = bench.poll().unwrap();
@@ -291,7 +293,7 @@ fn what_a_node_says_is_wrong_outlives_a_restart_and_ends_with_the_node() {
     bench.statuses.state(bench.now, UNIX, &id(), &report, who).unwrap();
     assert!(!bench.statuses.is_heard(&id()), "no mapper said that");
     let write = bench.poll().unwrap();
-    assert_eq!(write.events, [Problem { what: "NoMapper", message: "none".into() }]);
+    assert_eq!(write.events, [Problem { what: What::Told(Trouble::NoMapper), message: "none".into() }]);
     let shown = write.device.unwrap();
     assert_eq!(shown["conditions"][0]["message"], "none");
 

@@ -205,3 +205,18 @@ fn who_is_served_by_nobody_is_unknown_until_somebody_does() {
     assert!(!twins.is_unserved(&id("oven")));
     assert_eq!(twins.unserved(&id("none"), Some(&away("x")), &at(11)), None);
 }
+
+#[test]
+fn properties_that_went_are_forgotten() {
+    let mut twins = twins();
+    let said = json!({"limit": {"expected": {"value": "20"}, "actual": {"value": "18"}}, "heat": {"actual": {"value": "1"}}});
+    twins.reported(&id("oven"), &told(said), &at(1)).unwrap();
+    let gone = twins.forget(&id("oven"), ["limit".to_owned(), "never".to_owned()].into());
+    assert_eq!(gone.rows, [Row::Forget(id("oven"), vec!["limit".to_owned()])]);
+    let heat =
+        twins.reported(&id("oven"), &told(json!({"heat": {"actual": {"value": "2"}}})), &at(2)).unwrap();
+    let topics: Vec<String> = published(&heat).into_iter().map(|(topic, _)| topic).collect();
+    assert!(topics.iter().all(|topic| !topic.ends_with("delta")), "{topics:?}");
+    assert_eq!(twins.forget(&id("oven"), BTreeSet::new()), Effects::default());
+    assert_eq!(twins.forget(&id("lamp"), ["x".to_owned()].into()), Effects::default());
+}

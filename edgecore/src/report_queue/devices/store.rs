@@ -8,7 +8,7 @@ use serde_json::Error;
 
 use super::DeviceReport;
 use super::window::Row;
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// What a row of `device_report` is. Never renumber.
 const TWIN: i64 = 1;

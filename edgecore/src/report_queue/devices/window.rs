@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{DeviceReport, Parcel};
-use crate::event_bus::DeviceId;
+use crate::device_id::DeviceId;
 
 /// Rows read from disk at once.
 pub(super) const PAGE: usize = 256;
