@@ -13,11 +13,11 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::carrier::Reports;
 use crate::counters::Counters;
 use crate::deadband::{Deadband, LastTold};
 use crate::desired::{self, Wishes};
 use crate::driver::{Connection, Device, Driver, DriverError, Property};
-use crate::link::Reports;
 use crate::manifest::Description;
 use crate::news::Wish;
 use crate::outbox::Report;

@@ -1,11 +1,11 @@
-//! The edge node over the DMI, both ways: serves what edgecore calls, registers, and carries reports.
+//! The edge node over the DMI, both ways: serves what edgecore calls, registers, and sends reports.
 //!
 //! It registers again whenever edgecore's socket is another one or a report did not get through, as edgecore may have been
-//! restarted or replaced. It decides nothing about devices: `fleet.rs` does.
+//! restarted or replaced. It decides nothing about devices, `fleet.rs` does, nor when reports go, `carrier.rs` does.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -23,21 +23,18 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
 use crate::config::Config;
-use crate::counters::Counters;
 use crate::driver::DeviceName;
 use crate::manifest;
 use crate::news::News;
-use crate::outbox::{Outbox, Report};
+use crate::outbox::Report;
 
 /// What KubeEdge gives a call between a mapper and an edge node.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How often edgecore's socket is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between registrations and between tries of one report.
-const AGAIN: Backoff =
+pub(crate) const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(200), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
-/// KubeEdge's edges let one call a second pass, of all mappers together.
-const THROTTLED: Duration = Duration::from_secs(5);
 /// Along with a state: why it is no better, for people. The contract has no place for it; edges of KubeEdge pass over it.
 const WHY: &str = "isthmus-why-bin";
 /// Characters of it that are told.
@@ -162,9 +159,9 @@ pub(crate) struct Edge {
     client: DeviceManagerServiceClient<Channel>,
     discovery: DeviceDiscoveryClient<Channel>,
     /// A report did not get through.
-    lost: Arc<Notify>,
+    pub(crate) lost: Arc<Notify>,
     /// Counts registrations.
-    registered: Arc<watch::Sender<u64>>,
+    pub(crate) registered: Arc<watch::Sender<u64>>,
 }
 
 impl Edge {
@@ -271,7 +268,7 @@ impl Edge {
     }
 
     /// Sends one report. Gives back what to do if it was not taken.
-    async fn send(&self, device: &DeviceName, report: Report) -> Result<(), NotTaken> {
+    pub(crate) async fn send(&self, device: &DeviceName, report: Report) -> Result<(), NotTaken> {
         let mut client = self.client.clone();
         let (device_name, device_namespace) = (device.name.clone(), device.namespace.clone());
         let sent = match report {
@@ -326,7 +323,7 @@ async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> 
 
 /// Why a report still waits, or never will again.
 #[derive(Debug, PartialEq, Eq)]
-enum NotTaken {
+pub(crate) enum NotTaken {
     /// It is not known whether it arrived; it is sent again.
     Away,
     /// The edge node takes few calls.
@@ -352,78 +349,6 @@ fn not_taken(status: &Status) -> NotTaken {
 fn reason(status: &Status) -> String {
     let source = std::error::Error::source(status).map(ToString::to_string).unwrap_or_default();
     format!("{} {source}", status.message()).trim_end().to_owned()
-}
-
-/// Where a device's task leaves its reports.
-#[derive(Clone)]
-pub(crate) struct Reports(Arc<Shared>);
-
-struct Shared {
-    outbox: Mutex<Outbox>,
-    added: Notify,
-    counters: Counters,
-}
-
-impl Reports {
-    pub(crate) fn new(counters: Counters) -> Self {
-        Self(Arc::new(Shared { outbox: Mutex::default(), added: Notify::new(), counters }))
-    }
-
-    pub(crate) fn push(&self, report: Report) {
-        self.outbox(|outbox| outbox.push(report));
-        self.0.added.notify_one();
-    }
-
-    fn outbox<T>(&self, look: impl FnOnce(&mut Outbox) -> T) -> T {
-        // Whoever panicked with it left it whole: its methods do one thing each.
-        look(&mut self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Sends in order and for ever; dropped when the device goes.
-    pub(crate) async fn carry(self, device: DeviceName, edge: Edge) {
-        let mut registered = edge.registered.subscribe();
-        let mut n_failures = 0_u32;
-        loop {
-            let Some((number, report)) = self.outbox(|outbox| outbox.oldest()) else {
-                self.0.added.notified().await;
-                continue;
-            };
-            registered.mark_unchanged();
-            let wait = match edge.send(&device, report).await {
-                Ok(()) => {
-                    self.outbox(|outbox| outbox.done(number));
-                    let n_dropped = self.outbox(Outbox::take_dropped);
-                    if n_dropped > 0 {
-                        self.0.counters.dropped.inc_by(n_dropped);
-                        tracing::warn!(%device, n_dropped, "the edge node was away for long: the oldest values are lost");
-                    }
-                    n_failures = 0;
-                    continue;
-                }
-                Err(NotTaken::Never(error)) => {
-                    tracing::warn!(%device, error, "the edge node does not take a report");
-                    self.outbox(|outbox| outbox.done(number));
-                    continue;
-                }
-                Err(NotTaken::Throttled) => {
-                    if n_failures == 0 {
-                        tracing::warn!(%device, "the edge node takes fewer reports than there are; sample less often");
-                    }
-                    THROTTLED
-                }
-                Err(NotTaken::Away) => {
-                    edge.lost.notify_one();
-                    AGAIN.ceiling(n_failures)
-                }
-            };
-            n_failures = n_failures.saturating_add(1);
-            tokio::select! {
-                () = sleep(wait) => {}
-                // It is back.
-                _ = registered.changed() => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

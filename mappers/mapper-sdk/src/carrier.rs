@@ -1,0 +1,89 @@
+//! Carries one device's reports to the edge node: in order, each until it is taken.
+//!
+//! `device.rs` leaves them here and never waits; `outbox.rs` decides what is kept, `link.rs` sends. Started by `fleet.rs`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::counters::Counters;
+use crate::driver::DeviceName;
+use crate::link::{AGAIN, Edge, NotTaken};
+use crate::outbox::{Outbox, Report};
+
+/// KubeEdge's edges let one call a second pass, of all mappers together.
+const THROTTLED: Duration = Duration::from_secs(5);
+
+/// Where a device's task leaves its reports.
+#[derive(Clone)]
+pub(crate) struct Reports(Arc<Shared>);
+
+struct Shared {
+    outbox: Mutex<Outbox>,
+    added: Notify,
+    counters: Counters,
+}
+
+impl Reports {
+    pub(crate) fn new(counters: Counters) -> Self {
+        Self(Arc::new(Shared { outbox: Mutex::default(), added: Notify::new(), counters }))
+    }
+
+    pub(crate) fn push(&self, report: Report) {
+        self.outbox(|outbox| outbox.push(report));
+        self.0.added.notify_one();
+    }
+
+    fn outbox<T>(&self, look: impl FnOnce(&mut Outbox) -> T) -> T {
+        // Whoever panicked with it left it whole: its methods do one thing each.
+        look(&mut self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends in order and for ever; dropped when the device goes.
+    pub(crate) async fn carry(self, device: DeviceName, edge: Edge) {
+        let mut registered = edge.registered.subscribe();
+        let mut n_failures = 0_u32;
+        loop {
+            let Some((number, report)) = self.outbox(|outbox| outbox.oldest()) else {
+                self.0.added.notified().await;
+                continue;
+            };
+            registered.mark_unchanged();
+            let wait = match edge.send(&device, report).await {
+                Ok(()) => {
+                    self.outbox(|outbox| outbox.done(number));
+                    let n_dropped = self.outbox(Outbox::take_dropped);
+                    if n_dropped > 0 {
+                        self.0.counters.dropped.inc_by(n_dropped);
+                        tracing::warn!(%device, n_dropped, "the edge node was away for long: the oldest values are lost");
+                    }
+                    n_failures = 0;
+                    continue;
+                }
+                Err(NotTaken::Never(error)) => {
+                    tracing::warn!(%device, error, "the edge node does not take a report");
+                    self.outbox(|outbox| outbox.done(number));
+                    continue;
+                }
+                Err(NotTaken::Throttled) => {
+                    if n_failures == 0 {
+                        tracing::warn!(%device, "the edge node takes fewer reports than there are; sample less often");
+                    }
+                    THROTTLED
+                }
+                Err(NotTaken::Away) => {
+                    edge.lost.notify_one();
+                    AGAIN.ceiling(n_failures)
+                }
+            };
+            n_failures = n_failures.saturating_add(1);
+            tokio::select! {
+                () = sleep(wait) => {}
+                // It is back.
+                _ = registered.changed() => {}
+            }
+        }
+    }
+}
