@@ -44,6 +44,10 @@ impl Reports {
     /// Sends in order and for ever; dropped when the device goes.
     pub(crate) async fn carry(self, device: DeviceName, edge: Edge) {
         let mut registered = edge.registered.subscribe();
+        // What the edge node takes is known only then.
+        if registered.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
         let mut n_failures = 0_u32;
         loop {
             let Some((number, report)) = self.outbox(|outbox| outbox.oldest()) else {

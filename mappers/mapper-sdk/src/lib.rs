@@ -26,6 +26,7 @@ mod outbox;
 mod push;
 mod rest;
 mod sampler;
+mod terms;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

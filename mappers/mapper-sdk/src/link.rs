@@ -27,6 +27,7 @@ use crate::driver::DeviceName;
 use crate::manifest;
 use crate::news::News;
 use crate::outbox::Report;
+use crate::terms::{Maker, Registered};
 
 /// What KubeEdge gives a call between a mapper and an edge node.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
@@ -160,8 +161,8 @@ pub(crate) struct Edge {
     discovery: DeviceDiscoveryClient<Channel>,
     /// A report did not get through.
     pub(crate) lost: Arc<Notify>,
-    /// Counts registrations.
-    pub(crate) registered: Arc<watch::Sender<u64>>,
+    /// The last registration; `None` before the first.
+    pub(crate) registered: Arc<watch::Sender<Option<Registered>>>,
 }
 
 impl Edge {
@@ -175,7 +176,12 @@ impl Edge {
             }));
         let discovery = DeviceDiscoveryClient::new(channel.clone());
         let client = DeviceManagerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-        Self { client, discovery, lost: Arc::new(Notify::new()), registered: Arc::new(watch::Sender::new(0)) }
+        Self {
+            client,
+            discovery,
+            lost: Arc::new(Notify::new()),
+            registered: Arc::new(watch::Sender::new(None)),
+        }
     }
 
     /// Registers, and again whenever that may be needed, until shutdown.
@@ -223,13 +229,24 @@ impl Edge {
         let _ = news.send(News::Registering).await;
         let request = dmi::MapperRegisterRequest { with_data: true, mapper: Some(mapper) };
         let answer = limited(self.client.clone().mapper_register(request)).await?;
+        let maker = Maker::of_answer(answer.metadata());
+        let answer = answer.into_inner();
         tracing::info!(
             n_devices = answer.device_list.len(),
             n_models = answer.model_list.len(),
             "registered at edgecore"
         );
+        // Before the answer's devices are driven: what is told of them depends on it.
+        self.registered.send_modify(|last| {
+            let is_other = last.is_none_or(|last| last.maker != maker);
+            if is_other && maker == Maker::KubeEdge {
+                tracing::info!(
+                    "this is KubeEdge's edgecore: it takes less than Isthmus' (docs/devices.md says what)"
+                );
+            }
+            *last = Some(Registered::next(*last, maker));
+        });
         let _ = news.send(News::Registered(answer)).await;
-        self.registered.send_modify(|n_times| *n_times = n_times.wrapping_add(1));
         Ok(())
     }
 
@@ -314,9 +331,9 @@ async fn another(before: Option<Identity>, path: &Path) {
     }
 }
 
-async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<Response<T>, Status> {
     match timeout(CALL_LIMIT, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
+        Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_LIMIT.as_secs()))),
     }
 }
