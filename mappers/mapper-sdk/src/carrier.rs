@@ -2,6 +2,7 @@
 //!
 //! `device.rs` leaves them here and never waits; `outbox.rs` decides what is kept, `link.rs` sends. Started by `fleet.rs`.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::counters::Counters;
 use crate::driver::DeviceName;
 use crate::link::{AGAIN, Edge, NotTaken};
 use crate::outbox::{Outbox, Report};
+use crate::terms::{self, Maker};
 
 /// KubeEdge's edges let one call a second pass, of all mappers together.
 const THROTTLED: Duration = Duration::from_secs(5);
@@ -41,6 +43,17 @@ impl Reports {
         look(&mut self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Leaves out what KubeEdge's edgecore would drop a whole round for, and answer well.
+    fn leave_out(&self, device: &DeviceName, known: &mut BTreeSet<String>) {
+        for (property, why) in self.outbox(|outbox| outbox.leave_out(terms::check)) {
+            self.0.counters.left_out.inc();
+            if !known.contains(&property) {
+                tracing::warn!(%device, property, "it is not reported, as KubeEdge's edgecore takes only letters, digits and -_.,:/@# and {why}: make it a number or a code in the device or the driver, or use Isthmus' edgecore, which takes any text");
+                known.insert(property);
+            }
+        }
+    }
+
     /// Sends in order and for ever; dropped when the device goes.
     pub(crate) async fn carry(self, device: DeviceName, edge: Edge) {
         let mut registered = edge.registered.subscribe();
@@ -49,12 +62,17 @@ impl Reports {
             return;
         }
         let mut n_failures = 0_u32;
+        // Properties of which the log says that they are left out.
+        let mut known = BTreeSet::new();
         loop {
+            let maker = registered.borrow_and_update().map_or(Maker::KubeEdge, |last| last.maker);
+            if maker == Maker::KubeEdge {
+                self.leave_out(&device, &mut known);
+            }
             let Some((number, report)) = self.outbox(|outbox| outbox.oldest()) else {
                 self.0.added.notified().await;
                 continue;
             };
-            registered.mark_unchanged();
             let wait = match edge.send(&device, report).await {
                 Ok(()) => {
                     self.outbox(|outbox| outbox.done(number));

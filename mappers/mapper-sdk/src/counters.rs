@@ -14,6 +14,7 @@ pub(crate) struct Counters {
     pub(crate) refused_writes: Counter,
     pub(crate) lost: Counter,
     pub(crate) dropped: Counter,
+    pub(crate) left_out: Counter,
 }
 
 impl Counters {
@@ -29,6 +30,10 @@ impl Counters {
             dropped: metrics.counter(
                 "mapper_dropped_reports",
                 "Reports dropped because the edge node was away for too long",
+            ),
+            left_out: metrics.counter(
+                "mapper_left_out_values",
+                "Values not reported because KubeEdge's edgecore does not take their characters",
             ),
         }
     }

@@ -57,6 +57,23 @@ impl Outbox {
         self.waiting.retain(|(waits, _)| *waits != number);
     }
 
+    /// Takes out the values that the edge node would not take, and says which and why; the others of their rounds stay.
+    pub(crate) fn leave_out<E>(&mut self, check: impl Fn(&dmi::Twin) -> Result<(), E>) -> Vec<(String, E)> {
+        let mut left_out = Vec::new();
+        for (_, report) in &mut self.waiting {
+            let Report::Values(twins) = report else { continue };
+            twins.retain(|twin| match check(twin) {
+                Ok(()) => true,
+                Err(why) => {
+                    left_out.push((twin.property_name.clone(), why));
+                    false
+                }
+            });
+        }
+        self.waiting.retain(|(_, report)| !matches!(report, Report::Values(twins) if twins.is_empty()));
+        left_out
+    }
+
     /// How many reports were dropped since this was last asked.
     pub(crate) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.n_dropped)
@@ -92,6 +109,22 @@ mod tests {
         }
         assert_eq!(outbox.oldest(), outbox.oldest());
         assert_eq!(drain(&mut outbox), [state("online"), values(1), state("offline"), values(2)]);
+    }
+
+    #[test]
+    fn what_is_not_taken_leaves_its_round() {
+        let mut outbox = Outbox::default();
+        let twin = |name: &str| dmi::Twin { property_name: name.to_owned(), ..Default::default() };
+        outbox.push(state("online"));
+        outbox.push(Report::Values(vec![twin("a"), twin("bad"), twin("b")]));
+        outbox.push(Report::Values(vec![twin("bad")]));
+        outbox.push(values(1));
+        let check = |twin: &dmi::Twin| if twin.property_name == "bad" { Err("unfit") } else { Ok(()) };
+        let bad = || ("bad".to_owned(), "unfit");
+        assert_eq!(outbox.leave_out(check), [bad(), bad()]);
+        assert_eq!(outbox.leave_out(check), []);
+        let rest = Report::Values(vec![twin("a"), twin("b")]);
+        assert_eq!(drain(&mut outbox), [state("online"), rest, values(1)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Isthmus' edgecore takes every round and any text; KubeEdge's takes less. Which of them it is stands with the answer to
 //! the registration, which `link.rs` reads; `carrier.rs` keeps to it.
 
+use ke_dmi::v1beta1 as dmi;
 use tonic::metadata::MetadataMap;
 
 /// Along with the answer to a registration: values of any text are taken. Edges of KubeEdge send nothing of the kind.
@@ -21,6 +22,41 @@ impl Maker {
     /// Who says this along with the answer to a registration.
     pub(crate) fn of_answer(metadata: &MetadataMap) -> Self {
         if metadata.contains_key(ANY_TEXT) { Self::Isthmus } else { Self::KubeEdge }
+    }
+}
+
+/// KubeEdge's edges take this many bytes of a value, and of a property's name.
+const LONGEST: usize = 512;
+const LONGEST_NAME: usize = 128;
+
+/// Why an edge node of KubeEdge would drop a whole round for the sake of one property, in words for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// It has a character that is not taken.
+    #[error("its {0} has the character {1:?}")]
+    Character(&'static str, char),
+    /// It is longer than what is taken.
+    #[error("its {0} is {1} bytes long, and {2} is the most")]
+    Long(&'static str, usize, usize),
+}
+
+/// Whether an edge node of KubeEdge takes this property as it is told.
+pub(crate) fn check(twin: &dmi::Twin) -> Result<(), Unfit> {
+    let half = |half: &Option<dmi::TwinProperty>, what| {
+        half.as_ref().map_or(Ok(()), |half| check_text(&half.value, what, LONGEST))
+    };
+    check_text(&twin.property_name, "name", LONGEST_NAME)?;
+    half(&twin.reported, "value")?;
+    half(&twin.observed_desired, "desired value")
+}
+
+fn check_text(text: &str, what: &'static str, longest: usize) -> Result<(), Unfit> {
+    let is_taken =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ',' | ':' | '/' | '@' | '#');
+    match text.chars().find(|c| !is_taken(*c)) {
+        Some(c) => Err(Unfit::Character(what, c)),
+        None if text.len() > longest => Err(Unfit::Long(what, text.len(), longest)),
+        None => Ok(()),
     }
 }
 
@@ -58,5 +94,27 @@ mod tests {
         check(Some("isthmus-dmi"), Maker::Isthmus);
         check(Some("content-type"), Maker::KubeEdge);
         check(None, Maker::KubeEdge);
+    }
+
+    #[test]
+    fn what_kubeedge_takes() {
+        let check = |name: &str, value: &str, desired: &str, expected: &str| {
+            let half =
+                |value: &str| Some(dmi::TwinProperty { value: value.to_owned(), ..Default::default() });
+            let (reported, observed_desired) = (half(value), half(desired));
+            let twin = dmi::Twin { property_name: name.to_owned(), reported, observed_desired };
+            let found = super::check(&twin).map_or_else(|unfit| unfit.to_string(), |()| String::new());
+            assert_eq!(found, expected, "{twin:?}");
+        };
+        check("heat", "-25.3", "", "");
+        check("a-_.,:/@#Z9", "a-_.,:/@#Z9", "a-_.,:/@#Z9", "");
+        check("state", "not ok", "", "its value has the character ' '");
+        check("state", "", "1+1", "its desired value has the character '+'");
+        check("state", "früh", "", "its value has the character 'ü'");
+        check("state", "a\nb", "", "its value has the character '\\n'");
+        check("the state", "", "", "its name has the character ' '");
+        check("heat", &"7".repeat(512), "", "");
+        check("heat", &"7".repeat(513), "", "its value is 513 bytes long, and 512 is the most");
+        check(&"n".repeat(129), "", "", "its name is 129 bytes long, and 128 is the most");
     }
 }
