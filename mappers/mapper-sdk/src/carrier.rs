@@ -1,10 +1,11 @@
-//! Carries one device's reports to the edge node: in order, each until it is taken.
+//! Carries one device's reports to the edge node: in order, each until it is taken; to one that takes few, in turn with the
+//! other devices and the newest values only.
 //!
-//! `device.rs` leaves them here and never waits; `outbox.rs` decides what is kept, `link.rs` sends. Started by `fleet.rs`.
+//! `device.rs` leaves them here and never waits; `outbox.rs` decides what is kept, `turns.rs` when it may go, `link.rs`
+//! sends. Started by `fleet.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -13,10 +14,7 @@ use crate::counters::Counters;
 use crate::driver::DeviceName;
 use crate::link::{AGAIN, Edge, NotTaken};
 use crate::outbox::{Outbox, Report};
-use crate::terms::{self, Maker};
-
-/// KubeEdge's edges let one call a second pass, of all mappers together.
-const THROTTLED: Duration = Duration::from_secs(5);
+use crate::terms::{self, Maker, Pace, Registered};
 
 /// Where a device's task leaves its reports.
 #[derive(Clone)]
@@ -64,15 +62,25 @@ impl Reports {
         let mut n_failures = 0_u32;
         // Properties of which the log says that they are left out.
         let mut known = BTreeSet::new();
+        let mut has_turn = false;
         loop {
-            let maker = registered.borrow_and_update().map_or(Maker::KubeEdge, |last| last.maker);
+            // There is one: it was waited for.
+            let Some(Registered { maker, pace, .. }) = *registered.borrow_and_update() else { return };
             if maker == Maker::KubeEdge {
                 self.leave_out(&device, &mut known);
             }
-            let Some((number, report)) = self.outbox(|outbox| outbox.oldest()) else {
+            if self.outbox(|outbox| outbox.is_empty()) {
                 self.0.added.notified().await;
                 continue;
-            };
+            }
+            if pace == Pace::Newest && !std::mem::take(&mut has_turn) {
+                edge.turns.take().await;
+                has_turn = true;
+                // With what came meanwhile.
+                continue;
+            }
+            let Some((number, report)) = self.outbox(|outbox| outbox.next(pace)) else { continue };
+            self.0.counters.replaced.inc_by(self.outbox(Outbox::take_replaced));
             let wait = match edge.send(&device, report).await {
                 Ok(()) => {
                     self.outbox(|outbox| outbox.done(number));
@@ -90,10 +98,8 @@ impl Reports {
                     continue;
                 }
                 Err(NotTaken::Throttled) => {
-                    if n_failures == 0 {
-                        tracing::warn!(%device, "the edge node takes fewer reports than there are; sample less often");
-                    }
-                    THROTTLED
+                    edge.throttled();
+                    continue;
                 }
                 Err(NotTaken::Away) => {
                     edge.lost.notify_one();

@@ -15,6 +15,7 @@ pub(crate) struct Counters {
     pub(crate) lost: Counter,
     pub(crate) dropped: Counter,
     pub(crate) left_out: Counter,
+    pub(crate) replaced: Counter,
 }
 
 impl Counters {
@@ -34,6 +35,10 @@ impl Counters {
             left_out: metrics.counter(
                 "mapper_left_out_values",
                 "Values not reported because KubeEdge's edgecore does not take their characters",
+            ),
+            replaced: metrics.counter(
+                "mapper_replaced_values",
+                "Values that newer ones replaced before they could go, as the edge node takes one report a second",
             ),
         }
     }

@@ -27,6 +27,7 @@ mod push;
 mod rest;
 mod sampler;
 mod terms;
+mod turns;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

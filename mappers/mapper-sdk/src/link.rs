@@ -27,7 +27,8 @@ use crate::driver::DeviceName;
 use crate::manifest;
 use crate::news::News;
 use crate::outbox::Report;
-use crate::terms::{Maker, Registered};
+use crate::terms::{Maker, Pace, Registered};
+use crate::turns::Turns;
 
 /// What KubeEdge gives a call between a mapper and an edge node.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
@@ -163,6 +164,8 @@ pub(crate) struct Edge {
     pub(crate) lost: Arc<Notify>,
     /// The last registration; `None` before the first.
     pub(crate) registered: Arc<watch::Sender<Option<Registered>>>,
+    /// For the calls to one that takes few.
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Edge {
@@ -181,6 +184,7 @@ impl Edge {
             discovery,
             lost: Arc::new(Notify::new()),
             registered: Arc::new(watch::Sender::new(None)),
+            turns: Arc::default(),
         }
     }
 
@@ -282,6 +286,19 @@ impl Edge {
     ) -> Result<(), Status> {
         let request = ke_dmi::discovery::ReportDiscoveredRequest { protocol: protocol.to_owned(), devices };
         limited(self.discovery.clone().report_discovered(request)).await.map(drop)
+    }
+
+    /// It refused a report as there were too many. Until it takes another registration it gets fewer.
+    pub(crate) fn throttled(&self) {
+        self.turns.refused();
+        self.registered.send_if_modified(|last| match last {
+            Some(Registered { pace: pace @ Pace::Every, .. }) => {
+                tracing::warn!("the edge node takes fewer reports than there are: from now on one a second, with the newest values; sample less often");
+                *pace = Pace::Newest;
+                true
+            }
+            _ => false,
+        });
     }
 
     /// Sends one report. Gives back what to do if it was not taken.

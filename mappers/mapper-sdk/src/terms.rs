@@ -67,12 +67,29 @@ pub(crate) struct Registered {
     pub(crate) number: u64,
     /// Who took it.
     pub(crate) maker: Maker,
+    /// What it takes of what waits.
+    pub(crate) pace: Pace,
+}
+
+/// What goes to the edge node of what waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// All of it, in order.
+    #[default]
+    Every,
+    /// Of each property and of the state the newest, a call a second of the whole mapper: there is no time for more, and
+    /// what comes late would pass for new.
+    Newest,
 }
 
 impl Registered {
     /// The one that follows.
     pub(crate) fn next(last: Option<Self>, maker: Maker) -> Self {
-        Self { number: last.map_or(1, |last| last.number.wrapping_add(1)), maker }
+        let pace = match maker {
+            Maker::Isthmus => Pace::Every,
+            Maker::KubeEdge => Pace::Newest,
+        };
+        Self { number: last.map_or(1, |last| last.number.wrapping_add(1)), maker, pace }
     }
 }
 
@@ -94,6 +111,10 @@ mod tests {
         check(Some("isthmus-dmi"), Maker::Isthmus);
         check(Some("content-type"), Maker::KubeEdge);
         check(None, Maker::KubeEdge);
+        let first = Registered::next(None, Maker::KubeEdge);
+        assert_eq!((first.number, first.pace), (1, Pace::Newest));
+        let second = Registered::next(Some(first), Maker::Isthmus);
+        assert_eq!((second.number, second.pace), (2, Pace::Every));
     }
 
     #[test]

@@ -57,3 +57,55 @@ async fn a_value_that_kubeedge_does_not_take_leaves_the_others() {
     assert!(edge.reported().iter().all(|told| told.value != "heating up"));
     assert_eq!(edge.n_dropped_rounds(), 0);
 }
+
+/// The shortest time between two reports.
+fn shortest_pause(edge: &FakeEdge) -> Duration {
+    let calls = edge.calls();
+    let pauses = calls.iter().zip(calls.iter().skip(1)).map(|(one, next)| *next - *one);
+    pauses.min().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn kubeedge_gets_one_report_a_second_and_the_newest_values() {
+    let (edge, oven_1) = (beside_kubeedge(json!({})).await, Oven::default());
+    let _mapper = edge.run(oven_1.clone());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    oven_1.0.lock().unwrap().held.insert("heat".into(), Value::Int(300));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let n_before = edge.reported().len();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    // All that is told after that is new: nothing of before was kept.
+    let told = edge.reported();
+    let late = told.iter().skip(n_before).filter(|told| told.property == "heat" && told.value != "300");
+    assert_eq!(late.collect::<Vec<_>>(), Vec::<&crate::testing::Reported>::new());
+    let pause = shortest_pause(&edge);
+    assert!((Duration::from_secs(1)..Duration::from_millis(1100)).contains(&pause), "{pause:?}");
+    // In turn.
+    for name in ["oven-1", "oven-2", "oven-3"] {
+        let n_told = told.iter().filter(|told| told.device == name && told.property == "heat").count();
+        assert!((105..=111).contains(&n_told), "{name}: {n_told} in 332 s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_refused_a_report_gets_fewer_until_the_next_registration() {
+    let (mut edge, oven_1) = (edge(), Oven::default());
+    edge.put_device(&oven("20")).await;
+    edge.put_device(&device("oven-2", json!({}), "")).await;
+    let _mapper = edge.run(oven_1);
+    edge.wait("a hundred rounds", || edge.rounds().len() >= 100).await;
+    assert!(shortest_pause(&edge) < Duration::from_millis(100));
+    edge.refuse(1);
+    // One may be under way.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    edge.clear();
+    edge.wait("ten reports", || edge.calls().len() >= 10).await;
+    let pause = shortest_pause(&edge);
+    assert!(pause > Duration::from_millis(900), "{pause:?}");
+    edge.stop().await;
+    edge.listen();
+    edge.wait("to be registered at again", || edge.n_registrations() == 2).await;
+    edge.clear();
+    edge.wait("a hundred rounds", || edge.rounds().len() >= 100).await;
+    assert!(shortest_pause(&edge) < Duration::from_millis(100));
+}
