@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::counters::Counters;
 use crate::driver::DeviceName;
 use crate::link::{AGAIN, Edge, NotTaken};
 use crate::outbox::{Outbox, Report};
-use crate::terms::{self, Maker, Pace, Registered};
+use crate::terms::{self, Maker, Pace, Registered, Twice};
 
 /// Where a device's task leaves its reports.
 #[derive(Clone)]
@@ -23,12 +23,20 @@ pub(crate) struct Reports(Arc<Shared>);
 struct Shared {
     outbox: Mutex<Outbox>,
     added: Notify,
+    registered: watch::Receiver<Option<Registered>>,
     counters: Counters,
 }
 
 impl Reports {
-    pub(crate) fn new(counters: Counters) -> Self {
-        Self(Arc::new(Shared { outbox: Mutex::default(), added: Notify::new(), counters }))
+    pub(crate) fn new(edge: &Edge, counters: Counters) -> Self {
+        let registered = edge.registered.subscribe();
+        Self(Arc::new(Shared { outbox: Mutex::default(), added: Notify::new(), registered, counters }))
+    }
+
+    /// Another number than before: what is only told when it changes is told now. KubeEdge's may know nothing of it.
+    pub(crate) fn begins_anew(&self) -> u64 {
+        let registered = *self.0.registered.borrow();
+        registered.filter(|now| now.maker == Maker::KubeEdge).map_or(0, |now| now.number)
     }
 
     pub(crate) fn push(&self, report: Report) {
@@ -63,9 +71,11 @@ impl Reports {
         // Properties of which the log says that they are left out.
         let mut known = BTreeSet::new();
         let mut has_turn = false;
+        let mut twice = Twice::default();
         loop {
             // There is one: it was waited for.
-            let Some(Registered { maker, pace, .. }) = *registered.borrow_and_update() else { return };
+            let Some(now) = *registered.borrow_and_update() else { return };
+            let Registered { maker, pace, .. } = now;
             if maker == Maker::KubeEdge {
                 self.leave_out(&device, &mut known);
             }
@@ -81,9 +91,15 @@ impl Reports {
             }
             let Some((number, report)) = self.outbox(|outbox| outbox.next(pace)) else { continue };
             self.0.counters.replaced.inc_by(self.outbox(Outbox::take_replaced));
-            let wait = match edge.send(&device, report).await {
+            let wait = match edge.send(&device, report.clone()).await {
                 Ok(()) => {
                     self.outbox(|outbox| outbox.done(number));
+                    if let Report::Values(twins) = &report {
+                        let again = twice.once_more(now, twins);
+                        if !again.is_empty() {
+                            self.outbox(|outbox| outbox.repeat(again));
+                        }
+                    }
                     let n_dropped = self.outbox(Outbox::take_dropped);
                     if n_dropped > 0 {
                         self.0.counters.dropped.inc_by(n_dropped);

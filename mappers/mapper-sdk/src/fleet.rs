@@ -227,7 +227,7 @@ impl<D: Driver> Fleet<D> {
         let (description, descriptions) = watch::channel(description);
         // Full: whoever asks over REST waits.
         let (wishes, asked) = mpsc::channel(8);
-        let reports = Reports::new(self.counters.clone());
+        let reports = Reports::new(&self.edge, self.counters.clone());
         let task = DeviceTask::new(
             Arc::clone(&self.driver),
             self.call_limit,

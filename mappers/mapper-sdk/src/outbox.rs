@@ -117,6 +117,14 @@ impl Outbox {
         std::mem::take(&mut self.n_replaced)
     }
 
+    /// Values that are to go once more, before those that are newer.
+    pub(crate) fn repeat(&mut self, twins: Vec<dmi::Twin>) {
+        self.last_number = self.last_number.wrapping_add(1);
+        let values = self.waiting.iter().position(|(_, waits)| matches!(waits, Report::Values(_)));
+        let place = values.unwrap_or(self.waiting.len());
+        self.waiting.insert(place, (self.last_number, Report::Values(twins)));
+    }
+
     /// Takes out the values that the edge node would not take, and says which and why; the others of their rounds stay.
     pub(crate) fn leave_out<E>(&mut self, check: impl Fn(&dmi::Twin) -> Result<(), E>) -> Vec<(String, E)> {
         let mut left_out = Vec::new();
@@ -202,6 +210,23 @@ mod tests {
         check(reports, 1, &[state("offline"), merged()]);
         check(vec![old, state("online"), new, state("offline")], 1, &[merged(), state("offline")]);
         check(vec![state("online")], 0, &[state("online")]);
+    }
+
+    #[test]
+    fn once_more_but_never_after_what_is_newer() {
+        let mut outbox = Outbox::default();
+        let Report::Values(old) = round(&[("a", 1), ("b", 1)]) else { panic!("values") };
+        outbox.push(state("online"));
+        outbox.push(round(&[("a", 2)]));
+        outbox.repeat(old.clone());
+        let (number, report) = outbox.next(Pace::Newest).unwrap();
+        assert_eq!(report, state("online"));
+        outbox.done(number);
+        let (number, report) = outbox.next(Pace::Newest).unwrap();
+        assert_eq!(report, round(&[("a", 2), ("b", 1)]));
+        outbox.done(number);
+        outbox.repeat(old.clone());
+        assert_eq!(drain(&mut outbox), [Report::Values(old)]);
     }
 
     #[test]

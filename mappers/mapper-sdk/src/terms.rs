@@ -3,6 +3,8 @@
 //! Isthmus' edgecore takes every round and any text; KubeEdge's takes less. Which of them it is stands with the answer to
 //! the registration, which `link.rs` reads; `carrier.rs` keeps to it.
 
+use std::collections::BTreeSet;
+
 use ke_dmi::v1beta1 as dmi;
 use tonic::metadata::MetadataMap;
 
@@ -93,6 +95,29 @@ impl Registered {
     }
 }
 
+/// What KubeEdge is told once more: its cloudcore makes an empty entry of a property's first report, and only the second one
+/// shows. Counts from each registration, as nobody says when that cloudcore was made anew.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Twice {
+    /// The registration.
+    number: u64,
+    /// Properties that were told since.
+    told: BTreeSet<String>,
+}
+
+impl Twice {
+    /// Of what was just told, what is to be told once more.
+    pub(crate) fn once_more(&mut self, registered: Registered, told: &[dmi::Twin]) -> Vec<dmi::Twin> {
+        if registered.maker == Maker::Isthmus {
+            return Vec::new();
+        }
+        if self.number != registered.number {
+            *self = Self { number: registered.number, told: BTreeSet::new() };
+        }
+        told.iter().filter(|twin| self.told.insert(twin.property_name.clone())).cloned().collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tonic::metadata::MetadataValue;
@@ -115,6 +140,25 @@ mod tests {
         assert_eq!((first.number, first.pace), (1, Pace::Newest));
         let second = Registered::next(Some(first), Maker::Isthmus);
         assert_eq!((second.number, second.pace), (2, Pace::Every));
+    }
+
+    #[test]
+    fn once_more_after_each_registration() {
+        let mut twice = Twice::default();
+        let mut check = |number: u64, maker: Maker, told: &[&str], expected: &[&str]| {
+            let twin = |name: &&str| dmi::Twin { property_name: (*name).to_owned(), ..Default::default() };
+            let told: Vec<dmi::Twin> = told.iter().map(twin).collect();
+            let registered = Registered { number, maker, pace: Pace::Newest };
+            let again = twice.once_more(registered, &told);
+            let names: Vec<&str> = again.iter().map(|twin| twin.property_name.as_str()).collect();
+            assert_eq!(names, expected, "{registered:?}");
+        };
+        check(1, Maker::KubeEdge, &["a", "b"], &["a", "b"]);
+        check(1, Maker::KubeEdge, &["b", "c"], &["c"]);
+        check(1, Maker::KubeEdge, &["a", "b", "c"], &[]);
+        check(2, Maker::KubeEdge, &["a"], &["a"]);
+        check(3, Maker::Isthmus, &["a"], &[]);
+        check(4, Maker::KubeEdge, &["a"], &["a"]);
     }
 
     #[test]

@@ -109,3 +109,28 @@ async fn whoever_has_refused_a_report_gets_fewer_until_the_next_registration() {
     edge.wait("a hundred rounds", || edge.rounds().len() >= 100).await;
     assert!(shortest_pause(&edge) < Duration::from_millis(100));
 }
+
+/// D1: KubeEdge's cloud makes an empty entry of a property's first report.
+#[tokio::test(start_paused = true)]
+async fn kubeedge_is_told_everything_twice_after_each_registration() {
+    let mut edge = beside_kubeedge(json!({"reportOnChange": true})).await;
+    let _mapper = edge.run(Oven::default());
+    for n_registrations in 1..=2 {
+        edge.wait("to be registered at", || edge.n_registrations() == n_registrations).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let reported = edge.reported();
+        for name in ["oven-1", "oven-2", "oven-3"] {
+            let n_told = |property: &str| {
+                reported
+                    .iter()
+                    .filter(|told| (told.device.as_str(), told.property.as_str()) == (name, property))
+                    .count()
+            };
+            assert_eq!(n_told("heat"), 2, "{name}, {n_registrations}");
+            assert!(n_told("phase") > 2);
+        }
+        edge.stop().await;
+        edge.clear();
+        edge.listen();
+    }
+}
