@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use mapper_mqtt::Mqtt;
 use mapper_mqtt::driver::MqttConnection;
+use mapper_sdk::testing::FakeEdge;
 use mapper_sdk::value::{Kind, Value};
 use mapper_sdk::{Connection, Device, DeviceName, Driver, DriverError, Property, Settings};
 use rumqttc::{
@@ -16,6 +17,7 @@ use rumqttc::{
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
 /// The broker's end.
 struct Peer {
@@ -355,4 +357,71 @@ async fn whoever_goes_says_goodbye() {
     drop(connection);
     assert!(matches!(peer.read().await, Some(Packet::Disconnect)));
     assert_eq!(peer.read().await, None);
+}
+
+/// Nobody may have to start anything again after a night without the broker. The hour is one of virtual time.
+#[tokio::test]
+async fn a_broker_that_is_away_for_an_hour() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let manifests = |desired: &str| {
+        format!(
+            "kind: DeviceModel\nmetadata: {{name: oven}}\nspec: {{properties: [{{name: heat, type: FLOAT}}, \
+             {{name: limit, type: INT, accessMode: ReadWrite}}]}}\n---\n\
+             kind: Device\nmetadata: {{name: oven-1}}\nspec:\n  deviceModelRef: {{name: oven}}\n  \
+             protocol: {{protocolName: mqtt, configData: {{ip: 127.0.0.1, port: {port}}}}}\n  properties:\n  \
+             - {{name: heat, reportToCloud: true, visitors: {{configData: {{topic: heat}}}}}}\n  \
+             - {{name: limit, desired: {{value: '{desired}'}}, visitors: {{configData: {{outputTopic: limit}}}}}}\n"
+        )
+    };
+    let welcome = async |is_paused: bool| {
+        let (stream, _) = listener.accept().await.unwrap();
+        // Virtual time does not wait for what is on its way between two sockets.
+        if is_paused {
+            tokio::time::resume();
+        }
+        let mut peer = Peer { stream, held: BytesMut::new() };
+        assert!(matches!(peer.read().await, Some(Packet::Connect(_))));
+        peer.write(Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, false))).await;
+        let subscribe = peer.subscribed().await;
+        let codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];
+        peer.write(Packet::SubAck(SubAck::new(subscribe.pkid, codes))).await;
+        peer
+    };
+    let edge = FakeEdge::start();
+    edge.apply(&manifests("")).await;
+    let _mapper = edge.run(Mqtt);
+    let mut peer = welcome(false).await;
+    peer.tell("heat", "25.5").await;
+    edge.wait_reported("oven-1", "heat", "25.5").await;
+    drop(peer);
+    edge.clear();
+    for desired in ["1", "2", "3"] {
+        edge.apply(&manifests(desired)).await;
+    }
+
+    tokio::time::pause();
+    let (began, mut tries) = (Instant::now(), vec![Duration::ZERO]);
+    while let Ok(came) = timeout_at(began + Duration::from_secs(3600), listener.accept()).await {
+        came.unwrap();
+        tries.push(began.elapsed());
+    }
+    // Soon at first, then every half minute.
+    let waits: Vec<Duration> =
+        tries.iter().zip(tries.iter().skip(1)).map(|(one, next)| *next - *one).collect();
+    let longest = waits.iter().max().unwrap();
+    assert!(*longest < Duration::from_secs(45), "{waits:?}");
+    assert!((80..140).contains(&waits.len()), "{} tries", waits.len());
+    // Nothing piled up: the state and its reasons, and that was it.
+    assert_eq!(edge.states("oven-1"), ["offline"]);
+    assert!(edge.reported().is_empty() && edge.calls().len() < 10, "{} reports", edge.calls().len());
+
+    let mut peer = welcome(true).await;
+    peer.tell("heat", "26.5").await;
+    let message = peer.published().await;
+    assert_eq!((&message.topic[..], &message.payload[..]), (&b"limit"[..], &b"3"[..]));
+    peer.write(Packet::PubAck(PubAck::new(message.pkid))).await;
+    edge.wait_reported("oven-1", "heat", "26.5").await;
+    edge.wait_state("oven-1", "online").await;
+    assert_eq!(edge.reported().len(), 1);
 }

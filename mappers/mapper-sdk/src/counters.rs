@@ -14,6 +14,8 @@ pub(crate) struct Counters {
     pub(crate) refused_writes: Counter,
     pub(crate) lost: Counter,
     pub(crate) dropped: Counter,
+    pub(crate) left_out: Counter,
+    pub(crate) replaced: Counter,
 }
 
 impl Counters {
@@ -29,6 +31,14 @@ impl Counters {
             dropped: metrics.counter(
                 "mapper_dropped_reports",
                 "Reports dropped because the edge node was away for too long",
+            ),
+            left_out: metrics.counter(
+                "mapper_left_out_values",
+                "Values not reported because KubeEdge's edgecore does not take their characters",
+            ),
+            replaced: metrics.counter(
+                "mapper_replaced_values",
+                "Values that newer ones replaced before they could go, as the edge node takes one report a second",
             ),
         }
     }

@@ -13,11 +13,11 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::carrier::Reports;
 use crate::counters::Counters;
 use crate::deadband::{Deadband, LastTold};
 use crate::desired::{self, Wishes};
 use crate::driver::{Connection, Device, Driver, DriverError, Property};
-use crate::link::Reports;
 use crate::manifest::Description;
 use crate::news::Wish;
 use crate::outbox::Report;
@@ -89,6 +89,8 @@ struct Band {
     last: LastTold,
     /// The `observedDesired` that was told along.
     observed: String,
+    /// [`Reports::begins_anew`] when it was told.
+    begun: u64,
 }
 
 /// Why a device is no longer driven over one connection.
@@ -333,7 +335,8 @@ impl<D: Driver> DeviceTask<D> {
             for property in &device.properties {
                 match Deadband::of(&property.settings) {
                     Ok(Some(deadband)) => {
-                        let band = Band { deadband, last: LastTold::default(), observed: String::new() };
+                        let (last, observed) = (LastTold::default(), String::new());
+                        let band = Band { deadband, last, observed, begun: 0 };
                         self.bands.insert(property.name.clone(), band);
                     }
                     Ok(None) => {}
@@ -500,6 +503,7 @@ impl<D: Driver> DeviceTask<D> {
     fn tell(&mut self, values: Vec<(&Property, Value)>) {
         let now = self.now();
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let begun = self.reports.begins_anew();
         let mut twins = Vec::with_capacity(values.len());
         for (property, value) in values {
             self.counters.values.inc();
@@ -509,6 +513,9 @@ impl<D: Driver> DeviceTask<D> {
             }
             let observed = self.wishes.observed(&property.name);
             if let Some(band) = self.bands.get_mut(&property.name) {
+                if band.begun != begun {
+                    (band.begun, band.last) = (begun, LastTold::default());
+                }
                 let is_due = band.last.is_due(band.deadband, &value, now);
                 if !is_due && band.observed == observed {
                     continue;

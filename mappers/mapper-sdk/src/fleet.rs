@@ -12,10 +12,11 @@ use ke_run::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
+use crate::carrier::Reports;
 use crate::counters::Counters;
 use crate::device::DeviceTask;
 use crate::driver::{DeviceName, Driver};
-use crate::link::{Edge, Reports};
+use crate::link::Edge;
 use crate::manifest::{self, Description};
 use crate::news::{Found, News, Wish};
 use crate::push::Targets;
@@ -226,7 +227,7 @@ impl<D: Driver> Fleet<D> {
         let (description, descriptions) = watch::channel(description);
         // Full: whoever asks over REST waits.
         let (wishes, asked) = mpsc::channel(8);
-        let reports = Reports::new(self.counters.clone());
+        let reports = Reports::new(&self.edge, self.counters.clone());
         let task = DeviceTask::new(
             Arc::clone(&self.driver),
             self.call_limit,

@@ -1,11 +1,11 @@
-//! The edge node over the DMI, both ways: serves what edgecore calls, registers, and carries reports.
+//! The edge node over the DMI, both ways: serves what edgecore calls, registers, and sends reports.
 //!
 //! It registers again whenever edgecore's socket is another one or a report did not get through, as edgecore may have been
-//! restarted or replaced. It decides nothing about devices: `fleet.rs` does.
+//! restarted or replaced. It decides nothing about devices, `fleet.rs` does, nor when reports go, `carrier.rs` does.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -23,21 +23,20 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
 use crate::config::Config;
-use crate::counters::Counters;
 use crate::driver::DeviceName;
 use crate::manifest;
 use crate::news::News;
-use crate::outbox::{Outbox, Report};
+use crate::outbox::Report;
+use crate::terms::{Maker, Pace, Registered};
+use crate::turns::Turns;
 
 /// What KubeEdge gives a call between a mapper and an edge node.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How often edgecore's socket is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between registrations and between tries of one report.
-const AGAIN: Backoff =
+pub(crate) const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(200), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
-/// KubeEdge's edges let one call a second pass, of all mappers together.
-const THROTTLED: Duration = Duration::from_secs(5);
 /// Along with a state: why it is no better, for people. The contract has no place for it; edges of KubeEdge pass over it.
 const WHY: &str = "isthmus-why-bin";
 /// Characters of it that are told.
@@ -162,9 +161,11 @@ pub(crate) struct Edge {
     client: DeviceManagerServiceClient<Channel>,
     discovery: DeviceDiscoveryClient<Channel>,
     /// A report did not get through.
-    lost: Arc<Notify>,
-    /// Counts registrations.
-    registered: Arc<watch::Sender<u64>>,
+    pub(crate) lost: Arc<Notify>,
+    /// The last registration; `None` before the first.
+    pub(crate) registered: Arc<watch::Sender<Option<Registered>>>,
+    /// For the calls to one that takes few.
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Edge {
@@ -178,7 +179,13 @@ impl Edge {
             }));
         let discovery = DeviceDiscoveryClient::new(channel.clone());
         let client = DeviceManagerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-        Self { client, discovery, lost: Arc::new(Notify::new()), registered: Arc::new(watch::Sender::new(0)) }
+        Self {
+            client,
+            discovery,
+            lost: Arc::new(Notify::new()),
+            registered: Arc::new(watch::Sender::new(None)),
+            turns: Arc::default(),
+        }
     }
 
     /// Registers, and again whenever that may be needed, until shutdown.
@@ -226,13 +233,24 @@ impl Edge {
         let _ = news.send(News::Registering).await;
         let request = dmi::MapperRegisterRequest { with_data: true, mapper: Some(mapper) };
         let answer = limited(self.client.clone().mapper_register(request)).await?;
+        let maker = Maker::of_answer(answer.metadata());
+        let answer = answer.into_inner();
         tracing::info!(
             n_devices = answer.device_list.len(),
             n_models = answer.model_list.len(),
             "registered at edgecore"
         );
+        // Before the answer's devices are driven: what is told of them depends on it.
+        self.registered.send_modify(|last| {
+            let is_other = last.is_none_or(|last| last.maker != maker);
+            if is_other && maker == Maker::KubeEdge {
+                tracing::info!(
+                    "this is KubeEdge's edgecore: it takes less than Isthmus' (docs/devices.md says what)"
+                );
+            }
+            *last = Some(Registered::next(*last, maker));
+        });
         let _ = news.send(News::Registered(answer)).await;
-        self.registered.send_modify(|n_times| *n_times = n_times.wrapping_add(1));
         Ok(())
     }
 
@@ -270,8 +288,21 @@ impl Edge {
         limited(self.discovery.clone().report_discovered(request)).await.map(drop)
     }
 
+    /// It refused a report as there were too many. Until it takes another registration it gets fewer.
+    pub(crate) fn throttled(&self) {
+        self.turns.refused();
+        self.registered.send_if_modified(|last| match last {
+            Some(Registered { pace: pace @ Pace::Every, .. }) => {
+                tracing::warn!("the edge node takes fewer reports than there are: from now on one a second, with the newest values; sample less often");
+                *pace = Pace::Newest;
+                true
+            }
+            _ => false,
+        });
+    }
+
     /// Sends one report. Gives back what to do if it was not taken.
-    async fn send(&self, device: &DeviceName, report: Report) -> Result<(), NotTaken> {
+    pub(crate) async fn send(&self, device: &DeviceName, report: Report) -> Result<(), NotTaken> {
         let mut client = self.client.clone();
         let (device_name, device_namespace) = (device.name.clone(), device.namespace.clone());
         let sent = match report {
@@ -317,16 +348,16 @@ async fn another(before: Option<Identity>, path: &Path) {
     }
 }
 
-async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<Response<T>, Status> {
     match timeout(CALL_LIMIT, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
+        Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_LIMIT.as_secs()))),
     }
 }
 
 /// Why a report still waits, or never will again.
 #[derive(Debug, PartialEq, Eq)]
-enum NotTaken {
+pub(crate) enum NotTaken {
     /// It is not known whether it arrived; it is sent again.
     Away,
     /// The edge node takes few calls.
@@ -352,78 +383,6 @@ fn not_taken(status: &Status) -> NotTaken {
 fn reason(status: &Status) -> String {
     let source = std::error::Error::source(status).map(ToString::to_string).unwrap_or_default();
     format!("{} {source}", status.message()).trim_end().to_owned()
-}
-
-/// Where a device's task leaves its reports.
-#[derive(Clone)]
-pub(crate) struct Reports(Arc<Shared>);
-
-struct Shared {
-    outbox: Mutex<Outbox>,
-    added: Notify,
-    counters: Counters,
-}
-
-impl Reports {
-    pub(crate) fn new(counters: Counters) -> Self {
-        Self(Arc::new(Shared { outbox: Mutex::default(), added: Notify::new(), counters }))
-    }
-
-    pub(crate) fn push(&self, report: Report) {
-        self.outbox(|outbox| outbox.push(report));
-        self.0.added.notify_one();
-    }
-
-    fn outbox<T>(&self, look: impl FnOnce(&mut Outbox) -> T) -> T {
-        // Whoever panicked with it left it whole: its methods do one thing each.
-        look(&mut self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Sends in order and for ever; dropped when the device goes.
-    pub(crate) async fn carry(self, device: DeviceName, edge: Edge) {
-        let mut registered = edge.registered.subscribe();
-        let mut n_failures = 0_u32;
-        loop {
-            let Some((number, report)) = self.outbox(|outbox| outbox.oldest()) else {
-                self.0.added.notified().await;
-                continue;
-            };
-            registered.mark_unchanged();
-            let wait = match edge.send(&device, report).await {
-                Ok(()) => {
-                    self.outbox(|outbox| outbox.done(number));
-                    let n_dropped = self.outbox(Outbox::take_dropped);
-                    if n_dropped > 0 {
-                        self.0.counters.dropped.inc_by(n_dropped);
-                        tracing::warn!(%device, n_dropped, "the edge node was away for long: the oldest values are lost");
-                    }
-                    n_failures = 0;
-                    continue;
-                }
-                Err(NotTaken::Never(error)) => {
-                    tracing::warn!(%device, error, "the edge node does not take a report");
-                    self.outbox(|outbox| outbox.done(number));
-                    continue;
-                }
-                Err(NotTaken::Throttled) => {
-                    if n_failures == 0 {
-                        tracing::warn!(%device, "the edge node takes fewer reports than there are; sample less often");
-                    }
-                    THROTTLED
-                }
-                Err(NotTaken::Away) => {
-                    edge.lost.notify_one();
-                    AGAIN.ceiling(n_failures)
-                }
-            };
-            n_failures = n_failures.saturating_add(1);
-            tokio::select! {
-                () = sleep(wait) => {}
-                // It is back.
-                _ = registered.changed() => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

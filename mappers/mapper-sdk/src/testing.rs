@@ -26,11 +26,15 @@ use ke_run::shutdown::{Shutdown, Trigger};
 use serde_json::{Map, Value as Json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tonic::codegen::tokio_stream::StreamExt;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
 use crate::config::Config;
 use crate::driver::Driver;
+use crate::terms::{ANY_TEXT, Maker};
 
 /// How long a test waits for what should come. Never waited for when all goes well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,8 +43,10 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The edge node. Its folder goes with it.
 pub struct FakeEdge {
     folder: PathBuf,
+    maker: Maker,
     seen: Arc<Seen>,
     server: JoinSet<()>,
+    running: (Trigger, Shutdown),
 }
 
 /// A mapper that runs inside the test. Dropped, it is stopped as by a signal.
@@ -77,6 +83,13 @@ struct Inside {
     /// Properties by call.
     rounds: Vec<Vec<String>>,
     states: Vec<(String, String)>,
+    /// When each report came that was taken.
+    calls: Vec<Instant>,
+    n_connections: usize,
+    /// Reports that are still to be refused.
+    n_refusals: u32,
+    /// Rounds that were dropped without a word.
+    n_dropped: usize,
 }
 
 impl Seen {
@@ -86,14 +99,26 @@ impl Seen {
 }
 
 impl FakeEdge {
-    /// One that knows no device. Needs a tokio runtime, with all of it enabled.
+    /// One of Isthmus that knows no device. Needs a tokio runtime, with all of it enabled.
     #[must_use]
     pub fn start() -> Self {
+        Self::of(Maker::Isthmus)
+    }
+
+    /// As [`FakeEdge::start`], one of KubeEdge: it drops a round that has a value with other characters than letters, digits
+    /// and `-_.,:/@#`, and answers well; of calls it takes a hundred and then one a second.
+    #[must_use]
+    pub fn start_kubeedge() -> Self {
+        Self::of(Maker::KubeEdge)
+    }
+
+    fn of(maker: Maker) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("fake-edge-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        let mut edge = Self { folder, seen: Arc::default(), server: JoinSet::new() };
+        let mut edge =
+            Self { folder, maker, seen: Arc::default(), server: JoinSet::new(), running: Shutdown::new() };
         edge.listen();
         edge
     }
@@ -110,18 +135,30 @@ impl FakeEdge {
         &self.folder
     }
 
-    /// Ends as if killed: connections break, its socket stays and leads nowhere. What it was given and told it still knows.
+    /// Ends: connections too, its socket stays and leads nowhere. What it was given and told it still knows.
     pub async fn stop(&mut self) {
-        self.server.shutdown().await;
+        self.running.0.stop();
+        self.running = Shutdown::new();
+        let ended = async { while self.server.join_next().await.is_some() {} };
+        tokio::time::timeout(PATIENCE, ended).await.expect("mappers let go of their connections");
     }
 
     /// Listens again after `stop`, on a new socket.
     pub fn listen(&mut self) {
         let _ = std::fs::remove_file(self.socket());
         let listener = UnixListener::bind(self.socket()).unwrap();
-        let service = DeviceManagerServiceServer::new(Service(Arc::clone(&self.seen)));
-        let server = Server::builder().add_service(service);
-        self.server.spawn(async move { drop(server.serve_with_incoming(ke_dmi::incoming(listener)).await) });
+        let seen = Arc::clone(&self.seen);
+        let connections = ke_dmi::incoming(listener).map(move |connection| {
+            seen.lock().n_connections += 1;
+            connection
+        });
+        let bucket = Mutex::new(Bucket::full());
+        let service = Service { maker: self.maker, bucket, seen: Arc::clone(&self.seen) };
+        let server = Server::builder().add_service(DeviceManagerServiceServer::new(service));
+        let stop = self.running.1.clone();
+        // Its connections are tasks of their own: only the signal ends them.
+        let served = server.serve_with_incoming_shutdown(connections, async move { stop.wait().await });
+        self.server.spawn(async move { drop(served.await) });
     }
 
     /// A DeviceModel as kubectl takes it. Registered mappers are not told: give models before devices.
@@ -220,12 +257,36 @@ impl FakeEdge {
         states
     }
 
+    /// How many connections mappers have made.
+    #[must_use]
+    pub fn n_connections(&self) -> usize {
+        self.seen.lock().n_connections
+    }
+
+    /// When each report so far came that was taken, values and states.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Instant> {
+        self.seen.lock().calls.clone()
+    }
+
+    /// How many rounds were dropped for a value that KubeEdge does not take.
+    #[must_use]
+    pub fn n_dropped_rounds(&self) -> usize {
+        self.seen.lock().n_dropped
+    }
+
+    /// Refuses the next reports as if there were too many.
+    pub fn refuse(&self, n_reports: u32) {
+        self.seen.lock().n_refusals = n_reports;
+    }
+
     /// Forgets what was reported so far.
     pub fn clear(&self) {
         let mut inside = self.seen.lock();
         inside.reported.clear();
         inside.rounds.clear();
         inside.states.clear();
+        inside.calls.clear();
     }
 
     /// Waits until a property is reported with this value.
@@ -291,7 +352,57 @@ impl Drop for RunningMapper {
     }
 }
 
-struct Service(Arc<Seen>);
+struct Service {
+    maker: Maker,
+    bucket: Mutex<Bucket>,
+    seen: Arc<Seen>,
+}
+
+/// KubeEdge's limit of calls.
+struct Bucket {
+    n_tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    const ROOM: f64 = 100.0;
+
+    fn full() -> Self {
+        Self { n_tokens: Self::ROOM, at: Instant::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        self.n_tokens = Self::ROOM.min(self.n_tokens + now.duration_since(self.at).as_secs_f64());
+        self.at = now;
+        let is_there = self.n_tokens >= 1.0;
+        self.n_tokens -= if is_there { 1.0 } else { 0.0 };
+        is_there
+    }
+}
+
+impl Service {
+    /// Whether one more report is taken.
+    fn admit(&self, device: &str) -> Result<(), Status> {
+        let mut inside = self.seen.lock();
+        let is_limited = self.maker == Maker::KubeEdge && !self.bucket.lock().unwrap().take();
+        if is_limited || inside.n_refusals > 0 {
+            inside.n_refusals = inside.n_refusals.saturating_sub(1);
+            return Err(Status::unknown(format!("fail to report because of too many request: {device}")));
+        }
+        inside.calls.push(Instant::now());
+        Ok(())
+    }
+}
+
+/// Whether KubeEdge's edgecore takes a twin.
+fn is_plain(twin: &dmi::Twin) -> bool {
+    let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.,:/@#".contains(c));
+    let half = |half: &Option<dmi::TwinProperty>| {
+        half.as_ref().is_some_and(|half| is_plain(&half.value) && half.value.len() <= 512)
+    };
+    is_plain(&twin.property_name) && half(&twin.observed_desired) && half(&twin.reported)
+}
 
 #[tonic::async_trait]
 impl DeviceManagerService for Service {
@@ -304,13 +415,17 @@ impl DeviceManagerService for Service {
         assert!(request.with_data && mapper.state == "ok");
         let socket = PathBuf::from(String::from_utf8(mapper.address).unwrap());
         assert!(UnixStream::connect(&socket).await.is_ok(), "it must listen before it registers");
-        let mut inside = self.0.lock();
+        let mut inside = self.seen.lock();
         let is_served =
             |device: &&Json| device["spec"]["protocol"]["protocolName"] == mapper.protocol.as_str();
         let served: Vec<Json> = inside.devices.values().filter(is_served).cloned().collect();
         let (model_list, device_list) = served.iter().map(|device| inside.messages(device)).unzip();
         inside.registered.push(socket);
-        Ok(Response::new(dmi::MapperRegisterResponse { model_list, device_list }))
+        let mut response = Response::new(dmi::MapperRegisterResponse { model_list, device_list });
+        if self.maker == Maker::Isthmus {
+            response.metadata_mut().insert(ANY_TEXT, MetadataValue::from_static("1"));
+        }
+        Ok(response)
     }
 
     async fn report_device_status(
@@ -320,7 +435,12 @@ impl DeviceManagerService for Service {
         let request = request.into_inner();
         let twins = request.reported_device.unwrap().twins;
         assert!(!twins.is_empty(), "a report without values");
-        let mut inside = self.0.lock();
+        self.admit(&request.device_name)?;
+        let mut inside = self.seen.lock();
+        if self.maker == Maker::KubeEdge && !twins.iter().all(is_plain) {
+            inside.n_dropped += 1;
+            return Ok(Response::new(dmi::ReportDeviceStatusResponse {}));
+        }
         inside.rounds.push(twins.iter().map(|twin| twin.property_name.clone()).collect());
         for twin in twins {
             inside.reported.push(Reported {
@@ -340,7 +460,8 @@ impl DeviceManagerService for Service {
     ) -> Result<Response<dmi::ReportDeviceStatesResponse>, Status> {
         let request = request.into_inner();
         assert!(["online", "offline", "ok", "unhealthy"].contains(&request.state.as_str()), "{request:?}");
-        self.0.lock().states.push((request.device_name, request.state));
+        self.admit(&request.device_name)?;
+        self.seen.lock().states.push((request.device_name, request.state));
         Ok(Response::new(dmi::ReportDeviceStatesResponse {}))
     }
 }

@@ -8,6 +8,8 @@ use serde_json::json;
 use crate::testing::FakeEdge;
 use crate::{Connection, Device, Driver, DriverError, Property, Value, async_trait};
 
+mod kubeedge;
+
 /// A device that the test looks into.
 #[derive(Clone, Default)]
 struct Oven(Arc<Mutex<Inside>>);
