@@ -3,7 +3,7 @@
 //! It runs in a task of its own and every call of the driver ends in time, so that a device that hangs concerns no other.
 //! `fleet.rs` starts and ends it; reports go to its `Reports` and values to its `Pushes`, which never make it wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -106,7 +106,7 @@ enum Event {
     Due,
     Changed,
     Asked(Wish),
-    Pushed(Result<(String, Value), DriverError>),
+    Pushed(Result<(String, Result<Value, DriverError>), DriverError>),
     Gone,
 }
 
@@ -281,20 +281,12 @@ impl<D: Driver> DeviceTask<D> {
                         return End::Lost(reason);
                     }
                 }
-                Event::Pushed(Ok((name, value))) => {
+                Event::Pushed(Ok((_, Err(DriverError::Lost(reason))))) => return End::Lost(reason),
+                Event::Pushed(Ok((name, answer))) => {
                     *n_failures = 0;
-                    let device = Arc::clone(&self.device);
-                    match device.properties.iter().find(|property| property.name == name) {
-                        Some(property) => self.tell(vec![(property, value)]),
-                        None => {
-                            tracing::debug!(device = %device.name, name, "the device sent what nobody knows")
-                        }
-                    }
+                    self.sent(&name, answer);
                 }
-                Event::Pushed(Err(DriverError::Lost(reason))) => return End::Lost(reason),
-                Event::Pushed(Err(other)) => {
-                    tracing::warn!(device = %self.device.name, "{other}");
-                }
+                Event::Pushed(Err(error)) => return End::Lost(error.to_string()),
             }
         }
     }
@@ -320,6 +312,10 @@ impl<D: Driver> DeviceTask<D> {
             self.n_pushes_adopted = self.n_pushes_adopted.wrapping_add(1);
         }
         let device = Arc::clone(&self.device);
+        // What nobody reads any more is no problem.
+        let wanted = device.properties.iter().filter(|property| self.is_wanted(property));
+        let wanted: BTreeSet<&str> = wanted.map(|property| property.name.as_str()).collect();
+        self.problems.retain(|name, _| wanted.contains(name.as_str()));
         for (property, why) in self.wishes.update(&device, is_first) {
             tracing::warn!(device = %device.name, property, "the desired value is not written: {why}");
         }
@@ -397,30 +393,51 @@ impl<D: Driver> DeviceTask<D> {
         let properties: Vec<&Property> =
             due.iter().filter_map(|index| device.properties.get(*index)).collect();
         let answers = self.read(connection, &properties).await?;
-        let mut values = Vec::with_capacity(answers.len());
-        for (property, answer) in properties.iter().zip(answers) {
+        self.take(properties.into_iter().zip(answers));
+        // It answered.
+        self.tell_health();
+        Ok(())
+    }
+
+    /// What the device sent by itself, which nobody need have asked for.
+    fn sent(&mut self, name: &str, answer: Result<Value, DriverError>) {
+        let device = Arc::clone(&self.device);
+        match device.properties.iter().find(|property| property.name == name) {
+            Some(property) if self.is_wanted(property) => self.take([(property, answer)]),
+            Some(_) => {}
+            None => tracing::debug!(device = %device.name, name, "the device sent what nobody knows"),
+        }
+    }
+
+    /// Whether a property's value goes anywhere.
+    fn is_wanted(&self, property: &Property) -> bool {
+        property.report_to_cloud || self.pushes.take(&property.name)
+    }
+
+    /// Tells the values among answers, whether asked for or sent, and keeps what is wrong with the others.
+    fn take<'a>(&mut self, answers: impl IntoIterator<Item = (&'a Property, Result<Value, DriverError>)>) {
+        let mut values = Vec::new();
+        for (property, answer) in answers {
+            let (device, name) = (&self.device.name, &property.name);
             match answer {
                 Ok(value) => {
-                    if self.problems.remove(&property.name).is_some() {
-                        tracing::info!(device = %device.name, property = property.name, "it is read again");
+                    if self.problems.remove(name).is_some() {
+                        tracing::info!(%device, property = name, "it is read again");
                     }
-                    values.push((*property, value));
+                    values.push((property, value));
                 }
                 Err(why) => {
                     let why = why.to_string();
                     self.counters.failed_reads.inc();
-                    self.pushes.forget(&property.name);
-                    if self.problems.get(&property.name) != Some(&why) {
-                        tracing::warn!(device = %device.name, property = property.name, "it cannot be read: {why}");
-                        self.problems.insert(property.name.clone(), why);
+                    self.pushes.forget(name);
+                    if self.problems.get(name) != Some(&why) {
+                        tracing::warn!(%device, property = name, "it cannot be read: {why}");
+                        self.problems.insert(name.clone(), why);
                     }
                 }
             }
         }
         self.tell(values);
-        // It answered.
-        self.tell_health();
-        Ok(())
     }
 
     /// One answer for each property. Errors: the device is lost.
@@ -596,3 +613,6 @@ fn connected_with(device: &Device) -> Device {
 fn earliest<const N: usize>(times: [Option<Duration>; N]) -> Option<Duration> {
     times.into_iter().flatten().min()
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,9 +64,10 @@ pub trait Connection: Send + 'static {
         false
     }
 
-    /// The next value that the device sent by itself, by the property's name. Must be cancellation-safe: it is dropped and
-    /// called again whenever something else is to be done. By default nothing ever comes.
-    async fn pushed(&mut self) -> Result<(String, Value), DriverError> {
+    /// The next that the device sent by itself: a property's name, and its value or why there is none any more, which holds
+    /// until the next one of this name. An error of the whole means that the device is lost. Must be cancellation-safe: it is
+    /// dropped and called again whenever something else is to be done. By default nothing ever comes.
+    async fn pushed(&mut self) -> Result<(String, Result<Value, DriverError>), DriverError> {
         std::future::pending().await
     }
 }
