@@ -74,6 +74,9 @@ pub(crate) struct DeviceTask<D> {
     /// Counts changes of them.
     n_pushes_adopted: u64,
     wishes: Wishes,
+    /// The last connection was lost over a wish: the next one reads before it writes, so that a device that answers to
+    /// reading is driven.
+    reads_first: bool,
     /// What is wrong with single properties, as last told in the log.
     problems: BTreeMap<String, String>,
     /// When each property is told; those that are not here are told whenever they are read.
@@ -134,6 +137,7 @@ impl<D: Driver> DeviceTask<D> {
             pushes,
             n_pushes_adopted: 0,
             wishes: Wishes::default(),
+            reads_first: false,
             problems: BTreeMap::new(),
             bands: BTreeMap::new(),
             state: None,
@@ -248,7 +252,9 @@ impl<D: Driver> DeviceTask<D> {
         loop {
             let now = self.now();
             self.repeat_state(now);
-            if let Err(reason) = self.write_due(&mut connection, &mut sampler).await {
+            if !std::mem::take(&mut self.reads_first)
+                && let Err(reason) = self.write_due(&mut connection, &mut sampler).await
+            {
                 return End::Lost(reason);
             }
             let due = sampler.take_due(self.now());
@@ -356,12 +362,11 @@ impl<D: Driver> DeviceTask<D> {
             };
             // An earlier run of this process may have written it; devices wear out with every write.
             if wish.may_hold && !connection.is_pushed(property) {
-                match self.read(connection, &[property]).await?.into_iter().next() {
-                    Some(Ok(held)) if held == wish.value => {
-                        self.wishes.written(&property.name);
-                        continue;
-                    }
-                    _ => {}
+                let answers = self.read(connection, &[property]).await;
+                let answers = answers.inspect_err(|reason| self.lost_over(property, reason))?;
+                if matches!(answers.first(), Some(Ok(held)) if *held == wish.value) {
+                    self.wishes.written(&property.name);
+                    continue;
                 }
             }
             match self.limited(connection.write(property, &wish.value)).await {
@@ -372,11 +377,14 @@ impl<D: Driver> DeviceTask<D> {
                     // What the device makes of it is told soon.
                     sampler.hurry(index, self.now());
                 }
-                Err(DriverError::Lost(reason)) => return Err(reason),
+                Err(DriverError::Lost(reason)) => {
+                    self.lost_over(property, &reason);
+                    return Err(reason);
+                }
                 Err(DriverError::Refused(why)) => {
                     tracing::warn!(device = %device.name, property = property.name, "the device refuses the desired value, which is tried again: {why}");
                     self.counters.refused_writes.inc();
-                    self.wishes.refused(&property.name, &why, self.now());
+                    self.wishes.failed(&property.name, &why, self.now());
                 }
                 Err(DriverError::Setting(why)) => {
                     tracing::warn!(device = %device.name, property = property.name, "the desired value cannot be written: {why}");
@@ -385,6 +393,13 @@ impl<D: Driver> DeviceTask<D> {
             }
         }
         Ok(())
+    }
+
+    /// The device was lost while a wish was written. That counts as a failed try of the wish, which may be all that is wrong.
+    fn lost_over(&mut self, property: &Property, reason: &str) {
+        tracing::warn!(device = %self.device.name, property = property.name, "lost while the desired value was written, which is tried again: {reason}");
+        self.wishes.failed(&property.name, reason, self.now());
+        self.reads_first = true;
     }
 
     /// Reads and reports one round. Errors: the device is lost.

@@ -183,3 +183,21 @@ async fn what_turned_bad_is_not_told_elsewhere() {
     assert!(!task.adopt(false));
     assert!(task.problems.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_ignores_writes_is_read() {
+    let (press, _send) = Press::new();
+    press.inside.lock().unwrap().is_deaf = true;
+    let wanted = |name| json!({"name": name, "collectCycle": 20, "desired": {"value": "1"}});
+    let properties = json!([wanted("force"), wanted("limit"), {"name": "speed", "reportToCloud": true}]);
+    let (edge, _mapper) = driven(&press, properties).await;
+    // The first try is before anything was read; the second wish would be, too.
+    edge.wait_reported("press-1", "speed", "7").await;
+    edge.wait_state("press-1", "unhealthy").await;
+    edge.wait("the other wish to be tried", || press.calls().contains(&"write limit".into())).await;
+    // Whether force may hold what is wanted already, its write, and what the next connection does first.
+    assert_eq!(press.calls()[..5], ["connect", "read", "write force", "connect", "read"]);
+    // Both are tried again.
+    press.inside.lock().unwrap().is_deaf = false;
+    edge.wait_state("press-1", "online").await;
+}
