@@ -157,10 +157,7 @@ impl<D: Driver> DeviceTask<D> {
         loop {
             let driver = Arc::clone(&self.driver);
             let device = Arc::clone(&self.device);
-            let connected = match timeout(self.call_limit, driver.connect(&device)).await {
-                Ok(connected) => connected,
-                Err(_) => Err(DriverError::Lost(self.too_slow())),
-            };
+            let connected = self.limited(false, driver.connect(&device)).await;
             let wait = match connected {
                 Ok(connection) => match self.drive(connection, &mut n_failures).await {
                     End::Gone => return,
@@ -369,7 +366,7 @@ impl<D: Driver> DeviceTask<D> {
                     continue;
                 }
             }
-            match self.limited(connection.write(property, &wish.value)).await {
+            match self.limited(connection.has_limit(), connection.write(property, &wish.value)).await {
                 Ok(()) => {
                     tracing::info!(device = %device.name, property = property.name, "the desired value was written");
                     self.counters.writes.inc();
@@ -461,8 +458,10 @@ impl<D: Driver> DeviceTask<D> {
         connection: &mut D::Connection,
         properties: &[&Property],
     ) -> Result<Vec<Result<Value, DriverError>>, String> {
-        let mut answers =
-            self.limited(connection.read(properties)).await.map_err(|error| error.to_string())?;
+        let mut answers = self
+            .limited(connection.has_limit(), connection.read(properties))
+            .await
+            .map_err(|error| error.to_string())?;
         for answer in &answers {
             if let Err(DriverError::Lost(reason)) = answer {
                 return Err(reason.clone());
@@ -473,15 +472,19 @@ impl<D: Driver> DeviceTask<D> {
         Ok(answers)
     }
 
-    async fn limited<T>(&self, call: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+    /// `has_limit`: the driver's own.
+    async fn limited<T>(
+        &self,
+        has_limit: bool,
+        call: impl Future<Output = Result<T, DriverError>>,
+    ) -> Result<T, DriverError> {
+        if has_limit {
+            return call.await;
+        }
         match timeout(self.call_limit, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(DriverError::Lost(self.too_slow())),
+            Err(_) => Err(DriverError::Lost(format!("no answer within {} s", self.call_limit.as_secs()))),
         }
-    }
-
-    fn too_slow(&self) -> String {
-        format!("no answer within {} s", self.call_limit.as_secs())
     }
 
     /// Does what somebody at the REST API wants. Errors: the device is lost.
@@ -515,7 +518,9 @@ impl<D: Driver> DeviceTask<D> {
                     Ok((property, value))
                 });
                 let done = match asked {
-                    Ok((property, value)) => self.limited(connection.write(property, &value)).await,
+                    Ok((property, value)) => {
+                        self.limited(connection.has_limit(), connection.write(property, &value)).await
+                    }
                     Err(why) => Err(DriverError::Refused(why)),
                 };
                 let is_lost = match &done {
