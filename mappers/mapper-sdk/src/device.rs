@@ -92,6 +92,16 @@ struct Band {
     last: LastTold,
     /// The `observedDesired` that was told along.
     observed: String,
+    /// What the device sent by itself last; `None` for what is read, and while it is not known. Without being told, nothing
+    /// would bring its sign of life.
+    sent: Option<Value>,
+}
+
+impl Band {
+    /// When it is told again without anything having come.
+    fn next_heartbeat(&self) -> Option<Duration> {
+        self.sent.as_ref().and_then(|_| self.last.next_heartbeat(self.deadband))
+    }
 }
 
 /// Why a device is no longer driven over one connection.
@@ -243,6 +253,7 @@ impl<D: Driver> DeviceTask<D> {
         let mut sampler = self.sampler(&connection);
         // From before the connection; nobody knows what was meanwhile.
         self.pushes.forget_all();
+        self.bands.values_mut().for_each(|band| band.sent = None);
         if sampler.next_due().is_none() {
             self.tell_health();
         }
@@ -261,11 +272,13 @@ impl<D: Driver> DeviceTask<D> {
                     Err(reason) => return End::Lost(reason),
                 }
             }
+            self.tell_heartbeats();
             self.tell_health_if_known();
             // After reading, so that what goes out is fresh.
             self.pushes.push_due(self.now(), OffsetDateTime::now_utc());
+            let heartbeat = self.bands.values().filter_map(Band::next_heartbeat).min();
             let due = [sampler.next_due(), self.wishes.next_due(), self.state_due, self.pushes.next_due()];
-            let due = earliest(due);
+            let due = earliest([earliest(due), heartbeat]);
             match self.wait(due, Some(&mut connection)).await {
                 Event::Due => {}
                 Event::Gone => return End::Gone,
@@ -332,7 +345,8 @@ impl<D: Driver> DeviceTask<D> {
             for property in &device.properties {
                 match Deadband::of(&property.settings) {
                     Ok(Some(deadband)) => {
-                        let band = Band { deadband, last: LastTold::default(), observed: String::new() };
+                        let (last, observed) = (LastTold::default(), String::new());
+                        let band = Band { deadband, last, observed, sent: None };
                         self.bands.insert(property.name.clone(), band);
                     }
                     Ok(None) => {}
@@ -415,10 +429,27 @@ impl<D: Driver> DeviceTask<D> {
     fn sent(&mut self, name: &str, answer: Result<Value, DriverError>) {
         let device = Arc::clone(&self.device);
         match device.properties.iter().find(|property| property.name == name) {
-            Some(property) if self.is_wanted(property) => self.take([(property, answer)]),
+            Some(property) if self.is_wanted(property) => {
+                if let Some(band) = self.bands.get_mut(name) {
+                    band.sent = answer.as_ref().ok().cloned();
+                }
+                self.take([(property, answer)]);
+            }
             Some(_) => {}
             None => tracing::debug!(device = %device.name, name, "the device sent what nobody knows"),
         }
+    }
+
+    /// Tells again what did not change for long, of what nobody reads.
+    fn tell_heartbeats(&mut self) {
+        let now = self.now();
+        let device = Arc::clone(&self.device);
+        let due = device.properties.iter().filter_map(|property| {
+            let band = self.bands.get(&property.name)?;
+            let value = band.next_heartbeat().is_some_and(|due| due <= now).then(|| band.sent.clone())?;
+            Some((property, value?))
+        });
+        self.tell(due.collect());
     }
 
     /// Whether a property's value goes anywhere.

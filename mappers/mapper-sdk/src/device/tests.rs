@@ -112,13 +112,15 @@ async fn driven(press: &Press, properties: Json) -> (FakeEdge, RunningMapper) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_device_sends_may_turn_bad() {
     let (press, send) = Press::new();
-    let (edge, _mapper) =
-        driven(&press, json!([{"name": "heat", "reportToCloud": true}, {"name": "spare"}])).await;
+    let heat =
+        json!({"name": "heat", "reportToCloud": true, "visitors": {"configData": {"heartbeatSecs": 1}}});
+    let (edge, _mapper) = driven(&press, json!([heat, {"name": "spare"}])).await;
     // Nobody asked for it.
     send.send(bad("spare", "worn out")).await.unwrap();
     send.send(value("heat", 1)).await.unwrap();
     edge.wait_reported("press-1", "heat", "1").await;
     assert_eq!(edge.states("press-1"), ["online"]);
+    edge.wait("a sign of life", || edge.reported().len() == 2).await;
     send.send(bad("heat", "the sensor is loose")).await.unwrap();
     edge.wait_state("press-1", "unhealthy").await;
     send.send(value("heat", 2)).await.unwrap();
@@ -200,4 +202,32 @@ async fn a_device_that_ignores_writes_is_read() {
     // Both are tried again.
     press.inside.lock().unwrap().is_deaf = false;
     edge.wait_state("press-1", "online").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_device_sends_has_a_heartbeat() {
+    let mut heat = property("heat", json!({"heartbeatSecs": 60}));
+    heat.report_to_cloud = true;
+    let (mut task, _describe) = task(heat, false);
+    task.adopt(true);
+    let mut check = async |sent: Option<Result<i64, &str>>, wait_secs: u64, expected_secs: Option<u64>| {
+        match sent {
+            Some(Ok(value)) => task.sent("heat", Ok(Value::Int(value))),
+            Some(Err(why)) => task.sent("heat", Err(DriverError::Refused(why.into()))),
+            None => {}
+        }
+        tokio::time::advance(Duration::from_secs(wait_secs)).await;
+        task.tell_heartbeats();
+        let next = task.bands["heat"].next_heartbeat();
+        assert_eq!(next, expected_secs.map(Duration::from_secs), "{sent:?} {wait_secs}");
+    };
+    check(None, 10, None).await;
+    check(Some(Ok(1)), 59, Some(70)).await;
+    // Unchanged and not told; then by time.
+    check(Some(Ok(1)), 0, Some(70)).await;
+    check(None, 1, Some(130)).await;
+    check(Some(Ok(2)), 10, Some(130)).await;
+    // Not known any more, and then again.
+    check(Some(Err("loose")), 60, None).await;
+    check(Some(Ok(2)), 0, Some(200)).await;
 }
