@@ -74,8 +74,8 @@ pub(crate) struct DeviceTask<D> {
     /// Counts changes of them.
     n_pushes_adopted: u64,
     wishes: Wishes,
-    /// The last connection was lost over a wish: the next one reads before it writes, so that a device that answers to
-    /// reading is driven.
+    /// A connection was lost over a wish, and nothing was read since: nothing is written before. So a device that ignores a
+    /// write is read, and one that is away fails no more wishes.
     reads_first: bool,
     /// What is wrong with single properties, as last told in the log.
     problems: BTreeMap<String, String>,
@@ -255,12 +255,13 @@ impl<D: Driver> DeviceTask<D> {
         self.pushes.forget_all();
         self.bands.values_mut().for_each(|band| band.sent = None);
         if sampler.next_due().is_none() {
+            self.reads_first = false;
             self.tell_health();
         }
         loop {
             let now = self.now();
             self.repeat_state(now);
-            if !std::mem::take(&mut self.reads_first)
+            if !self.reads_first
                 && let Err(reason) = self.write_due(&mut connection, &mut sampler).await
             {
                 return End::Lost(reason);
@@ -268,7 +269,7 @@ impl<D: Driver> DeviceTask<D> {
             let due = sampler.take_due(self.now());
             if !due.is_empty() {
                 match self.sample(&mut connection, &due).await {
-                    Ok(()) => *n_failures = 0,
+                    Ok(()) => (*n_failures, self.reads_first) = (0, false),
                     Err(reason) => return End::Lost(reason),
                 }
             }

@@ -26,9 +26,11 @@ struct Press {
 
 #[derive(Default)]
 struct Inside {
-    /// These writes end the connection.
+    /// Writes end the connection.
     is_deaf: bool,
-    /// `read` and `write NAME`, in order.
+    /// Reads, too.
+    is_away: bool,
+    /// `connect`, `read NAME` and `write NAME`, in order.
     calls: Vec<String>,
 }
 
@@ -59,8 +61,12 @@ impl Driver for Press {
 
 #[async_trait]
 impl Connection for Press {
-    async fn read_one(&mut self, _: &Property) -> Result<Value, DriverError> {
-        self.inside.lock().unwrap().calls.push("read".into());
+    async fn read_one(&mut self, property: &Property) -> Result<Value, DriverError> {
+        let mut inside = self.inside.lock().unwrap();
+        inside.calls.push(format!("read {}", property.name));
+        if inside.is_away {
+            return Err(DriverError::Lost("no answer".into()));
+        }
         Ok(Value::Int(7))
     }
 
@@ -198,10 +204,26 @@ async fn a_device_that_ignores_writes_is_read() {
     edge.wait_state("press-1", "unhealthy").await;
     edge.wait("the other wish to be tried", || press.calls().contains(&"write limit".into())).await;
     // Whether force may hold what is wanted already, its write, and what the next connection does first.
-    assert_eq!(press.calls()[..5], ["connect", "read", "write force", "connect", "read"]);
+    let expected = ["connect", "read force", "write force", "connect", "read speed"];
+    assert_eq!(press.calls()[..5], expected);
     // Both are tried again.
     press.inside.lock().unwrap().is_deaf = false;
     edge.wait_state("press-1", "online").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_away_fails_no_wishes() {
+    let (press, _send) = Press::new();
+    press.inside.lock().unwrap().is_away = true;
+    let wanted = json!({"name": "force", "desired": {"value": "1"}});
+    let (edge, _mapper) = driven(&press, json!([wanted, {"name": "speed", "reportToCloud": true}])).await;
+    // The fourth connection comes after the wish's pause.
+    edge.wait("tries", || press.calls().iter().filter(|call| *call == "connect").count() > 3).await;
+    assert!(press.calls()[2..].iter().all(|call| ["connect", "read speed"].contains(&call.as_str())));
+    assert_eq!(press.calls()[1], "read force");
+    press.inside.lock().unwrap().is_away = false;
+    edge.wait_state("press-1", "online").await;
+    assert!(press.calls().contains(&"write force".into()));
 }
 
 #[tokio::test(start_paused = true)]
