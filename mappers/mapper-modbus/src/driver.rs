@@ -104,6 +104,11 @@ impl Connection for ModbusConnection {
         let data = codec.write(value, &current).map_err(|error| refused(codec.span, &error))?;
         Ok(self.wire.write(codec.span, &data).await?)
     }
+
+    /// Each request has the device's `timeout`, and on a line waits for as many others as there are units.
+    fn has_limit(&self) -> bool {
+        true
+    }
 }
 
 fn refused(span: Span, why: &dyn std::fmt::Display) -> DriverError {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mapper_modbus::Modbus;
 use mapper_modbus::driver::ModbusConnection;
+use mapper_sdk::testing::FakeEdge;
 use mapper_sdk::value::{Kind, Value};
 use mapper_sdk::{Connection, Device, DeviceName, Driver, DriverError, Property, Settings};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -101,6 +102,40 @@ async fn units_on_one_line_take_turns() {
     assert!(lost.to_string().contains("unit 3, did not answer"), "{lost}");
     tokio::time::resume();
     assert_eq!(one.read(&[&input(7)]).await.unwrap(), [Ok(Value::Int(1007))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_units_do_not_take_the_others_down() {
+    let path = units();
+    let edge = FakeEdge::start();
+    let input = |name, address| {
+        json!({"name": name, "type": "INT", "accessMode": "ReadOnly",
+            "visitors": {"configData": {"register": "input", "offset": address}}})
+    };
+    edge.put_model(&json!({"metadata": {"name": "oven", "namespace": "plant"},
+        "spec": {"properties": [input("heat", 7), input("draft", 200)]}}));
+    // Unit 1 lives. It is asked twice for all it has, and each time the others may be asked first: that is longer than the
+    // SDK gives other drivers here.
+    let read = |name| json!({"name": name, "collectCycle": 20, "reportToCloud": true});
+    for unit in [1, 3, 4, 5] {
+        let line =
+            json!({"serialPort": path, "baudRate": 115_200, "parity": "even", "slaveID": unit, "timeout": 2});
+        let metadata = json!({"name": format!("oven-{unit}"), "namespace": "plant"});
+        edge.put_device(&json!({"metadata": metadata, "spec": {
+            "deviceModelRef": {"name": "oven"},
+            "protocol": {"protocolName": "modbus", "configData": line},
+            "properties": [read("heat"), read("draft")],
+        }}))
+        .await;
+    }
+    let _mapper = edge.run(Modbus::default());
+    for silent in ["oven-3", "oven-4", "oven-5"] {
+        edge.wait_state(silent, "offline").await;
+    }
+    let n_before = edge.reported().len();
+    edge.wait("the other to be read on", || edge.reported().len() > n_before).await;
+    edge.wait("its state", || !edge.states("oven-1").is_empty()).await;
+    assert_eq!(edge.states("oven-1"), ["online"]);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mapper_mqtt::Mqtt;
 use mapper_sdk::value::Kind;
-use mapper_sdk::{Connection, Device, DeviceName, Driver, DriverError, Property, Settings};
+use mapper_sdk::{Connection, Device, DeviceName, Driver, Property, Settings};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,9 +44,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     loop {
         match connection.pushed().await {
-            Err(lost @ DriverError::Lost(_)) => return Err(lost.into()),
-            Err(error) => println!("error: {error}"),
-            Ok((name, value)) => println!("{name} = {value}"),
+            Err(lost) => return Err(lost.into()),
+            Ok((name, Err(error))) => println!("{name}: {error}"),
+            Ok((name, Ok(value))) => println!("{name} = {value}"),
         }
     }
 }

@@ -120,14 +120,14 @@ impl Connection for MqttConnection {
         matches!(self.properties.get(&property.name), Some(Ok(heard)) if !heard.is_refused)
     }
 
-    async fn pushed(&mut self) -> Result<(String, Value), DriverError> {
+    async fn pushed(&mut self) -> Result<(String, Result<Value, DriverError>), DriverError> {
         loop {
             let (number, told) = match self.link.next().await? {
                 News::Told(number, told) => (number, told.map_err(DriverError::Refused)),
                 News::TooOld(number, age) => (number, Err(self.too_old(number, age))),
             };
             if let Some(name) = self.names.get(number) {
-                return Ok((name.clone(), told?));
+                return Ok((name.clone(), told));
             }
         }
     }

@@ -147,19 +147,19 @@ impl Connection for OpcUaConnection {
         self.pushed.contains(&property.name)
     }
 
-    async fn pushed(&mut self) -> Result<(String, Value), DriverError> {
-        let (number, data) = tokio::select! {
-            // What came before the end is still told.
-            biased;
-            next = self.newest.next() => next,
-            error = self.open.lost() => return Err(error),
-        };
-        let name = self.watched.get(number).cloned().unwrap_or_default();
-        match self.nodes.get(&name) {
-            Some(Ok(node)) => Ok((name.clone(), value(&name, node, &data)?)),
-            _ => Err(DriverError::Refused(format!(
-                "the server sent a value that belongs to no property: {name:?}"
-            ))),
+    async fn pushed(&mut self) -> Result<(String, Result<Value, DriverError>), DriverError> {
+        loop {
+            let (number, data) = tokio::select! {
+                // What came before the end is still told.
+                biased;
+                next = self.newest.next() => next,
+                error = self.open.lost() => return Err(error),
+            };
+            let name = self.watched.get(number);
+            match name.and_then(|name| Some((name, self.nodes.get(name)?.as_ref().ok()?))) {
+                Some((name, node)) => return Ok((name.clone(), value(name, node, &data))),
+                None => tracing::debug!(number, "the server sent a value that belongs to no property"),
+            }
         }
     }
 }

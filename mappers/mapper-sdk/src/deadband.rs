@@ -17,8 +17,8 @@ pub struct Deadband {
 }
 
 impl Deadband {
-    /// What a property's settings ask for: `deadband` (a number), `heartbeatSecs`, `reportOnChange`. With none of them every
-    /// sample is told, as people take that for the sign of life.
+    /// What a property's settings ask for: `deadband` (a number), `heartbeatSecs`, `reportOnChange`, of which each leaves out
+    /// what did not change. With none of them every sample is told, as people take that for the sign of life.
     pub fn of(settings: &Settings) -> Result<Option<Self>, SettingError> {
         let threshold = settings.number(&["deadband"], "a number, 0 or more")?;
         if threshold.is_some_and(|threshold| threshold < 0.0) {
@@ -58,6 +58,12 @@ impl LastTold {
         }
         is_due
     }
+
+    /// When an unchanged value is to be told again.
+    #[must_use]
+    pub fn next_heartbeat(&self, deadband: Deadband) -> Option<Duration> {
+        Some(self.0.as_ref()?.1 + deadband.heartbeat?)
+    }
 }
 
 #[cfg(test)]
@@ -78,10 +84,14 @@ mod tests {
                 })
                 .collect();
             assert_eq!(told, expected);
+            let last_told = (0..).zip(expected).filter(|(_, is_told)| **is_told).map(|(secs, _)| secs).last();
+            let heartbeat = heartbeat_secs.and_then(|heartbeat| Some(last_told? + heartbeat));
+            assert_eq!(last.next_heartbeat(deadband), heartbeat.map(Duration::from_secs));
         };
         check(0.0, None, &[1.0, 1.0, 1.1], &[true, false, true]);
         check(0.5, None, &[1.0, 1.4, 1.5, 1.1], &[true, false, true, false]);
         check(0.5, Some(2), &[1.0, 1.0, 1.0, 1.0, 1.0], &[true, false, true, false, true]);
+        check(0.5, Some(2), &[], &[]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::driver::{Device, Property};
 use crate::settings::Settings;
 use crate::value::{Kind, NoValue, Value};
 
-/// Between the tries of a write that the device refused: it may be busy, or switched to local operation for a day.
+/// Between the tries of a write that failed: the device may be busy, or switched to local operation for a day.
 const AGAIN: Backoff =
     Backoff { first: Duration::from_secs(2), factor: 2.0, max: Duration::from_secs(120), jitter: 0.0 };
 
@@ -170,8 +170,8 @@ impl Wishes {
         }
     }
 
-    /// The device refused it; it is tried again, later each time.
-    pub(crate) fn refused(&mut self, property: &str, why: &str, now: Duration) {
+    /// The device refused it, or was lost over it; it is tried again, later each time.
+    pub(crate) fn failed(&mut self, property: &str, why: &str, now: Duration) {
         let Some(wish) = self.0.get_mut(property) else { return };
         if let Progress::Due { not_before, n_tries, .. } = &mut wish.progress {
             why.clone_into(&mut wish.refusal);
@@ -188,7 +188,7 @@ impl Wishes {
         }
     }
 
-    /// Whether some wish was refused, by the device or by the model.
+    /// Whether some wish was not written when that was tried, or is none that the model allows.
     #[must_use]
     pub(crate) fn has_refused(&self) -> bool {
         self.refusals().next().is_some()
@@ -289,10 +289,10 @@ mod tests {
     fn a_refused_write_waits_longer_each_time() {
         let mut wishes = Wishes::default();
         wishes.update(&device(&[("a", Some("1"))]), true);
-        wishes.refused("a", "busy", SECOND);
+        wishes.failed("a", "busy", SECOND);
         assert!(wishes.has_refused());
         assert_eq!((due(&wishes, SECOND).len(), wishes.next_due()), (0, Some(3 * SECOND)));
-        wishes.refused("a", "local", 3 * SECOND);
+        wishes.failed("a", "local", 3 * SECOND);
         assert_eq!(wishes.refusals().collect::<Vec<_>>(), [("a", "local")]);
         assert_eq!(wishes.next_due(), Some(7 * SECOND));
         wishes.written("a");

@@ -3,7 +3,7 @@
 //! It runs in a task of its own and every call of the driver ends in time, so that a device that hangs concerns no other.
 //! `fleet.rs` starts and ends it; reports go to its `Reports` and values to its `Pushes`, which never make it wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -74,6 +74,9 @@ pub(crate) struct DeviceTask<D> {
     /// Counts changes of them.
     n_pushes_adopted: u64,
     wishes: Wishes,
+    /// A connection was lost over a wish, and nothing was read since: nothing is written before. So a device that ignores a
+    /// write is read, and one that is away fails no more wishes.
+    reads_first: bool,
     /// What is wrong with single properties, as last told in the log.
     problems: BTreeMap<String, String>,
     /// When each property is told; those that are not here are told whenever they are read.
@@ -91,6 +94,16 @@ struct Band {
     observed: String,
     /// [`Reports::begins_anew`] when it was told.
     begun: u64,
+    /// What the device sent by itself last; `None` for what is read, and while it is not known. Without being told, nothing
+    /// would bring its sign of life.
+    sent: Option<Value>,
+}
+
+impl Band {
+    /// When it is told again without anything having come.
+    fn next_heartbeat(&self) -> Option<Duration> {
+        self.sent.as_ref().and_then(|_| self.last.next_heartbeat(self.deadband))
+    }
 }
 
 /// Why a device is no longer driven over one connection.
@@ -108,7 +121,7 @@ enum Event {
     Due,
     Changed,
     Asked(Wish),
-    Pushed(Result<(String, Value), DriverError>),
+    Pushed(Result<(String, Result<Value, DriverError>), DriverError>),
     Gone,
 }
 
@@ -136,6 +149,7 @@ impl<D: Driver> DeviceTask<D> {
             pushes,
             n_pushes_adopted: 0,
             wishes: Wishes::default(),
+            reads_first: false,
             problems: BTreeMap::new(),
             bands: BTreeMap::new(),
             state: None,
@@ -155,10 +169,7 @@ impl<D: Driver> DeviceTask<D> {
         loop {
             let driver = Arc::clone(&self.driver);
             let device = Arc::clone(&self.device);
-            let connected = match timeout(self.call_limit, driver.connect(&device)).await {
-                Ok(connected) => connected,
-                Err(_) => Err(DriverError::Lost(self.too_slow())),
-            };
+            let connected = self.limited(false, driver.connect(&device)).await;
             let wait = match connected {
                 Ok(connection) => match self.drive(connection, &mut n_failures).await {
                     End::Gone => return,
@@ -244,27 +255,33 @@ impl<D: Driver> DeviceTask<D> {
         let mut sampler = self.sampler(&connection);
         // From before the connection; nobody knows what was meanwhile.
         self.pushes.forget_all();
+        self.bands.values_mut().for_each(|band| band.sent = None);
         if sampler.next_due().is_none() {
+            self.reads_first = false;
             self.tell_health();
         }
         loop {
             let now = self.now();
             self.repeat_state(now);
-            if let Err(reason) = self.write_due(&mut connection, &mut sampler).await {
+            if !self.reads_first
+                && let Err(reason) = self.write_due(&mut connection, &mut sampler).await
+            {
                 return End::Lost(reason);
             }
             let due = sampler.take_due(self.now());
             if !due.is_empty() {
                 match self.sample(&mut connection, &due).await {
-                    Ok(()) => *n_failures = 0,
+                    Ok(()) => (*n_failures, self.reads_first) = (0, false),
                     Err(reason) => return End::Lost(reason),
                 }
             }
+            self.tell_heartbeats();
             self.tell_health_if_known();
             // After reading, so that what goes out is fresh.
             self.pushes.push_due(self.now(), OffsetDateTime::now_utc());
+            let heartbeat = self.bands.values().filter_map(Band::next_heartbeat).min();
             let due = [sampler.next_due(), self.wishes.next_due(), self.state_due, self.pushes.next_due()];
-            let due = earliest(due);
+            let due = earliest([earliest(due), heartbeat]);
             match self.wait(due, Some(&mut connection)).await {
                 Event::Due => {}
                 Event::Gone => return End::Gone,
@@ -283,20 +300,12 @@ impl<D: Driver> DeviceTask<D> {
                         return End::Lost(reason);
                     }
                 }
-                Event::Pushed(Ok((name, value))) => {
+                Event::Pushed(Ok((_, Err(DriverError::Lost(reason))))) => return End::Lost(reason),
+                Event::Pushed(Ok((name, answer))) => {
                     *n_failures = 0;
-                    let device = Arc::clone(&self.device);
-                    match device.properties.iter().find(|property| property.name == name) {
-                        Some(property) => self.tell(vec![(property, value)]),
-                        None => {
-                            tracing::debug!(device = %device.name, name, "the device sent what nobody knows")
-                        }
-                    }
+                    self.sent(&name, answer);
                 }
-                Event::Pushed(Err(DriverError::Lost(reason))) => return End::Lost(reason),
-                Event::Pushed(Err(other)) => {
-                    tracing::warn!(device = %self.device.name, "{other}");
-                }
+                Event::Pushed(Err(error)) => return End::Lost(error.to_string()),
             }
         }
     }
@@ -322,6 +331,10 @@ impl<D: Driver> DeviceTask<D> {
             self.n_pushes_adopted = self.n_pushes_adopted.wrapping_add(1);
         }
         let device = Arc::clone(&self.device);
+        // What nobody reads any more is no problem.
+        let wanted = device.properties.iter().filter(|property| self.is_wanted(property));
+        let wanted: BTreeSet<&str> = wanted.map(|property| property.name.as_str()).collect();
+        self.problems.retain(|name, _| wanted.contains(name.as_str()));
         for (property, why) in self.wishes.update(&device, is_first) {
             tracing::warn!(device = %device.name, property, "the desired value is not written: {why}");
         }
@@ -336,7 +349,7 @@ impl<D: Driver> DeviceTask<D> {
                 match Deadband::of(&property.settings) {
                     Ok(Some(deadband)) => {
                         let (last, observed) = (LastTold::default(), String::new());
-                        let band = Band { deadband, last, observed, begun: 0 };
+                        let band = Band { deadband, last, observed, begun: 0, sent: None };
                         self.bands.insert(property.name.clone(), band);
                     }
                     Ok(None) => {}
@@ -363,15 +376,14 @@ impl<D: Driver> DeviceTask<D> {
             };
             // An earlier run of this process may have written it; devices wear out with every write.
             if wish.may_hold && !connection.is_pushed(property) {
-                match self.read(connection, &[property]).await?.into_iter().next() {
-                    Some(Ok(held)) if held == wish.value => {
-                        self.wishes.written(&property.name);
-                        continue;
-                    }
-                    _ => {}
+                let answers = self.read(connection, &[property]).await;
+                let answers = answers.inspect_err(|reason| self.lost_over(property, reason))?;
+                if matches!(answers.first(), Some(Ok(held)) if *held == wish.value) {
+                    self.wishes.written(&property.name);
+                    continue;
                 }
             }
-            match self.limited(connection.write(property, &wish.value)).await {
+            match self.limited(connection.has_limit(), connection.write(property, &wish.value)).await {
                 Ok(()) => {
                     tracing::info!(device = %device.name, property = property.name, "the desired value was written");
                     self.counters.writes.inc();
@@ -379,11 +391,14 @@ impl<D: Driver> DeviceTask<D> {
                     // What the device makes of it is told soon.
                     sampler.hurry(index, self.now());
                 }
-                Err(DriverError::Lost(reason)) => return Err(reason),
+                Err(DriverError::Lost(reason)) => {
+                    self.lost_over(property, &reason);
+                    return Err(reason);
+                }
                 Err(DriverError::Refused(why)) => {
                     tracing::warn!(device = %device.name, property = property.name, "the device refuses the desired value, which is tried again: {why}");
                     self.counters.refused_writes.inc();
-                    self.wishes.refused(&property.name, &why, self.now());
+                    self.wishes.failed(&property.name, &why, self.now());
                 }
                 Err(DriverError::Setting(why)) => {
                     tracing::warn!(device = %device.name, property = property.name, "the desired value cannot be written: {why}");
@@ -394,36 +409,81 @@ impl<D: Driver> DeviceTask<D> {
         Ok(())
     }
 
+    /// The device was lost while a wish was written. That counts as a failed try of the wish, which may be all that is wrong.
+    fn lost_over(&mut self, property: &Property, reason: &str) {
+        tracing::warn!(device = %self.device.name, property = property.name, "lost while the desired value was written, which is tried again: {reason}");
+        self.wishes.failed(&property.name, reason, self.now());
+        self.reads_first = true;
+    }
+
     /// Reads and reports one round. Errors: the device is lost.
     async fn sample(&mut self, connection: &mut D::Connection, due: &[usize]) -> Result<(), String> {
         let device = Arc::clone(&self.device);
         let properties: Vec<&Property> =
             due.iter().filter_map(|index| device.properties.get(*index)).collect();
         let answers = self.read(connection, &properties).await?;
-        let mut values = Vec::with_capacity(answers.len());
-        for (property, answer) in properties.iter().zip(answers) {
+        self.take(properties.into_iter().zip(answers));
+        // It answered.
+        self.tell_health();
+        Ok(())
+    }
+
+    /// What the device sent by itself, which nobody need have asked for.
+    fn sent(&mut self, name: &str, answer: Result<Value, DriverError>) {
+        let device = Arc::clone(&self.device);
+        match device.properties.iter().find(|property| property.name == name) {
+            Some(property) if self.is_wanted(property) => {
+                if let Some(band) = self.bands.get_mut(name) {
+                    band.sent = answer.as_ref().ok().cloned();
+                }
+                self.take([(property, answer)]);
+            }
+            Some(_) => {}
+            None => tracing::debug!(device = %device.name, name, "the device sent what nobody knows"),
+        }
+    }
+
+    /// Tells again what did not change for long, of what nobody reads.
+    fn tell_heartbeats(&mut self) {
+        let now = self.now();
+        let device = Arc::clone(&self.device);
+        let due = device.properties.iter().filter_map(|property| {
+            let band = self.bands.get(&property.name)?;
+            let value = band.next_heartbeat().is_some_and(|due| due <= now).then(|| band.sent.clone())?;
+            Some((property, value?))
+        });
+        self.tell(due.collect());
+    }
+
+    /// Whether a property's value goes anywhere.
+    fn is_wanted(&self, property: &Property) -> bool {
+        property.report_to_cloud || self.pushes.take(&property.name)
+    }
+
+    /// Tells the values among answers, whether asked for or sent, and keeps what is wrong with the others.
+    fn take<'a>(&mut self, answers: impl IntoIterator<Item = (&'a Property, Result<Value, DriverError>)>) {
+        let mut values = Vec::new();
+        for (property, answer) in answers {
+            let (device, name) = (&self.device.name, &property.name);
             match answer {
                 Ok(value) => {
-                    if self.problems.remove(&property.name).is_some() {
-                        tracing::info!(device = %device.name, property = property.name, "it is read again");
+                    if self.problems.remove(name).is_some() {
+                        tracing::info!(%device, property = name, "it is read again");
                     }
-                    values.push((*property, value));
+                    values.push((property, value));
                 }
                 Err(why) => {
                     let why = why.to_string();
                     self.counters.failed_reads.inc();
-                    self.pushes.forget(&property.name);
-                    if self.problems.get(&property.name) != Some(&why) {
-                        tracing::warn!(device = %device.name, property = property.name, "it cannot be read: {why}");
-                        self.problems.insert(property.name.clone(), why);
+                    self.pushes.forget(name);
+                    if self.problems.get(name) != Some(&why) {
+                        tracing::warn!(%device, property = name, "it cannot be read: {why}");
+                        self.problems.insert(name.clone(), why);
                     }
                 }
             }
         }
         self.tell(values);
-        // It answered.
-        self.tell_health();
-        Ok(())
     }
 
     /// One answer for each property. Errors: the device is lost.
@@ -432,8 +492,10 @@ impl<D: Driver> DeviceTask<D> {
         connection: &mut D::Connection,
         properties: &[&Property],
     ) -> Result<Vec<Result<Value, DriverError>>, String> {
-        let mut answers =
-            self.limited(connection.read(properties)).await.map_err(|error| error.to_string())?;
+        let mut answers = self
+            .limited(connection.has_limit(), connection.read(properties))
+            .await
+            .map_err(|error| error.to_string())?;
         for answer in &answers {
             if let Err(DriverError::Lost(reason)) = answer {
                 return Err(reason.clone());
@@ -444,15 +506,19 @@ impl<D: Driver> DeviceTask<D> {
         Ok(answers)
     }
 
-    async fn limited<T>(&self, call: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+    /// `has_limit`: the driver's own.
+    async fn limited<T>(
+        &self,
+        has_limit: bool,
+        call: impl Future<Output = Result<T, DriverError>>,
+    ) -> Result<T, DriverError> {
+        if has_limit {
+            return call.await;
+        }
         match timeout(self.call_limit, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(DriverError::Lost(self.too_slow())),
+            Err(_) => Err(DriverError::Lost(format!("no answer within {} s", self.call_limit.as_secs()))),
         }
-    }
-
-    fn too_slow(&self) -> String {
-        format!("no answer within {} s", self.call_limit.as_secs())
     }
 
     /// Does what somebody at the REST API wants. Errors: the device is lost.
@@ -486,7 +552,9 @@ impl<D: Driver> DeviceTask<D> {
                     Ok((property, value))
                 });
                 let done = match asked {
-                    Ok((property, value)) => self.limited(connection.write(property, &value)).await,
+                    Ok((property, value)) => {
+                        self.limited(connection.has_limit(), connection.write(property, &value)).await
+                    }
                     Err(why) => Err(DriverError::Refused(why)),
                 };
                 let is_lost = match &done {
@@ -603,3 +671,6 @@ fn connected_with(device: &Device) -> Device {
 fn earliest<const N: usize>(times: [Option<Duration>; N]) -> Option<Duration> {
     times.into_iter().flatten().min()
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,14 +59,22 @@ pub trait Connection: Send + 'static {
     /// Writes one property. The value has the property's type and is within its range.
     async fn write(&mut self, property: &Property, value: &Value) -> Result<(), DriverError>;
 
+    /// Whether every read and write of this connection ends in time by itself, whatever the device does. Others are ended by
+    /// the SDK after `common.call_limit_secs`, and the device is lost. For drivers whose calls wait for those of other devices,
+    /// as units on one line do: how long one's turn takes to come says nothing about the device.
+    fn has_limit(&self) -> bool {
+        false
+    }
+
     /// Whether the device sends this property by itself, so that nobody samples it.
     fn is_pushed(&self, _property: &Property) -> bool {
         false
     }
 
-    /// The next value that the device sent by itself, by the property's name. Must be cancellation-safe: it is dropped and
-    /// called again whenever something else is to be done. By default nothing ever comes.
-    async fn pushed(&mut self) -> Result<(String, Value), DriverError> {
+    /// The next that the device sent by itself: a property's name, and its value or why there is none any more, which holds
+    /// until the next one of this name. An error of the whole means that the device is lost. Must be cancellation-safe: it is
+    /// dropped and called again whenever something else is to be done. By default nothing ever comes.
+    async fn pushed(&mut self) -> Result<(String, Result<Value, DriverError>), DriverError> {
         std::future::pending().await
     }
 }

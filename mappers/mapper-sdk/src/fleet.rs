@@ -21,7 +21,7 @@ use crate::manifest::{self, Description};
 use crate::news::{Found, News, Wish};
 use crate::push::Targets;
 
-/// A driver that panicked rests this long: the device is driven on, and the log is not flooded.
+/// A task that panicked rests this long: the device is driven on, and the log is not flooded.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,8 +42,8 @@ pub(crate) struct Fleet<D> {
     models: BTreeMap<DeviceName, Arc<dmi::DeviceModel>>,
     running: BTreeMap<DeviceName, Running>,
     tasks: JoinSet<()>,
-    /// Changed since a registration began.
-    touched: BTreeSet<Key>,
+    /// Changed since a registration began, while one is under way.
+    touched: Option<BTreeSet<Key>>,
 }
 
 /// A device that is driven.
@@ -53,6 +53,8 @@ struct Running {
     /// The newest description. Nothing waits: a later one replaces it.
     description: watch::Sender<Description>,
     wishes: mpsc::Sender<Wish>,
+    /// What waits for the edge node. It outlives both tasks.
+    reports: Reports,
     task: AbortHandle,
     carrier: AbortHandle,
 }
@@ -84,7 +86,7 @@ impl<D: Driver> Fleet<D> {
             models: BTreeMap::new(),
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
-            touched: BTreeSet::new(),
+            touched: None,
         }
     }
 
@@ -101,7 +103,7 @@ impl<D: Driver> Fleet<D> {
                 },
                 Some(ended) = self.tasks.join_next_with_id() => {
                     if let Err(error) = ended {
-                        self.on_broken(error.id(), error.is_panic());
+                        self.on_broken(error.id());
                     }
                 }
                 () = stop.wait() => return Ok(()),
@@ -113,25 +115,25 @@ impl<D: Driver> Fleet<D> {
         match news {
             News::Device(device) => {
                 let name = manifest::name(&device.namespace, &device.name);
-                self.touched.insert(Key::Device(name.clone()));
+                self.touch(Key::Device(name.clone()));
                 self.devices.insert(name.clone(), *device);
                 self.settle(&name);
             }
             News::DeviceGone(name) => {
-                self.touched.insert(Key::Device(name.clone()));
+                self.touch(Key::Device(name.clone()));
                 self.remove(&name);
             }
             News::Model(model) => {
                 let name = manifest::name(&model.namespace, &model.name);
-                self.touched.insert(Key::Model(name.clone()));
+                self.touch(Key::Model(name.clone()));
                 self.put_model(name, model);
             }
             News::ModelGone(name) => {
-                self.touched.insert(Key::Model(name.clone()));
+                self.touch(Key::Model(name.clone()));
                 // Its devices go on: KubeEdge removes models before their devices at times.
                 self.models.remove(&name);
             }
-            News::Registering => self.touched.clear(),
+            News::Registering => self.touched = Some(BTreeSet::new()),
             News::Registered(answer) => self.on_registered(answer),
             News::Find(name, reply) => {
                 let found = self.running.get(&name).map(|running| Found {
@@ -145,11 +147,18 @@ impl<D: Driver> Fleet<D> {
         }
     }
 
+    fn touch(&mut self, key: Key) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(key);
+        }
+    }
+
     fn on_registered(&mut self, answer: dmi::MapperRegisterResponse) {
-        let touched = std::mem::take(&mut self.touched);
-        let mut given = BTreeSet::new();
+        let touched = self.touched.take().unwrap_or_default();
+        let (mut given, mut models) = (BTreeSet::new(), BTreeSet::new());
         for model in answer.model_list {
             let name = manifest::name(&model.namespace, &model.name);
+            models.insert(name.clone());
             if !touched.contains(&Key::Model(name.clone())) {
                 self.put_model(name, model);
             }
@@ -168,6 +177,9 @@ impl<D: Driver> Fleet<D> {
         for name in gone {
             self.remove(&name);
         }
+        // Those of devices that are there stay whatever the answer says.
+        models.extend(self.devices.values().map(manifest::model_of));
+        self.models.retain(|name, _| models.contains(name) || touched.contains(&Key::Model(name.clone())));
     }
 
     fn put_model(&mut self, name: DeviceName, model: dmi::DeviceModel) {
@@ -212,28 +224,35 @@ impl<D: Driver> Fleet<D> {
             }
             None => {
                 tracing::info!(device = %name, n_properties = description.device.properties.len(), "driven from now on");
-                self.start(source, description, Duration::ZERO);
+                self.start(source, description);
             }
         }
     }
 
-    fn start(
-        &mut self,
-        source: (dmi::Device, Arc<dmi::DeviceModel>),
-        description: Description,
-        rest: Duration,
-    ) {
+    fn start(&mut self, source: (dmi::Device, Arc<dmi::DeviceModel>), description: Description) {
         let name = description.device.name.clone();
+        let reports = Reports::new(&self.edge, self.counters.clone());
         let (description, descriptions) = watch::channel(description);
+        let (wishes, task) = self.drive(descriptions, reports.clone(), Duration::ZERO);
+        let carrier = self.carry(&name, &reports, Duration::ZERO);
+        self.running.insert(name, Running { source, description, wishes, reports, task, carrier });
+    }
+
+    /// Starts the task that drives a device, after a rest.
+    fn drive(
+        &mut self,
+        descriptions: watch::Receiver<Description>,
+        reports: Reports,
+        rest: Duration,
+    ) -> (mpsc::Sender<Wish>, AbortHandle) {
         // Full: whoever asks over REST waits.
         let (wishes, asked) = mpsc::channel(8);
-        let reports = Reports::new(&self.edge, self.counters.clone());
         let task = DeviceTask::new(
             Arc::clone(&self.driver),
             self.call_limit,
             descriptions,
             asked,
-            reports.clone(),
+            reports,
             Arc::clone(&self.targets),
             self.counters.clone(),
         );
@@ -241,23 +260,41 @@ impl<D: Driver> Fleet<D> {
             tokio::time::sleep(rest).await;
             task.run().await;
         });
-        let carrier = self.tasks.spawn(reports.carry(name.clone(), self.edge.clone()));
-        self.running.insert(name, Running { source, description, wishes, task, carrier });
+        (wishes, task)
     }
 
-    /// A task did not end by itself.
-    fn on_broken(&mut self, id: Id, is_panic: bool) {
+    /// Starts the task that takes a device's reports to the edge node, after a rest.
+    fn carry(&mut self, name: &DeviceName, reports: &Reports, rest: Duration) -> AbortHandle {
+        let (reports, name, edge) = (reports.clone(), name.clone(), self.edge.clone());
+        self.tasks.spawn(async move {
+            tokio::time::sleep(rest).await;
+            reports.carry(name, edge).await;
+        })
+    }
+
+    /// A task did not end by itself: it is started again, and the other one of its device goes on. What waits for the edge node
+    /// stays.
+    fn on_broken(&mut self, id: Id) {
         let is_it = |running: &Running| running.task.id() == id || running.carrier.id() == id;
-        let Some(name) =
-            self.running.iter().find(|(_, running)| is_it(running)).map(|(name, _)| name.clone())
-        else {
-            return;
-        };
-        let Some(running) = self.running.remove(&name) else { return };
-        if is_panic {
+        let found = self.running.iter().find(|(_, running)| is_it(running));
+        // Without: it was ended with its device.
+        let Some((name, running)) = found else { return };
+        let (name, reports) = (name.clone(), running.reports.clone());
+        if running.carrier.id() == id {
+            tracing::error!(device = %name, "the task that carries reports panicked and is started anew after a rest");
+            let carrier = self.carry(&name, &reports, AFTER_PANIC);
+            if let Some(running) = self.running.get_mut(&name) {
+                running.carrier = carrier;
+            }
+        } else {
             tracing::error!(device = %name, "the driver panicked; the device is driven anew after a rest");
+            let (wishes, task) = self.drive(running.description.subscribe(), reports, AFTER_PANIC);
+            if let Some(running) = self.running.get_mut(&name) {
+                (running.wishes, running.task) = (wishes, task);
+            }
         }
-        let description = running.description.borrow().clone();
-        self.start(running.source.clone(), description, AFTER_PANIC);
     }
 }
+
+#[cfg(test)]
+mod tests;

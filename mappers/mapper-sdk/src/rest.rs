@@ -78,17 +78,21 @@ impl Rest {
     pub(crate) async fn run(self, stop: Shutdown) -> Result<(), Infallible> {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-            let stream = tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(%error, "accept a connection to the REST port");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
+            let next = async {
+                let permit = Arc::clone(&room).acquire_owned().await;
+                (permit, self.listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                next = next => next,
                 () = stop.wait() => return Ok(()),
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept a connection to the REST port");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
             };
             let (fleet, metrics) = (self.fleet.clone(), Arc::clone(&self.metrics));
             tokio::spawn(async move {
@@ -279,7 +283,29 @@ fn decoded(segment: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
     use super::*;
+
+    #[tokio::test]
+    async fn it_stops_while_all_connections_are_taken() {
+        let (fleet, _told) = mpsc::channel(1);
+        let rest = Rest::bind(([127, 0, 0, 1], 0).into(), fleet, Metrics::new()).await.unwrap();
+        let address = rest.listener.local_addr().unwrap();
+        let (trigger, stop) = Shutdown::new();
+        let running = tokio::spawn(rest.run(stop));
+        let mut open = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /api/v1/ping HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
+            assert_ne!(stream.read_u8().await.unwrap(), 0);
+            open.push(stream);
+        }
+        trigger.stop();
+        // Sooner than a connection ends by itself.
+        timeout(SLOW / 2, running).await.unwrap().unwrap().unwrap();
+    }
 
     #[test]
     fn segments() {

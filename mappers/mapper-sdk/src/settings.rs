@@ -4,12 +4,21 @@
 //! capitals, and `502`, `"502"`, `true` and `"true"` are what they look like. Pure; called by drivers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::Value as Json;
 
 /// What stands below a `configData`. Values are texts, numbers and truths.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Settings(BTreeMap<String, Json>);
+
+/// Keys only: values may be passwords.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Settings")?;
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// A setting that is missing or not what it must be. The value is not told: it may be a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -167,5 +176,16 @@ mod tests {
         assert_eq!(wrong.to_string(), "mode must be 0 to 9");
         assert!(settings.integer::<u16>(&["port"], 1, 500, "1 to 500").is_err());
         assert!(settings.integer::<u8>(&["port"], 1, 65535, "1 to 65535").is_err());
+    }
+
+    #[test]
+    fn printed_settings_hold_no_secrets() {
+        let settings = |key: &str| Settings::new([(key.to_owned(), "s3cret".into())]);
+        let (data, settings) = (settings("serial"), settings("password"));
+        let discovered = crate::Discovered { id: "7".into(), data, settings };
+        assert_eq!(
+            format!("{discovered:?}"),
+            "Discovered { id: \"7\", data: Settings{\"serial\"}, settings: Settings{\"password\"} }"
+        );
     }
 }
