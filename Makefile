@@ -6,6 +6,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Stories share one machine's cores and clocks: one at a time. Their names are the files in e2e/tests.
 STORY_FLAGS := -p e2e --features stories --no-fail-fast
+SHIPPED := cloudcore edgecore mapper-virtual mapper-modbus mapper-mqtt mapper-opcua
 STORIES := $(if $(STORY),--test $(STORY),--tests)
 
 help:
@@ -21,7 +22,7 @@ help:
 # The stories and the demo start these as processes.
 .PHONY: binaries
 binaries:
-	cargo build -p cloudcore -p edgecore -p mapper-virtual -p mapper-modbus -p mapper-mqtt -p mapper-opcua
+	cargo build $(addprefix -p ,$(SHIPPED))
 
 demo: binaries
 	cargo run --quiet -p e2e --bin demo
@@ -39,7 +40,7 @@ e2e: binaries
 
 # The simulated nodes are built as the binaries are, so that the client's share of the machine stays small.
 bench: dist
-	cargo build --profile dist -p edgemark -p mapper-modbus
+	cargo build --profile dist -p edgemark
 	set -e; for name in cloudcore edgecore edgemark dmimark mapper-modbus; do \
 		export ISTHMUS_$$(echo $$name | tr a-z- A-Z_)="$(abspath $(TARGET))/dist/$$name"; done; \
 		cargo run --quiet -p e2e --bin bench -- $(BENCH)
@@ -53,8 +54,8 @@ lint:
 	cd e2e/devcluster && CGO_ENABLED=0 go vet -trimpath ./...
 
 dist:
-	cargo build --profile dist -p cloudcore -p edgecore
-	@ls -l $(TARGET)/dist/cloudcore $(TARGET)/dist/edgecore
+	cargo build --profile dist $(addprefix -p ,$(SHIPPED))
+	@cd $(TARGET)/dist && ls -l $(SHIPPED)
 
 devcluster:
 	cargo run --quiet -p e2e --bin demo -- build

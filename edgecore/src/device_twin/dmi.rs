@@ -3,10 +3,10 @@
 //! It only turns calls into questions for DeviceTwin and waits for their answers; a report is answered once it is on disk.
 //! Nothing limits how often a mapper calls but that: calls wait for the disk, and mappers wait for their calls.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ke_dmi::beside::{ANY_TEXT, MAX_WHY, WHY};
 use ke_dmi::discovery::device_discovery_server::DeviceDiscoveryServer;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_server::{DeviceManagerService, DeviceManagerServiceServer};
@@ -18,20 +18,12 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::DeviceTwinError;
 use super::discovery::Discoveries;
 use super::mapper::is_alive;
 use super::merge::Told;
 use super::record::Registered;
 use crate::edge_hub::handle::Cloud;
 
-/// Told with the answer to a registration: this node takes values of any text, unlike KubeEdge's.
-const ANY_TEXT: &str = "isthmus-dmi";
-
-/// Along with a state: why it is no better, for people. Mappers of KubeEdge send none.
-const WHY: &str = "isthmus-why-bin";
-/// Characters of it that are kept.
-const MAX_WHY: usize = 500;
 /// A mapper that is there answers this soon.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -191,22 +183,6 @@ pub(super) fn socket_path(configured: &Path) -> PathBuf {
     let is_file = configured.extension().is_some_and(|extension| extension == "sock");
     let folder = if is_file { configured.parent().unwrap_or(Path::new("/")) } else { configured };
     folder.join("dmi.sock")
-}
-
-/// Listens, over what an earlier run left behind.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, DeviceTwinError> {
-    let failed = |source| DeviceTwinError::Listen { path: path.to_owned(), source };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    // Whoever may open it may report for every device: mappers run as root, as KubeEdge's do.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
 }
 
 /// Serves until shutdown.

@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioIo;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_mapper_service_client::DeviceMapperServiceClient;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::catalogue::{Digest, Key, Message, Wanted};
@@ -77,7 +75,7 @@ impl Mapper {
         found: mpsc::Sender<Found>,
         db: Db,
     ) -> Self {
-        let channel = channel(registered.address.clone());
+        let channel = ke_dmi::socket::channel(registered.address.clone(), CALL_LIMIT);
         Self {
             protocol: registered.protocol.clone(),
             address: registered.address.clone(),
@@ -183,18 +181,9 @@ impl Mapper {
 
 /// Whether somebody answers at a mapper's socket, soon.
 pub(super) async fn is_alive(address: PathBuf, limit: Duration) -> bool {
-    tokio::time::timeout(limit, ke_dmi::alive(channel(address))).await.is_ok_and(|alive| alive.is_ok())
-}
-
-/// Connects when first used and again whenever the socket was lost.
-fn channel(address: PathBuf) -> Channel {
-    // The host of this address is the `:authority` that the mapper sees; the connector knows the way.
-    Endpoint::from_static("http://localhost").connect_timeout(CALL_LIMIT).connect_with_connector_lazy(
-        tower::service_fn(move |_| {
-            let address = address.clone();
-            async move { UnixStream::connect(address).await.map(TokioIo::new) }
-        }),
-    )
+    tokio::time::timeout(limit, ke_dmi::alive(ke_dmi::socket::channel(address, CALL_LIMIT)))
+        .await
+        .is_ok_and(|alive| alive.is_ok())
 }
 
 async fn ask(

@@ -238,7 +238,8 @@ impl DeviceTwin {
     /// Runs until shutdown. Errors: the socket cannot be made.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), DeviceTwinError> {
         let path = dmi::socket_path(&self.config.dmi_sock_path);
-        let listener = dmi::listen(&path)?;
+        let listener = ke_dmi::socket::listen(&path)
+            .map_err(|source| DeviceTwinError::Listen { path: path.clone(), source })?;
         tracing::info!(socket = %path.display(), "mappers may register");
         let mut serving = tokio::task::JoinSet::new();
         serving.spawn(dmi::serve(listener, self.asking.clone(), self.cloud.clone(), shutdown.clone()));

@@ -3,23 +3,23 @@
 //! It registers again whenever edgecore's socket is another one or a report did not get through, as edgecore may have been
 //! restarted or replaced. It decides nothing about devices, `fleet.rs` does, nor when reports go, `carrier.rs` does.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use ke_dmi::beside::{MAX_WHY, WHY};
 use ke_dmi::discovery::device_discovery_client::DeviceDiscoveryClient;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_client::DeviceManagerServiceClient;
 use ke_dmi::v1beta1::device_mapper_service_server::{DeviceMapperService, DeviceMapperServiceServer};
 use ke_run::backoff::Backoff;
 use ke_run::shutdown::Shutdown;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
 
 use crate::config::Config;
@@ -37,10 +37,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Between registrations and between tries of one report.
 pub(crate) const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(200), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
-/// Along with a state: why it is no better, for people. The contract has no place for it; edges of KubeEdge pass over it.
-const WHY: &str = "isthmus-why-bin";
-/// Characters of it that are told.
-const MAX_WHY: usize = 500;
 /// A registration's answer holds every device of the node.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -54,18 +50,7 @@ pub(crate) struct ListenError {
 
 /// Listens, over what an earlier run left behind.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
-    let failed = |why| ListenError { path: path.to_owned(), why };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    // Whoever may open it may write to every device; edgecore is root.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
+    ke_dmi::socket::listen(path).map_err(|why| ListenError { path: path.to_owned(), why })
 }
 
 /// Serves edgecore until shutdown.
@@ -170,13 +155,7 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) fn new(socket: PathBuf) -> Self {
-        // The host of this address is the `:authority` that Go servers take; the connector knows the way.
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_timeout(CALL_LIMIT)
-            .connect_with_connector_lazy(tower::service_fn(move |_| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-            }));
+        let channel = ke_dmi::socket::channel(socket, CALL_LIMIT);
         let discovery = DeviceDiscoveryClient::new(channel.clone());
         let client = DeviceManagerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
         Self {

@@ -5,11 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use ke_dmi::beside::ANY_TEXT;
 use ke_dmi::v1beta1 as dmi;
 use tonic::metadata::MetadataMap;
-
-/// Along with the answer to a registration: values of any text are taken. Edges of KubeEdge send nothing of the kind.
-pub(crate) const ANY_TEXT: &str = "isthmus-dmi";
 
 /// Whose edgecore it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

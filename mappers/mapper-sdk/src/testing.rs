@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use ke_dmi::beside::ANY_TEXT;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_server::{DeviceManagerService, DeviceManagerServiceServer};
 use ke_dmi::v1beta1::device_mapper_service_client::DeviceMapperServiceClient;
@@ -29,12 +29,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tonic::codegen::tokio_stream::StreamExt;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 
 use crate::config::Config;
 use crate::driver::Driver;
-use crate::terms::{ANY_TEXT, Maker};
+use crate::terms::Maker;
 
 /// How long a test waits for what should come. Never waited for when all goes well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -467,12 +467,7 @@ impl DeviceManagerService for Service {
 }
 
 fn mapper(socket: PathBuf) -> DeviceMapperServiceClient<Channel> {
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-    DeviceMapperServiceClient::new(channel)
+    DeviceMapperServiceClient::new(ke_dmi::socket::channel(socket, PATIENCE))
 }
 
 fn text(json: &Json) -> String {

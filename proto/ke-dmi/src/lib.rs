@@ -4,7 +4,7 @@
 //! edgecore serves the manager and calls mappers; the mapper SDK does the reverse. Both import this crate, and it
 //! imports none of ours. It decides nothing about devices: [`value`] turns free configuration values into the wire's
 //! form and back, [`authority`] lets peers written in Go call a server written in Rust, [`alive()`] finds out
-//! whether anybody answers.
+//! whether anybody answers, [`socket`] has both ends' sockets, [`beside`] what ours say that KubeEdge's do not.
 
 /// Package `v1beta1`: messages, clients and servers of both services.
 pub mod v1beta1 {
@@ -21,6 +21,8 @@ pub mod discovery {
 pub mod value;
 pub mod alive;
 pub mod authority;
+pub mod beside;
+pub mod socket;
 
 pub use alive::{alive, bottom_of, is_nobody};
 pub use authority::{AnyAuthority, incoming};
