@@ -3,6 +3,8 @@
 //! The doc line of a key is its manual. A key that KubeEdge has and we do not stands in `config/kubeedge_keys.txt`
 //! and only warns. Read once by `main.rs`, which hands each module its own section; never written.
 
+mod thresholds;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
 use crate::event_bus::EventBusConfig;
-use crate::node::EvictionHard;
+pub use thresholds::{EvictionHard, Threshold};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

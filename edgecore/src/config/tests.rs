@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::*;
-use crate::node::Threshold;
 use ke_run::config::{ConfigError, Loaded, check, default_yaml, minimal_yaml};
 
 fn read(yaml: &str) -> Result<Loaded<EdgeCoreConfig>, ConfigError> {

@@ -36,7 +36,7 @@ use tonic::Status;
 
 use crate::db::{Db, DbError};
 use crate::device_id::DeviceId;
-use crate::edge_hub::{Cloud, Membership};
+use crate::edge_hub::handle::{Cloud, Membership};
 use crate::event_bus::{Bus, Heard};
 use crate::event_bus::{DeviceTopic, Topic};
 use crate::meta_manager::DeviceNews;

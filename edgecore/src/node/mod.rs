@@ -20,7 +20,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use host::{Host, HostError};
-pub use pressure::{EvictionHard, Threshold};
 use status::RuntimeState;
 pub use status::{NodeConfig, allocatable};
 

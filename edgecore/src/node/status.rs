@@ -10,7 +10,8 @@ use ke_wire::NodeName;
 use serde_json::{Value, json};
 
 use super::host::{Host, Measured};
-use super::pressure::{EvictionHard, Pressure};
+use super::pressure::{Pressure, judge};
+use crate::config::EvictionHard;
 
 /// The version that the Node shows. Its form is read by programs that look for the KubeEdge version a node speaks.
 const KUBELET_VERSION: &str = concat!("v1.32.10-kubeedge-v1.23.1+isthmus-", env!("CARGO_PKG_VERSION"));
@@ -101,7 +102,7 @@ pub(super) fn node_status(
             "pods": pods,
         },
         "allocatable": with_pods(allocatable(host, &config.eviction_hard), &pods),
-        "conditions": conditions(runtime, config.eviction_hard.judge(measured), before, now),
+        "conditions": conditions(runtime, judge(&config.eviction_hard, measured), before, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": {
             "machineID": host.machine_id,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ke_dmi::beside::{MAX_WHY, WHY};
+use ke_dmi::beside::{ANY_TEXT, MAX_WHY, WHY};
 use ke_dmi::discovery::device_discovery_client::DeviceDiscoveryClient;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_client::DeviceManagerServiceClient;
@@ -212,7 +212,8 @@ impl Edge {
         let _ = news.send(News::Registering).await;
         let request = dmi::MapperRegisterRequest { with_data: true, mapper: Some(mapper) };
         let answer = limited(self.client.clone().mapper_register(request)).await?;
-        let maker = Maker::of_answer(answer.metadata());
+        let takes_any_text = answer.metadata().contains_key(ANY_TEXT);
+        let maker = if takes_any_text { Maker::Isthmus } else { Maker::KubeEdge };
         let answer = answer.into_inner();
         tracing::info!(
             n_devices = answer.device_list.len(),

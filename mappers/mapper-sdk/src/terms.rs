@@ -5,9 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ke_dmi::beside::ANY_TEXT;
 use ke_dmi::v1beta1 as dmi;
-use tonic::metadata::MetadataMap;
 
 /// Whose edgecore it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +14,6 @@ pub(crate) enum Maker {
     Isthmus,
     /// KubeEdge's, or anybody else's: the least is expected of it.
     KubeEdge,
-}
-
-impl Maker {
-    /// Who says this along with the answer to a registration.
-    pub(crate) fn of_answer(metadata: &MetadataMap) -> Self {
-        if metadata.contains_key(ANY_TEXT) { Self::Isthmus } else { Self::KubeEdge }
-    }
 }
 
 /// KubeEdge's edges take this many bytes of a value, and of a property's name.
@@ -118,22 +109,10 @@ impl Twice {
 
 #[cfg(test)]
 mod tests {
-    use tonic::metadata::MetadataValue;
-
     use super::*;
 
     #[test]
-    fn who_answers() {
-        let check = |key: Option<&'static str>, expected: Maker| {
-            let mut metadata = MetadataMap::new();
-            if let Some(key) = key {
-                metadata.insert(key, MetadataValue::from_static("1"));
-            }
-            assert_eq!(Maker::of_answer(&metadata), expected, "{key:?}");
-        };
-        check(Some("isthmus-dmi"), Maker::Isthmus);
-        check(Some("content-type"), Maker::KubeEdge);
-        check(None, Maker::KubeEdge);
+    fn each_registration_has_the_terms_of_who_answered() {
         let first = Registered::next(None, Maker::KubeEdge);
         assert_eq!((first.number, first.pace), (1, Pace::Newest));
         let second = Registered::next(Some(first), Maker::Isthmus);
