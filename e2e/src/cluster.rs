@@ -14,6 +14,7 @@ use crate::pki::{Ca, CertFiles, key_pair};
 use crate::process::Process;
 use crate::run_dir::RunDir;
 use crate::wait::{Seen, eventually};
+use crate::watch::Watch;
 
 /// Another program took a port between our look and the component's start: rare, and worth another try.
 const ATTEMPTS: usize = 3;
@@ -219,6 +220,14 @@ impl Cluster {
         let arguments: Vec<&str> = arguments.iter().copied().chain(["--output=json"]).collect();
         let text = self.kubectl_ok(&arguments)?;
         serde_json::from_str(&text).with_context(|| format!("JSON of `kubectl {}`", arguments.join(" ")))
+    }
+
+    /// `kubectl get ... --watch`, a line for each event: jsonpath `columns` of the object.
+    pub fn watch(&self, what: &[&str], columns: &str) -> Result<Watch> {
+        let template = format!("--output=jsonpath={columns}{{\"\\n\"}}");
+        let arguments: Vec<&str> =
+            ["get", "--watch"].into_iter().chain(what.iter().copied()).chain([&*template]).collect();
+        Watch::start(self.kubectl_command(&arguments))
     }
 
     /// `kubectl apply` of a manifest given as text.

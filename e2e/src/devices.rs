@@ -153,6 +153,16 @@ impl OpcUaDevice {
         self.0.ask(&format!("get {node}"))
     }
 
+    /// One of the files that it made.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.folder().join(name)
+    }
+
+    /// How many logins there were with the operator's certificate.
+    pub fn n_certificate_logins(&self) -> Result<u32> {
+        Ok(self.0.ask("certificates")?.parse()?)
+    }
+
     /// How many sessions are open.
     pub fn n_sessions(&self) -> Result<u32> {
         Ok(self.0.ask("sessions")?.parse()?)

@@ -29,4 +29,5 @@ pub mod tap;
 pub mod tar;
 pub mod token;
 pub mod wait;
+pub mod watch;
 pub mod wire;

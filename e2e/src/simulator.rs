@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,8 @@ use crate::process::Process;
 use crate::run_dir::RunDir;
 use crate::site::PATIENCE;
 use crate::wait::{Seen, eventually};
+
+const STATE: &str = "state";
 
 /// One process of `e2e/devices`: it listens for its field bus and for its control.
 pub struct Simulator {
@@ -35,7 +37,7 @@ impl Simulator {
             script.into(),
             address.port().to_string().into(),
             control.port().to_string().into(),
-            run_dir.join("state").into(),
+            run_dir.join(STATE).into(),
         ];
         let process = Process::new(run_dir.path(), name, &python, arguments);
         Ok(Self { process, address, control, run_dir })
@@ -59,6 +61,11 @@ impl Simulator {
     /// Where its field bus is.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The directory that its script was given.
+    pub fn folder(&self) -> PathBuf {
+        self.run_dir.join(STATE)
     }
 
     /// It stays when this program ends.

@@ -4,13 +4,16 @@
 // JSON values answer null for what is not there; nothing here is indexed but them.
 #![allow(clippy::indexing_slicing)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use e2e::devices::{Mapper, OpcUaDevice, twin};
 use e2e::site::{NODE, Site, Wishes};
 use e2e::wait::{Seen, eventually};
 use serde_json::{Value, json};
+
+/// From the plug to values in the cluster.
+const PROMISED: Duration = Duration::from_secs(30);
 
 fn model() -> Value {
     let node =
@@ -66,7 +69,9 @@ fn a_server_that_is_plugged_in_is_a_device() -> Result<()> {
         Ok(if list.contains(&name) { Seen::Yes(()) } else { Seen::NotYet(list) })
     })?;
     site.wait_reported(&name, "temperature", "21.5")?;
-    eprintln!("a Device with values {:.1} s after it was plugged in", plugged.elapsed().as_secs_f64());
+    let after = plugged.elapsed();
+    eprintln!("a Device with values {:.1} s after it was plugged in", after.as_secs_f64());
+    ensure!(after < PROMISED, "a Device with values only after {after:?}");
     site.wait_reported(&name, "label", "press 1")?;
     site.wait_reported(&name, "running", "true")?;
     let found = site.device(&name)?;
@@ -95,19 +100,35 @@ fn a_server_that_is_plugged_in_is_a_device() -> Result<()> {
         ),
         ("pss", json!({"securityPolicy": "Aes256Sha256RsaPss", "securityMode": "SignAndEncrypt"})),
     ];
-    for (name, settings) in &secured {
+    let with_certificate_of = |who: &str| {
+        let file = |ending: &str| server.file(&format!("{who}.{ending}"));
+        json!({"securityPolicy": "Basic256Sha256", "authentication": "certificate", "certificate": file("der"),
+            "privateKey": file("pem")})
+    };
+    for (name, settings) in secured.iter().chain([&("certificate", with_certificate_of("operator"))]) {
         site.cluster.apply(&device(name, &server.url(), settings).to_string())?;
     }
-    let wrong = json!({"securityPolicy": "Basic256Sha256", "userName": "operator", "password": "guessed"});
-    site.cluster.apply(&device("wrong", &server.url(), &wrong).to_string())?;
-    for (name, _) in &secured {
+    let wrong = [
+        (
+            "wrong-password",
+            json!({"securityPolicy": "Basic256Sha256", "userName": "operator", "password": "guessed"}),
+        ),
+        ("wrong-certificate", with_certificate_of("stranger")),
+    ];
+    for (name, settings) in &wrong {
+        site.cluster.apply(&device(name, &server.url(), settings).to_string())?;
+    }
+    for name in secured.iter().map(|(name, _)| *name).chain(["certificate"]) {
         site.wait_reported(name, "temperature", "48.25")?;
     }
-    let refused = site.wait_device("wrong", "to be told offline or unhealthy", |device| {
-        let state = device["status"]["state"].as_str()?;
-        (state != "online").then(|| device.clone())
-    })?;
-    ensure!(twin(&refused, "temperature").is_none_or(|twin| twin["reported"].is_null()), "{refused}");
+    ensure!(server.n_certificate_logins()? >= 1, "a login with the certificate");
+    for (name, _) in &wrong {
+        let refused = site.wait_device(name, "to be told offline or unhealthy", |device| {
+            let state = device["status"]["state"].as_str()?;
+            (state != "online").then(|| device.clone())
+        })?;
+        ensure!(twin(&refused, "temperature").is_none_or(|twin| twin["reported"].is_null()), "{refused}");
+    }
 
     // Unplugged: offline and kept. Plugged in: the same Device goes on.
     server.unplug()?;

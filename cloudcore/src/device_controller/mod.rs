@@ -82,6 +82,7 @@ pub enum DeviceControllerError {
 #[derive(Clone, Debug)]
 struct Numbers {
     devices: Gauge,
+    behind: Gauge,
     reports: Counter,
     patches: Counter,
     failed: Counter,
@@ -149,6 +150,10 @@ impl DeviceController {
     ) -> Self {
         let numbers = Numbers {
             devices: metrics.gauge("device_controller_devices", "Devices in the cluster"),
+            behind: metrics.gauge(
+                "device_controller_devices_behind",
+                "Devices that do not show their DeviceStatus' values yet, since the API server does not keep up",
+            ),
             reports: metrics.counter("device_controller_reports", "Reports of nodes about their devices"),
             patches: metrics
                 .counter("device_controller_writes", "Writes of a DeviceStatus or of a Device's status"),
@@ -549,6 +554,7 @@ impl Running {
             let api = self.api.clone();
             self.writes.spawn(async move { write::carry_out(&api, write, &stamp).await });
         }
+        self.numbers.behind.set(i64::try_from(self.statuses.n_behind()).unwrap_or(i64::MAX));
     }
 
     async fn confirm(&mut self) {

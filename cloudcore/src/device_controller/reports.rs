@@ -1,11 +1,15 @@
 //! Pure: which device's status is to be written when, and which reports may be confirmed after it.
 //!
 //! A report is folded into what is known of its device at once, so that any number of them costs one write; it is
-//! confirmed when that write, or a later one, has succeeded. One write of a device at a time, a pause between two, growing
-//! pauses while the API server refuses. Nothing that was accepted is dropped; what is bounded is the list of those who
-//! wait for a confirmation, and whoever falls off it says it again. Driven by `mod.rs`, carried out by `write.rs`.
+//! confirmed when that write, or a later one, has succeeded, or when a newer report says the same again. One write of a
+//! device at a time, a pause between two, growing pauses while the API server refuses. Nothing that was accepted is
+//! dropped; what is bounded is the list of those who wait for a confirmation, and whoever falls off it says it again.
+//!
+//! An API server that cannot take both places of every value gets the DeviceStatus first: values that the Device itself
+//! shows follow when nothing else is due, the oldest first. Driven by `mod.rs`, carried out by `write.rs`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use ke_api::device_status::DeviceStatusStatus;
@@ -28,6 +32,10 @@ const MAX_WAITING: usize = 256;
 const AWAY: Backoff =
     Backoff { first: Duration::from_millis(500), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
 const REFUSED: Duration = Duration::from_secs(60);
+/// A write that waits for its turn longer than this shows that the API server does not keep up.
+const LATE: Duration = Duration::from_millis(500);
+/// What a Device itself shows is at most this much behind its DeviceStatus.
+const BEHIND_AT_MOST: Duration = Duration::from_secs(600);
 
 /// Who waits to hear that a report is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +144,14 @@ impl Said {
     }
 }
 
+/// A report whose confirmation waits.
+#[derive(Debug)]
+struct Waiting {
+    who: Confirmation,
+    /// Digest of what it was about: a newer report about the same overtakes it.
+    about: u64,
+}
+
 #[derive(Debug)]
 struct Entry {
     uid: Uid,
@@ -145,8 +161,10 @@ struct Entry {
     held: Held,
     shown: Shown,
     problems: Vec<Problem>,
-    waiting: VecDeque<Confirmation>,
+    waiting: VecDeque<Waiting>,
     due: Option<Instant>,
+    /// Since when the Device itself does not show what its DeviceStatus says.
+    behind: Option<Instant>,
     /// The next write does not begin before this.
     not_before: Option<Instant>,
     n_failed: u32,
@@ -157,9 +175,34 @@ struct Entry {
 
 #[derive(Debug)]
 struct UnderWay {
-    confirming: VecDeque<Confirmation>,
+    confirming: VecDeque<Waiting>,
     said: Option<Said>,
     shown: Map<String, Value>,
+}
+
+/// How much may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    All,
+    /// The DeviceStatus, and what is more than a value: the API server does not keep up.
+    WhatMatters,
+}
+
+/// What there is to write of a device.
+#[derive(Debug)]
+struct Planned {
+    status: Option<StatusWrite>,
+    said: Option<Said>,
+    device: Option<Map<String, Value>>,
+    events: Vec<Problem>,
+    /// The Device itself is left for later.
+    is_behind: bool,
+}
+
+impl Planned {
+    fn is_empty(&self) -> bool {
+        self.status.is_none() && self.device.is_none()
+    }
 }
 
 /// The statuses of all devices.
@@ -167,6 +210,8 @@ struct UnderWay {
 pub(super) struct Statuses {
     entries: HashMap<Id, Entry>,
     due: BTreeSet<(Instant, Id)>,
+    /// Devices of which nothing else is due. None of them is being written.
+    behind: BTreeSet<(Instant, Id)>,
     under_way: HashMap<Id, UnderWay>,
     /// DeviceStatuses that were found at the start, until their Device is seen.
     found: HashMap<Id, Found>,
@@ -214,6 +259,7 @@ impl Statuses {
                 problems: Vec::new(),
                 waiting: VecDeque::new(),
                 due: None,
+                behind: None,
                 not_before: None,
                 n_failed: 0,
                 status_refused: None,
@@ -241,9 +287,12 @@ impl Statuses {
         if let Some(due) = entry.due {
             self.due.remove(&(due, id.clone()));
         }
-        self.confirmed.extend(entry.waiting);
+        if let Some(since) = entry.behind {
+            self.behind.remove(&(since, id.clone()));
+        }
+        self.confirmed.extend(entry.waiting.into_iter().map(|waiting| waiting.who));
         if let Some(under_way) = self.under_way.get_mut(id) {
-            self.confirmed.extend(under_way.confirming.drain(..));
+            self.confirmed.extend(under_way.confirming.drain(..).map(|waiting| waiting.who));
         }
     }
 
@@ -258,7 +307,7 @@ impl Statuses {
     ) -> Option<Taken> {
         let entry = self.entries.get_mut(id)?;
         let taken = entry.facts.report(report, &entry.properties, unix_now);
-        self.wait(now, id, who);
+        self.wait(now, id, taken, Waiting { who, about: about(report) });
         Some(taken)
     }
 
@@ -273,7 +322,12 @@ impl Statuses {
     ) -> Option<Taken> {
         let entry = self.entries.get_mut(id)?;
         let taken = entry.facts.state(report, unix_now);
-        self.wait(now, id, who);
+        self.wait(
+            now,
+            id,
+            taken,
+            Waiting { who, about: u64::from(report.device.last_online_time.is_empty()) },
+        );
         Some(taken)
     }
 
@@ -283,15 +337,24 @@ impl Statuses {
         facts.or_else(|| Some(&self.found.get(id)?.facts)).is_some_and(Facts::is_heard)
     }
 
-    fn wait(&mut self, now: Instant, id: &Id, who: Confirmation) {
+    fn wait(&mut self, now: Instant, id: &Id, taken: Taken, report: Waiting) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         // A node repeats what it has not heard of.
-        if !entry.waiting.contains(&who) {
+        let is_repeated = entry.waiting.iter().any(|waiting| waiting.who == report.who);
+        // Its node keeps this one until it is stored: what it overtakes need not be.
+        if !is_repeated && taken.older == 0 {
+            let all = std::mem::take(&mut entry.waiting);
+            let (overtaken, waiting) = all.into_iter().partition(|waiting| waiting.about == report.about);
+            entry.waiting = waiting;
+            let overtaken: VecDeque<Waiting> = overtaken;
+            self.confirmed.extend(overtaken.into_iter().map(|waiting| waiting.who));
+        }
+        if !is_repeated {
             if entry.waiting.len() >= MAX_WAITING {
                 entry.waiting.pop_front();
                 self.n_unconfirmed = self.n_unconfirmed.saturating_add(1);
             }
-            entry.waiting.push_back(who);
+            entry.waiting.push_back(report);
         }
         self.schedule(now, id);
     }
@@ -299,16 +362,13 @@ impl Statuses {
     /// The next write, if one is due. `stamp` is now as RFC 3339.
     pub(super) fn poll(&mut self, now: Instant, stamp: &str) -> Option<Write> {
         loop {
-            if self.due.first().is_none_or(|(due, _)| *due > now) {
-                return None;
-            }
-            let (_, id) = self.due.pop_first()?;
+            let (id, takes) = self.turn(now)?;
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            entry.due = None;
-            let write = entry.write(now, &id, stamp);
+            let is_long = entry.behind.is_some_and(|since| since + BEHIND_AT_MOST <= now);
+            let planned = entry.plan(now, stamp, if is_long { Takes::All } else { takes });
             let confirming = std::mem::take(&mut entry.waiting);
-            let Some((write, said, shown)) = write else {
-                // What is known is what is stored, or was overtaken by it.
+            entry.behind = planned.is_behind.then(|| entry.behind.unwrap_or(now));
+            if planned.is_empty() {
                 if entry.is_refused(now) {
                     entry.waiting = confirming;
                     let until = entry.status_refused.into_iter().chain(entry.device_refused).min();
@@ -316,19 +376,51 @@ impl Statuses {
                     entry.due = Some(retry);
                     self.due.insert((retry, id));
                 } else {
-                    self.confirmed.extend(confirming);
+                    // What is known is what is stored, or was overtaken by it.
+                    self.confirmed.extend(confirming.into_iter().map(|waiting| waiting.who));
+                    self.behind.extend(entry.behind.map(|since| (since, id)));
                 }
                 continue;
-            };
+            }
             entry.not_before = Some(now + PAUSE);
+            let Planned { status, said, device, events, .. } = planned;
+            let shown = device.clone().unwrap_or_default();
+            let write = Write { id: id.clone(), uid: entry.uid.clone(), status, device, events };
             self.under_way.insert(id, UnderWay { confirming, said, shown });
             return Some(write);
         }
     }
 
+    /// Whose turn it is, and how much may be written.
+    fn turn(&mut self, now: Instant) -> Option<(Id, Takes)> {
+        let due = self.due.first().map(|(due, _)| *due).filter(|due| *due <= now);
+        let is_next = |since: Instant| due.is_none() || since + BEHIND_AT_MOST <= now;
+        if self.behind.first().is_some_and(|(since, _)| is_next(*since)) {
+            let (_, id) = self.behind.pop_first()?;
+            if let Some(due) = self.entries.get_mut(&id).and_then(|entry| entry.due.take()) {
+                self.due.remove(&(due, id.clone()));
+            }
+            return Some((id, Takes::All));
+        }
+        let is_late = now.saturating_duration_since(due?) > LATE;
+        let takes = if is_late || !self.behind.is_empty() { Takes::WhatMatters } else { Takes::All };
+        let (_, id) = self.due.pop_first()?;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.due = None;
+            self.behind.remove(&(entry.behind.unwrap_or(now), id.clone()));
+        }
+        Some((id, takes))
+    }
+
+    /// Devices that wait until nothing else is due.
+    pub(super) fn n_behind(&self) -> usize {
+        self.behind.len()
+    }
+
     /// When `poll` wants to be called next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        // A Device that is behind goes as soon as nothing else does.
+        self.behind.first().or_else(|| self.due.first()).map(|(at, _)| *at)
     }
 
     /// What came of a write. `unix_now` in milliseconds.
@@ -337,7 +429,7 @@ impl Statuses {
         let Some(UnderWay { confirming, said, shown }) = self.under_way.remove(&id) else { return };
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.uid == uid) else {
             // The Device went meanwhile; one that was made anew waits for this write.
-            self.confirmed.extend(confirming);
+            self.confirmed.extend(confirming.into_iter().map(|waiting| waiting.who));
             self.schedule(now, &id);
             return;
         };
@@ -376,7 +468,7 @@ impl Statuses {
         let is_refused = entry.status_refused.is_some() && entry.device_refused.is_some();
         let is_stored = !is_away && !is_open && !is_refused;
         if is_stored {
-            self.confirmed.extend(confirming);
+            self.confirmed.extend(confirming.into_iter().map(|waiting| waiting.who));
         } else {
             let mut confirming = confirming;
             confirming.append(&mut entry.waiting);
@@ -430,34 +522,44 @@ impl Entry {
         is(self.status_refused) && is(self.device_refused)
     }
 
-    fn write(
-        &mut self,
-        now: Instant,
-        id: &Id,
-        stamp: &str,
-    ) -> Option<(Write, Option<Said>, Map<String, Value>)> {
+    /// What there is to write now.
+    fn plan(&self, now: Instant, stamp: &str, takes: Takes) -> Planned {
         let wanted = self.facts.device_status(&self.properties);
         let said = Said::new(&wanted);
         let may = |refused: Option<Instant>| refused.is_none_or(|until| until <= now);
+        let may_status = may(self.status_refused);
         let status = match &self.held {
-            _ if !may(self.status_refused) => None,
+            _ if !may_status => None,
             Held::Missing => Some(StatusWrite::Create(wanted)),
             Held::Foreign => Some(StatusWrite::TakeOver(wanted)),
             Held::Says(held) if *held == said => None,
             Held::Says(_) => Some(StatusWrite::Patch(wanted)),
         };
+        let said = status.is_some().then_some(said);
         let live = self.facts.live_status(&self.properties);
         let problems: Vec<Problem> = self.problems.iter().chain(self.facts.trouble()).cloned().collect();
         let patch =
             if may(self.device_refused) { self.shown.patch(live, &problems, stamp) } else { Map::new() };
-        let events = if patch.contains_key("conditions") { self.shown.untold(&problems) } else { Vec::new() };
-        if status.is_none() && patch.is_empty() {
-            return None;
-        }
-        let said = status.is_some().then_some(said);
-        let device = (!patch.is_empty()).then(|| patch.clone());
-        Some((Write { id: id.clone(), uid: self.uid.clone(), status, device, events }, said, patch))
+        // Where there is no other place for a value, or it is no mere value, it does not wait.
+        let may_wait = may_status && !patch.contains_key("conditions") && !patch.contains_key("state");
+        let is_behind = takes == Takes::WhatMatters && may_wait && !patch.is_empty();
+        let device = (!patch.is_empty() && !is_behind).then_some(patch);
+        let tells = device.as_ref().is_some_and(|patch| patch.contains_key("conditions"));
+        let events = if tells { self.shown.untold(&problems) } else { Vec::new() };
+        Planned { status, said, device, events, is_behind }
     }
+}
+
+/// What a report is about: the halves of properties that it has values of.
+fn about(report: &TwinReport) -> u64 {
+    let has = |half: &Option<ke_wire::TwinValue>| half.as_ref().is_some_and(|half| half.value.is_some());
+    let halves = report.twin.iter().filter_map(|(name, twin)| {
+        let twin = twin.as_ref()?;
+        Some((name, has(&twin.actual), has(&twin.expected)))
+    });
+    let mut hasher = DefaultHasher::new();
+    halves.for_each(|half| half.hash(&mut hasher));
+    hasher.finish()
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub(super) struct Facts {
 pub(super) struct Taken {
     /// Values that are newer than what was known.
     pub(super) newer: usize,
+    /// Values that were overtaken by what was known.
+    pub(super) older: usize,
     /// Values of properties that the device does not have.
     pub(super) unknown: usize,
 }
@@ -89,9 +91,10 @@ impl Facts {
                 (&mut twin.reported, value(&reported.actual)),
                 (&mut twin.observed_desired, value(&reported.expected)),
             ] {
-                if let Some(new) = new
-                    && held.as_ref().is_none_or(|held| !is_older(at(&new), at(held), now))
-                {
+                let Some(new) = new else { continue };
+                if held.as_ref().is_some_and(|held| is_older(at(&new), at(held), now)) {
+                    taken.older = taken.older.saturating_add(1);
+                } else {
                     taken.newer = taken.newer.saturating_add(1);
                     *held = Some(new);
                 }
@@ -104,7 +107,7 @@ impl Facts {
     pub(super) fn state(&mut self, report: &StateReport, now: i64) -> Taken {
         let at = if report.timestamp < NO_CLOCK_BEFORE { now } else { report.timestamp };
         if report.device.state.is_empty() || is_older(at, self.state_at, now) {
-            return Taken::default();
+            return Taken { older: 1, ..Taken::default() };
         }
         self.state_at = at;
         self.state.clone_from(&report.device.state);
@@ -112,7 +115,7 @@ impl Facts {
         if !report.device.last_online_time.is_empty() {
             self.last_online.clone_from(&report.device.last_online_time);
         }
-        Taken { newer: 1, unknown: 0 }
+        Taken { newer: 1, ..Taken::default() }
     }
 
     /// Takes over what somebody else has written, where nothing newer is known here.
@@ -321,7 +324,7 @@ mod tests {
             "heat": {"actual": {"value": "25.3", "metadata": {"timestamp": NOW}}, "metadata": {"type": "float"}},
             "limit": {"expected": {"value": "20"}, "actual": {"value": "18"}},
             "gone": null, "stranger": {"actual": {"value": "1"}}}}));
-        assert_eq!(facts.report(&first, &properties(), NOW), Taken { newer: 3, unknown: 1 });
+        assert_eq!(facts.report(&first, &properties(), NOW), Taken { newer: 3, older: 0, unknown: 1 });
         let at = NOW.to_string();
         assert_eq!(
             Value::Object(facts.device_status(&properties())),

@@ -257,3 +257,49 @@ async fn a_protocol_has_one_mapper_and_who_is_there_stays() {
     let given = rig.mapper.mapper_register(registration(&second)).await.unwrap().into_inner();
     assert_eq!(given.device_list.len(), 1);
 }
+
+#[tokio::test]
+async fn after_a_restart_a_mapper_is_called_where_it_was_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = start(folder.path(), vec![model(), device("a", "1")]).await;
+    let (first, second) = (folder.path().join("first.sock"), folder.path().join("second.sock"));
+    // One that went, and the same one anew at another socket.
+    rig.mapper.mapper_register(registration(&first)).await.unwrap();
+    let told = Told::default();
+    let mut mapper = JoinSet::new();
+    serve(&told, &second, &mut mapper);
+    rig.mapper.mapper_register(registration(&second)).await.unwrap();
+    drop(rig);
+    let _rig = start(folder.path(), vec![model(), device("a", "2")]).await;
+    told.is(&["update a 2"]).await;
+}
+
+#[tokio::test]
+async fn a_mapper_that_wants_no_data_is_called_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = start(folder.path(), vec![model(), device("a", "1")]).await;
+    let socket = folder.path().join("m.sock");
+    let told = Told::default();
+    let mut mapper = JoinSet::new();
+    serve(&told, &socket, &mut mapper);
+    let without = wire::MapperRegisterRequest { with_data: false, ..registration(&socket) };
+    let given = rig.mapper.mapper_register(without).await.unwrap().into_inner();
+    assert_eq!((given.model_list.len(), given.device_list.len()), (0, 0));
+    told.is(&["model oven", "register a"]).await;
+}
+
+#[tokio::test]
+async fn a_registration_holds_each_model_once_and_a_bad_call_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = start(folder.path(), vec![model(), device("a", "1"), device("b", "1")]).await;
+    let nobody = wire::MapperRegisterRequest { with_data: true, mapper: None };
+    let refused = rig.mapper.mapper_register(nobody).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::InvalidArgument, "mapper is missing"));
+    let mut bare = report("a", "1");
+    let twin = &mut bare.reported_device.as_mut().unwrap().twins[0];
+    (twin.observed_desired, twin.reported) = (None, None);
+    rig.mapper.report_device_status(bare).await.unwrap();
+    let given = rig.mapper.mapper_register(registration(&folder.path().join("m.sock"))).await.unwrap();
+    let given = given.into_inner();
+    assert_eq!((given.model_list.len(), given.device_list.len()), (1, 2));
+}

@@ -54,8 +54,9 @@ pub(super) struct Link<'a> {
     meta: &'a Meta,
     ends: Ends<'a>,
     waiting: HashMap<MessageId, Waiting>,
-    /// Device reports that the cloud has not confirmed yet.
+    /// Device reports that the cloud has not confirmed yet, and the newest message of each.
     parcels: HashMap<MessageId, Parcel>,
+    parcel_messages: HashMap<Parcel, MessageId>,
     applying: FuturesUnordered<Applying>,
     pauses: FuturesUnordered<Pause>,
     /// Events sent since the last ping, and those sent before the ping of that number.
@@ -93,6 +94,7 @@ impl<'a> Link<'a> {
             ends,
             waiting: HashMap::new(),
             parcels: HashMap::new(),
+            parcel_messages: HashMap::new(),
             applying: FuturesUnordered::new(),
             pauses: FuturesUnordered::new(),
             told: Vec::new(),
@@ -144,8 +146,10 @@ impl<'a> Link<'a> {
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
                 Event::Device(parcel, report) => {
                     let id = MessageId::fresh();
-                    // One that goes again waits for its newest confirmation only, so that the map stays as small as the window.
-                    self.parcels.retain(|_, sent| *sent != parcel);
+                    // One that goes again waits for its newest confirmation only, so that the maps stay as small as the window.
+                    if let Some(before) = self.parcel_messages.insert(parcel, id.clone()) {
+                        self.parcels.remove(&before);
+                    }
                     self.parcels.insert(id.clone(), parcel);
                     self.end.tell(now, report.message(id));
                 }
@@ -257,6 +261,7 @@ impl<'a> Link<'a> {
             Down::Delete(delete) => (delete.id.clone(), Pushed::Delete(delete)),
             Down::TwinConfirmed { to, .. } => {
                 if let Some(parcel) = self.parcels.remove(&to) {
+                    self.parcel_messages.remove(&parcel);
                     // Closed at shutdown only: what is confirmed then goes once more.
                     let _ = self.ends.devices.outbox.news.send(ParcelNews::Confirmed(parcel)).await;
                 }

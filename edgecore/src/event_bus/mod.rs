@@ -259,16 +259,19 @@ async fn listen_sometime(place: &Place, shutdown: &Shutdown) -> Option<TcpListen
     }
 }
 
+/// `None` when another broker is there.
+async fn listen_if_free(address: SocketAddr) -> Option<TcpListener> {
+    // Somebody may answer there without holding the very address, such as a forwarded port.
+    let answer = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(address)).await;
+    if matches!(answer, Ok(Ok(_))) { None } else { TcpListener::bind(address).await.ok() }
+}
+
 async fn listen(place: &Place) -> Result<TcpListener, ListenError> {
     let (host, port) = match place {
         Place::At(host, port) => (host.as_str(), *port),
         Place::Free => {
             let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
-            // Somebody may answer there without holding the very address, such as a forwarded port.
-            let answer = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(usual)).await;
-            if !matches!(answer, Ok(Ok(_)))
-                && let Ok(listener) = TcpListener::bind(usual).await
-            {
+            if let Some(listener) = listen_if_free(usual).await {
                 tracing::info!(address = %usual, "the embedded MQTT broker listens");
                 return Ok(listener);
             }

@@ -304,3 +304,12 @@ async fn a_broker_behind_tls_is_checked_and_told_who_speaks() {
     assert_eq!(filters.iter().map(|(filter, _)| filter.as_str()).collect::<Vec<_>>(), topic::LISTENED);
     node.kill().await;
 }
+
+#[tokio::test]
+async fn another_broker_keeps_its_port() {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = other.local_addr().unwrap();
+    assert!(listen_if_free(address).await.is_none());
+    drop(other);
+    assert_eq!(listen_if_free(address).await.unwrap().local_addr().unwrap(), address);
+}

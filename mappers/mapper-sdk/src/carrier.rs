@@ -40,7 +40,10 @@ impl Reports {
     }
 
     pub(crate) fn push(&self, report: Report) {
-        self.outbox(|outbox| outbox.push(report));
+        if self.outbox(|outbox| outbox.push(report)) {
+            // Told in the log when the edge node is back; the count is for who asks meanwhile.
+            self.0.counters.dropped.inc();
+        }
         self.0.added.notify_one();
     }
 
@@ -102,7 +105,6 @@ impl Reports {
                     }
                     let n_dropped = self.outbox(Outbox::take_dropped);
                     if n_dropped > 0 {
-                        self.0.counters.dropped.inc_by(n_dropped);
                         tracing::warn!(%device, n_dropped, "the edge node was away for long: the oldest values are lost");
                     }
                     n_failures = 0;

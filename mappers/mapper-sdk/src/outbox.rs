@@ -33,24 +33,26 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Adds a report. When full, the oldest values go; a state that repeats the last waiting one is not added.
-    pub(crate) fn push(&mut self, report: Report) {
+    /// Adds a report. When full, the oldest values go, and it says so; a state that repeats the last waiting one is not added.
+    pub(crate) fn push(&mut self, report: Report) -> bool {
         if matches!(report, Report::State(..)) {
             let mut newest =
                 self.waiting.iter().rev().filter(|(_, waits)| matches!(waits, Report::State(..)));
             if newest.next().is_some_and(|(_, waits)| *waits == report) {
-                return;
+                return false;
             }
         }
         if self.waiting.len() >= ROOM && self.pace == Pace::Newest {
             self.merge();
         }
-        if self.waiting.len() >= ROOM {
+        let is_full = self.waiting.len() >= ROOM;
+        if is_full {
             let values = self.waiting.iter().position(|(_, waits)| matches!(waits, Report::Values(_)));
             self.waiting.remove(values.unwrap_or_default());
             self.n_dropped = self.n_dropped.saturating_add(1);
         }
         self.add(report);
+        is_full
     }
 
     fn add(&mut self, report: Report) {
@@ -193,7 +195,9 @@ mod tests {
     fn the_newest_of_each() {
         let check = |reports: Vec<Report>, n_replaced: u64, expected: &[Report]| {
             let mut outbox = Outbox::default();
-            reports.into_iter().for_each(|report| outbox.push(report));
+            for report in reports {
+                outbox.push(report);
+            }
             let next = std::iter::from_fn(|| {
                 let (number, report) = outbox.next(Pace::Newest)?;
                 outbox.done(number);
@@ -279,9 +283,8 @@ mod tests {
     fn the_oldest_values_go_and_are_counted() {
         let mut outbox = Outbox::default();
         outbox.push(state("online"));
-        for name in 0..ROOM + 2 {
-            outbox.push(values(name));
-        }
+        let went = (0..ROOM + 2).filter(|name| outbox.push(values(*name))).count();
+        assert_eq!(went, 3, "each is told when it goes");
         let (number, _) = outbox.next(Pace::Every).unwrap();
         assert_eq!((outbox.take_dropped(), outbox.take_dropped()), (3, 0));
         let kept = drain(&mut outbox);

@@ -96,12 +96,13 @@ fn many_reports_cost_one_write_and_are_confirmed_after_it() {
     bench.report("1", "25", 1);
     bench.report("2", "26", 2);
     // The first goes at once; what comes meanwhile waits for the pause.
+    assert_eq!(bench.confirmed(), ["1"], "its node still has what overtook it");
     assert_eq!(bench.value(), "26");
     bench.report("3", "27", 3);
     assert_eq!(bench.confirmed(), [""; 0]);
     assert_eq!(bench.poll(), None, "one write at a time");
     bench.done(2);
-    assert_eq!(bench.confirmed(), ["1", "2"]);
+    assert_eq!(bench.confirmed(), ["2"]);
     assert_eq!(bench.poll(), None, "a pause between two");
     bench.now = bench.statuses.poll_timeout().unwrap();
     assert_eq!(bench.value(), "27");
@@ -137,7 +138,7 @@ fn nothing_is_confirmed_while_the_api_server_is_away() {
         last = bench.now;
     }
     bench.report("2", "26", 2);
-    assert_eq!(bench.confirmed(), [""; 0]);
+    assert_eq!(bench.confirmed(), ["1"], "overtaken by what its node still has");
     assert_eq!(bench.value(), "26");
     // One half is enough of a failure.
     bench.written(Wrote::Done(Version::new(5)), Wrote::Away);
@@ -146,7 +147,117 @@ fn nothing_is_confirmed_while_the_api_server_is_away() {
     let write = bench.poll().unwrap();
     assert_eq!(write.status, None, "that half is there");
     bench.written(Wrote::Nothing, Wrote::Done(Version::new(6)));
-    assert_eq!(bench.confirmed(), ["1", "2"]);
+    assert_eq!(bench.confirmed(), ["2"]);
+}
+
+#[test]
+fn a_report_waits_for_its_own_values() {
+    let mut bench = Bench::new();
+    let mut say = |report: &str, twin: Value| {
+        let who = Confirmation { node: "e1".parse().unwrap(), report: report.parse().unwrap() };
+        let twins = serde_json::from_value(json!({"timestamp": UNIX, "twin": twin})).unwrap();
+        bench.statuses.twins(bench.now, UNIX, &id(), &twins, who).unwrap();
+        bench.statuses.take_confirmed().len()
+    };
+    assert_eq!(say("1", json!({"heat": {"actual": {"value": "25"}}})), 0);
+    assert_eq!(say("2", json!({"heat": {"expected": {"value": "30"}}})), 0, "another half");
+    assert_eq!(say("3", json!({"limit": {"actual": {"value": "20"}}})), 0, "another property");
+    let older = json!({"value": "24", "metadata": {"timestamp": UNIX - 1}});
+    assert_eq!(say("0", json!({"heat": {"actual": older}})), 0, "it overtakes nothing");
+    assert_eq!(say("4", json!({"heat": {"actual": {"value": "26"}}})), 2, "both of its kind");
+    assert_eq!(bench.value(), "26");
+    bench.done(2);
+    assert_eq!(bench.confirmed(), ["2", "3", "4"]);
+}
+
+#[test]
+fn what_the_api_server_cannot_take_is_the_devices_own_values_first() {
+    let name = |n: usize| Id { namespace: "plant".parse().unwrap(), name: format!("d{n}").parse().unwrap() };
+    let named = |n: usize, status: Value| {
+        let mut device = device("u", 1, status);
+        device.stored.id = name(n);
+        device
+    };
+    let (mut statuses, mut now) = (Statuses::default(), Instant::now());
+    let mut version = 1;
+    let mut settle = |statuses: &mut Statuses, now: Instant, write: &Write| {
+        version += 1;
+        let done = |has: bool| if has { Wrote::Done(Version::new(version)) } else { Wrote::Nothing };
+        let (status, device) = (done(write.status.is_some()), done(write.device.is_some()));
+        let written = Written { id: write.id.clone(), uid: write.uid.clone(), status, device };
+        statuses.written(now, UNIX, written);
+    };
+    let report = |statuses: &mut Statuses, now: Instant, n: usize, at: i64| {
+        let who = Confirmation { node: "e1".parse().unwrap(), report: format!("{n}-{at}").parse().unwrap() };
+        let heat = json!({"actual": {"value": at.to_string(), "metadata": {"timestamp": UNIX + at}}});
+        let twins = serde_json::from_value(json!({"twin": {"heat": heat}})).unwrap();
+        statuses.twins(now, UNIX, &name(n), &twins, who).unwrap();
+    };
+    for n in 0..3 {
+        statuses.device(now, &named(n, json!({})), Vec::new());
+        let write = statuses.poll(now, "T").unwrap();
+        settle(&mut statuses, now, &write);
+    }
+    now += PAUSE;
+    assert_eq!(statuses.poll(now, "T"), None);
+
+    // Nobody had time for them.
+    (0..3).for_each(|n| report(&mut statuses, now, n, 1));
+    now += LATE * 2;
+    for n in 0..3 {
+        let write = statuses.poll(now, "T").unwrap();
+        assert_eq!((&write.id, write.status.is_some(), &write.device), (&name(n), true, &None));
+        settle(&mut statuses, now, &write);
+        let confirmed = statuses.take_confirmed();
+        assert_eq!(confirmed.len(), 1, "it is stored in one place, and goes to the other");
+    }
+    // Now there is time: what is behind goes, but for what is new.
+    now += PAUSE;
+    report(&mut statuses, now, 1, 2);
+    let write = statuses.poll(now, "T").unwrap();
+    assert_eq!((&write.id, write.status.is_some()), (&name(0), false));
+    assert!(write.device.is_some());
+    settle(&mut statuses, now, &write);
+    let write = statuses.poll(now, "T").unwrap();
+    assert_eq!((&write.id, write.status.is_some(), write.device.is_some()), (&name(1), true, true));
+    settle(&mut statuses, now, &write);
+
+    // What is more than a value does not wait.
+    now += PAUSE;
+    let problem = Problem { what: What::NoVisitors, message: "a".to_owned() };
+    report(&mut statuses, now, 0, 3);
+    statuses.device(now, &named(2, json!({})), vec![problem]);
+    now += LATE * 2;
+    let write = statuses.poll(now, "T").unwrap();
+    assert_eq!(write.id, name(2));
+    assert!(write.device.is_some_and(|patch| patch.contains_key("conditions")));
+    let write = statuses.poll(now, "T").unwrap();
+    assert_eq!((&write.id, write.device), (&name(0), None));
+}
+
+#[test]
+fn no_device_is_behind_for_ever() {
+    let mut bench = Bench::new();
+    bench.report("1", "1", 1);
+    bench.value();
+    bench.done(2);
+    let mut value = 1;
+    let start = bench.now;
+    // It reports faster than its turn comes.
+    loop {
+        value += 1;
+        bench.now += PAUSE;
+        bench.report(&value.to_string(), &value.to_string(), value);
+        bench.now += LATE * 2;
+        let write = bench.poll().unwrap();
+        bench.report(&format!("{value}-more"), "0", value + 1);
+        if write.device.is_some() {
+            break;
+        }
+        bench.written(Wrote::Done(Version::new(2)), Wrote::Nothing);
+        assert!(bench.now - start < BEHIND_AT_MOST * 2);
+    }
+    assert!(bench.now - start >= BEHIND_AT_MOST);
 }
 
 #[test]
@@ -255,10 +366,17 @@ fn too_many_that_wait_are_counted_and_their_values_kept() {
     let mut bench = Bench::new();
     bench.report("0", "0", 0);
     bench.value();
+    // Each about another property.
     for n in 1..=300 {
-        bench.report(&n.to_string(), &n.to_string(), n);
+        let who = Confirmation { node: "e1".parse().unwrap(), report: n.to_string().parse().unwrap() };
+        let value = json!({"actual": {"value": n.to_string(), "metadata": {"timestamp": UNIX + n}}});
+        let mut twins = Map::from_iter([("heat".to_owned(), value.clone())]);
+        twins.insert(format!("more-{n}"), value);
+        let report = serde_json::from_value(json!({"twin": twins})).unwrap();
+        for _ in 0..2 {
+            bench.statuses.twins(bench.now, UNIX, &id(), &report, who.clone()).unwrap();
+        }
     }
-    bench.report("300", "300", 300);
     assert_eq!(bench.statuses.take_unconfirmed(), 300 - MAX_WAITING as u64);
     bench.done(2);
     bench.now += PAUSE;

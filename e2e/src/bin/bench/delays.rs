@@ -1,54 +1,52 @@
 //! How old devices' values are when a watcher of the cluster sees them.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use e2e::cluster::Cluster;
+use e2e::watch::Watch;
+use time::OffsetDateTime;
 
-/// A kubectl that watches every DeviceStatus.
-pub(crate) struct Delays {
-    kubectl: Child,
-    seen: Receiver<f64>,
+/// The objects that show a device's values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shows {
+    /// What `kubectl get device` reads.
+    Device,
+    /// What KubeEdge's readers read.
+    DeviceStatus,
 }
 
+impl Shows {
+    pub(crate) fn resource(self) -> &'static str {
+        match self {
+            Self::Device => "devices",
+            Self::DeviceStatus => "devicestatuses",
+        }
+    }
+}
+
+/// A watcher of every Device or DeviceStatus.
+pub(crate) struct Delays(Watch);
+
 impl Delays {
-    /// From now on: of every change the age of the first property's value.
-    pub(crate) fn watch(cluster: &Cluster) -> Result<Self> {
-        let template = "--output=jsonpath={.status.twins[0].reported.metadata.timestamp}{\"\\n\"}";
-        let mut kubectl = cluster
-            .kubectl_command(&["get", "devicestatuses", "--all-namespaces", "--watch-only", template])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start kubectl")?;
-        let output = BufReader::new(kubectl.stdout.take().context("kubectl's output")?);
-        let (sender, seen) = channel();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if let Ok(at) = line.trim().parse::<f64>() {
-                    // Nobody counts any more: the run is over.
-                    let _ = sender.send(now_ms() - at);
-                }
-            }
-        });
-        Ok(Self { kubectl, seen })
+    /// From now on: of every change of a first property's value its age.
+    pub(crate) fn watch(cluster: &Cluster, of: Shows) -> Result<Self> {
+        let columns = "{.metadata.namespace}/{.metadata.name} {.status.twins[0].reported.metadata.timestamp}";
+        Ok(Self(cluster.watch(&[of.resource(), "--all-namespaces", "--watch-only"], columns)?))
     }
 
     /// Milliseconds from the edge's clock to the watcher's, which is the same machine's.
     pub(crate) fn stop(self) -> Vec<f64> {
-        self.seen.try_iter().collect()
-    }
-}
-
-impl Drop for Delays {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.kubectl.kill();
-        let _ = self.kubectl.wait();
+        // What else changes about a device shows its value once more.
+        let mut last = HashMap::new();
+        let age = |(seen, line): (OffsetDateTime, String)| {
+            let (device, at) = line.split_once(' ')?;
+            let at: f64 = at.trim().parse().ok()?;
+            let before = last.insert(device.to_owned(), at);
+            (before != Some(at)).then(|| seen.unix_timestamp_nanos() as f64 / 1e6 - at)
+        };
+        self.0.seen.try_iter().filter_map(age).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use e2e::wait::{Seen, eventually};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use crate::delays::Delays;
+use crate::delays::{Delays, Shows};
 use crate::usage::percentile;
 
 const N_DEVICES: u32 = 100;
@@ -45,7 +45,9 @@ pub(crate) fn reports() -> Result<Vec<Row>> {
 
     // A report of each device now and then: what a value needs.
     wait_drained(&site)?;
-    let delays = Delays::watch(&site.cluster)?;
+    let shows = [Shows::Device, Shows::DeviceStatus];
+    let [to_device, to_status] = shows.map(|of| Delays::watch(&site.cluster, of));
+    let (to_device, to_status) = (to_device?, to_status?);
     // The watch has begun.
     sleep(Duration::from_secs(1));
     let mqtt = site.edge.mqtt().to_string();
@@ -56,12 +58,13 @@ pub(crate) fn reports() -> Result<Vec<Row>> {
         told["mqtt_ms"].as_array().context("latencies")?.iter().filter_map(Value::as_f64).collect();
     // The last values are on their way.
     sleep(Duration::from_secs(3));
-    let to_api = delays.stop();
+    let (to_device, to_status) = (to_device.stop(), to_status.stop());
     ensure!(
-        to_mqtt.len() > 500 && to_api.len() > 500,
-        "{} and {} values were seen",
+        [&to_mqtt, &to_device, &to_status].iter().all(|seen| seen.len() > 500),
+        "{}, {} and {} values were seen",
         to_mqtt.len(),
-        to_api.len()
+        to_device.len(),
+        to_status.len()
     );
     let n = |list: &[f64]| u32::try_from(list.len()).unwrap_or(u32::MAX);
     Ok(vec![
@@ -69,8 +72,10 @@ pub(crate) fn reports() -> Result<Vec<Row>> {
         Row::new("dmi_reports_lost", "values", Some(n_lost as f64), None, u32::try_from(n_reports)?),
         Row::new("twin_to_mqtt_p50", "ms", percentile(&to_mqtt, 50.0), None, n(&to_mqtt)),
         Row::new("twin_to_mqtt_p99", "ms", percentile(&to_mqtt, 99.0), None, n(&to_mqtt)),
-        Row::new("twin_to_api_p50", "ms", percentile(&to_api, 50.0), None, n(&to_api)),
-        Row::new("twin_to_api_p99", "ms", percentile(&to_api, 99.0), None, n(&to_api)),
+        Row::new("twin_to_api_p50", "ms", percentile(&to_device, 50.0), None, n(&to_device)),
+        Row::new("twin_to_api_p99", "ms", percentile(&to_device, 99.0), None, n(&to_device)),
+        Row::new("twin_to_devicestatus_p50", "ms", percentile(&to_status, 50.0), None, n(&to_status)),
+        Row::new("twin_to_devicestatus_p99", "ms", percentile(&to_status, 99.0), None, n(&to_status)),
     ])
 }
 

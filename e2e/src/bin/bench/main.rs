@@ -32,7 +32,8 @@ const GROUPS: &[(&str, &[Measure])] = &[
     ("memory", &[memory::links, memory::nodes, memory::edgecore]),
     ("pod", &[pod::starts_and_restart]),
     ("link", &[link::half_open]),
-    ("devices", &[devices::reports, modbus::reads, modbus::noisy_signal, fleet::ten_thousand]),
+    ("devices", &[devices::reports, modbus::reads, modbus::noisy_signal]),
+    ("fleet", &[fleet::ten_thousand]),
     ("cgroup", &[cgroup::small_machine]),
 ];
 

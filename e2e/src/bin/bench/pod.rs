@@ -4,10 +4,8 @@
 #![expect(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread::{self, sleep};
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +13,7 @@ use e2e::bench::Row;
 use e2e::cluster::Cluster;
 use e2e::site::{PATIENCE, Site, Wishes, shell_pod};
 use e2e::wait::{Seen, eventually};
+use e2e::watch::Watch;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -33,7 +32,7 @@ fn talkative() -> Wishes {
 
 pub(crate) fn starts_and_restart() -> Result<Vec<Row>> {
     let mut site = Site::start("bench-pod", &talkative())?;
-    let watch = Watch::start(&site.cluster)?;
+    let watch = Pods::watch(&site.cluster)?;
     let (mut totals, mut own) = (Vec::new(), Vec::new());
     // The first one also loads pages and makes cgroups; it is not counted.
     for number in 0..=N_PODS {
@@ -63,36 +62,13 @@ pub(crate) fn starts_and_restart() -> Result<Vec<Row>> {
     ])
 }
 
-/// What `kubectl get pods --watch` saw, each with the time at which it saw it first.
-struct Watch {
-    kubectl: Child,
-    seen: Receiver<(OffsetDateTime, Value)>,
-}
+/// What a watcher sees of pods: name, phase and whether their container is ready.
+struct Pods(Watch);
 
-impl Watch {
-    fn start(cluster: &Cluster) -> Result<Self> {
-        let mut kubectl = cluster
-            .kubectl_command(&["get", "pods", "--watch", "--output=json", "--output-watch-events"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start kubectl")?;
-        let output = BufReader::new(kubectl.stdout.take().context("kubectl's output")?);
-        let (sender, seen) = channel();
-        thread::spawn(move || {
-            // Events are pretty-printed: one ends with a bracket in the first column.
-            let mut text = String::new();
-            for line in output.lines().map_while(Result::ok) {
-                text.push_str(&line);
-                if line == "}" || line.starts_with("{\"type\"") {
-                    let event = serde_json::from_str(&std::mem::take(&mut text)).unwrap_or_default();
-                    if sender.send((OffsetDateTime::now_utc(), event)).is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        Ok(Self { kubectl, seen })
+impl Pods {
+    fn watch(cluster: &Cluster) -> Result<Self> {
+        let columns = "{.metadata.name} {.status.phase} {.status.containerStatuses[0].ready}";
+        Ok(Self(cluster.watch(&["pods"], columns)?))
     }
 
     /// Creates a pod; gives when the API server had it and when it called it Running.
@@ -101,7 +77,7 @@ impl Watch {
         let mut created = None;
         let end = Instant::now() + PATIENCE;
         loop {
-            let (at, event) = match self.seen.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            let (at, seen) = match self.0.seen.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(seen) => seen,
                 Err(RecvTimeoutError::Timeout) => {
                     let pod = site.pod(name)?;
@@ -110,23 +86,12 @@ impl Watch {
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("kubectl's watch has ended"),
             };
-            let pod = &event["object"];
-            if pod["metadata"]["name"] != name {
-                continue;
-            }
+            let Some(of_it) = seen.strip_prefix(&format!("{name} ")) else { continue };
             let created = *created.get_or_insert(at);
-            let ready = &pod["status"]["containerStatuses"][0]["ready"];
-            if pod["status"]["phase"] == "Running" && *ready == true {
+            if of_it == "Running true" {
                 return Ok((created, at));
             }
         }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.kubectl.kill().ok();
-        self.kubectl.wait().ok();
     }
 }
 

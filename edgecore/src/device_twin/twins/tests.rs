@@ -72,7 +72,10 @@ fn what_mqtt_clients_hear() {
     let check = |tail: &str, body: &str, expected: Value| {
         let topic: Topic = format!("$hw/events/{tail}").parse().unwrap();
         let effects = twins().heard(&topic, body.as_bytes(), &at(7));
-        let bodies: Vec<Value> = published(&effects).into_iter().map(|(_, body)| body).collect();
+        let (topics, bodies): (Vec<String>, Vec<Value>) = published(&effects).into_iter().unzip();
+        // Refused or not, who asked hears it where an answer is expected.
+        let asked = format!("$hw/events/{}/", tail.replace("/any/", "/edge-1/"));
+        assert!(topics.iter().all(|topic| topic.starts_with(&asked)), "{topics:?}");
         assert_eq!(Value::from(bodies), expected, "{tail} {body}");
     };
     let refused = |event: &str, code: u16, reason: &str| json!([{"event_id": event, "timestamp": 7, "code": code, "reason": reason}]);

@@ -12,8 +12,9 @@ use crate::device_id::DeviceId;
 
 /// Rows read from disk at once.
 pub(super) const PAGE: usize = 256;
-/// Parcels under way at once.
-const UNDER_WAY: usize = 256;
+/// Parcels under way at once: more than most nodes have devices, so that one whose value cannot be stored now holds up no
+/// other's. They cost about 1 MB.
+const UNDER_WAY: usize = 4096;
 /// Unconfirmed for this long, a parcel goes again. KubeEdge's edges wait as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a parcel goes before it is given up.
