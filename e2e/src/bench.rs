@@ -51,8 +51,8 @@ How each is measured:
 - `cloudcore_bytes_per_link_ws`, `cloudcore_bytes_per_node_ws`: growth of RssAnon from 1,000 to 3,000 simulated nodes
   (`e2e/edgemark`), divided by 2,000, each after 30 quiet seconds. A node is its link, Node, lease (320 s), one pod and one ConfigMap.
 - `cloudcore_rss_*`, `edgecore_rss_*`: VmRSS after 30 quiet seconds.
-- `pod_start_*`: 30 pods one after another on one node, image present: from the first to the Running event of one
-  `kubectl get --watch`. `own` is that without the time in which a call to the runtime was under way.
+- `pod_start_*`: 30 pods one after another on one node, image present: from the first event to the one that says Running and
+  ready, of one `kubectl get --watch`. `own` is that without the time in which a call to the runtime was under way.
 - `offline_restart_20pods`: edgecore's start with the cloud cut off, until it has nothing more to do for any of 20 running
   pods. The row is there only if no container changed.
 - `dmi_reports_per_s`: values of 100 devices with 10 properties each, reported by `e2e/edgemark`'s `dmimark` for 10 s as fast as
@@ -68,8 +68,8 @@ How each is measured:
   cloud within the WebSocket.
 - `fleet_*`: 10,000 devices over ten nodes on this machine, each reports one value a minute (`dmimark`). `rss` is VmRSS (of the
   largest edgecore), writes are those of Devices and DeviceStatuses that the API server counts in 120 s, `to_devicestatus` and
-  `to_device` are from the edge's time stamp to what `kubectl get --watch` shows of either; an API server that cannot take 333
-  writes a second gets the former first. `fleet_device_freshness_p99` and `devices_10000_freshness_p99` are the ages of the values
+  `to_device` are from the edge's time stamp to what `kubectl get --watch` shows of either, for each value that it shows: an API
+  server that cannot take 333 writes a second gets the former first, and values that newer ones overtook are shown by nobody. `fleet_device_freshness_p99` and `devices_10000_freshness_p99` are the ages of the values
   that Devices and DeviceStatuses have at the end; half a minute on average is the devices' own pace.
 - `halfopen_to_ready`: the slowest of a half-open link and both one-way links, until the API server has a newer lease and a Ready node.
 - `edgecore_lives_in_64MB`: edgecore alone in a cgroup of one CPU and 64 MB starts ten pods and stays Ready (1: yes).
@@ -124,7 +124,7 @@ pub fn write(group: &str, rows: &[Row]) -> Result<()> {
 pub fn document(groups: &[&str]) -> Result<()> {
     let mut text = String::from(PREFACE);
     let now = OffsetDateTime::now_utc().date();
-    text += &format!("\n{now}, commit `{}`, {}.\n", commit(), machine());
+    text += &format!("\n{now}, {}.\n", machine());
     for group in groups {
         let path = target_dir()?.join("bench").join(format!("{group}.json"));
         let Ok(bytes) = fs::read(&path) else {
@@ -133,7 +133,9 @@ pub fn document(groups: &[&str]) -> Result<()> {
         };
         let rows: Vec<Row> =
             serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
-        text += &format!("\n## {group}\n\n{}", table(&rows));
+        // A group may have been measured before the others: what it is of stands with it.
+        let of = rows.first().map(|row| format!("Of commit `{}`.\n\n", row.commit)).unwrap_or_default();
+        text += &format!("\n## {group}\n\n{of}{}", table(&rows));
     }
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?.join("docs");

@@ -4,7 +4,8 @@
 //! files are JSON, which is YAML. Called by stories and the demo.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,6 +102,21 @@ impl CloudCore {
     /// Health and metrics.
     pub fn monitor(&self) -> SocketAddr {
         self.monitor
+    }
+
+    /// One of its numbers now.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let mut stream = TcpStream::connect(self.monitor).context("reach cloudcore's metrics")?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.monitor)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .with_context(|| format!("cloudcore has no metric {name}"))?
+            .trim()
+            .parse()
+            .context("read a metric")
     }
 
     pub fn config(&self) -> &Path {

@@ -14,6 +14,7 @@ mod placement;
 mod reports;
 mod says;
 mod translate;
+mod turns;
 mod watch;
 mod write;
 
@@ -43,8 +44,9 @@ pub use handle::{DeviceInbox, FromEdge};
 
 /// Devices that are being written at once. Half of what `cluster.rs` lets through: Pods and leases go on beside them.
 const WRITES: usize = 32;
-/// Reports that come before all devices are known wait; more drop the oldest, which its node repeats.
-const MAX_EARLY: usize = 4096;
+/// Reports that come before all devices are known wait; more drop the oldest, which its node repeats after a minute. Some
+/// thousand nodes' first words, or all that some fully loaded ones have kept, in the seconds that the lists take; about 8 MB.
+const MAX_EARLY: usize = 16_384;
 /// How often devices whose node is not there are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often it is looked whether all nodes are known.
@@ -152,7 +154,7 @@ impl DeviceController {
             devices: metrics.gauge("device_controller_devices", "Devices in the cluster"),
             behind: metrics.gauge(
                 "device_controller_devices_behind",
-                "Devices that do not show their DeviceStatus' values yet, since the API server does not keep up",
+                "Devices that do not show yet what their DeviceStatus says, since the API server does not keep up",
             ),
             reports: metrics.counter("device_controller_reports", "Reports of nodes about their devices"),
             patches: metrics
@@ -220,7 +222,10 @@ impl Running {
                 () = stop.wait() => Event::Stop,
                 Some(written) = self.writes.join_next() => match written {
                     Ok(written) => Event::Written(Box::new(written)),
-                    Err(_) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "a write of a device ended in a panic; its device waits for a restart");
+                        continue;
+                    }
                 },
                 Some(said) = inbox.recv() => Event::Edge(said),
                 event = events.recv() => Event::Watch(event),

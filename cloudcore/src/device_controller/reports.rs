@@ -1,14 +1,15 @@
-//! Pure: which device's status is to be written when, and which reports may be confirmed after it.
+//! Pure: what of a device's status is to be written, and which reports may be confirmed after it.
 //!
-//! A report is folded into what is known of its device at once, so that any number of them costs one write; it is
-//! confirmed when that write, or a later one, has succeeded, or when a newer report says the same again. One write of a
-//! device at a time, a pause between two, growing pauses while the API server refuses. Nothing that was accepted is
-//! dropped; what is bounded is the list of those who wait for a confirmation, and whoever falls off it says it again.
+//! A report is folded into what is known of its device at once, so that any number of them costs one write. It is confirmed
+//! when that write, or a later one, has succeeded, or when a newer report of the same values came while writes succeed: its
+//! node keeps that one. One write of a device at a time, a pause between two, growing pauses while the API server refuses.
+//! Nothing that was accepted is dropped; what is bounded is the list of those who wait for a confirmation, and whoever falls
+//! off it says it again.
 //!
-//! An API server that cannot take both places of every value gets the DeviceStatus first: values that the Device itself
-//! shows follow when nothing else is due, the oldest first. Driven by `mod.rs`, carried out by `write.rs`.
+//! Whose turn it is decides `turns.rs`; an API server that does not keep up gets the DeviceStatus first. Driven by `mod.rs`,
+//! carried out by `write.rs`.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
@@ -22,21 +23,18 @@ use super::conditions::Problem;
 use super::object::{Id, SeenDevice};
 use super::says::PropertySays;
 use super::translate::{Facts, Shown, Taken, digest};
+use super::turns::{Pressure, Turns};
 
 /// Between the beginnings of two writes of one device: three a second at most, and no value waits longer for it.
 const PAUSE: Duration = Duration::from_millis(300);
-/// Reports of one device that wait for their confirmation. A mapper with a hundred properties fills it in one pause.
+/// Reports of one device that wait for their confirmation: a mapper that tells its properties one by one has as many as
+/// properties, more only while the API server is away.
 const MAX_WAITING: usize = 256;
 /// While the API server is away. A device that it refuses for good is tried again now and then: somebody may grant the
 /// right that was missing.
 const AWAY: Backoff =
     Backoff { first: Duration::from_millis(500), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
 const REFUSED: Duration = Duration::from_secs(60);
-/// A write that waits for its turn longer than this shows that the API server does not keep up.
-const LATE: Duration = Duration::from_millis(500);
-/// What a Device itself shows is at most this much behind its DeviceStatus.
-const BEHIND_AT_MOST: Duration = Duration::from_secs(600);
-
 /// Who waits to hear that a report is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Confirmation {
@@ -51,7 +49,7 @@ pub(super) enum StatusWrite {
     Create(Map<String, Value>),
     /// Merge this into its status.
     Patch(Map<String, Value>),
-    /// It belongs to a Device of this name that is no more: make it this one's.
+    /// It belongs to a Device of this name that is no more, or to none: make it this one's.
     TakeOver(Map<String, Value>),
 }
 
@@ -122,7 +120,7 @@ pub(super) struct Written {
 enum Held {
     Missing,
     Says(Said),
-    /// It is of a Device that is no more.
+    /// It is of a Device that is no more, or somebody made it by hand.
     Foreign,
 }
 
@@ -162,9 +160,6 @@ struct Entry {
     shown: Shown,
     problems: Vec<Problem>,
     waiting: VecDeque<Waiting>,
-    due: Option<Instant>,
-    /// Since when the Device itself does not show what its DeviceStatus says.
-    behind: Option<Instant>,
     /// The next write does not begin before this.
     not_before: Option<Instant>,
     n_failed: u32,
@@ -178,14 +173,8 @@ struct UnderWay {
     confirming: VecDeque<Waiting>,
     said: Option<Said>,
     shown: Map<String, Value>,
-}
-
-/// How much may be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Takes {
-    All,
-    /// The DeviceStatus, and what is more than a value: the API server does not keep up.
-    WhatMatters,
+    /// The Device itself was left for later: what is not in the DeviceStatus is nowhere.
+    is_behind: bool,
 }
 
 /// What there is to write of a device.
@@ -199,19 +188,11 @@ struct Planned {
     is_behind: bool,
 }
 
-impl Planned {
-    fn is_empty(&self) -> bool {
-        self.status.is_none() && self.device.is_none()
-    }
-}
-
 /// The statuses of all devices.
 #[derive(Debug, Default)]
 pub(super) struct Statuses {
     entries: HashMap<Id, Entry>,
-    due: BTreeSet<(Instant, Id)>,
-    /// Devices of which nothing else is due. None of them is being written.
-    behind: BTreeSet<(Instant, Id)>,
+    turns: Turns,
     under_way: HashMap<Id, UnderWay>,
     /// DeviceStatuses that were found at the start, until their Device is seen.
     found: HashMap<Id, Found>,
@@ -258,8 +239,6 @@ impl Statuses {
                 shown: seen.shown.clone(),
                 problems: Vec::new(),
                 waiting: VecDeque::new(),
-                due: None,
-                behind: None,
                 not_before: None,
                 n_failed: 0,
                 status_refused: None,
@@ -284,12 +263,7 @@ impl Statuses {
     /// The Device is gone; nobody needs to say anything about it again.
     pub(super) fn ended(&mut self, id: &Id) {
         let Some(entry) = self.entries.remove(id) else { return };
-        if let Some(due) = entry.due {
-            self.due.remove(&(due, id.clone()));
-        }
-        if let Some(since) = entry.behind {
-            self.behind.remove(&(since, id.clone()));
-        }
+        self.turns.forget(id);
         self.confirmed.extend(entry.waiting.into_iter().map(|waiting| waiting.who));
         if let Some(under_way) = self.under_way.get_mut(id) {
             self.confirmed.extend(under_way.confirming.drain(..).map(|waiting| waiting.who));
@@ -307,7 +281,7 @@ impl Statuses {
     ) -> Option<Taken> {
         let entry = self.entries.get_mut(id)?;
         let taken = entry.facts.report(report, &entry.properties, unix_now);
-        self.wait(now, id, taken, Waiting { who, about: about(report) });
+        self.note(now, id, taken, Waiting { who, about: about(report) });
         Some(taken)
     }
 
@@ -322,7 +296,7 @@ impl Statuses {
     ) -> Option<Taken> {
         let entry = self.entries.get_mut(id)?;
         let taken = entry.facts.state(report, unix_now);
-        self.wait(
+        self.note(
             now,
             id,
             taken,
@@ -337,24 +311,25 @@ impl Statuses {
         facts.or_else(|| Some(&self.found.get(id)?.facts)).is_some_and(Facts::is_heard)
     }
 
-    fn wait(&mut self, now: Instant, id: &Id, taken: Taken, report: Waiting) {
+    /// Keeps who is to hear that this report is stored.
+    fn note(&mut self, now: Instant, id: &Id, taken: Taken, report: Waiting) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         // A node repeats what it has not heard of.
-        let is_repeated = entry.waiting.iter().any(|waiting| waiting.who == report.who);
-        // Its node keeps this one until it is stored: what it overtakes need not be.
-        if !is_repeated && taken.older == 0 {
-            let all = std::mem::take(&mut entry.waiting);
-            let (overtaken, waiting) = all.into_iter().partition(|waiting| waiting.about == report.about);
-            entry.waiting = waiting;
-            let overtaken: VecDeque<Waiting> = overtaken;
-            self.confirmed.extend(overtaken.into_iter().map(|waiting| waiting.who));
-        }
-        if !is_repeated {
-            if entry.waiting.len() >= MAX_WAITING {
-                entry.waiting.pop_front();
-                self.n_unconfirmed = self.n_unconfirmed.saturating_add(1);
+        if !entry.waiting.iter().any(|waiting| waiting.who == report.who) {
+            // While nothing can be stored nobody hears a word: nodes give a report up when they hear of later ones only.
+            if taken.older == 0 && entry.takes_writes() {
+                let mut waiting = VecDeque::with_capacity(entry.waiting.len());
+                for other in entry.waiting.drain(..) {
+                    if other.about == report.about {
+                        self.confirmed.push(other.who);
+                    } else {
+                        waiting.push_back(other);
+                    }
+                }
+                entry.waiting = waiting;
             }
             entry.waiting.push_back(report);
+            self.n_unconfirmed = self.n_unconfirmed.saturating_add(entry.drop_waiting());
         }
         self.schedule(now, id);
     }
@@ -362,71 +337,51 @@ impl Statuses {
     /// The next write, if one is due. `stamp` is now as RFC 3339.
     pub(super) fn poll(&mut self, now: Instant, stamp: &str) -> Option<Write> {
         loop {
-            let (id, takes) = self.turn(now)?;
+            let (id, pressure) = self.turns.next(now)?;
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            let is_long = entry.behind.is_some_and(|since| since + BEHIND_AT_MOST <= now);
-            let planned = entry.plan(now, stamp, if is_long { Takes::All } else { takes });
-            let confirming = std::mem::take(&mut entry.waiting);
-            entry.behind = planned.is_behind.then(|| entry.behind.unwrap_or(now));
-            if planned.is_empty() {
-                if entry.is_refused(now) {
-                    entry.waiting = confirming;
-                    let until = entry.status_refused.into_iter().chain(entry.device_refused).min();
-                    let retry = until.unwrap_or(now).max(now + PAUSE);
-                    entry.due = Some(retry);
-                    self.due.insert((retry, id));
-                } else {
-                    // What is known is what is stored, or was overtaken by it.
-                    self.confirmed.extend(confirming.into_iter().map(|waiting| waiting.who));
-                    self.behind.extend(entry.behind.map(|since| (since, id)));
-                }
-                continue;
+            let planned = entry.plan(now, stamp, pressure);
+            let is_written = planned.status.is_some() || planned.device.is_some();
+            if planned.is_behind {
+                self.turns.falls_behind(&id, now, is_written);
+            } else if planned.device.is_none() {
+                self.turns.catches_up(&id);
             }
-            entry.not_before = Some(now + PAUSE);
-            let Planned { status, said, device, events, .. } = planned;
-            let shown = device.clone().unwrap_or_default();
-            let write = Write { id: id.clone(), uid: entry.uid.clone(), status, device, events };
-            self.under_way.insert(id, UnderWay { confirming, said, shown });
-            return Some(write);
+            if is_written {
+                entry.not_before = Some(now + PAUSE);
+                let confirming = std::mem::take(&mut entry.waiting);
+                let Planned { status, said, device, events, is_behind } = planned;
+                let shown = device.clone().unwrap_or_default();
+                let write = Write { id: id.clone(), uid: entry.uid.clone(), status, device, events };
+                self.under_way.insert(id, UnderWay { confirming, said, shown, is_behind });
+                return Some(write);
+            }
+            if !entry.is_refused(now) {
+                // What is known is what is stored, or was overtaken by it.
+                let stored = std::mem::take(&mut entry.waiting);
+                self.confirmed.extend(stored.into_iter().map(|waiting| waiting.who));
+            }
+            if let Some(until) = entry.next_try(now) {
+                self.turns.want(&id, until.max(now + PAUSE));
+            }
         }
     }
 
-    /// Whose turn it is, and how much may be written.
-    fn turn(&mut self, now: Instant) -> Option<(Id, Takes)> {
-        let due = self.due.first().map(|(due, _)| *due).filter(|due| *due <= now);
-        let is_next = |since: Instant| due.is_none() || since + BEHIND_AT_MOST <= now;
-        if self.behind.first().is_some_and(|(since, _)| is_next(*since)) {
-            let (_, id) = self.behind.pop_first()?;
-            if let Some(due) = self.entries.get_mut(&id).and_then(|entry| entry.due.take()) {
-                self.due.remove(&(due, id.clone()));
-            }
-            return Some((id, Takes::All));
-        }
-        let is_late = now.saturating_duration_since(due?) > LATE;
-        let takes = if is_late || !self.behind.is_empty() { Takes::WhatMatters } else { Takes::All };
-        let (_, id) = self.due.pop_first()?;
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.due = None;
-            self.behind.remove(&(entry.behind.unwrap_or(now), id.clone()));
-        }
-        Some((id, takes))
-    }
-
-    /// Devices that wait until nothing else is due.
+    /// Devices that do not show yet what their DeviceStatus says.
     pub(super) fn n_behind(&self) -> usize {
-        self.behind.len()
+        self.turns.n_behind()
     }
 
     /// When `poll` wants to be called next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        // A Device that is behind goes as soon as nothing else does.
-        self.behind.first().or_else(|| self.due.first()).map(|(at, _)| *at)
+        self.turns.timeout()
     }
 
     /// What came of a write. `unix_now` in milliseconds.
     pub(super) fn written(&mut self, now: Instant, unix_now: i64, written: Written) {
         let Written { id, uid, status, device } = written;
-        let Some(UnderWay { confirming, said, shown }) = self.under_way.remove(&id) else { return };
+        let Some(UnderWay { mut confirming, said, shown, is_behind }) = self.under_way.remove(&id) else {
+            return;
+        };
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.uid == uid) else {
             // The Device went meanwhile; one that was made anew waits for this write.
             self.confirmed.extend(confirming.into_iter().map(|waiting| waiting.who));
@@ -458,6 +413,7 @@ impl Statuses {
                 if version.is_newer_than(entry.shown.version) {
                     entry.shown.wrote(version, &shown);
                 }
+                self.turns.catches_up(&id);
             }
             // Deleted or made anew: the watch will tell.
             Wrote::Missing | Wrote::Exists(..) => {}
@@ -465,14 +421,14 @@ impl Statuses {
             Wrote::Refused => entry.device_refused = Some(now + REFUSED),
         }
         // In the API server in one place, where the other is refused for good, is stored.
-        let is_refused = entry.status_refused.is_some() && entry.device_refused.is_some();
+        let is_refused = entry.status_refused.is_some() && (entry.device_refused.is_some() || is_behind);
         let is_stored = !is_away && !is_open && !is_refused;
         if is_stored {
             self.confirmed.extend(confirming.into_iter().map(|waiting| waiting.who));
         } else {
-            let mut confirming = confirming;
             confirming.append(&mut entry.waiting);
             entry.waiting = confirming;
+            self.n_unconfirmed = self.n_unconfirmed.saturating_add(entry.drop_waiting());
         }
         if is_away {
             entry.not_before = Some(now + AWAY.delay(entry.n_failed, 0.0));
@@ -503,15 +459,9 @@ impl Statuses {
         if self.under_way.contains_key(id) {
             return;
         }
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        let due = entry.not_before.map_or(now, |not_before| not_before.max(now));
-        match entry.due {
-            Some(before) if before <= due => return,
-            Some(before) => drop(self.due.remove(&(before, id.clone()))),
-            None => {}
-        }
-        entry.due = Some(due);
-        self.due.insert((due, id.clone()));
+        let Some(entry) = self.entries.get(id) else { return };
+        let at = entry.not_before.map_or(now, |not_before| not_before.max(now));
+        self.turns.want(id, at);
     }
 }
 
@@ -522,8 +472,26 @@ impl Entry {
         is(self.status_refused) && is(self.device_refused)
     }
 
+    /// When a half that was refused is to be tried again.
+    fn next_try(&self, now: Instant) -> Option<Instant> {
+        let refused = self.status_refused.into_iter().chain(self.device_refused);
+        refused.filter(|until| *until > now).min()
+    }
+
+    /// Whether the last write came through, as far as is known.
+    fn takes_writes(&self) -> bool {
+        self.n_failed == 0 && self.status_refused.is_none() && self.device_refused.is_none()
+    }
+
+    /// Keeps the list within its bound, and says how many fell off.
+    fn drop_waiting(&mut self) -> u64 {
+        let n_over = self.waiting.len().saturating_sub(MAX_WAITING);
+        self.waiting.drain(..n_over);
+        n_over as u64
+    }
+
     /// What there is to write now.
-    fn plan(&self, now: Instant, stamp: &str, takes: Takes) -> Planned {
+    fn plan(&self, now: Instant, stamp: &str, pressure: Pressure) -> Planned {
         let wanted = self.facts.device_status(&self.properties);
         let said = Said::new(&wanted);
         let may = |refused: Option<Instant>| refused.is_none_or(|until| until <= now);
@@ -538,11 +506,16 @@ impl Entry {
         let said = status.is_some().then_some(said);
         let live = self.facts.live_status(&self.properties);
         let problems: Vec<Problem> = self.problems.iter().chain(self.facts.trouble()).cloned().collect();
-        let patch =
+        let mut patch =
             if may(self.device_refused) { self.shown.patch(live, &problems, stamp) } else { Map::new() };
+        if matches!(self.held, Held::Missing) && !self.facts.has_values() {
+            // Nothing is known yet, which is no reason to take away what an earlier run wrote.
+            patch.remove("twins");
+        }
         // Where there is no other place for a value, or it is no mere value, it does not wait.
-        let may_wait = may_status && !patch.contains_key("conditions") && !patch.contains_key("state");
-        let is_behind = takes == Takes::WhatMatters && may_wait && !patch.is_empty();
+        let has_place = may_status && self.status_refused.is_none();
+        let may_wait = has_place && !patch.contains_key("conditions") && !patch.contains_key("state");
+        let is_behind = pressure == Pressure::High && may_wait && !patch.is_empty();
         let device = (!patch.is_empty() && !is_behind).then_some(patch);
         let tells = device.as_ref().is_some_and(|patch| patch.contains_key("conditions"));
         let events = if tells { self.shown.untold(&problems) } else { Vec::new() };

@@ -55,6 +55,11 @@ impl Facts {
         !self.twins.is_empty() || has_state
     }
 
+    /// Whether any value was ever reported.
+    pub(super) fn has_values(&self) -> bool {
+        !self.twins.is_empty()
+    }
+
     /// What its node says is wrong with it.
     pub(super) fn trouble(&self) -> Option<&Problem> {
         self.trouble.as_ref()

@@ -122,8 +122,7 @@ fn patched(id: &Id, kind: &'static str, outcome: Result<Version, Box<Refusal>>) 
     match outcome {
         Ok(version) => Wrote::Done(version),
         Err(refused) if refused.reason == Reason::NotFound => Wrote::Missing,
-        // Only the uid is compared: another Device by now.
-        Err(refused) if kind == "Device" && refused.reason == Reason::Conflict => Wrote::Missing,
+        // A conflict is another Device by now (only the uid is compared), which the watch will tell, or many writers.
         Err(refused) => not_written(id, kind, &refused),
     }
 }

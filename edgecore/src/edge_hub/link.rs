@@ -24,7 +24,7 @@ use super::identity::Identity;
 use super::sending::{Sending, Settlement, sending, settlement};
 use crate::config::EdgeHubConfig;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
-use crate::report_queue::{DeviceReport, Outbox, Outgoing, Parcel, ParcelNews, Ticket, Verdict};
+use crate::report_queue::{DeviceReport, Outbox, Outgoing, ParcelNews, Ticket, Verdict};
 
 /// A frame that cannot be written for this long means that the link is gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
@@ -54,9 +54,6 @@ pub(super) struct Link<'a> {
     meta: &'a Meta,
     ends: Ends<'a>,
     waiting: HashMap<MessageId, Waiting>,
-    /// Device reports that the cloud has not confirmed yet, and the newest message of each.
-    parcels: HashMap<MessageId, Parcel>,
-    parcel_messages: HashMap<Parcel, MessageId>,
     applying: FuturesUnordered<Applying>,
     pauses: FuturesUnordered<Pause>,
     /// Events sent since the last ping, and those sent before the ping of that number.
@@ -70,7 +67,7 @@ enum Event {
     Applied(MessageId, Result<Applied, MetaError>),
     Request(Request),
     Report(Outgoing),
-    Device(Parcel, DeviceReport),
+    Device(MessageId, DeviceReport),
     Again(Ticket),
     Timeout,
     Renewed,
@@ -93,8 +90,6 @@ impl<'a> Link<'a> {
             meta,
             ends,
             waiting: HashMap::new(),
-            parcels: HashMap::new(),
-            parcel_messages: HashMap::new(),
             applying: FuturesUnordered::new(),
             pauses: FuturesUnordered::new(),
             told: Vec::new(),
@@ -117,7 +112,7 @@ impl<'a> Link<'a> {
                 Some((id, applied)) = self.applying.next() => Event::Applied(id, applied),
                 Some(request) = self.ends.inbox.requests.recv() => Event::Request(request),
                 Some(outgoing) = self.ends.outbox.outgoing.recv() => Event::Report(outgoing),
-                Some((parcel, report)) = self.ends.devices.outbox.outgoing.recv() => Event::Device(parcel, report),
+                Some((message, report)) = self.ends.devices.outbox.outgoing.recv() => Event::Device(message, report),
                 Some(ticket) = self.pauses.next() => Event::Again(ticket),
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = &mut renewed => Event::Renewed,
@@ -144,15 +139,7 @@ impl<'a> Link<'a> {
                 Event::Request(Request::Tell(message)) => self.end.tell(now, *message),
                 Event::Request(Request::Kept(Receipt(id))) => drop(self.end.acknowledge(now, &id)),
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
-                Event::Device(parcel, report) => {
-                    let id = MessageId::fresh();
-                    // One that goes again waits for its newest confirmation only, so that the maps stay as small as the window.
-                    if let Some(before) = self.parcel_messages.insert(parcel, id.clone()) {
-                        self.parcels.remove(&before);
-                    }
-                    self.parcels.insert(id.clone(), parcel);
-                    self.end.tell(now, report.message(id));
-                }
+                Event::Device(message, report) => self.end.tell(now, report.message(message)),
                 Event::Again(ticket) => self.verdict(Verdict::Again(ticket)).await,
                 Event::Timeout => self.end.handle_timeout(now),
                 Event::Renewed => {
@@ -260,11 +247,8 @@ impl<'a> Link<'a> {
             Down::Put(put) => (put.id.clone(), Pushed::Put(put)),
             Down::Delete(delete) => (delete.id.clone(), Pushed::Delete(delete)),
             Down::TwinConfirmed { to, .. } => {
-                if let Some(parcel) = self.parcels.remove(&to) {
-                    self.parcel_messages.remove(&parcel);
-                    // Closed at shutdown only: what is confirmed then goes once more.
-                    let _ = self.ends.devices.outbox.news.send(ParcelNews::Confirmed(parcel)).await;
-                }
+                // Closed at shutdown only: what is confirmed then goes once more.
+                let _ = self.ends.devices.outbox.news.send(ParcelNews::Confirmed(to)).await;
                 return;
             }
             Down::Membership { added, removed, .. } => {

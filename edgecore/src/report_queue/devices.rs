@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::db::{Db, DbError};
 use crate::device_id::DeviceId;
-use window::{Due, Window};
+use window::Window;
 
 pub use store::{Limits, keep};
 
@@ -50,15 +50,11 @@ impl DeviceReport {
     }
 }
 
-/// Names what was handed to EdgeHub: the first of the reports in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Parcel(i64);
-
-/// What became of parcels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of parcels: reports that share a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParcelNews {
-    /// The cloud has it.
-    Confirmed(Parcel),
+    /// The cloud has what was in this message. One that was no parcel is passed over.
+    Confirmed(MessageId),
     /// The link broke: what is unconfirmed goes again.
     LinkLost,
 }
@@ -76,8 +72,8 @@ impl DeviceReports {
 
 /// EdgeHub's end.
 pub struct DeviceOutbox {
-    /// What goes next. Read only while connected.
-    pub outgoing: mpsc::Receiver<(Parcel, DeviceReport)>,
+    /// What goes next, and in which message. Read only while connected.
+    pub outgoing: mpsc::Receiver<(MessageId, DeviceReport)>,
     /// What became of it.
     pub news: mpsc::Sender<ParcelNews>,
 }
@@ -88,7 +84,7 @@ pub struct DeviceReportQueue {
     /// Reports that the cloud never confirmed.
     given_up: Counter,
     nudged: Arc<Notify>,
-    outgoing: mpsc::Sender<(Parcel, DeviceReport)>,
+    outgoing: mpsc::Sender<(MessageId, DeviceReport)>,
     news: mpsc::Receiver<ParcelNews>,
     window: Window,
     /// Reports on disk that were not read yet.
@@ -134,7 +130,8 @@ impl DeviceReportQueue {
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
         loop {
-            if self.has_more && self.window.wants_more() {
+            // A page of what is under way holds nothing to send.
+            while self.has_more && self.window.wants_more() {
                 self.read().await;
             }
             let event = tokio::select! {
@@ -148,16 +145,17 @@ impl DeviceReportQueue {
             match event {
                 Event::Nudged => self.has_more = true,
                 Event::Room => {
-                    if let Some((parcel, report)) = self.window.next(Instant::now()) {
+                    let message = MessageId::fresh();
+                    if let Some(report) = self.window.next(Instant::now(), message.clone()) {
                         // `reserve` saw room, and nobody else sends: this cannot be full.
-                        let _ = self.outgoing.try_send((parcel, report));
+                        let _ = self.outgoing.try_send((message, report));
                     }
                 }
-                Event::News(ParcelNews::Confirmed(parcel)) => self.window.confirmed(parcel),
+                Event::News(ParcelNews::Confirmed(message)) => self.window.confirmed(&message),
                 Event::News(ParcelNews::LinkLost) => {
                     // What the cloud has must not be read again.
                     self.strike_out().await;
-                    self.window.rewind();
+                    self.window.link_lost();
                     self.has_more = true;
                 }
                 Event::StrikeOut => self.strike_out().await,
@@ -203,24 +201,22 @@ impl DeviceReportQueue {
             && !self.has_more
             && self.db.call(|it| store::has_folded(it)).await.unwrap_or(false)
         {
-            self.window.rewind();
+            self.window.reread();
             self.has_more = true;
         }
     }
 
     /// A Go cloud never confirms what it cannot place. After some tries such a report must not go again for ever.
     async fn look(&mut self) {
-        match self.window.overdue(Instant::now()) {
-            Some(Due::Again) => {
-                self.strike_out().await;
-                self.window.rewind();
-                self.has_more = true;
-            }
-            Some(Due::GivenUp(device, n_reports)) => {
-                self.given_up.inc_by(u64::try_from(n_reports).unwrap_or_default());
-                tracing::warn!(%device, "the cloud never confirmed a report of this device; it is dropped");
-            }
-            None => {}
+        let overdue = self.window.overdue(Instant::now());
+        for (device, n_reports) in overdue.given_up {
+            self.given_up.inc_by(u64::try_from(n_reports).unwrap_or_default());
+            tracing::warn!(%device, n_reports, "the cloud never confirmed reports of this device; they are dropped");
+        }
+        if overdue.is_again {
+            // What the cloud has must not be read again.
+            self.strike_out().await;
+            self.has_more = true;
         }
     }
 }

@@ -15,9 +15,7 @@ use ke_wire::{Namespace, ObjectKey, ObjectName, Uid};
 use tokio::sync::mpsc;
 
 use crate::db::{Db, DbError};
-pub use devices::{
-    DeviceOutbox, DeviceReport, DeviceReportQueue, DeviceReports, Limits, Parcel, ParcelNews, keep,
-};
+pub use devices::{DeviceOutbox, DeviceReport, DeviceReportQueue, DeviceReports, Limits, ParcelNews, keep};
 use order::Order;
 pub use order::Ticket;
 pub use patch::pod_status_patch;

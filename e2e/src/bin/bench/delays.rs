@@ -1,12 +1,12 @@
 //! How old devices' values are when a watcher of the cluster sees them.
 
 use std::collections::HashMap;
+use std::sync::mpsc::TryRecvError;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use e2e::cluster::Cluster;
 use e2e::watch::Watch;
-use time::OffsetDateTime;
 
 /// The objects that show a device's values.
 #[derive(Clone, Copy, Debug)]
@@ -33,20 +33,27 @@ impl Delays {
     /// From now on: of every change of a first property's value its age.
     pub(crate) fn watch(cluster: &Cluster, of: Shows) -> Result<Self> {
         let columns = "{.metadata.namespace}/{.metadata.name} {.status.twins[0].reported.metadata.timestamp}";
-        Ok(Self(cluster.watch(&[of.resource(), "--all-namespaces", "--watch-only"], columns)?))
+        Ok(Self(cluster.watch(&[of.resource(), "--all-namespaces"], columns)?))
     }
 
     /// Milliseconds from the edge's clock to the watcher's, which is the same machine's.
-    pub(crate) fn stop(self) -> Vec<f64> {
-        // What else changes about a device shows its value once more.
-        let mut last = HashMap::new();
-        let age = |(seen, line): (OffsetDateTime, String)| {
-            let (device, at) = line.split_once(' ')?;
-            let at: f64 = at.trim().parse().ok()?;
+    pub(crate) fn stop(self) -> Result<Vec<f64>> {
+        let mut ages = Vec::new();
+        let mut last: HashMap<String, f64> = HashMap::new();
+        loop {
+            let (seen, line) = match self.0.seen.try_recv() {
+                Ok(event) => event,
+                Err(TryRecvError::Empty) => return Ok(ages),
+                Err(TryRecvError::Disconnected) => bail!("kubectl's watch has ended"),
+            };
+            let Some((device, at)) = line.split_once(' ') else { continue };
+            let Ok(at) = at.trim().parse::<f64>() else { continue };
+            // The first of each is what there was before. What else changes about a device shows its value once more.
             let before = last.insert(device.to_owned(), at);
-            (before != Some(at)).then(|| seen.unix_timestamp_nanos() as f64 / 1e6 - at)
-        };
-        self.0.seen.try_iter().filter_map(age).collect()
+            if before.is_some_and(|before| before != at) {
+                ages.push(seen.unix_timestamp_nanos() as f64 / 1e6 - at);
+            }
+        }
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn reports() -> Result<Vec<Row>> {
         told["mqtt_ms"].as_array().context("latencies")?.iter().filter_map(Value::as_f64).collect();
     // The last values are on their way.
     sleep(Duration::from_secs(3));
-    let (to_device, to_status) = (to_device.stop(), to_status.stop());
+    let (to_device, to_status) = (to_device.stop()?, to_status.stop()?);
     ensure!(
         [&to_mqtt, &to_device, &to_status].iter().all(|seen| seen.len() > 500),
         "{}, {} and {} values were seen",
@@ -111,12 +111,16 @@ fn wait_devices(site: &Site) -> Result<()> {
     })
 }
 
-/// What was kept for the cloud has gone there.
+/// What was kept for the cloud has gone there, and every Device shows it.
 fn wait_drained(site: &Site) -> Result<()> {
     eventually(Duration::from_secs(120), "kept reports to reach the cloud", || {
         let count: u32 =
             store(site)?.query_row("SELECT count(*) FROM device_report", [], |row| row.get(0))?;
         Ok(if count == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{count} wait")) })
+    })?;
+    eventually(Duration::from_secs(120), "every Device to show what its DeviceStatus says", || {
+        let n_behind = site.cloud.metric("device_controller_devices_behind")?;
+        Ok(if n_behind == 0.0 { Seen::Yes(()) } else { Seen::NotYet(format!("{n_behind} do not")) })
     })
 }
 

@@ -79,7 +79,7 @@ pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
     let (start, writes) = (Instant::now(), device_writes(&cluster)?);
     sleep(COUNTED);
     let writes = (device_writes(&cluster)? - writes) / start.elapsed().as_secs_f64();
-    let (to_status, to_device) = (to_status.stop(), to_device.stop());
+    let (to_status, to_device) = (to_status.stop()?, to_device.stop()?);
     let (status_ages, device_ages) = (ages(&cluster, Shows::DeviceStatus)?, ages(&cluster, Shows::Device)?);
     cloud.process.must_run()?;
     let of_cloud = memory(cloud.process.pid().context("cloudcore has no process")?, "VmRSS")?;
@@ -105,10 +105,22 @@ pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
         Row::new("fleet_api_writes_per_s", "writes/s", Some(writes), None, n_all),
         Row::new("fleet_to_devicestatus_p50", "ms", percentile(&to_status, 50.0), None, n(to_status.len())),
         Row::new("fleet_to_devicestatus_p99", "ms", percentile(&to_status, 99.0), None, n(to_status.len())),
-        Row::new("devices_10000_freshness_p99", "s", percentile(&status_ages, 99.0), None, n_all),
+        Row::new(
+            "devices_10000_freshness_p99",
+            "s",
+            percentile(&status_ages, 99.0),
+            None,
+            n(status_ages.len()),
+        ),
         Row::new("fleet_to_device_p50", "ms", percentile(&to_device, 50.0), None, n(to_device.len())),
         Row::new("fleet_to_device_p99", "ms", percentile(&to_device, 99.0), None, n(to_device.len())),
-        Row::new("fleet_device_freshness_p99", "s", percentile(&device_ages, 99.0), None, n_all),
+        Row::new(
+            "fleet_device_freshness_p99",
+            "s",
+            percentile(&device_ages, 99.0),
+            None,
+            n(device_ages.len()),
+        ),
     ])
 }
 

@@ -1,24 +1,27 @@
 //! Pure: which device reports are under way, which goes next.
 //!
 //! Reports leave in the order of their rows; several of one device share a parcel as long as no property would stand in
-//! it twice. One link keeps the order, and a cloud passes over a value that is older than what it has: a parcel that goes
-//! twice does no harm.
+//! it twice. One link keeps the order, and a cloud passes over a value that is older than what it has: a report that goes
+//! twice does no harm. A parcel is its message: one that goes again is another.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{DeviceReport, Parcel};
+use ke_wire::MessageId;
+
+use super::DeviceReport;
 use crate::device_id::DeviceId;
 
 /// Rows read from disk at once.
 pub(super) const PAGE: usize = 256;
-/// Parcels under way at once: more than most nodes have devices, so that one whose value cannot be stored now holds up no
-/// other's. They cost about 1 MB.
-const UNDER_WAY: usize = 4096;
+/// Parcels under way at once: more than most nodes have devices that report values by themselves, so that one whose value
+/// cannot be stored now holds up no other's. Some 200 bytes each.
+const UNDER_WAY: usize = 2048;
 /// Unconfirmed for this long, a parcel goes again. KubeEdge's edges wait as long.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a parcel goes before it is given up.
-const TRIES: u32 = 5;
+/// How often a report goes before it is given up. A cloud whose API server is far behind confirms late: a quarter of an hour
+/// is its time.
+const TRIES: u32 = 15;
 /// Reports in one parcel at most: a frame stays small.
 const PARCEL: usize = 64;
 
@@ -36,25 +39,37 @@ struct Packed {
     report: DeviceReport,
 }
 
-/// What must be done about a parcel that nobody confirms.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Due {
-    /// Everything unconfirmed goes again.
-    Again,
-    /// It was tried often enough, while the cloud took later ones: this many reports go.
-    GivenUp(DeviceId, usize),
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    message: MessageId,
+    device: DeviceId,
+    rows: Vec<i64>,
+}
+
+/// What became of parcels that nobody confirmed for long.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Overdue {
+    /// Some go again; their rows must be read again.
+    pub(super) is_again: bool,
+    /// These were tried often enough, while the cloud took later ones: so many reports of this device go.
+    pub(super) given_up: Vec<(DeviceId, usize)>,
 }
 
 #[derive(Debug)]
 pub(super) struct Window {
     read_up_to: i64,
     waiting: VecDeque<Packed>,
-    under_way: BTreeMap<Parcel, (Instant, DeviceId, Vec<i64>)>,
+    /// By the order in which they left.
+    under_way: BTreeMap<u64, Sent>,
+    numbers: HashMap<MessageId, u64>,
+    rows_under_way: HashSet<i64>,
+    next_number: u64,
     confirmed: Vec<i64>,
-    /// How often the oldest unconfirmed parcel went again.
-    tries: Option<(Parcel, u32)>,
-    /// The latest that the cloud confirmed.
-    latest: Option<Parcel>,
+    /// How often nobody confirmed the parcel that began with this row.
+    tries: HashMap<i64, u32>,
+    /// The latest that the cloud confirmed on this link.
+    latest: Option<u64>,
 }
 
 impl Default for Window {
@@ -63,8 +78,11 @@ impl Default for Window {
             read_up_to: i64::MIN,
             waiting: VecDeque::new(),
             under_way: BTreeMap::new(),
+            numbers: HashMap::new(),
+            rows_under_way: HashSet::new(),
+            next_number: 0,
             confirmed: Vec::new(),
-            tries: None,
+            tries: HashMap::new(),
             latest: None,
         }
     }
@@ -80,12 +98,15 @@ impl Window {
         self.waiting.is_empty()
     }
 
-    /// Takes rows in, in their order, and packs them.
+    /// Takes rows in, in their order, and packs them. Those that are under way are passed over.
     pub(super) fn add(&mut self, page: Vec<Row>) {
         // The parcel of each device that may still take more, by its place in the queue.
         let mut open: HashMap<DeviceId, usize> = HashMap::new();
         for Row { sequence, report } in page {
             self.read_up_to = self.read_up_to.max(sequence);
+            if self.rows_under_way.contains(&sequence) {
+                continue;
+            }
             let report = match report {
                 None => {
                     self.confirmed.push(sequence);
@@ -116,23 +137,47 @@ impl Window {
         !self.waiting.is_empty() && self.under_way.len() < UNDER_WAY
     }
 
-    /// The next parcel; it is under way from now on.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(Parcel, DeviceReport)> {
+    /// The next parcel; it is under way from now on, in this message.
+    pub(super) fn next(&mut self, now: Instant, message: MessageId) -> Option<DeviceReport> {
         if !self.has_next() {
             return None;
         }
         let Packed { rows, report } = self.waiting.pop_front()?;
-        let parcel = Parcel(rows.first().copied()?);
-        self.under_way.insert(parcel, (now, device_of(&report).clone(), rows));
-        Some((parcel, report))
+        let number = self.next_number;
+        self.next_number += 1;
+        self.rows_under_way.extend(&rows);
+        self.numbers.insert(message.clone(), number);
+        let device = device_of(&report).clone();
+        self.under_way.insert(number, Sent { at: now, message, device, rows });
+        Some(report)
     }
 
     /// The cloud has it.
-    pub(super) fn confirmed(&mut self, parcel: Parcel) {
-        if let Some((_, _, rows)) = self.under_way.remove(&parcel) {
-            self.confirmed.extend(rows);
-            self.latest = self.latest.max(Some(parcel));
+    pub(super) fn confirmed(&mut self, message: &MessageId) {
+        let Some(number) = self.numbers.get(message).copied() else { return };
+        self.latest = self.latest.max(Some(number));
+        if let Some(sent) = self.ended(number) {
+            self.settle(sent.rows);
         }
+        if self.under_way.is_empty() && self.waiting.is_empty() {
+            // Of rows that gave way to others meanwhile.
+            self.tries.clear();
+        }
+    }
+
+    /// It is no longer under way.
+    fn ended(&mut self, number: u64) -> Option<Sent> {
+        let sent = self.under_way.remove(&number)?;
+        self.numbers.remove(&sent.message);
+        for row in &sent.rows {
+            self.rows_under_way.remove(row);
+        }
+        Some(sent)
+    }
+
+    fn settle(&mut self, rows: Vec<i64>) {
+        rows.first().map(|first| self.tries.remove(first));
+        self.confirmed.extend(rows);
     }
 
     pub(super) fn has_under_way(&self) -> bool {
@@ -158,31 +203,45 @@ impl Window {
         self.waiting.is_empty() && self.under_way.is_empty() && self.confirmed.is_empty()
     }
 
-    /// Everything that is on disk is read and sent again.
-    pub(super) fn rewind(&mut self) {
+    /// What is on disk and not under way is read again.
+    pub(super) fn reread(&mut self) {
         self.read_up_to = i64::MIN;
-        self.under_way.clear();
         self.waiting.clear();
     }
 
-    /// What must be done about the oldest parcel, if it has been under way for too long.
-    pub(super) fn overdue(&mut self, now: Instant) -> Option<Due> {
-        let (parcel, (sent, device, rows)) = self.under_way.first_key_value()?;
-        if now.saturating_duration_since(*sent) < PATIENCE {
-            return None;
+    /// The link broke: nothing is under way.
+    pub(super) fn link_lost(&mut self) {
+        self.under_way.clear();
+        self.numbers.clear();
+        self.rows_under_way.clear();
+        self.latest = None;
+        self.reread();
+    }
+
+    /// Takes those that have been under way for too long out of it.
+    pub(super) fn overdue(&mut self, now: Instant) -> Overdue {
+        let mut overdue = Overdue::default();
+        while let Some((number, sent)) = self.under_way.first_key_value() {
+            if now.saturating_duration_since(sent.at) < PATIENCE {
+                break;
+            }
+            let number = *number;
+            let Some(sent) = self.ended(number) else { break };
+            let first = sent.rows.first().copied().unwrap_or_default();
+            let n_tries = self.tries.get(&first).map_or(1, |tries| tries.saturating_add(1));
+            // A cloud that takes nothing at all may be without its API server for a while.
+            if n_tries >= TRIES && self.latest > Some(number) {
+                overdue.given_up.push((sent.device, sent.rows.len()));
+                self.settle(sent.rows);
+            } else {
+                self.tries.insert(first, n_tries);
+                overdue.is_again = true;
+            }
         }
-        let (parcel, device, n_reports) = (*parcel, device.clone(), rows.len());
-        let tries = match self.tries {
-            Some((tried, n_tries)) if tried == parcel => n_tries + 1,
-            _ => 2,
-        };
-        self.tries = Some((parcel, tries.min(TRIES + 1)));
-        // A cloud that takes nothing at all may be without its API server for a while.
-        if tries <= TRIES || self.latest <= Some(parcel) {
-            return Some(Due::Again);
+        if overdue.is_again {
+            self.reread();
         }
-        self.confirmed(parcel);
-        Some(Due::GivenUp(device, n_reports))
+        overdue
     }
 }
 
@@ -213,16 +272,19 @@ mod tests {
         Row { sequence, report: Some(DeviceReport::State(device(of), StateReport::default())) }
     }
 
-    fn sent(window: &mut Window) -> Vec<(i64, String)> {
+    fn id(number: usize) -> MessageId {
+        format!("m{number}").parse().unwrap()
+    }
+
+    /// Sends everything, in messages with numbers from `first` on.
+    fn sent(window: &mut Window, now: Instant, first: usize) -> Vec<String> {
         let told = |report: &DeviceReport| match report {
             DeviceReport::Twin(device, report) => {
                 format!("{} {}", device.name, report.twin.keys().cloned().collect::<Vec<_>>().join("+"))
             }
             DeviceReport::State(device, _) => format!("{} state", device.name),
         };
-        std::iter::from_fn(|| window.next(Instant::now()))
-            .map(|(Parcel(id), report)| (id, told(&report)))
-            .collect()
+        (first..).map_while(|number| window.next(now, id(number))).map(|report| told(&report)).collect()
     }
 
     #[test]
@@ -236,42 +298,75 @@ mod tests {
             state(5, "a"),
             twin(6, "a", &["y"]),
         ]);
-        let expected = [(1, "a x+y"), (2, "b x"), (4, "a x"), (5, "a state"), (6, "a y")];
-        assert_eq!(sent(&mut window), expected.map(|(id, text)| (id, text.to_owned())));
-        window.confirmed(Parcel(1));
+        assert_eq!(sent(&mut window, Instant::now(), 1), ["a x+y", "b x", "a x", "a state", "a y"]);
+        window.confirmed(&id(1));
         assert_eq!(window.take_confirmed(), [1, 3]);
     }
 
     #[test]
     fn a_cut_sends_what_is_not_confirmed_again() {
-        let mut window = Window::default();
+        let (mut window, now) = (Window::default(), Instant::now());
         window.add(vec![twin(1, "a", &["x"]), twin(2, "a", &["x"]), twin(3, "a", &["x"])]);
-        assert_eq!(sent(&mut window).len(), 3);
-        window.confirmed(Parcel(2));
+        assert_eq!(sent(&mut window, now, 1).len(), 3);
+        window.confirmed(&id(2));
         assert_eq!(window.take_confirmed(), [2]);
-        window.rewind();
+        window.link_lost();
         assert_eq!(window.read_up_to(), i64::MIN);
         assert!(!window.has_under_way() && window.wants_more());
-        window.confirmed(Parcel(1));
-        assert!(!window.has_confirmed(), "an old link's word counts no more");
+        // More is there by now, in the same parcel as before.
+        window.add(vec![twin(1, "a", &["x"]), twin(3, "a", &["y"])]);
+        assert_eq!(sent(&mut window, now, 11), ["a x+y"]);
+        window.confirmed(&id(1));
+        assert!(!window.has_confirmed(), "an old message's word counts no more");
+        window.confirmed(&id(11));
+        assert_eq!(window.take_confirmed(), [1, 3]);
+    }
+
+    #[test]
+    fn only_what_is_overdue_goes_again() {
+        let (mut window, start) = (Window::default(), Instant::now());
+        window.add(vec![twin(1, "a", &["x"])]);
+        sent(&mut window, start, 1);
+        let later = start + PATIENCE / 2;
+        window.add(vec![twin(2, "b", &["x"])]);
+        sent(&mut window, later, 2);
+        assert_eq!(window.overdue(later), Overdue::default());
+        assert!(window.overdue(start + PATIENCE).is_again);
+        window.add(vec![twin(1, "a", &["x"]), twin(2, "b", &["x"])]);
+        assert_eq!(sent(&mut window, start + PATIENCE, 3), ["a x"]);
+        window.confirmed(&id(2));
+        window.confirmed(&id(3));
+        assert_eq!(window.take_confirmed(), [2, 1]);
+        assert!(window.is_empty() && window.rows_under_way.is_empty() && window.tries.is_empty());
     }
 
     #[test]
     fn what_nobody_confirms_is_given_up_once_later_ones_are() {
-        let mut window = Window::default();
-        let start = Instant::now();
-        for round in 1..2 * TRIES {
-            window.add(vec![twin(1, "a", &["x"])]);
-            window.next(start).unwrap();
-            assert_eq!(window.overdue(start), None);
-            assert_eq!(window.overdue(start + PATIENCE), Some(Due::Again), "round {round}");
-            window.rewind();
+        let (mut window, mut now) = (Window::default(), Instant::now());
+        let rows = || vec![twin(1, "a", &["x"]), twin(2, "b", &["x"])];
+        for round in 1..2 * TRIES as usize {
+            window.add(rows());
+            assert_eq!(sent(&mut window, now, 10 * round).len(), 2);
+            now += PATIENCE;
+            assert_eq!(
+                window.overdue(now),
+                Overdue { is_again: true, given_up: Vec::new() },
+                "round {round}"
+            );
         }
-        window.add(vec![twin(1, "a", &["x"]), twin(2, "b", &["x"])]);
-        assert_eq!(sent(&mut window).len(), 2);
-        window.confirmed(Parcel(2));
-        assert_eq!(window.overdue(Instant::now() + PATIENCE), Some(Due::GivenUp(device("a"), 1)));
+        // The cloud is back, and takes one of them only.
+        window.add(rows());
+        sent(&mut window, now, 1);
+        window.confirmed(&id(2));
+        now += PATIENCE;
+        let given_up = vec![(device("a"), 1)];
+        assert_eq!(window.overdue(now), Overdue { is_again: false, given_up });
         assert_eq!(window.take_confirmed(), [2, 1]);
+        assert!(window.tries.is_empty());
+        // What was confirmed before it left says nothing about it.
+        window.add(vec![twin(3, "a", &["x"])]);
+        sent(&mut window, now, 3);
+        assert!(window.overdue(now + PATIENCE).is_again);
     }
 
     #[test]
