@@ -83,6 +83,10 @@ impl EdgeHub {
             // Nobody waits for an answer of a link that is gone, and everything under way goes again.
             self.inbox.set(LinkState::Away);
             self.refuse_requests();
+            // A link that stood until it fell silent was good, however often that happens: begin anew with the short delay.
+            if ended.is_ok() && started.elapsed() >= self.config.heartbeat.secs() * 2 {
+                attempt = 0;
+            }
             let _ = self.outbox.verdicts.send(Verdict::LinkLost).await;
             let _ = self.devices.outbox.news.send(ParcelNews::LinkLost).await;
             if shutdown.is_triggered() {
@@ -98,10 +102,6 @@ impl EdgeHub {
                     tracing::error!(%error, "this machine cannot prove who it is and goes on without the cloud");
                 }
                 Err(error) => tracing::warn!(%error, attempt, "the cloud is not reachable; trying again"),
-            }
-            // A link that stood for a while was good: begin anew with the short delay.
-            if started.elapsed() > Duration::from_secs(60) {
-                attempt = 0;
             }
             let delay = backoff.delay(attempt, random_fraction());
             attempt = attempt.saturating_add(1);
