@@ -27,12 +27,12 @@ pub(super) enum Pressure {
     High,
 }
 
-/// Turns of all devices.
+/// Turns of all devices. One whose turn it is has no other until it wants one.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     due: BTreeSet<(Instant, Id)>,
-    /// Of those that are behind the ones of which nothing is due.
-    idle: BTreeSet<(Instant, Id)>,
+    /// By the time since when their Device has not shown its newest values.
+    behind: BTreeSet<(Instant, Id)>,
     times: HashMap<Id, Times>,
     /// Turns of others since the last of one that is behind.
     n_others: usize,
@@ -42,7 +42,6 @@ pub(super) struct Turns {
 #[derive(Debug, Default)]
 struct Times {
     due: Option<Instant>,
-    /// Since when its Device has not shown its newest values.
     behind: Option<Instant>,
 }
 
@@ -50,6 +49,7 @@ impl Turns {
     /// The device wants a turn at this time, or at an earlier one that it has.
     pub(super) fn want(&mut self, id: &Id, at: Instant) {
         let times = self.times.entry(id.clone()).or_default();
+        self.behind.extend(times.behind.map(|since| (since, id.clone())));
         match times.due {
             Some(before) if before <= at => return,
             Some(before) => drop(self.due.remove(&(before, id.clone()))),
@@ -57,44 +57,43 @@ impl Turns {
         }
         times.due = Some(at);
         self.due.insert((at, id.clone()));
-        if let Some(since) = times.behind {
-            self.idle.remove(&(since, id.clone()));
-        }
     }
 
     /// Who is written now.
     pub(super) fn next(&mut self, now: Instant) -> Option<(Id, Pressure)> {
         let due = self.due.first().map(|(due, _)| *due).filter(|due| *due <= now);
-        let is_long = self.idle.first().is_some_and(|(since, _)| *since + LONG <= now);
-        if !self.idle.is_empty() && (due.is_none() || (is_long && self.n_others >= OTHERS)) {
+        let is_long = self.behind.first().is_some_and(|(since, _)| *since + LONG <= now);
+        let is_of_behind = due.is_none() || (is_long && self.n_others >= OTHERS);
+        if is_of_behind && let Some((_, id)) = self.behind.pop_first() {
             self.n_others = 0;
-            let (_, id) = self.idle.pop_first()?;
+            if let Some(due) = self.times.get_mut(&id).and_then(|times| times.due.take()) {
+                self.due.remove(&(due, id.clone()));
+            }
             return Some((id, Pressure::None));
         }
-        self.n_others = self.n_others.saturating_add(1);
         let is_late = now.saturating_duration_since(due?) > LATE;
-        let is_high = is_late || !self.idle.is_empty();
+        let is_high = is_late || !self.behind.is_empty();
         let (_, id) = self.due.pop_first()?;
-        let behind = self.times.remove(&id).and_then(|times| times.behind);
-        if behind.is_some() {
-            self.times.insert(id.clone(), Times { due: None, behind });
+        self.n_others = self.n_others.saturating_add(1);
+        match self.times.get_mut(&id) {
+            Some(Times { due, behind: Some(since) }) => {
+                *due = None;
+                self.behind.remove(&(*since, id.clone()));
+            }
+            _ => drop(self.times.remove(&id)),
         }
-        let is_long = behind.is_some_and(|since| since + LONG <= now);
-        Some((id, if is_high && !is_long { Pressure::High } else { Pressure::None }))
+        Some((id, if is_high { Pressure::High } else { Pressure::None }))
     }
 
-    /// Its Device is left for later. `is_written`: something else of it is, and a turn follows.
+    /// Its Device is left for later. `is_written`: something else of it is, and it will want a turn after that.
     pub(super) fn falls_behind(&mut self, id: &Id, now: Instant, is_written: bool) {
         let times = self.times.entry(id.clone()).or_default();
         if times.behind.is_none() {
-            times.behind = Some(now);
             self.n_behind = self.n_behind.saturating_add(1);
         }
-        if let Some(since) = times.behind
-            && times.due.is_none()
-            && !is_written
-        {
-            self.idle.insert((since, id.clone()));
+        let since = *times.behind.get_or_insert(now);
+        if !is_written {
+            self.behind.insert((since, id.clone()));
         }
     }
 
@@ -102,7 +101,7 @@ impl Turns {
     pub(super) fn catches_up(&mut self, id: &Id) {
         let Some(times) = self.times.get_mut(id) else { return };
         if let Some(since) = times.behind.take() {
-            self.idle.remove(&(since, id.clone()));
+            self.behind.remove(&(since, id.clone()));
             self.n_behind = self.n_behind.saturating_sub(1);
         }
         if times.due.is_none() {
@@ -121,7 +120,7 @@ impl Turns {
     /// When `next` wants to be called next.
     pub(super) fn timeout(&self) -> Option<Instant> {
         // One that is behind goes as soon as nothing else does.
-        self.idle.first().or_else(|| self.due.first()).map(|(at, _)| *at)
+        self.behind.first().or_else(|| self.due.first()).map(|(at, _)| *at)
     }
 
     /// Devices that do not show their newest values.
@@ -170,44 +169,43 @@ mod tests {
         for name in ["a", "b"] {
             assert_eq!(next(&mut turns, now), told(name, Pressure::High), "it has waited for long");
             turns.falls_behind(&id(name), now, true);
-            // Its write is done.
-            turns.want(&id(name), now + SECOND);
         }
         assert_eq!(next(&mut turns, now), told("c", Pressure::High));
-        let now = now + SECOND;
-        for name in ["a", "b"] {
-            next(&mut turns, now).unwrap();
-            turns.falls_behind(&id(name), now, false);
-            assert_eq!(turns.n_behind(), 2);
-        }
-        // Something new of one of them.
+        assert_eq!(next(&mut turns, now), None, "the others are being written");
+        // Their writes are done, and something new of one is there.
         turns.want(&id("a"), now);
+        turns.want(&id("b"), now + SECOND);
         assert_eq!(next(&mut turns, now), told("a", Pressure::High), "others are behind");
-        turns.falls_behind(&id("a"), now, false);
-        assert_eq!(next(&mut turns, now), told("a", Pressure::None), "behind since before b");
+        turns.falls_behind(&id("a"), now + SECOND, false);
+        assert_eq!(turns.n_behind(), 2);
+        assert_eq!(next(&mut turns, now), told("a", Pressure::None), "behind since before b, by its name");
         turns.catches_up(&id("a"));
-        assert_eq!(next(&mut turns, now), told("b", Pressure::None));
+        assert_eq!(
+            next(&mut turns, now),
+            told("b", Pressure::None),
+            "it need not wait for what it wanted later"
+        );
         turns.catches_up(&id("b"));
-        assert_eq!((next(&mut turns, now), turns.timeout(), turns.n_behind()), (None, None, 0));
+        assert_eq!((next(&mut turns, now + SECOND), turns.timeout(), turns.n_behind()), (None, None, 0));
         assert!(turns.times.is_empty(), "nothing is kept of those that want nothing");
     }
 
     #[test]
     fn who_is_behind_for_long_gets_every_fourth_turn() {
         let (mut turns, start) = (Turns::default(), Instant::now());
-        for name in ["a", "b", "c"] {
+        for name in ["a", "b", "u"] {
             turns.falls_behind(&id(name), start, false);
         }
         let now = start + LONG;
-        for name in ["p", "q", "r", "s", "t", "u"] {
+        for name in ["p", "q", "r", "s", "t", "u", "v"] {
             turns.want(&id(name), now);
         }
-        // Of those that are due and behind, too: all may be written.
-        turns.falls_behind(&id("u"), start, false);
         let order: Vec<_> = std::iter::from_fn(|| next(&mut turns, now)).collect();
         let names: Vec<&str> = order.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["p", "q", "r", "a", "s", "t", "u", "b", "c"]);
-        assert_eq!((order[5].1, order[6].1), (Pressure::High, Pressure::None));
+        // Of those that are due, too, the Device waits for its turn.
+        assert_eq!(names, ["p", "q", "r", "a", "s", "t", "u", "b", "v"]);
+        let high = order.iter().filter(|(_, pressure)| *pressure == Pressure::High).count();
+        assert_eq!(high, 6, "all but those of a and b, and that of v, when nobody waits any more: {order:?}");
     }
 
     #[test]

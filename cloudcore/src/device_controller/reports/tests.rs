@@ -217,16 +217,19 @@ fn what_the_api_server_cannot_take_is_the_devices_own_values_first() {
         let confirmed = statuses.take_confirmed();
         assert_eq!(confirmed.len(), 1, "it is stored in one place, and goes to the other");
     }
-    // Now there is time: what is behind goes, but for what is new.
+    // What is new goes first; then there is time for what is behind.
     now += PAUSE;
     report(&mut statuses, now, 1, 2);
     let write = statuses.poll(now, "T").unwrap();
-    assert_eq!((&write.id, write.status.is_some()), (&name(0), false));
-    assert!(write.device.is_some());
+    assert_eq!((&write.id, write.status.is_some(), &write.device), (&name(1), true, &None));
     settle(&mut statuses, now, &write);
-    let write = statuses.poll(now, "T").unwrap();
-    assert_eq!((&write.id, write.status.is_some(), write.device.is_some()), (&name(1), true, true));
-    settle(&mut statuses, now, &write);
+    assert_eq!(statuses.n_behind(), 3);
+    for n in 0..3 {
+        let write = statuses.poll(now, "T").unwrap();
+        assert_eq!((&write.id, write.status.is_some(), write.device.is_some()), (&name(n), false, true));
+        settle(&mut statuses, now, &write);
+    }
+    assert_eq!((statuses.poll(now, "T"), statuses.n_behind()), (None, 0));
 
     // What is more than a value does not wait.
     now += PAUSE;
@@ -235,10 +238,10 @@ fn what_the_api_server_cannot_take_is_the_devices_own_values_first() {
     statuses.device(now, &named(2, json!({})), vec![problem]);
     now += SECOND;
     let write = statuses.poll(now, "T").unwrap();
+    assert_eq!((&write.id, write.device), (&name(0), None));
+    let write = statuses.poll(now, "T").unwrap();
     assert_eq!(write.id, name(2));
     assert!(write.device.is_some_and(|patch| patch.contains_key("conditions")));
-    let write = statuses.poll(now, "T").unwrap();
-    assert_eq!((&write.id, write.device), (&name(0), None));
 }
 
 #[test]

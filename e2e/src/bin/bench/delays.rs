@@ -39,7 +39,7 @@ impl Delays {
     /// Milliseconds from the edge's clock to the watcher's, which is the same machine's.
     pub(crate) fn stop(self) -> Result<Vec<f64>> {
         let mut ages = Vec::new();
-        let mut last: HashMap<String, f64> = HashMap::new();
+        let mut last: HashMap<String, Option<f64>> = HashMap::new();
         loop {
             let (seen, line) = match self.0.seen.try_recv() {
                 Ok(event) => event,
@@ -47,10 +47,12 @@ impl Delays {
                 Err(TryRecvError::Disconnected) => bail!("kubectl's watch has ended"),
             };
             let Some((device, at)) = line.split_once(' ') else { continue };
-            let Ok(at) = at.trim().parse::<f64>() else { continue };
+            let at = at.trim().parse::<f64>().ok();
             // The first of each is what there was before. What else changes about a device shows its value once more.
             let before = last.insert(device.to_owned(), at);
-            if before.is_some_and(|before| before != at) {
+            if let Some(at) = at
+                && before.is_some_and(|before| before != Some(at))
+            {
                 ages.push(seen.unix_timestamp_nanos() as f64 / 1e6 - at);
             }
         }
