@@ -17,14 +17,15 @@ use cloudcore::device_controller::{DeviceController, DeviceInbox, KnownNodes};
 use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
 use cloudcore::sync_controller::SyncController;
+use ke_run::cli::NoCommands;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
 use ke_run::telemetry::{self, Metrics};
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
-    let loaded = match ke_run::cli::start::<CloudCoreConfig>(env!("CARGO_PKG_VERSION")) {
-        Ok(loaded) => loaded,
+    let loaded = match ke_run::cli::start::<CloudCoreConfig, NoCommands>(env!("CARGO_PKG_VERSION")) {
+        Ok(started) => started.loaded,
         Err(ended) => return ended,
     };
     let logging = &loaded.config.logging;

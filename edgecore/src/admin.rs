@@ -1,7 +1,8 @@
 //! Health and metrics over HTTP, on loopback unless configured otherwise.
 //!
 //! `/healthz` says that the process runs, `/readyz` that the runtime answers and the store opened (the cloud may be away:
-//! that is no fault of this node), `/metrics` what was counted. It changes nothing.
+//! that is no fault of this node), `/node` that the cloud calls this Node Ready, `/metrics` what was counted. It changes
+//! nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::edge_hub::{Cloud, LinkState};
 use crate::edged::Runtime;
+use crate::node::Standing;
 
 /// A scraper and a prober; more at once wait.
 const MAX_CONNECTIONS: usize = 8;
@@ -45,6 +47,7 @@ struct Shared {
     connected: Gauge,
     cloud: Cloud,
     runtime: Arc<dyn Runtime>,
+    standing: watch::Receiver<Standing>,
 }
 
 impl Admin {
@@ -54,11 +57,12 @@ impl Admin {
         mut metrics: Metrics,
         cloud: Cloud,
         runtime: Arc<dyn Runtime>,
+        standing: watch::Receiver<Standing>,
     ) -> Result<Self, AdminError> {
         let listener =
             TcpListener::bind(address).await.map_err(|error| AdminError::Listen(address, error))?;
         let connected = metrics.gauge("edgecore_cloud_connected", "1 while the link to the cloud stands");
-        Ok(Self { listener, shared: Arc::new(Shared { metrics, connected, cloud, runtime }) })
+        Ok(Self { listener, shared: Arc::new(Shared { metrics, connected, cloud, runtime, standing }) })
     }
 
     /// Serves until shutdown.
@@ -100,6 +104,15 @@ impl Shared {
                 Ok(_) => text(StatusCode::OK, "ok"),
                 Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("container runtime: {error}")),
             },
+            "/node" => {
+                let away = *self.cloud.state().borrow() == LinkState::Away;
+                match &*self.standing.borrow() {
+                    _ if away => text(StatusCode::SERVICE_UNAVAILABLE, "the cloud is away"),
+                    Standing::Unknown => text(StatusCode::SERVICE_UNAVAILABLE, "the cloud was told nothing yet"),
+                    Standing::Told { unready: Some(why) } => text(StatusCode::SERVICE_UNAVAILABLE, why),
+                    Standing::Told { unready: None } => text(StatusCode::OK, "Ready"),
+                }
+            }
             "/metrics" => {
                 self.connected.set(i64::from(*self.cloud.state().borrow() != LinkState::Away));
                 match self.metrics.encode() {
@@ -112,7 +125,7 @@ impl Shared {
                     Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"),
                 }
             }
-            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics here"),
+            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /node and /metrics here"),
         }
     }
 }

@@ -15,3 +15,4 @@ pub mod device_id;
 pub mod event_bus;
 pub mod report_queue;
 pub mod admin;
+pub mod preflight;

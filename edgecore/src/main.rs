@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -12,16 +13,18 @@ use edgecore::admin::Admin;
 use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
 use edgecore::db::{Db, Opened, Synchronous};
 use edgecore::device_twin::{self, DeviceTwin};
-use edgecore::edge_hub::{Cloud, DeviceEnds, EdgeHub, Joined};
+use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::images::Images;
+use edgecore::edged::leaving;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
 use edgecore::event_bus::{EventBus, Upload};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
-use edgecore::node::{Host, NodeAgent, NodeConfig};
+use edgecore::node::{Host, NodeAgent, NodeConfig, Standing};
+use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{DeviceReportQueue, ReportQueue};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 use ke_run::config::Loaded;
@@ -31,13 +34,92 @@ use ke_run::telemetry::{self, Metrics};
 use ke_wire::{MessageId, NodeName, Uid, Up};
 use tokio::sync::{mpsc, watch};
 
+/// Where Linux shows cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 fn main() -> ExitCode {
     // A second install fails and changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match ke_run::cli::start::<EdgeCoreConfig>(env!("CARGO_PKG_VERSION")) {
-        Ok(loaded) => ke_run::process::run(run(loaded)),
-        Err(code) => code,
+    let started = match ke_run::cli::start::<EdgeCoreConfig, Command>(env!("CARGO_PKG_VERSION")) {
+        Ok(started) => started,
+        Err(code) => return code,
+    };
+    let loaded = started.loaded;
+    match started.command {
+        None => ke_run::process::run(run(loaded)),
+        Some(Command::Preflight { output }) => ke_run::process::run(preflight(loaded.config, output)),
+        Some(Command::Enroll) => ke_run::process::run(enroll(loaded.config)),
+        Some(Command::RemovePods) => ke_run::process::run(remove_pods(loaded.config)),
     }
+}
+
+/// What only edgecore has; keadm uses all of them.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Say whether this machine can be an edge node with this configuration. Changes nothing.
+    Preflight {
+        /// For people, or for programs.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Get this machine its certificate with the join token, if it has none yet.
+    Enroll,
+    /// End every pod of this machine and remove what is left of it. edgecore must not run.
+    RemovePods,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+async fn preflight(config: EdgeCoreConfig, output: Output) -> anyhow::Result<()> {
+    let edged = &config.modules.edged;
+    let kubelet = &edged.tailored_kubelet_config;
+    let node = node_name(&edged.hostname_override).map_err(|error| format!("{error:#}"));
+    let client = CriClient::connect(&kubelet.container_runtime_endpoint).map_err(|error| error.to_string());
+    let runtime = client.as_ref().map(|client| client as &dyn Runtime).map_err(Clone::clone);
+    let cgroups = PodCgroups::new(layout(kubelet), Path::new(CGROUPS)).map(drop).map_err(|error| error.to_string());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let report = preflight::look(&config, node, runtime, cgroups, i64::try_from(now).unwrap_or(i64::MAX)).await;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string(&report)?),
+        Output::Text => {
+            for finding in &report.findings {
+                let word = match finding.verdict {
+                    Verdict::Ok => "ok     ",
+                    Verdict::Warning => "warning",
+                    Verdict::Failed => "FAILED ",
+                };
+                println!("{word} {}", finding.found);
+                if !finding.advice.is_empty() {
+                    println!("        {}", finding.advice);
+                }
+            }
+        }
+    }
+    if report.is_good() { Ok(()) } else { bail!("this machine cannot be an edge node yet") }
+}
+
+async fn enroll(config: EdgeCoreConfig) -> anyhow::Result<()> {
+    telemetry::init(config.logging.format, &config.logging.level)?;
+    let name = node_name(&config.modules.edged.hostname_override)?;
+    Ok(edge_hub::enroll(&config.modules.edge_hub, name).await?)
+}
+
+async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {
+    telemetry::init(config.logging.format, &config.logging.level)?;
+    // Held until the end: an edgecore that runs, or starts meanwhile, would make the pods anew.
+    let address = config.admin.bind_address;
+    let _alone = std::net::TcpListener::bind(address)
+        .with_context(|| format!("edgecore runs (it holds {address}, admin.bindAddress): stop it first"))?;
+    let edged = &config.modules.edged;
+    let runtime = CriClient::connect(&edged.tailored_kubelet_config.container_runtime_endpoint)?;
+    let cgroups = cgroups(&edged.tailored_kubelet_config);
+    let n_pods = leaving::remove_pods(&runtime, &edged.root_directory, cgroups.as_ref()).await?;
+    println!("{n_pods} pods were removed");
+    Ok(())
 }
 
 async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Result<()> {
@@ -83,7 +165,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
 
     let device_counters = device_twin::Counters::new(&mut metrics);
     let (cloud, inbox) = Cloud::channel();
-    let admin = Admin::bind(config.admin.bind_address, metrics, cloud.clone(), Arc::clone(&runtime)).await?;
+    let (standing, told_of_node) = watch::channel(Standing::Unknown);
+    let admin = Admin::bind(config.admin.bind_address, metrics, cloud.clone(), Arc::clone(&runtime), told_of_node)
+        .await?;
 
     // Full: MetaManager waits, so acknowledgements do, so the cloud does.
     let (news, told) = mpsc::channel::<News>(256);
@@ -157,7 +241,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         eviction_hard: kubelet.eviction_hard,
         kubelet_port: 10350,
     };
-    let node = NodeAgent::new(node_config, name, host, cloud.clone(), meta, runtime, nodes, known);
+    let node = NodeAgent::new(node_config, name, host, cloud.clone(), meta, runtime, nodes, known, standing);
 
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
@@ -243,18 +327,21 @@ fn parallel_pulls(kubelet: &KubeletConfig) -> usize {
 
 /// `None` where the machine offers no cgroups that may be written: pods then run without limits, which is told.
 fn cgroups(kubelet: &KubeletConfig) -> Option<PodCgroups> {
-    let driver = match kubelet.cgroup_driver {
-        config::CgroupDriver::Cgroupfs => Driver::Cgroupfs,
-        config::CgroupDriver::Systemd => Driver::Systemd,
-    };
-    let layout = Layout { driver, root: kubelet.cgroup_root.clone(), per_qos: kubelet.cgroups_per_qos };
-    match PodCgroups::new(layout, Path::new("/sys/fs/cgroup")) {
+    match PodCgroups::new(layout(kubelet), Path::new(CGROUPS)) {
         Ok(cgroups) => Some(cgroups),
         Err(error) => {
             tracing::error!(%error, "pods run without limits of their own");
             None
         }
     }
+}
+
+fn layout(kubelet: &KubeletConfig) -> Layout {
+    let driver = match kubelet.cgroup_driver {
+        config::CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        config::CgroupDriver::Systemd => Driver::Systemd,
+    };
+    Layout { driver, root: kubelet.cgroup_root.clone(), per_qos: kubelet.cgroups_per_qos }
 }
 
 fn taints(is_schedulable: bool, mut taints: Vec<Taint>) -> Vec<Taint> {

@@ -1,15 +1,54 @@
-//! The command line that cloudcore and edgecore share: KubeEdge's flags and our `config` commands.
-//! It starts nothing; called by each `main` first.
+//! The command line that cloudcore and edgecore share: KubeEdge's flags, our `config` commands, and room for commands that
+//! only one of them has. It starts nothing; called by each `main` first.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, ConfigFile, Loaded};
 
+/// For a program that has no commands but the shared ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoCommands {}
+
+// By hand: the derive has no words for an enum without variants.
+impl FromArgMatches for NoCommands {
+    fn from_arg_matches(_: &ArgMatches) -> Result<Self, clap::Error> {
+        Err(clap::Error::new(ErrorKind::InvalidSubcommand))
+    }
+
+    fn update_from_arg_matches(&mut self, _: &ArgMatches) -> Result<(), clap::Error> {
+        Err(clap::Error::new(ErrorKind::InvalidSubcommand))
+    }
+}
+
+impl Subcommand for NoCommands {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        command
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        command
+    }
+
+    fn has_subcommand(_: &str) -> bool {
+        false
+    }
+}
+
+/// What the process is to do.
+#[derive(Debug)]
+pub struct Started<T, C> {
+    /// The configuration.
+    pub loaded: Loaded<T>,
+    /// The program's own command; without one it runs.
+    pub command: Option<C>,
+}
+
 #[derive(Debug, Parser)]
-struct Args {
+struct Args<C: Subcommand> {
     /// Configuration file.
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
@@ -20,14 +59,16 @@ struct Args {
     #[arg(long)]
     defaultconfig: bool,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<Command<C>>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Command<C: Subcommand> {
     /// Look at configuration without starting anything.
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[command(flatten)]
+    Own(C),
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,18 +84,21 @@ enum ConfigCommand {
 
 /// Reads the process's arguments and the file they name. `Err` means that all is said and the process should end with
 /// that code. The warnings are for the log, which does not run yet.
-pub fn start<T: ConfigFile>(version: &'static str) -> Result<Loaded<T>, ExitCode> {
-    let command = Args::command()
+pub fn start<T: ConfigFile, C: Subcommand>(version: &'static str) -> Result<Started<T, C>, ExitCode> {
+    let command = Args::<C>::command()
         .name(T::PROGRAM)
         .bin_name(T::PROGRAM)
         .version(version)
         .mut_arg("config", |arg| arg.help(format!("Configuration file [default: {}]", T::PATH)));
-    let args = Args::from_arg_matches(&command.get_matches()).map_err(|wrong| {
+    let args = Args::<C>::from_arg_matches(&command.get_matches()).map_err(|wrong| {
         eprintln!("{wrong}");
         ExitCode::FAILURE
     })?;
-    match decide::<T>(args) {
-        Decision::Run(path) => config::load(&path).map_err(|wrong| refuse(&wrong)),
+    match decide::<T, C>(args) {
+        Decision::Run(path, command) => match config::load(&path) {
+            Ok(loaded) => Ok(Started { loaded, command }),
+            Err(wrong) => Err(refuse(&wrong)),
+        },
         Decision::Print(text) => {
             print!("{text}");
             Err(ExitCode::SUCCESS)
@@ -64,20 +108,21 @@ pub fn start<T: ConfigFile>(version: &'static str) -> Result<Loaded<T>, ExitCode
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Decision {
-    Run(PathBuf),
+enum Decision<C> {
+    Run(PathBuf, Option<C>),
     Print(String),
     Check(PathBuf),
 }
 
-fn decide<T: ConfigFile>(args: Args) -> Decision {
+fn decide<T: ConfigFile, C: Subcommand>(args: Args<C>) -> Decision<C> {
     let path = args.config.unwrap_or_else(|| PathBuf::from(T::PATH));
     match args.command {
         Some(Command::Config(ConfigCommand::Check { path: named })) => Decision::Check(named.unwrap_or(path)),
         Some(Command::Config(ConfigCommand::Default)) => Decision::Print(config::default_yaml::<T>()),
         None if args.minconfig => Decision::Print(config::minimal_yaml::<T>()),
         None if args.defaultconfig => Decision::Print(config::default_yaml::<T>()),
-        None => Decision::Run(path),
+        Some(Command::Own(command)) => Decision::Run(path, Some(command)),
+        None => Decision::Run(path, None),
     }
 }
 

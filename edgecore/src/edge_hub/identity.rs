@@ -39,6 +39,11 @@ pub enum IdentityError {
         "this machine has no certificate ({0}) and no join token: get one in the cloud with `keadm gettoken` and put it into modules.edgeHub.token"
     )]
     NoToken(String),
+    /// The token was good once.
+    #[error(
+        "the join token ended {ago} ago by this machine's clock: get a new one in the cloud with `keadm gettoken`, or set the clock if it is wrong"
+    )]
+    Ended { ago: String },
     /// The cloud's CA is not the one that the token names.
     #[error(
         "the CA of {server} is not the one that the join token names: the token is another cloud's, or somebody stands between. Get a new token with `keadm gettoken` and check modules.edgeHub.httpServer"
@@ -74,6 +79,7 @@ impl IdentityError {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Token(_)
+            | Self::Ended { .. }
             | Self::NoToken(_)
             | Self::WrongCa { .. }
             | Self::Refused { .. }
@@ -214,7 +220,22 @@ impl Identity {
         self.renew_at = Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(at).unwrap_or(0)));
     }
 
-    async fn enroll(&mut self, why: &str) -> Result<(), IdentityError> {
+    /// Whether this machine has an identity or could get one, as far as it can be told without asking for it. Changes
+    /// nothing. `now`: Unix seconds.
+    pub(super) async fn look(&self, now: i64) -> Result<Prospect, IdentityError> {
+        let why = match self.credentials() {
+            Ok(_) => return Ok(Prospect::Joined),
+            Err(why) => why,
+        };
+        let token = self.read_token(&why)?;
+        if let Some(ago) = token.ends().and_then(|ends| now.checked_sub(ends)).filter(|ago| *ago >= 0) {
+            return Err(IdentityError::Ended { ago: in_words(ago) });
+        }
+        self.checked_ca(&token).await?;
+        Ok(Prospect::TokenFits)
+    }
+
+    fn read_token(&self, why: &str) -> Result<JoinToken, IdentityError> {
         let token = match std::fs::read_to_string(&self.token_file) {
             Ok(text) => text.trim().to_owned(),
             Err(_) => self.token.reveal().trim().to_owned(),
@@ -222,13 +243,24 @@ impl Identity {
         if token.is_empty() {
             return Err(IdentityError::NoToken(why.to_owned()));
         }
-        let token = token.parse::<JoinToken>()?;
-        tracing::info!(server = %self.http_server, "asking the cloud for this machine's certificate");
+        Ok(token.parse()?)
+    }
+
+    /// The cloud's CA, if it is the one that the token names.
+    async fn checked_ca(&self, token: &JoinToken) -> Result<Vec<u8>, IdentityError> {
         let ca = self.fetch_ca().await?;
         let digest = ring::digest::digest(&ring::digest::SHA256, &ca);
-        if hex(digest.as_ref()) != token.ca_hash {
-            return Err(IdentityError::WrongCa { server: self.http_server.clone() });
+        if hex(digest.as_ref()) == token.ca_hash {
+            Ok(ca)
+        } else {
+            Err(IdentityError::WrongCa { server: self.http_server.clone() })
         }
+    }
+
+    async fn enroll(&mut self, why: &str) -> Result<(), IdentityError> {
+        let token = self.read_token(why)?;
+        tracing::info!(server = %self.http_server, "asking the cloud for this machine's certificate");
+        let ca = self.checked_ca(&token).await?;
         write_file(&self.ca_file, pem("CERTIFICATE", &ca).as_bytes(), 0o644)?;
         self.request_certificate(None, Some(&token.jwt)).await?;
         tracing::info!("this machine has its certificate");
@@ -334,6 +366,26 @@ impl Identity {
             Err(_) => Err(nonsense(format!("nothing for {} s", REQUEST_LIMIT.as_secs()))),
         }
     }
+}
+
+/// What a look at this machine's identity finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// It has a certificate of its own.
+    Joined,
+    /// Its token names the CA of the cloud that answers, and has not ended.
+    TokenFits,
+}
+
+/// Roughly: `3 minutes`, `2 days`.
+fn in_words(secs: i64) -> String {
+    let (n, unit) = match secs {
+        ..=119 => (secs, "seconds"),
+        120..=7199 => (secs / 60, "minutes"),
+        7200..=172_799 => (secs / 3600, "hours"),
+        _ => (secs / 86_400, "days"),
+    };
+    format!("{n} {unit}")
 }
 
 /// What this module needs to know of a certificate. Times in Unix seconds.

@@ -19,7 +19,7 @@ use ke_wire::NodeName;
 use tokio::sync::mpsc;
 
 pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Receipt};
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, Prospect};
 
 use crate::config::EdgeHubConfig;
 use crate::meta_manager::Meta;
@@ -56,6 +56,16 @@ pub struct DeviceEnds {
     pub outbox: DeviceOutbox,
     /// Who hears which devices are here. Full: the message is dropped with a word; the next connection brings all of them.
     pub membership: mpsc::Sender<Membership>,
+}
+
+/// Gets this machine its certificate if it has none, once and without a link: whoever joins it learns at once what is wrong.
+pub async fn enroll(config: &EdgeHubConfig, node: NodeName) -> Result<(), IdentityError> {
+    Identity::new(config, node).ensure().await
+}
+
+/// Whether it has one or could get one. Changes nothing. `now`: Unix seconds.
+pub async fn look(config: &EdgeHubConfig, node: NodeName, now: i64) -> Result<Prospect, IdentityError> {
+    Identity::new(config, node).look(now).await
 }
 
 impl EdgeHub {

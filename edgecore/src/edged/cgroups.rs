@@ -204,6 +204,18 @@ impl PodCgroups {
         Ok(())
     }
 
+    /// Removes the levels of all classes, which are empty once no pod has one. Gone already: success.
+    pub fn remove_classes(&self) -> Result<(), CgroupError> {
+        if !self.is_ours() {
+            return Ok(());
+        }
+        let name = CgroupName::root(&self.layout.root).class(Qos::Guaranteed);
+        for directory in self.directories(&name) {
+            remove_tree(&directory)?;
+        }
+        Ok(())
+    }
+
     /// Uids that have a level, so that those of pods that are gone can be removed.
     #[must_use]
     pub fn pods(&self) -> Vec<(Qos, String)> {

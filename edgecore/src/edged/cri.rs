@@ -209,6 +209,17 @@ impl CriClient {
     }
 }
 
+/// Of the configuration that containerd 1 shows as JSON: the driver of its default runtime.
+fn driver_in_config(config: &str) -> Option<v1::CgroupDriver> {
+    let config: serde_json::Value = serde_json::from_str(config).ok()?;
+    let containerd = config.get("containerd")?;
+    let default = containerd.get("defaultRuntimeName").and_then(|name| name.as_str()).unwrap_or("runc");
+    let runtime = containerd.get("runtimes")?.get(default)?;
+    let of_runtime = runtime.get("options").and_then(|options| options.get("SystemdCgroup"));
+    let is_systemd = of_runtime.or_else(|| config.get("systemdCgroup"))?.as_bool()?;
+    Some(if is_systemd { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs })
+}
+
 #[async_trait]
 impl Runtime for CriClient {
     async fn version(&self) -> Result<v1::VersionResponse, RuntimeError> {
@@ -225,7 +236,12 @@ impl Runtime for CriClient {
         let answer = client.runtime_config(v1::RuntimeConfigRequest {});
         match self.ask("RuntimeConfig", SHORT, answer).await {
             Ok(response) => Ok(response.linux.map(|linux| linux.cgroup_driver())),
-            Err(RuntimeError::NotOffered(_)) => Ok(None),
+            // containerd before 2.0: it shows its configuration to who asks for everything.
+            Err(RuntimeError::NotOffered(_)) => {
+                let request = v1::StatusRequest { verbose: true };
+                let status = self.ask("Status", SHORT, self.runtime.clone().status(request)).await?;
+                Ok(status.info.get("config").and_then(|config| driver_in_config(config)))
+            }
             Err(error) => Err(error),
         }
     }

@@ -19,6 +19,7 @@ pub mod image_gc;
 pub mod image_name;
 pub mod images;
 mod inspector;
+pub mod leaving;
 pub mod observed;
 mod observer;
 pub mod plan;

@@ -132,6 +132,12 @@ fn pids() -> Option<Share> {
     Some(Share { free: whole.saturating_sub(tasks), whole })
 }
 
+/// Bytes that are free where `path` is, or would be. `None`: it cannot be told.
+#[must_use]
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    file_system(path).map(|(bytes, _)| bytes.free)
+}
+
 /// Bytes and inodes of the file system that holds `path`, or the nearest folder above it that exists.
 fn file_system(path: &Path) -> Option<(Share, Share)> {
     let existing = path.ancestors().find(|path| path.exists())?;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-pub use host::{Host, HostError};
+pub use host::{Host, HostError, free_bytes};
 use status::RuntimeState;
 pub use status::{NodeConfig, allocatable};
 
@@ -46,6 +46,20 @@ pub struct NodeAgent {
     known: Option<Node>,
     lease: Option<Value>,
     last_told: Option<(Instant, Value)>,
+    standing: watch::Sender<Standing>,
+}
+
+/// What the cloud has been told of this Node since this process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    /// The cloud took its status.
+    Told {
+        /// Why it is not Ready; `None` if it is.
+        unready: Option<String>,
+    },
 }
 
 enum Event {
@@ -67,7 +81,7 @@ enum StepError {
 }
 
 impl NodeAgent {
-    /// `nodes` brings this machine's Node as the cloud pushes it.
+    /// `nodes` brings this machine's Node as the cloud pushes it; `standing` is told what the cloud has taken of it.
     #[expect(clippy::too_many_arguments, reason = "each is another module's handle")]
     pub fn new(
         config: NodeConfig,
@@ -78,6 +92,7 @@ impl NodeAgent {
         runtime: Arc<dyn Runtime>,
         nodes: watch::Receiver<Option<Arc<Node>>>,
         known: Option<Node>,
+        standing: watch::Sender<Standing>,
     ) -> Self {
         let must_register = known.is_none();
         Self {
@@ -92,6 +107,7 @@ impl NodeAgent {
             known,
             lease: None,
             last_told: None,
+            standing,
         }
     }
 
@@ -167,7 +183,7 @@ impl NodeAgent {
         let patch = json!({"status": status}).to_string();
         match self.cloud.ask(Question::PatchNodeStatus { node: self.name.clone(), patch }).await?.answer {
             Answer::Stored(_) | Answer::Object(_) | Answer::Done => {
-                self.last_told = Some((Instant::now(), status));
+                self.was_told(status);
                 Ok(())
             }
             Answer::NotStored(refusal) | Answer::Refused(refusal) if refusal.reason == Reason::NotFound => {
@@ -179,6 +195,11 @@ impl NodeAgent {
             }
             Answer::Pem(_) => Err(StepError::Nonsense("a node status")),
         }
+    }
+
+    fn was_told(&mut self, status: Value) {
+        self.standing.send_replace(Standing::Told { unready: status::unready(&status) });
+        self.last_told = Some((Instant::now(), status));
     }
 
     async fn register(&mut self, status: Value) -> Result<(), StepError> {
@@ -212,7 +233,7 @@ impl NodeAgent {
         // The Node holds this status already if it was created now; if it was there before, it does not.
         let patch = json!({"status": status}).to_string();
         self.cloud.ask(Question::PatchNodeStatus { node: self.name.clone(), patch }).await?;
-        self.last_told = Some((Instant::now(), status));
+        self.was_told(status);
         Ok(())
     }
 

@@ -234,6 +234,17 @@ fn seconds(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Why a Node with this status is not Ready; `None` if it is.
+pub(super) fn unready(status: &Value) -> Option<String> {
+    let conditions = status.get("conditions").and_then(Value::as_array);
+    let ready = conditions.into_iter().flatten().find(|one| one["type"] == "Ready");
+    match ready {
+        Some(ready) if ready["status"] == "True" => None,
+        Some(ready) => Some(ready["message"].as_str().unwrap_or_default().to_owned()),
+        None => Some("its status has no condition Ready".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,6 +36,24 @@ impl FromStr for JoinToken {
     }
 }
 
+impl JoinToken {
+    /// When it ends, in Unix seconds, as its claims say: nothing checks its signature here. `None`: they do not say.
+    #[must_use]
+    pub fn ends(&self) -> Option<i64> {
+        use base64::Engine as _;
+        let claims = self.jwt.split('.').nth(1)?;
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+        let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+        let ends = claims.get("exp")?;
+        ends.as_i64().or_else(|| {
+            // Some writers make every number a float.
+            let ends = ends.as_f64().filter(|ends| ends.abs() < 1e15)?;
+            #[expect(clippy::cast_possible_truncation, reason = "bounded above")]
+            Some(ends as i64)
+        })
+    }
+}
+
 /// The whole secret text, for the one place that hands it out.
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -111,6 +111,12 @@ pub struct Volumes {
     objects: Arc<dyn Objects>,
 }
 
+/// Takes down every mount in the pods' directory and deletes it: for a machine that stops being a node. Gone already:
+/// success. Blocks.
+pub(super) fn remove_all(pods: &Path) -> std::io::Result<()> {
+    removal::remove(pods, &SystemMounter)
+}
+
 impl Volumes {
     /// `root` is `rootDirectory` of the configuration, `/var/lib/kubelet` by default; pods lie in `root/pods`.
     #[must_use]

@@ -1,0 +1,108 @@
+//! Whether this machine can be an edge node: looks, and changes nothing.
+//!
+//! For `edgecore preflight`, which keadm runs before it touches anything, and whoever wants to know why a node is not
+//! Ready. Called by `main.rs`.
+
+mod judge;
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use ke_wire::NodeName;
+use serde::Serialize;
+
+pub use judge::{Check, Finding, Verdict};
+use judge::{Facts, RuntimeFacts, judge};
+
+use crate::config::{CgroupDriver, EdgeCoreConfig};
+use crate::edge_hub::{self, Prospect};
+use crate::edged::Runtime;
+use crate::edged::cri::v1;
+use crate::node::{Host, free_bytes};
+
+/// The kubelet's own port.
+const KUBELET: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10250);
+
+/// What was looked at, and what a program needs of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// One for each thing.
+    pub findings: Vec<Finding>,
+    /// The container runtime's cgroup driver, as `--cgroupdriver` takes it; absent when it does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_driver: Option<CgroupDriver>,
+}
+
+impl Report {
+    /// Whether nothing failed.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.findings.iter().all(|finding| finding.verdict != Verdict::Failed)
+    }
+}
+
+/// Looks at everything. `cgroups`: why there are none that may be written. `now`: Unix seconds.
+pub async fn look(
+    config: &EdgeCoreConfig,
+    node: Result<NodeName, String>,
+    runtime: Result<&dyn Runtime, String>,
+    cgroups: Result<(), String>,
+    now: i64,
+) -> Report {
+    let edged = &config.modules.edged;
+    let hub = &config.modules.edge_hub;
+    let runtime = match runtime {
+        Ok(runtime) => look_at_runtime(runtime).await,
+        Err(why) => Err(why),
+    };
+    let identity = match &node {
+        Ok(node) => edge_hub::look(hub, node.clone(), now).await.map_err(|error| error.to_string()),
+        Err(_) => Err("this machine's certificate needs the node's name".to_owned()),
+    };
+    let identity = identity.map(|prospect| match prospect {
+        Prospect::Joined => "this machine has its certificate",
+        Prospect::TokenFits => "the join token is of that cloud",
+    });
+    let store = config.database.data_source.parent().unwrap_or(Path::new("/"));
+    let wanted_ip = edged.node_ip.parse().ok();
+    let address = Host::read(wanted_ip, &edged.root_directory).map_err(|error| error.to_string());
+    let facts = Facts {
+        is_root: rustix::process::geteuid().is_root(),
+        node: node.map(|node| node.to_string()),
+        address: address.map(|host| host.node_ip.to_string()),
+        endpoint: edged.tailored_kubelet_config.container_runtime_endpoint.clone(),
+        wanted_driver: edged.tailored_kubelet_config.cgroup_driver,
+        cgroups,
+        taken: taken(config.admin.bind_address),
+        has_kubelet: TcpStream::connect_timeout(&KUBELET, Duration::from_millis(500)).is_ok(),
+        disks: [store, &edged.root_directory].map(|path| (path.to_owned(), free_bytes(path))).into(),
+        clock: now,
+        cloud: hub.http_server.clone(),
+        identity,
+        runtime,
+    };
+    let cgroup_driver = facts.runtime.as_ref().ok().and_then(|runtime| runtime.driver);
+    Report { findings: judge(&facts), cgroup_driver }
+}
+
+fn taken(admin: SocketAddr) -> Vec<(String, String)> {
+    let refused = TcpListener::bind(admin).err();
+    refused.map(|error| (admin.to_string(), error.to_string())).into_iter().collect()
+}
+
+async fn look_at_runtime(runtime: &dyn Runtime) -> Result<RuntimeFacts, String> {
+    let version = runtime.version().await.map_err(|error| error.to_string())?;
+    let status = runtime.status().await.map_err(|error| error.to_string())?;
+    let driver = match runtime.cgroup_driver().await {
+        Ok(Some(v1::CgroupDriver::Systemd)) => Some(CgroupDriver::Systemd),
+        Ok(Some(v1::CgroupDriver::Cgroupfs)) => Some(CgroupDriver::Cgroupfs),
+        Ok(None) | Err(_) => None,
+    };
+    let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
+    let network = conditions.into_iter().find(|condition| condition.r#type == "NetworkReady");
+    let no_network = network.filter(|network| !network.status).map(|network| network.message);
+    let name = format!("{} {}", version.runtime_name, version.runtime_version);
+    Ok(RuntimeFacts { name, driver, no_network })
+}
