@@ -1,0 +1,44 @@
+//! Where edgecore comes from.
+
+use std::path::PathBuf;
+
+use crate::host::Host;
+use crate::render::PROGRAM;
+
+/// The first that is there: beside keadm, the installed one, in PATH. Errors: all the places, and what else would do.
+pub(crate) fn find(host: &dyn Host) -> Result<PathBuf, String> {
+    let beside = host.own_program().ok().and_then(|own| Some(own.parent()?.join("edgecore")));
+    let in_path = host.program_folders().into_iter().map(|folder| folder.join("edgecore"));
+    let mut places: Vec<PathBuf> = Vec::new();
+    for place in beside.into_iter().chain([PROGRAM.into()]).chain(in_path) {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    if let Some(found) = places.iter().find(|place| host.exists(place)) {
+        return Ok(found.clone());
+    }
+    let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    Err(format!(
+        "there is no edgecore on this machine; looked at {}. Put the program beside keadm, or install the edgecore package",
+        looked.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn places_have_an_order() {
+        let check = |there: &[&str], expected: &str| {
+            assert_eq!(find(&FakeHost::new(there)).unwrap(), PathBuf::from(expected));
+        };
+        check(&["/usr/bin/edgecore", "/opt/keadm/edgecore"], "/opt/keadm/edgecore");
+        check(&["/usr/bin/edgecore", "/usr/local/bin/edgecore"], "/usr/local/bin/edgecore");
+        check(&["/usr/bin/edgecore"], "/usr/bin/edgecore");
+        let error = find(&FakeHost::new(&[])).unwrap_err();
+        assert!(error.contains("/opt/keadm/edgecore, /usr/local/bin/edgecore, /usr/bin/edgecore"), "{error}");
+    }
+}

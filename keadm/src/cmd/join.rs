@@ -1,0 +1,533 @@
+//! `keadm join`: makes this machine an edge node.
+//!
+//! In this order: flags, what an earlier join left, edgecore's own look at the machine and the cloud (nothing is touched until
+//! that is good), the plan, the node is Ready. A failure takes everything back.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use ke_wire::NodeName;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Failure;
+use crate::binary;
+use crate::host::Host;
+use crate::journal::{Joined, Journal, Undo};
+use crate::plan::{self, Step};
+use crate::render::{self, CERTIFICATES, CONFIG, PROGRAM, TOKEN, Wanted};
+use crate::service::Manager;
+
+/// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
+const TRIAL: &str = "/run/keadm-join";
+/// Where edgecore says how the node stands, unless `--set admin.bindAddress` says otherwise.
+const ADMIN: &str = "127.0.0.1:10560";
+/// Made on the way, with the rights of their files in mind; those that are there stay as they are.
+const FOLDERS: [(&str, u32); 8] = [
+    ("/etc/kubeedge", 0o755),
+    ("/etc/kubeedge/config", 0o755),
+    ("/etc/kubeedge/ca", 0o755),
+    ("/var/lib/kubeedge", 0o700),
+    ("/var/lib/kubelet", 0o750),
+    ("/var/log/kubeedge", 0o755),
+    ("/var/log/pods", 0o755),
+    ("/usr/local/bin", 0o755),
+];
+
+#[derive(Debug, Default, clap::Args)]
+#[command(
+    after_help = "Example: keadm join --cloudcore-ipport=10.0.0.1:10000 --edgenode-name=edge-1 --token=$TOKEN\n\
+                        The token comes from `keadm gettoken` in the cloud."
+)]
+pub(crate) struct Args {
+    /// The cloud, as host:port; port 10000 if left out.
+    #[arg(short = 'e', long, value_name = "HOST:PORT")]
+    cloudcore_ipport: String,
+    /// Port of the cloud at which machines get their certificate.
+    #[arg(short = 's', long, default_value_t = 10002)]
+    certport: u16,
+    /// The join token.
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    token: String,
+    /// File that holds the join token: other users of this machine see the command line, but not the file.
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+    /// Name of the node [default: the machine's name]
+    #[arg(short = 'i', long, value_name = "NAME")]
+    edgenode_name: Option<String>,
+    /// Socket of the container runtime.
+    #[arg(short = 'p', long, default_value = "unix:///run/containerd/containerd.sock", value_name = "URL")]
+    remote_runtime_endpoint: String,
+    /// Who makes cgroups: cgroupfs or systemd [default: who does it for the container runtime]
+    #[arg(long, value_parser = ["cgroupfs", "systemd"], value_name = "DRIVER")]
+    cgroupdriver: Option<String>,
+    /// Folder for the node's certificate and key.
+    #[arg(long = "certPath", alias = "cert-path", default_value = CERTIFICATES, value_name = "FOLDER")]
+    cert_path: String,
+    /// Labels of the node: a=b,c=d.
+    #[arg(short, long, value_delimiter = ',', value_name = "NAME=VALUE")]
+    labels: Vec<String>,
+    /// Keys of edgecore.yaml: modules.eventBus.enable=false. Several with commas, or the flag again.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// How the cloud is reached; only websocket so far.
+    #[arg(long, default_value = "websocket", value_parser = ["websocket"], value_name = "PROTOCOL")]
+    hub_protocol: String,
+    /// Who keeps edgecore running [default: what runs here]
+    #[arg(long, value_enum)]
+    service_manager: Option<Manager>,
+    /// How long the node may take to be Ready. Seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    ready_timeout_secs: u64,
+    /// A program that runs before anything is changed; it must be executable.
+    #[arg(long, value_name = "FILE")]
+    pre_run: Option<PathBuf>,
+    /// A program that runs once the node is Ready.
+    #[arg(long, value_name = "FILE")]
+    post_run: Option<PathBuf>,
+    /// Print what would be done, and do nothing.
+    #[arg(short, long)]
+    dry_run: bool,
+    /// KubeEdge's version; edgecore of this version of keadm is installed.
+    #[arg(long, value_name = "VERSION")]
+    kubeedge_version: Option<String>,
+    /// KubeEdge's profile; its version counts as --kubeedge-version.
+    #[arg(long, value_name = "version=VERSION")]
+    profile: Option<String>,
+    /// Accepted for KubeEdge's sake: edgecore has a broker of its own.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", hide = true)]
+    with_mqtt: Option<bool>,
+}
+
+/// What `edgecore preflight --output json` says.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Preflight {
+    findings: Vec<Finding>,
+    #[serde(default)]
+    cgroup_driver: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Finding {
+    check: String,
+    verdict: String,
+    found: String,
+    #[serde(default)]
+    advice: String,
+}
+
+pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
+    let mut say = |line: &str| println!("{line}");
+    join(host, args, &mut say)
+}
+
+fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    let mut wanted = wanted(host, args)?;
+    let token = token(host, args)?;
+    let cloud = format!("{}:{}", wanted.host, wanted.port);
+    let joined = Joined { node: wanted.node.clone(), cloud };
+    if is_there(host, &joined, say)? {
+        return Ok(());
+    }
+    let of_profile = args.profile.as_deref().and_then(|profile| profile.strip_prefix("version="));
+    if let Some(version) = args.kubeedge_version.as_deref().or(of_profile) {
+        say(&format!(
+            "KubeEdge {version} was asked for; this is {}, which speaks KubeEdge v1.23",
+            crate::cmd::version::own()
+        ));
+    }
+    if args.with_mqtt == Some(true) {
+        say("the MQTT broker is built into edgecore: nothing to install for --with-mqtt");
+    }
+    let edgecore = binary::find(host).map_err(Failure::Refused)?;
+    let admin = look(host, &edgecore, &mut wanted, &token, say)?;
+
+    let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
+    let keadm = host.own_program().context("find this program")?.display().to_string();
+    let config =
+        render::config(&wanted, TOKEN).and_then(|config| render::yaml(&config)).map_err(Failure::Usage)?;
+    let limit = Duration::from_secs(args.ready_timeout_secs);
+    let steps = steps(&wanted, &edgecore, &config, &token, manager.steps(&keadm), (admin, limit));
+    if args.dry_run {
+        plan::print(&steps).iter().for_each(|line| say(line));
+        return Ok(());
+    }
+    script(host, args.pre_run.as_deref(), "--pre-run")?;
+    let done = plan::carry_out(host, joined, &steps, say);
+    if done.is_err() {
+        say(&format!("edgecore's own words: {}", manager.log()));
+    }
+    done?;
+    script(host, args.post_run.as_deref(), "--post-run")?;
+    say(&format!("node {} is Ready. In the cloud: kubectl get nodes", wanted.node));
+    if manager == Manager::None {
+        say(
+            "no service manager runs here: after a reboot join's last steps must be done by whoever starts this machine",
+        );
+    }
+    Ok(())
+}
+
+fn wanted(host: &dyn Host, args: &Args) -> Result<Wanted, Failure> {
+    let (name, port) = cloud(&args.cloudcore_ipport).map_err(Failure::Usage)?;
+    let node = args.edgenode_name.clone().unwrap_or_else(|| host.name().to_lowercase());
+    if let Err(error) = node.parse::<NodeName>() {
+        let lower = node.to_lowercase();
+        let hint =
+            if lower == node { String::new() } else { format!("; an example: --edgenode-name={lower}") };
+        return Err(Failure::Usage(format!("--edgenode-name: {node:?} is no name of a node: {error}{hint}")));
+    }
+    let label = |label: &String| match label.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::Usage(format!("--labels: {label:?} is no NAME=VALUE"))),
+    };
+    Ok(Wanted {
+        node,
+        host: name,
+        port,
+        certificate_port: args.certport,
+        certificates: args.cert_path.trim_end_matches('/').to_owned(),
+        runtime: args.remote_runtime_endpoint.clone(),
+        cgroup_driver: args.cgroupdriver.clone(),
+        labels: args.labels.iter().map(label).collect::<Result<_, _>>()?,
+        set: args.set.clone(),
+    })
+}
+
+/// host:port, host, [v6]:port or [v6], to the host as URLs write it and the port.
+fn cloud(text: &str) -> Result<(String, u16), String> {
+    let wrong = || {
+        format!(
+            "--cloudcore-ipport: {text:?} is no host:port; examples: 10.0.0.1:10000, cloud.example:10000, [fd00::1]:10000"
+        )
+    };
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) };
+            (format!("[{host}]"), port)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host.to_owned(), Some(port)),
+            None => (text.to_owned(), None),
+        },
+    };
+    let plain = host.trim_matches(['[', ']']);
+    let is_host = !plain.is_empty()
+        && plain.chars().all(|letter| letter.is_ascii_alphanumeric() || "-.:".contains(letter));
+    if !is_host {
+        return Err(wrong());
+    }
+    let port = port.map_or(Ok(10000), str::parse).map_err(|_| wrong())?;
+    if port == 0 { Err(wrong()) } else { Ok((host, port)) }
+}
+
+fn token(host: &dyn Host, args: &Args) -> Result<String, Failure> {
+    let text = match &args.token_file {
+        Some(path) => {
+            let shown = path.display();
+            let body = host.read(path).with_context(|| format!("read {shown}"))?;
+            let body = body.ok_or_else(|| Failure::Usage(format!("--token-file: there is no {shown}")))?;
+            String::from_utf8_lossy(&body).trim().to_owned()
+        }
+        None => args.token.trim().to_owned(),
+    };
+    if text.is_empty() {
+        return Err(Failure::Usage("--token is missing: get one in the cloud with `keadm gettoken`".into()));
+    }
+    Ok(text)
+}
+
+/// Whether this machine is this node already. What an earlier join left half-way is taken back.
+fn is_there(host: &dyn Host, joined: &Joined, say: &mut dyn FnMut(&str)) -> Result<bool, Failure> {
+    let journal = Journal::read(host).context("read the journal in /var/lib/keadm")?;
+    match journal {
+        Some(journal) if journal.is_done && journal.joined == *joined => {
+            say(&format!(
+                "this machine is node {} of {} already: nothing is changed",
+                joined.node, joined.cloud
+            ));
+            Ok(true)
+        }
+        Some(journal) if journal.is_done => Err(Failure::Refused(format!(
+            "this machine is node {} of {}: type `keadm reset edge` before it joins as {} of {}",
+            journal.joined.node, journal.joined.cloud, joined.node, joined.cloud
+        ))),
+        Some(journal) => {
+            say("an earlier join was cut short; taking it back first");
+            let left = journal.undo(host);
+            if left.is_empty() {
+                Ok(false)
+            } else {
+                Err(Failure::LeftBehind(anyhow!("an earlier join cannot be taken back"), left))
+            }
+        }
+        None if host.exists(Path::new(CONFIG)) => Err(Failure::Refused(format!(
+            "{CONFIG} is there, and this keadm did not write it: `keadm reset edge` removes an edge node of any origin from \
+             this machine"
+        ))),
+        None => Ok(false),
+    }
+}
+
+/// Lets edgecore look at the machine and the cloud, and takes the runtime's cgroup driver where nobody named one. Gives the
+/// address at which edgecore will say how the node stands.
+fn look(
+    host: &dyn Host,
+    edgecore: &Path,
+    wanted: &mut Wanted,
+    token: &str,
+    say: &mut dyn FnMut(&str),
+) -> Result<SocketAddr, Failure> {
+    let trial = Path::new(TRIAL);
+    host.remove_tree(trial).context("clear /run/keadm-join")?;
+    host.make_folder(trial, 0o700).context("make /run/keadm-join")?;
+    let looked = look_once(host, edgecore, wanted, token).and_then(|(report, config)| {
+        match report.cgroup_driver.clone().filter(|_| wanted.cgroup_driver.is_none()) {
+            None => Ok((report, config)),
+            // Nobody named one: it is the runtime's.
+            Some(driver) => {
+                wanted.cgroup_driver = Some(driver);
+                look_once(host, edgecore, wanted, token)
+            }
+        }
+    });
+    host.remove_tree(trial).context("clear /run/keadm-join")?;
+    let (report, config) = looked?;
+    let mut failed = Vec::new();
+    for Finding { check, verdict, found, advice } in &report.findings {
+        match verdict.as_str() {
+            "ok" => say(&format!("ok: {found}")),
+            "failed" if advice.is_empty() => failed.push(format!("{check}: {found}")),
+            "failed" => failed.push(format!("{check}: {found}: {advice}")),
+            _ => say(&format!("warning: {found}: {advice}")),
+        }
+    }
+    if !failed.is_empty() {
+        let why = failed.join("\n  ");
+        return Err(Failure::Refused(format!(
+            "this machine cannot join yet, and nothing was changed:\n  {why}"
+        )));
+    }
+    let admin = config.pointer("/admin/bindAddress").and_then(Value::as_str).unwrap_or(ADMIN);
+    admin
+        .parse()
+        .map_err(|_| Failure::Usage(format!("--set admin.bindAddress: {admin:?} is no address:port")))
+}
+
+fn look_once(
+    host: &dyn Host,
+    edgecore: &Path,
+    wanted: &Wanted,
+    token: &str,
+) -> Result<(Preflight, Value), Failure> {
+    let file = |name: &str| format!("{TRIAL}/{name}");
+    let config = render::config(wanted, &file("token")).map_err(Failure::Usage)?;
+    let yaml = render::yaml(&config).map_err(Failure::Usage)?;
+    host.write(Path::new(&file("token")), token.as_bytes(), 0o600).context("write a trial configuration")?;
+    host.write(Path::new(&file("edgecore.yaml")), yaml.as_bytes(), 0o600)
+        .context("write a trial configuration")?;
+    let arguments = ["--config", &file("edgecore.yaml"), "preflight", "--output", "json"].map(str::to_owned);
+    let ran = host.run(edgecore, &arguments).with_context(|| format!("start {}", edgecore.display()))?;
+    let report = ran.stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    // Without a report it does not take the configuration, and its words name the key.
+    let report = report.ok_or_else(|| Failure::Refused(format!("nothing was changed: {}", ran.stderr)))?;
+    Ok((report, config))
+}
+
+fn steps(
+    wanted: &Wanted,
+    edgecore: &Path,
+    config: &str,
+    token: &str,
+    service: Vec<Step>,
+    (address, limit): (SocketAddr, Duration),
+) -> Vec<Step> {
+    let of_edgecore = |words: &[&str]| -> Vec<String> {
+        ["--config", CONFIG].iter().chain(words).map(|word| (*word).to_owned()).collect()
+    };
+    let program = PathBuf::from(PROGRAM);
+    let folders = FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode });
+    let mut steps: Vec<Step> = folders.collect();
+    steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
+    if edgecore != program {
+        steps.push(Step::Program { from: edgecore.to_owned(), to: program.clone() });
+    }
+    steps.extend([
+        // Of folders that were there before.
+        Step::OnUndo(Undo::RemoveFile("/etc/kubeedge/dmi.sock".into())),
+        Step::File { path: TOKEN.into(), mode: 0o600, body: token.into() },
+        Step::File { path: CONFIG.into(), mode: 0o644, body: config.into() },
+        Step::Run {
+            what: "get this machine's certificate".into(),
+            program: program.clone(),
+            arguments: of_edgecore(&["enroll"]),
+        },
+        Step::OnUndo(Undo::Run {
+            why: "remove its pods".into(),
+            program,
+            arguments: of_edgecore(&["remove-pods"]),
+        }),
+    ]);
+    steps.extend(service);
+    steps.extend([Step::WaitReady { address, limit }, Step::Drop(TOKEN.into())]);
+    steps
+}
+
+fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let ran = host
+        .run(path, &[])
+        .with_context(|| format!("{flag}: start {} (is it executable?)", path.display()))?;
+    if ran.is_good {
+        Ok(())
+    } else {
+        Err(Failure::Undone(anyhow!("{flag}: {} failed: {}", path.display(), ran.stderr)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &str) -> Args {
+        Line::parse_from(std::iter::once("join").chain(line.split(' '))).args
+    }
+
+    const GOOD: &str = "--cloudcore-ipport=10.0.0.1:10000 --edgenode-name=edge-1 --token=abc";
+
+    fn machine() -> FakeHost {
+        let host = FakeHost::new(&["/opt/keadm/edgecore", "/var/log/", "/etc/", "/run/"]);
+        let report = r#"{"findings":[{"check":"runtime","verdict":"ok","found":"containerd answers","advice":""}],"cgroupDriver":"systemd"}"#;
+        host.prints
+            .borrow_mut()
+            .push(("/opt/keadm/edgecore --config /run/keadm-join/".into(), report.into()));
+        host.node.borrow_mut().push((200, "Ready".into()));
+        host
+    }
+
+    fn try_join(host: &FakeHost, line: &str) -> (Result<(), Failure>, Vec<String>) {
+        let mut said = Vec::new();
+        let done = join(host, &args(line), &mut |line| said.push(line.to_owned()));
+        (done, said)
+    }
+
+    #[test]
+    fn a_machine_joins_and_joins_again() {
+        let host = machine();
+        let (done, said) = try_join(&host, GOOD);
+        done.unwrap();
+        assert_eq!(
+            said.last().map(String::as_str),
+            Some(
+                "no service manager runs here: after a reboot join's last steps must be done by whoever starts this machine"
+            )
+        );
+        let config = host.read(Path::new(CONFIG)).unwrap().unwrap();
+        let config = String::from_utf8(config).unwrap();
+        assert!(config.contains("cgroupDriver: systemd"), "the runtime's: {config}");
+        assert!(!host.exists(Path::new(TOKEN)) && !host.exists(Path::new(TRIAL)));
+        let ran = host.ran.borrow().clone();
+        assert_eq!(ran.len(), 4, "two looks, enrolment, start: {ran:?}");
+
+        let (done, said) = try_join(&host, GOOD);
+        done.unwrap();
+        assert_eq!(said, ["this machine is node edge-1 of 10.0.0.1:10000 already: nothing is changed"]);
+        let (done, _) = try_join(&host, "--cloudcore-ipport=10.0.0.2 --edgenode-name=edge-1 --token=abc");
+        let Err(Failure::Refused(why)) = done else { panic!("it is another cloud's") };
+        assert!(why.contains("keadm reset edge"), "{why}");
+    }
+
+    #[test]
+    fn a_look_that_fails_touches_nothing() {
+        let host = machine();
+        let before = host.files.borrow().clone();
+        let report = r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"}]}"#;
+        *host.prints.borrow_mut() = vec![("/opt/keadm/edgecore".into(), report.into())];
+        let (done, _) = try_join(&host, GOOD);
+        let Err(Failure::Refused(why)) = done else { panic!("{done:?}") };
+        assert!(why.ends_with("runtime: no runtime: start it"), "{why}");
+        assert_eq!(*host.files.borrow(), before);
+        // A key that edgecore does not know.
+        host.prints.borrow_mut().clear();
+        host.fails.borrow_mut().push(("/opt/keadm/edgecore".into(), "modules.edgd: unknown key".into()));
+        let (done, _) = try_join(&host, &format!("{GOOD} --set modules.edgd.x=1"));
+        let Err(Failure::Refused(why)) = done else { panic!("{done:?}") };
+        assert!(why.contains("unknown key"), "{why}");
+        assert_eq!(*host.files.borrow(), before);
+    }
+
+    #[test]
+    fn a_plan_is_shown_and_not_carried_out() {
+        let host = machine();
+        let before = host.files.borrow().clone();
+        let (done, said) = try_join(&host, &format!("{GOOD} --dry-run --service-manager systemd"));
+        done.unwrap();
+        assert!(said.iter().any(|line| line.contains("systemctl enable --now edgecore")), "{said:?}");
+        assert!(said.iter().all(|line| !line.contains("abc")), "no token: {said:?}");
+        assert_eq!(*host.files.borrow(), before);
+    }
+
+    #[test]
+    fn a_join_that_was_cut_short_is_taken_back_first() {
+        for n_changes in 0..60 {
+            let host = machine();
+            host.changes_left.set(Some(n_changes));
+            let (cut, _) = try_join(&host, GOOD);
+            host.changes_left.set(None);
+            // The trial lies in memory, which a power cut clears.
+            host.files.borrow_mut().retain(|path, _| !path.starts_with(TRIAL));
+            let (done, _) = try_join(&host, GOOD);
+            done.unwrap_or_else(|failure| panic!("after {n_changes} changes: {failure}"));
+            assert!(Journal::read(&host).unwrap().unwrap().is_done);
+            if cut.is_ok() {
+                return;
+            }
+        }
+        panic!("the plan is longer than this test thinks");
+    }
+
+    #[test]
+    fn clouds_are_named_in_many_ways() {
+        let check = |text: &str, expected: Option<(&str, u16)>| {
+            assert_eq!(cloud(text).ok(), expected.map(|(host, port)| (host.to_owned(), port)), "{text}");
+        };
+        check("10.0.0.1:10000", Some(("10.0.0.1", 10000)));
+        check("cloud.example", Some(("cloud.example", 10000)));
+        check("[fd00::1]:443", Some(("[fd00::1]", 443)));
+        check("[fd00::1]", Some(("[fd00::1]", 10000)));
+        for wrong in
+            ["", ":1", "a:b", "a:0", "a:70000", "[fd00::1", "[x]:1", "fd00::1", "a b:1", "https://a:1"]
+        {
+            check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn flags_that_cannot_be_meant_are_refused() {
+        let check = |line: &str, expected: &str| {
+            let (done, _) = try_join(&machine(), line);
+            let Err(Failure::Usage(why)) = done else { panic!("{line}: {done:?}") };
+            assert!(why.contains(expected), "{line}: {why}");
+        };
+        check("--cloudcore-ipport=10.0.0.1", "keadm gettoken");
+        check("--cloudcore-ipport=x:y --token=a", "no host:port");
+        check("--cloudcore-ipport=a --token=a --edgenode-name=Edge_1", "--edgenode-name");
+        check("--cloudcore-ipport=a --token=a --labels=x", "no NAME=VALUE");
+        check("--cloudcore-ipport=a --token=a --set=x", "no key=value");
+        check("--cloudcore-ipport=a --token-file=/no/such", "there is no /no/such");
+    }
+}

@@ -1,0 +1,145 @@
+//! `keadm reset edge`: takes back what join did, or removes a node of KubeEdge's making.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+
+use super::Failure;
+use crate::host::Host;
+use crate::journal::{Journal, Undo, take_back};
+use crate::render::{CONFIG, PROGRAM};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    side: Option<Side>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Side {
+    /// Remove the edge node from this machine: its pods, certificates, configuration and data.
+    Edge(Edge),
+}
+
+#[derive(Debug, Default, clap::Args)]
+struct Edge {
+    /// Do not ask.
+    #[arg(long)]
+    force: bool,
+    /// Accepted for KubeEdge's sake: the configuration names it.
+    #[arg(short = 'p', long, hide = true)]
+    remote_runtime_endpoint: Option<String>,
+}
+
+pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
+    let edge = match &args.side {
+        Some(Side::Edge(edge)) => edge,
+        None => &Edge::default(),
+    };
+    if let Some(runtime) = &edge.remote_runtime_endpoint {
+        println!(
+            "--remote-runtime-endpoint {runtime} is passed over: edgecore's configuration names the runtime"
+        );
+    }
+    let journal = Journal::read(host).context("read the journal in /var/lib/keadm")?;
+    let strange = strange(host);
+    let what = match &journal {
+        Some(journal) => format!("the edge node {} of {}", journal.joined.node, journal.joined.cloud),
+        None if strange.is_empty() => {
+            println!("this machine is no edge node: there is nothing to remove");
+            return Ok(());
+        }
+        None => "an edge node that this keadm did not make".to_owned(),
+    };
+    if !edge.force && !is_meant(&what)? {
+        return Err(Failure::Refused("nothing was removed".into()));
+    }
+    let left = match &journal {
+        Some(journal) => journal.undo(host),
+        None => take_back(host, strange.iter()),
+    };
+    if !left.is_empty() {
+        return Err(Failure::LeftBehind(anyhow!("not everything could be removed"), left));
+    }
+    println!("{what} is removed from this machine");
+    if let Some(journal) = journal {
+        println!(
+            "its Node stays in the cluster until somebody types: kubectl delete node {}",
+            journal.joined.node
+        );
+    }
+    Ok(())
+}
+
+fn is_meant(what: &str) -> Result<bool, Failure> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        let why = format!(
+            "this would remove {what} with its pods, certificates and data; add --force to do it without asking"
+        );
+        return Err(Failure::Refused(why));
+    }
+    print!("This removes {what} with its pods, certificates and data. Type yes to go on: ");
+    std::io::stdout().flush().context("ask")?;
+    let mut answer = String::new();
+    input.lock().read_line(&mut answer).context("read the answer")?;
+    Ok(answer.trim() == "yes")
+}
+
+/// What is here of a node that nobody wrote down, in the order in which it goes.
+fn strange(host: &dyn Host) -> Vec<Undo> {
+    let run = |why: &str, program: &str, arguments: &[&str]| Undo::Run {
+        why: why.to_owned(),
+        program: program.into(),
+        arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let mut undo = Vec::new();
+    let unit = Path::new("/etc/systemd/system/edgecore.service");
+    if host.exists(unit) {
+        undo.push(run("stop edgecore", "systemctl", &["disable", "--now", "edgecore"]));
+        undo.push(Undo::RemoveFile(unit.to_owned()));
+        undo.push(run("tell systemd that the unit is gone", "systemctl", &["daemon-reload"]));
+    }
+    // Only ours has the command; KubeEdge's pods stay in the runtime, and its own keadm removes them.
+    let is_ours =
+        host.run(Path::new(PROGRAM), &["remove-pods".into(), "--help".into()]).is_ok_and(|ran| ran.is_good);
+    if host.exists(Path::new(CONFIG)) && is_ours {
+        undo.push(run("remove its pods", PROGRAM, &["--config", CONFIG, "remove-pods"]));
+    }
+    for folder in ["/etc/kubeedge", "/var/lib/kubeedge", "/var/lib/edged", "/var/log/kubeedge"] {
+        if host.exists(Path::new(folder)) {
+            undo.push(Undo::RemoveFolder(folder.into()));
+        }
+    }
+    if host.exists(Path::new(PROGRAM)) {
+        undo.push(Undo::RemoveFile(PathBuf::from(PROGRAM)));
+    }
+    undo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn a_node_of_another_making_is_removed() {
+        let host = FakeHost::new(&[
+            "/etc/systemd/system/edgecore.service",
+            "/etc/kubeedge/",
+            CONFIG,
+            "/var/lib/kubelet/",
+            PROGRAM,
+            "/usr/bin/keep",
+        ]);
+        let args = Args { side: Some(Side::Edge(Edge { force: true, remote_runtime_endpoint: None })) };
+        run(&host, &args).unwrap();
+        assert_eq!(host.paths(), ["/usr/bin/keep", "/var/lib/kubelet"]);
+        let ran = host.ran.borrow();
+        assert_eq!(ran.iter().filter(|line| line.contains("remove-pods")).count(), 2, "{ran:?}");
+        assert!(ran.iter().any(|line| line == "systemctl disable --now edgecore"), "{ran:?}");
+        drop(ran);
+        run(&host, &args).unwrap();
+    }
+}

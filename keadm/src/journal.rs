@@ -1,0 +1,164 @@
+//! What a join made on this machine, written down before it is made, so that whoever comes later can take it back: the join
+//! itself when a step fails, the next join after a power cut, `keadm reset edge` after years.
+//!
+//! A file of JSON lines below a folder of its own: it must outlive everything that it lists.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+
+/// Where it is.
+const FOLDER: &str = "/var/lib/keadm";
+const FILE: &str = "/var/lib/keadm/join.journal";
+/// Added to the name of what stood in a program's place before.
+const BEFORE: &str = ".keadm-before";
+
+/// How one thing is taken back. Doing it twice does no harm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Undo {
+    /// With all that came into it: it was not there before.
+    RemoveFolder(PathBuf),
+    RemoveFile(PathBuf),
+    /// What stood there before goes back to its place.
+    PutBack(PathBuf),
+    Run {
+        /// Of a sentence that begins with "cannot".
+        why: String,
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Line {
+    /// The first.
+    Begun(Joined),
+    Undo(Undo),
+    /// The last: the node was Ready.
+    Done,
+}
+
+/// Which node this machine was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Joined {
+    pub(crate) node: String,
+    /// host:port of the cloud.
+    pub(crate) cloud: String,
+}
+
+/// A join that was begun here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Journal {
+    pub(crate) joined: Joined,
+    pub(crate) is_done: bool,
+    undo: Vec<Undo>,
+}
+
+impl Journal {
+    /// `None`: nothing was begun here.
+    pub(crate) fn read(host: &dyn Host) -> io::Result<Option<Self>> {
+        let Some(text) = host.read(Path::new(FILE))? else { return Ok(None) };
+        let mut journal = Self {
+            joined: Joined { node: String::new(), cloud: String::new() },
+            is_done: false,
+            undo: Vec::new(),
+        };
+        // A line that was cut short is the last one, and what it lists was not made.
+        for line in String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok())
+        {
+            match line {
+                Line::Begun(joined) => journal.joined = joined,
+                Line::Undo(undo) => journal.undo.push(undo),
+                Line::Done => journal.is_done = true,
+            }
+        }
+        Ok(Some(journal))
+    }
+
+    /// Begins a new one.
+    pub(crate) fn begin(host: &dyn Host, joined: Joined) -> io::Result<Self> {
+        host.make_folder(Path::new(FOLDER), 0o700)?;
+        let journal = Self { joined: joined.clone(), is_done: false, undo: Vec::new() };
+        journal.append(host, &Line::Begun(joined))?;
+        Ok(journal)
+    }
+
+    /// To be called before the thing is made.
+    pub(crate) fn will(&mut self, host: &dyn Host, undo: Undo) -> io::Result<()> {
+        self.append(host, &Line::Undo(undo.clone()))?;
+        self.undo.push(undo);
+        Ok(())
+    }
+
+    pub(crate) fn done(&mut self, host: &dyn Host) -> io::Result<()> {
+        self.is_done = true;
+        self.append(host, &Line::Done)
+    }
+
+    fn append(&self, host: &dyn Host, line: &Line) -> io::Result<()> {
+        host.append(Path::new(FILE), &format!("{}\n", serde_json::to_string(line)?))
+    }
+
+    /// Takes everything back, the newest first, and says what it could not. Then the journal itself goes; if something is
+    /// left, it stays for the next try.
+    pub(crate) fn undo(&self, host: &dyn Host) -> Vec<String> {
+        let mut left = take_back(host, self.undo.iter().rev());
+        if left.is_empty()
+            && let Err(error) = host.remove_tree(Path::new(FOLDER))
+        {
+            left.push(format!("{FOLDER}: {error}"));
+        }
+        left
+    }
+}
+
+/// In this order; what cannot be taken back is said, and does not keep the rest.
+pub(crate) fn take_back<'a>(host: &dyn Host, undo: impl Iterator<Item = &'a Undo>) -> Vec<String> {
+    undo.filter_map(|undo| take_one_back(host, undo).err()).collect()
+}
+
+fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
+    match undo {
+        Undo::RemoveFolder(path) => {
+            host.remove_tree(path).map_err(|error| format!("{}: {error}", path.display()))
+        }
+        Undo::RemoveFile(path) => {
+            host.remove_file(path).map_err(|error| format!("{}: {error}", path.display()))
+        }
+        Undo::PutBack(path) => put_back(host, path).map_err(|error| format!("{}: {error}", path.display())),
+        Undo::Run { why, program, arguments } => match host.run(program, arguments) {
+            Ok(ran) if ran.is_good => Ok(()),
+            Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
+            // What is gone has nothing to take back any more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
+        },
+    }
+}
+
+/// Copies what stands at `path`, so that [`Undo::PutBack`] finds it.
+pub(crate) fn set_aside(host: &dyn Host, path: &Path) -> io::Result<()> {
+    host.copy(path, &before(path))
+}
+
+fn put_back(host: &dyn Host, path: &Path) -> io::Result<()> {
+    let before = before(path);
+    if !host.exists(&before) {
+        return Ok(());
+    }
+    host.copy(&before, path)?;
+    host.remove_file(&before)
+}
+
+fn before(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(BEFORE);
+    name.into()
+}

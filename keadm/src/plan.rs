@@ -1,0 +1,297 @@
+//! A plan: what is to be done on a machine, in order. `--dry-run` prints it; carrying it out writes down how each step is taken
+//! back before the step is taken, and takes all back when one fails.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::cmd::Failure;
+use crate::host::Host;
+use crate::journal::{Joined, Journal, Undo, set_aside};
+
+/// How often a node that is not Ready yet is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// A word on what is waited for.
+const TELL: Duration = Duration::from_secs(10);
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Its parent is there. One that is there already stays as it is.
+    Folder {
+        path: PathBuf,
+        mode: u32,
+    },
+    File {
+        path: PathBuf,
+        mode: u32,
+        body: Vec<u8>,
+    },
+    /// What stands there before is set aside.
+    Program {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Run {
+        what: String,
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+    /// Nothing now; this much when all is taken back.
+    OnUndo(Undo),
+    /// Starts something that outlives keadm.
+    Aside {
+        what: String,
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+    /// Until edgecore says that the cloud calls the node Ready.
+    WaitReady {
+        address: SocketAddr,
+        limit: Duration,
+    },
+    /// A file that is of no more use.
+    Drop(PathBuf),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder { path, .. } => write!(f, "make folder {}", path.display()),
+            Self::File { path, mode, .. } => write!(f, "write {} (mode {mode:o})", path.display()),
+            Self::Program { from, to } => write!(f, "install {} as {}", from.display(), to.display()),
+            Self::Run { what, program, arguments } | Self::Aside { what, program, arguments } => {
+                write!(f, "{what}: {} {}", program.display(), arguments.join(" "))
+            }
+            Self::OnUndo(_) => Ok(()),
+            Self::WaitReady { limit, .. } => {
+                write!(f, "wait until the node is Ready, {} s at most", limit.as_secs())
+            }
+            Self::Drop(path) => write!(f, "remove {}", path.display()),
+        }
+    }
+}
+
+/// What would be done, a line each.
+pub(crate) fn print(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(ToString::to_string).filter(|line| !line.is_empty()).collect()
+}
+
+/// Carries it out, telling each step. A failure is undone.
+pub(crate) fn carry_out(
+    host: &dyn Host,
+    joined: Joined,
+    steps: &[Step],
+    say: &mut dyn FnMut(&str),
+) -> Result<(), Failure> {
+    let mut journal = Journal::begin(host, joined).context("begin the journal in /var/lib/keadm")?;
+    for step in steps {
+        let line = step.to_string();
+        if let Err(error) = take(host, &mut journal, step, say) {
+            say("taking back what was done");
+            let left = journal.undo(host);
+            let error = error.context(if line.is_empty() { "write the journal".to_owned() } else { line });
+            return Err(if left.is_empty() {
+                Failure::Undone(error)
+            } else {
+                Failure::LeftBehind(error, left)
+            });
+        }
+        if !line.is_empty() {
+            say(&line);
+        }
+    }
+    journal.done(host).context("write the journal")?;
+    Ok(())
+}
+
+fn take(host: &dyn Host, journal: &mut Journal, step: &Step, say: &mut dyn FnMut(&str)) -> Result<()> {
+    match step {
+        Step::Folder { path, mode } => {
+            if !host.exists(path) {
+                journal.will(host, Undo::RemoveFolder(path.clone()))?;
+                host.make_folder(path, *mode)?;
+            }
+        }
+        Step::File { path, mode, body } => {
+            if host.exists(path) {
+                bail!("it is there already, and nobody wrote down who made it");
+            }
+            journal.will(host, Undo::RemoveFile(path.clone()))?;
+            host.write(path, body, *mode)?;
+        }
+        Step::Program { from, to } => install(host, journal, from, to)?,
+        Step::Run { program, arguments, .. } => {
+            let ran = host.run(program, arguments)?;
+            if !ran.is_good {
+                return Err(anyhow!("{}", last_words(&ran.stderr)));
+            }
+        }
+        Step::OnUndo(undo) => journal.will(host, undo.clone())?,
+        Step::Aside { program, arguments, .. } => host.start_aside(program, arguments)?,
+        Step::WaitReady { address, limit } => wait_ready(host, *address, *limit, say)?,
+        Step::Drop(path) => host.remove_file(path)?,
+    }
+    Ok(())
+}
+
+fn install(host: &dyn Host, journal: &mut Journal, from: &Path, to: &Path) -> Result<()> {
+    if host.read(from)? == host.read(to)? {
+        return Ok(());
+    }
+    if host.exists(to) {
+        // Copied first: putting nothing back is no harm, having nothing to put back is.
+        set_aside(host, to)?;
+        journal.will(host, Undo::PutBack(to.to_owned()))?;
+    } else {
+        journal.will(host, Undo::RemoveFile(to.to_owned()))?;
+    }
+    Ok(host.copy(from, to)?)
+}
+
+fn wait_ready(
+    host: &dyn Host,
+    address: SocketAddr,
+    limit: Duration,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let begin = host.elapsed();
+    let mut told = begin;
+    loop {
+        let why = match host.get(address, "/node") {
+            Ok((200, _)) => return Ok(()),
+            Ok((_, why)) => why,
+            Err(error) => format!("edgecore does not answer at {address} yet: {error}"),
+        };
+        let now = host.elapsed();
+        if now.saturating_sub(begin) >= limit {
+            bail!("the node is not Ready after {} s: {why}", limit.as_secs());
+        }
+        if now.saturating_sub(told) >= TELL {
+            told = now;
+            say(&format!("  still waiting: {why}"));
+        }
+        host.sleep(LOOK);
+    }
+}
+
+/// The end of what a program said: the last lines say why.
+fn last_words(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let from = lines.len().saturating_sub(5);
+    let words = lines.get(from..).unwrap_or_default().join("; ");
+    if words.is_empty() { "it failed and said nothing".to_owned() } else { words }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    fn joined() -> Joined {
+        Joined { node: "edge-1".into(), cloud: "10.0.0.1:10000".into() }
+    }
+
+    fn steps() -> Vec<Step> {
+        let run = |what: &str| Step::Run { what: what.into(), program: what.into(), arguments: Vec::new() };
+        let undo = |what: &str| {
+            Step::OnUndo(Undo::Run { why: what.into(), program: what.into(), arguments: Vec::new() })
+        };
+        vec![
+            Step::Folder { path: "/etc/kubeedge".into(), mode: 0o755 },
+            Step::Folder { path: "/var/lib".into(), mode: 0o755 },
+            Step::Program { from: "/opt/edgecore".into(), to: "/usr/local/bin/edgecore".into() },
+            Step::File { path: "/etc/kubeedge/token".into(), mode: 0o600, body: b"t".to_vec() },
+            undo("stop"),
+            run("start"),
+            Step::WaitReady { address: "127.0.0.1:1".parse().unwrap(), limit: Duration::from_secs(30) },
+            Step::Drop("/etc/kubeedge/token".into()),
+        ]
+    }
+
+    fn machine() -> FakeHost {
+        let host = FakeHost::new(&["/var/lib/", "/usr/local/bin/edgecore", "/opt/edgecore"]);
+        host.write(Path::new("/opt/edgecore"), b"new", 0).unwrap();
+        host.node.borrow_mut().extend([(503, "not yet".to_owned()), (200, "Ready".to_owned())]);
+        host
+    }
+
+    fn carry(host: &FakeHost) -> Result<(), Failure> {
+        carry_out(host, joined(), &steps(), &mut |_| {})
+    }
+
+    #[test]
+    fn a_join_and_its_way_back() {
+        let host = machine();
+        let before = host.files.borrow().clone();
+        carry(&host).unwrap();
+        assert_eq!(host.read(Path::new("/usr/local/bin/edgecore")).unwrap().unwrap(), b"new");
+        assert!(!host.exists(Path::new("/etc/kubeedge/token")));
+        host.write(Path::new("/etc/kubeedge/made-by-edgecore"), b"x", 0).unwrap();
+        let journal = Journal::read(&host).unwrap().unwrap();
+        assert!(journal.is_done);
+        assert_eq!(journal.undo(&host), Vec::<String>::new());
+        assert_eq!(*host.files.borrow(), before);
+        assert_eq!(*host.ran.borrow(), ["start ", "stop "]);
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_nothing_behind() {
+        let host = machine();
+        let before = host.files.borrow().clone();
+        host.fails.borrow_mut().push(("start".into(), "line\nwhy it failed".into()));
+        let Err(Failure::Undone(error)) = carry(&host) else { panic!("it cannot work") };
+        assert_eq!(format!("{error:#}"), "start: start : line; why it failed");
+        assert_eq!(*host.files.borrow(), before);
+
+        let host = machine();
+        *host.node.borrow_mut() = vec![(503, "no network".into())];
+        let Err(Failure::Undone(error)) = carry(&host) else { panic!("it cannot work") };
+        assert!(format!("{error:#}").ends_with("the node is not Ready after 30 s: no network"), "{error:#}");
+        assert_eq!(*host.files.borrow(), before);
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_is_named_and_stays_in_the_journal() {
+        let host = machine();
+        host.fails.borrow_mut().push(("st".into(), "busy".into()));
+        let Err(Failure::LeftBehind(_, left)) = carry(&host) else { panic!("it cannot work") };
+        assert_eq!(left, ["cannot stop: busy"]);
+        host.fails.borrow_mut().clear();
+        assert_eq!(Journal::read(&host).unwrap().unwrap().undo(&host), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_power_cut_at_any_step_can_be_taken_back() {
+        let before = machine().files.borrow().clone();
+        for n_changes in 0.. {
+            let host = machine();
+            host.changes_left.set(Some(n_changes));
+            let is_done = carry(&host).is_ok();
+            host.changes_left.set(None);
+            if let Some(journal) = Journal::read(&host).unwrap() {
+                assert_eq!(journal.undo(&host), Vec::<String>::new(), "after {n_changes} changes");
+            }
+            let mut left = host.files.borrow().clone();
+            // Made before its journal; empty.
+            left.remove(Path::new("/var/lib/keadm"));
+            // A copy that nobody needed yet.
+            left.remove(Path::new("/usr/local/bin/edgecore.keadm-before"));
+            assert_eq!(left, before, "after {n_changes} changes");
+            if is_done {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn a_plan_can_be_read() {
+        let lines = print(&steps());
+        assert_eq!(lines[0], "make folder /etc/kubeedge");
+        assert_eq!(lines[3], "write /etc/kubeedge/token (mode 600)");
+        assert_eq!(lines.len(), steps().len() - 1);
+    }
+}

@@ -1,0 +1,125 @@
+//! Pure: what a join writes. Only what differs from edgecore's defaults; edgecore itself checks it.
+
+use serde_json::{Map, Value, json};
+
+/// Where edgecore's configuration is, as everywhere in KubeEdge's documents.
+pub(crate) const CONFIG: &str = "/etc/kubeedge/config/edgecore.yaml";
+/// Where edgecore is installed.
+pub(crate) const PROGRAM: &str = "/usr/local/bin/edgecore";
+/// The join token, until the node is Ready.
+pub(crate) const TOKEN: &str = "/etc/kubeedge/bootstrap-edgecore.conf";
+/// Where KubeEdge keeps certificates unless told otherwise.
+pub(crate) const CERTIFICATES: &str = "/etc/kubeedge/certs";
+
+/// What the flags say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) node: String,
+    /// host, as URLs write it: IPv6 in brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) certificate_port: u16,
+    pub(crate) certificates: String,
+    pub(crate) runtime: String,
+    /// `None`: the runtime's own, once that is known.
+    pub(crate) cgroup_driver: Option<String>,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) set: Vec<String>,
+}
+
+/// edgecore.yaml as a tree. `token`: the file that holds the join token.
+pub(crate) fn config(wanted: &Wanted, token: &str) -> Result<Value, String> {
+    let mut kubelet = json!({"containerRuntimeEndpoint": wanted.runtime});
+    if let Some(driver) = &wanted.cgroup_driver {
+        put(&mut kubelet, "cgroupDriver", json!(driver));
+    }
+    let mut edged = json!({"hostnameOverride": wanted.node, "tailoredKubeletConfig": kubelet});
+    if !wanted.labels.is_empty() {
+        let labels: Map<String, Value> =
+            wanted.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+        put(&mut edged, "nodeLabels", labels);
+    }
+    let mut hub = json!({
+        "httpServer": format!("https://{}:{}", wanted.host, wanted.certificate_port),
+        "websocket": {"server": format!("{}:{}", wanted.host, wanted.port)},
+    });
+    if wanted.certificates != CERTIFICATES {
+        put(&mut hub, "tlsCertFile", json!(format!("{}/server.crt", wanted.certificates)));
+        put(&mut hub, "tlsPrivateKeyFile", json!(format!("{}/server.key", wanted.certificates)));
+    }
+    if token != TOKEN {
+        put(&mut hub, "bootstrapFile", json!(token));
+    }
+    let mut config = json!({
+        "apiVersion": "edgecore.config.kubeedge.io/v1alpha2",
+        "kind": "EdgeCore",
+        "modules": {"edgeHub": hub, "edged": edged},
+    });
+    for set in &wanted.set {
+        crate::set::lay_over(&mut config, set)?;
+    }
+    Ok(config)
+}
+
+fn put(section: &mut Value, key: &str, value: impl Into<Value>) {
+    if let Some(section) = section.as_object_mut() {
+        section.insert(key.to_owned(), value.into());
+    }
+}
+
+/// As people read it.
+pub(crate) fn yaml(config: &Value) -> Result<String, String> {
+    let text =
+        serde_saphyr::to_string(config).map_err(|error| format!("write the configuration: {error}"))?;
+    Ok(format!("# Written by `keadm join`; all keys: edgecore config default\n{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            node: "edge-1".into(),
+            host: "10.0.0.1".into(),
+            port: 10000,
+            certificate_port: 10002,
+            certificates: CERTIFICATES.into(),
+            runtime: "unix:///run/containerd/containerd.sock".into(),
+            ..Wanted::default()
+        }
+    }
+
+    #[test]
+    fn only_what_was_said_is_written() {
+        assert_eq!(
+            config(&wanted(), TOKEN).unwrap(),
+            json!({
+                "apiVersion": "edgecore.config.kubeedge.io/v1alpha2", "kind": "EdgeCore",
+                "modules": {
+                    "edgeHub": {"httpServer": "https://10.0.0.1:10002", "websocket": {"server": "10.0.0.1:10000"}},
+                    "edged": {"hostnameOverride": "edge-1", "tailoredKubeletConfig":
+                        {"containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock"}},
+                },
+            })
+        );
+        let more = Wanted {
+            host: "[fd00::1]".into(),
+            certificates: "/data/certs".into(),
+            cgroup_driver: Some("systemd".into()),
+            labels: vec![("site".into(), "hall-3".into())],
+            set: vec!["modules.eventBus.enable=false,modules.edged.nodeLabels.line=4".into()],
+            ..wanted()
+        };
+        let config = config(&more, "/run/keadm/token").unwrap();
+        let hub = &config["modules"]["edgeHub"];
+        assert_eq!(hub["httpServer"], "https://[fd00::1]:10002");
+        assert_eq!(hub["tlsPrivateKeyFile"], "/data/certs/server.key");
+        assert_eq!(hub["bootstrapFile"], "/run/keadm/token");
+        assert_eq!(config["modules"]["edged"]["nodeLabels"], json!({"site": "hall-3", "line": 4}));
+        assert_eq!(config["modules"]["edged"]["tailoredKubeletConfig"]["cgroupDriver"], "systemd");
+        assert_eq!(config["modules"]["eventBus"]["enable"], false);
+        let text = yaml(&config).unwrap();
+        assert!(text.contains("hostnameOverride: edge-1"), "{text}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Pure: who keeps edgecore running on a machine, and the steps by which it is told to.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::host::Host;
+use crate::journal::Undo;
+use crate::plan::Step;
+use crate::render::{CONFIG, PROGRAM};
+
+const UNIT: &str = "/etc/systemd/system/edgecore.service";
+const INIT_SCRIPT: &str = "/etc/init.d/edgecore";
+const PID_FILE: &str = "/run/edgecore.pid";
+const LOG_FILE: &str = "/var/log/kubeedge/edgecore.log";
+
+/// Who keeps services running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Manager {
+    Systemd,
+    Openrc,
+    /// keadm itself, until the machine goes down: in containers.
+    None,
+}
+
+impl Manager {
+    /// Of a running machine.
+    pub(crate) fn find(host: &dyn Host) -> Self {
+        let has = |path: &str| host.exists(PathBuf::from(path).as_path());
+        if has("/run/systemd/system") {
+            Self::Systemd
+        } else if has("/run/openrc") {
+            Self::Openrc
+        } else {
+            Self::None
+        }
+    }
+
+    /// Where edgecore's log is read.
+    pub(crate) fn log(self) -> &'static str {
+        match self {
+            Self::Systemd => "journalctl -u edgecore",
+            Self::Openrc | Self::None => "tail /var/log/kubeedge/edgecore.log",
+        }
+    }
+
+    /// Makes edgecore a service and starts it. `keadm`: this program.
+    pub(crate) fn steps(self, keadm: &str) -> Vec<Step> {
+        let run = |what: &str, program: &str, arguments: &[&str]| Step::Run {
+            what: what.to_owned(),
+            program: program.into(),
+            arguments: texts(arguments),
+        };
+        let undo = |why: &str, program: &str, arguments: &[&str]| {
+            Step::OnUndo(Undo::Run {
+                why: why.to_owned(),
+                program: program.into(),
+                arguments: texts(arguments),
+            })
+        };
+        let file = |path: &str, mode, body: &str| Step::File { path: path.into(), mode, body: body.into() };
+        match self {
+            Self::Systemd => vec![
+                undo("tell systemd that the unit is gone", "systemctl", &["daemon-reload"]),
+                file(UNIT, 0o644, include_str!("../units/edgecore.service")),
+                run("tell systemd of it", "systemctl", &["daemon-reload"]),
+                undo("stop edgecore", "systemctl", &["disable", "--now", "edgecore"]),
+                run("start edgecore, now and at boot", "systemctl", &["enable", "--now", "edgecore"]),
+            ],
+            Self::Openrc => vec![
+                file(INIT_SCRIPT, 0o755, include_str!("../units/edgecore.openrc")),
+                undo("take edgecore out of the boot", "rc-update", &["delete", "edgecore", "default"]),
+                run("start edgecore at boot", "rc-update", &["add", "edgecore", "default"]),
+                undo("stop edgecore", "rc-service", &["--ifstarted", "edgecore", "stop"]),
+                run("start edgecore", "rc-service", &["edgecore", "start"]),
+            ],
+            Self::None => vec![
+                undo("stop edgecore", keadm, &["supervise", "--pid-file", PID_FILE, "--stop"]),
+                Step::Aside {
+                    what: "start edgecore (no service manager here: not at boot)".to_owned(),
+                    program: keadm.into(),
+                    arguments: texts(&[
+                        "supervise",
+                        "--pid-file",
+                        PID_FILE,
+                        "--log",
+                        LOG_FILE,
+                        "--",
+                        PROGRAM,
+                        "--config",
+                        CONFIG,
+                    ]),
+                },
+            ],
+        }
+    }
+}
+
+fn texts(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn the_manager_that_runs_is_found() {
+        let check =
+            |paths: &[&str], expected: Manager| assert_eq!(Manager::find(&FakeHost::new(paths)), expected);
+        check(&["/run/systemd/system/"], Manager::Systemd);
+        check(&["/run/openrc/"], Manager::Openrc);
+        check(&[], Manager::None);
+    }
+
+    #[test]
+    fn every_manager_starts_what_the_config_says_and_can_stop_it() {
+        for manager in Manager::value_variants() {
+            let steps = format!("{:?}", manager.steps("/usr/local/bin/keadm"));
+            assert!(steps.contains("stop edgecore") && steps.contains("start edgecore"), "{steps}");
+        }
+        for text in [include_str!("../units/edgecore.service"), include_str!("../units/edgecore.openrc")] {
+            assert!(text.contains(PROGRAM) && text.contains(CONFIG), "{text}");
+        }
+    }
+}
