@@ -16,6 +16,7 @@ pub mod devices;
 pub mod forgetful;
 pub mod images;
 pub mod leftovers;
+pub mod machine;
 pub mod need;
 pub mod node;
 pub mod pki;

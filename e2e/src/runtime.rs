@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::leftovers::{Leftover, unmount_below};
+use crate::machine::Machine;
 use crate::process::{Process, end_all, run};
 use crate::run_dir::RunDir;
 use crate::wait::{Seen, eventually};
@@ -35,6 +36,11 @@ pub struct Runtime {
 impl Runtime {
     /// Starts it and imports the images of `images`. Installs the packages it needs.
     pub fn start(name: &str) -> Result<Self> {
+        Self::start_in(name, None)
+    }
+
+    /// The same in a machine, whose files its containers then see.
+    pub fn start_in(name: &str, machine: Option<&Machine>) -> Result<Self> {
         need::for_runtime()?;
         let run_dir = RunDir::new(name)?;
         let routes = run("ip", &["-4", "route", "show", "table", "all"])?;
@@ -62,6 +68,10 @@ impl Runtime {
             ["--config".into(), config.into_os_string()],
         );
         let mut runtime = Self { containerd, socket, network, subnet, cgroup_root, run_dir };
+        if let Some(machine) = machine {
+            let (program, words) = machine.enter()?;
+            runtime.containerd.wrap(&program, &words.iter().map(String::as_str).collect::<Vec<_>>());
+        }
         runtime.start_again()?;
         for image in images::make_all(&runtime.run_dir.folder("images")?)? {
             runtime.import_image(&image)?;

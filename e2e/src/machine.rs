@@ -1,0 +1,105 @@
+//! A machine within this one: its own /etc, /var/lib, /var/log, /usr/local and /run, laid over the real ones, in a mount
+//! namespace that one process holds. What is written there is seen by who enters, and gone with the machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::need;
+use crate::process::Process;
+use crate::run_dir::RunDir;
+use crate::wait::{Seen, eventually};
+
+/// Laid over; /run is new.
+const OVER: [&str; 4] = ["/etc", "/var/lib", "/var/log", "/usr/local"];
+/// The programs that make and enter namespaces, of util-linux.
+const UNSHARE: &str = "/usr/bin/unshare";
+const NSENTER: &str = "/usr/bin/nsenter";
+
+pub struct Machine {
+    holder: Process,
+    run_dir: RunDir,
+}
+
+impl Machine {
+    pub fn start(name: &str) -> Result<Self> {
+        need::root()?;
+        need::tool("unshare", "apt-get install -y util-linux")?;
+        let run_dir = RunDir::new(name)?;
+        let mut script = String::from("mount -t tmpfs tmpfs /run\n");
+        for (number, folder) in OVER.iter().enumerate() {
+            let (upper, work) = (upper(&run_dir, number), run_dir.join(format!("work-{number}")));
+            fs::create_dir_all(&upper)?;
+            fs::create_dir_all(&work)?;
+            let (upper, work) = (upper.display(), work.display());
+            script += &format!(
+                "mount -t overlay overlay -o lowerdir={folder},upperdir={upper},workdir={work} {folder}\n"
+            );
+        }
+        let ready = run_dir.join("ready");
+        script += &format!("touch {}\nexec sleep infinity\n", ready.display());
+        let arguments = ["--mount", "--propagation", "private", "sh", "-ec", &script];
+        let mut holder = Process::new(run_dir.path(), "machine", Path::new(UNSHARE), arguments);
+        holder.start()?;
+        eventually(Duration::from_secs(20), "the machine's folders", || {
+            holder.must_run()?;
+            Ok(if ready.exists() { Seen::Yes(()) } else { Seen::NotYet(holder.log_end(5)) })
+        })?;
+        Ok(Self { holder, run_dir })
+    }
+
+    /// A program and words that come before those of whatever runs in the machine.
+    pub fn enter(&self) -> Result<(PathBuf, Vec<String>)> {
+        let pid = self.holder.pid().context("the machine is off")?;
+        Ok((NSENTER.into(), vec![format!("--mount=/proc/{pid}/ns/mnt"), "--".to_owned()]))
+    }
+
+    /// Runs a program in it to its end.
+    pub fn run(&self, program: &Path, arguments: &[&str]) -> Result<Output> {
+        let (nsenter, words) = self.enter()?;
+        let mut command = Command::new(nsenter);
+        command.args(words).arg(program).args(arguments).stdin(Stdio::null());
+        // What it leaves running is found by this.
+        command.env(crate::process::MARK, self.run_dir.path());
+        command.output().with_context(|| format!("run {} in the machine", program.display()))
+    }
+
+    /// A file as the machine has it.
+    pub fn read(&self, path: &str) -> Result<String> {
+        let output = self.run(Path::new("/bin/cat"), &[path])?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Everything that was made in the folders that are laid over, sorted.
+    pub fn made(&self) -> Result<Vec<String>> {
+        let mut made = Vec::new();
+        for (number, folder) in OVER.iter().enumerate() {
+            below(&upper(&self.run_dir, number), folder, &mut made)?;
+        }
+        made.sort();
+        Ok(made)
+    }
+
+    pub fn run_dir(&self) -> &RunDir {
+        &self.run_dir
+    }
+}
+
+fn upper(run_dir: &RunDir, number: usize) -> PathBuf {
+    run_dir.join(format!("over-{number}"))
+}
+
+fn below(folder: &Path, shown: &str, made: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = format!("{shown}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            below(&entry.path(), &path, made)?;
+        }
+        made.push(path);
+    }
+    Ok(())
+}
