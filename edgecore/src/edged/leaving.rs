@@ -70,7 +70,7 @@ pub async fn remove_pods(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edged::cri::v1;
+    use ke_cri::v1;
     use crate::edged::cri_fake::FakeRuntime;
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use judge::{Facts, RuntimeFacts, judge};
 use crate::config::{CgroupDriver, EdgeCoreConfig};
 use crate::edge_hub::{self, Prospect};
 use crate::edged::Runtime;
-use crate::edged::cri::v1;
+use ke_cri::v1;
 use crate::node::{Host, free_bytes};
 
 /// The kubelet's own port.

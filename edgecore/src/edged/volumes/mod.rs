@@ -113,7 +113,7 @@ pub struct Volumes {
 
 /// Takes down every mount in the pods' directory and deletes it: for a machine that stops being a node. Gone already:
 /// success. Blocks.
-pub(super) fn remove_all(pods: &Path) -> std::io::Result<()> {
+pub(super) fn remove_all(pods: &std::path::Path) -> std::io::Result<()> {
     removal::remove(pods, &SystemMounter)
 }
 
