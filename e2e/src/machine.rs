@@ -39,6 +39,8 @@ impl Machine {
                 "mount -t overlay overlay -o lowerdir={folder},upperdir={upper},workdir={work} {folder}\n"
             );
         }
+        // What this machine has of an edge node is not that one's.
+        script += "rm -rf /etc/kubeedge /var/lib/kubeedge /var/lib/keadm /var/log/kubeedge /usr/local/bin/edgecore\n";
         let ready = run_dir.join("ready");
         script += &format!("touch {}\nexec sleep infinity\n", ready.display());
         let arguments = ["--mount", "--propagation", "private", "sh", "-ec", &script];
