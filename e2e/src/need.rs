@@ -167,6 +167,29 @@ pub fn devcluster() -> Result<PathBuf> {
     })
 }
 
+/// Helm, built from its Go module at the first call on a machine (1 to 3 minutes), later found.
+pub fn helm() -> Result<PathBuf> {
+    const VERSION: &str = "v3.19.0";
+    tool("go", "install Go 1.26 or newer (https://go.dev/dl/) and put its bin folder on PATH")?;
+    let folder = cache()?.join(format!("helm-{VERSION}"));
+    let program = folder.join("helm");
+    if program.exists() {
+        return Ok(program);
+    }
+    let _lock = lock("helm")?;
+    if !program.exists() {
+        eprintln!("building helm from its Go module (1 to 3 minutes, once)");
+        let module = format!("helm.sh/helm/v3/cmd/helm@{VERSION}");
+        let mut go = Command::new("go");
+        go.args(["install", "-trimpath", "-ldflags=-s -w", &module]);
+        go.env("GOBIN", &folder).env("CGO_ENABLED", "0");
+        if !go.status().context("run go")?.success() {
+            bail!("helm could not be built: {go:?}");
+        }
+    }
+    Ok(program)
+}
+
 /// The interpreter of a virtual environment that holds exactly these packages of PyPI, made at the first call on a machine.
 pub fn python(requirements: &[&str]) -> Result<PathBuf> {
     if tool("python3", "").is_err() {

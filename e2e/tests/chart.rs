@@ -1,0 +1,280 @@
+//! The chart with the real helm: every set of values is taken by API server and cloudcore, wrong ones are refused, and the rights
+//! that it gives to cloudcore are enough.
+
+// JSON values answer null for what is not there; nothing here is indexed but them.
+#![allow(clippy::indexing_slicing)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use e2e::cluster::{Cluster, Options};
+use e2e::devices::{Mapper, ModbusDevice, condition, oven, oven_model};
+use e2e::need;
+use e2e::node::{CloudCore, EdgeCore, EdgeOptions, binary};
+use e2e::run_dir::RunDir;
+use e2e::runtime::Runtime;
+use e2e::site::{NODE, Site, web_app};
+use e2e::wire::Wire;
+use serde_json::{Value, json};
+
+/// As much of the Prometheus operator as an API server must know.
+const SERVICE_MONITORS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: servicemonitors.monitoring.coreos.com}
+spec:
+  group: monitoring.coreos.com
+  scope: Namespaced
+  names: {kind: ServiceMonitor, plural: servicemonitors, singular: servicemonitor}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+"#;
+/// The chart's own words for what a KubeEdge user may count on in vain, in `values/kubeedge.yaml`.
+const KUBEEDGE_WARNINGS: usize = 11;
+
+/// Helm with caches of its own.
+struct Helm {
+    program: PathBuf,
+    run_dir: RunDir,
+}
+
+impl Helm {
+    fn new() -> Result<Self> {
+        Ok(Self { program: need::helm()?, run_dir: RunDir::new("helm")? })
+    }
+
+    fn run(&self, cluster: Option<&Cluster>, arguments: &[&str]) -> Result<Output> {
+        let mut helm = Command::new(&self.program);
+        helm.args(arguments).stdin(Stdio::null()).env("HOME", self.run_dir.path());
+        for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            helm.env(folder, self.run_dir.join(folder));
+        }
+        match cluster {
+            Some(cluster) => helm.env("KUBECONFIG", cluster.kubeconfig()),
+            None => helm.env_remove("KUBECONFIG"),
+        };
+        helm.output().context("start helm")
+    }
+
+    fn ok(&self, cluster: Option<&Cluster>, arguments: &[&str]) -> Result<String> {
+        let output = self.run(cluster, arguments)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`helm {}`: {}", arguments.join(" "), error.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+fn chart() -> Result<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no checkout")?;
+    Ok(root.join("charts/cloudcore").to_string_lossy().into_owned())
+}
+
+/// The files of a folder of `e2e/charts`, with their names.
+fn sets(folder: &str) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("charts").join(folder))? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        found.push((name, path.to_string_lossy().into_owned()));
+    }
+    found.sort();
+    ensure!(!found.is_empty(), "no sets of values in {folder}");
+    Ok(found)
+}
+
+#[test]
+fn every_set_of_values_is_taken() -> Result<()> {
+    let (helm, chart) = (Helm::new()?, chart()?);
+    let cluster = Cluster::start(&Options::default())?;
+    cluster.kubectl_ok(&["create", "namespace", "kubeedge"])?;
+    cluster.apply(SERVICE_MONITORS)?;
+    cluster.kubectl_ok(&[
+        "wait",
+        "--for=condition=Established",
+        "crd/servicemonitors.monitoring.coreos.com",
+    ])?;
+    for (name, file) in sets("values")? {
+        let context = || format!("values/{name}.yaml");
+        taken(&helm, &cluster, &chart, &name, &file).with_context(context)?;
+    }
+    Ok(())
+}
+
+fn taken(helm: &Helm, cluster: &Cluster, chart: &str, name: &str, file: &str) -> Result<()> {
+    helm.ok(None, &["lint", chart, "--strict", "--namespace=kubeedge", "--values", file])?;
+    let text = helm.ok(None, &["template", "cloudcore", chart, "--namespace=kubeedge", "--values", file])?;
+    let rendered = helm.run_dir.write("rendered.yaml", text)?;
+    let rendered = rendered.to_string_lossy();
+    let taken = cluster.kubectl_json(&[
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--validate=strict",
+        "--filename",
+        &rendered,
+    ])?;
+    let objects = taken["items"].as_array().cloned().unwrap_or_default();
+    let find = |kind: &str| {
+        let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == "cloudcore";
+        objects.iter().find(is_it).with_context(|| format!("no {kind} cloudcore"))
+    };
+
+    // What users of KubeEdge's manifests rely on.
+    let deployment = find("Deployment")?;
+    ensure!(deployment["metadata"]["namespace"] == "kubeedge");
+    let pod = &deployment["spec"]["template"];
+    for labels in [&pod["metadata"]["labels"], &deployment["spec"]["selector"]["matchLabels"]] {
+        ensure!(labels["k8s-app"] == "kubeedge" && labels["kubeedge"] == "cloudcore", "{labels}");
+    }
+    let mounts = &pod["spec"]["containers"][0]["volumeMounts"];
+    let paths: Vec<&Value> =
+        mounts.as_array().into_iter().flatten().map(|mount| &mount["mountPath"]).collect();
+    ensure!(paths == ["/etc/kubeedge/config", "/etc/kubeedge/certs"], "{mounts}");
+    ensure!(pod["spec"]["containers"][0]["securityContext"]["privileged"].is_null(), "{pod}");
+
+    let config = find("ConfigMap")?["data"]["cloudcore.yaml"].as_str().context("no cloudcore.yaml")?;
+    let config = helm.run_dir.write("cloudcore.yaml", config)?;
+    let mut check = Command::new(binary("cloudcore", "ISTHMUS_CLOUDCORE")?);
+    let check = check.args(["config", "check"]).arg(&config).output()?;
+    let (said, error) = (String::from_utf8_lossy(&check.stdout), String::from_utf8_lossy(&check.stderr));
+    ensure!(check.status.success() && !said.contains("warning"), "cloudcore config check: {said}{error}");
+
+    let dry = ["install", "cloudcore", chart, "--namespace=kubeedge", "--dry-run=client", "--values", file];
+    let notes = helm.ok(Some(cluster), &dry)?;
+    let warnings = notes.lines().filter(|line| line.starts_with("WARNING: ")).count();
+    ensure!(
+        warnings == if name == "kubeedge" { KUBEEDGE_WARNINGS } else { 0 },
+        "{warnings} warnings:\n{notes}"
+    );
+    Ok(())
+}
+
+#[test]
+fn wrong_values_are_refused() -> Result<()> {
+    let (helm, chart) = (Helm::new()?, chart()?);
+    let refused = |arguments: &[&str], expected: &str| -> Result<()> {
+        let output = helm.run(None, arguments)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && error.contains(expected), "expected {expected:?}: {error}");
+        Ok(())
+    };
+    for (name, file) in sets("refused")? {
+        let text = fs::read_to_string(&file)?;
+        let says = text.strip_prefix("# says: ").and_then(|rest| rest.lines().next());
+        let says = says.with_context(|| format!("refused/{name}.yaml must begin with `# says: `"))?;
+        refused(&["template", "cloudcore", &chart, "--namespace=kubeedge", "--values", &file], says)
+            .with_context(|| format!("refused/{name}.yaml"))?;
+    }
+    refused(&["template", "cloudcore", &chart, "--namespace=default"], "add --namespace kubeedge")
+}
+
+#[test]
+fn its_rights_are_enough() -> Result<()> {
+    let (helm, chart) = (Helm::new()?, chart()?);
+    let cluster = Cluster::start(&Options::default())?;
+    helm.ok(Some(&cluster), &["install", "cloudcore", &chart, "--namespace=kubeedge", "--create-namespace"])?;
+    let account = account(&cluster)?;
+
+    // cloudcore runs beside the cluster, as the account.
+    let mut cloud = CloudCore::prepare(&account, &Value::Null)?;
+    cloud.process.start()?;
+    let runtime = Runtime::start("chart")?;
+    let token = cloud.token(&cluster)?;
+    let (link, enrolment) = (Wire::new(cloud.websocket())?, Wire::new(cloud.https())?);
+    let options = EdgeOptions::new(NODE, &cloud, token.clone());
+    let mut edge = EdgeCore::start(&runtime, &options)?;
+    edge.wait_ready(&cluster, e2e::site::PATIENCE)?;
+    let mut site = Site { edge, cloud, link, enrolment, runtime, cluster, token };
+
+    // Pods with all that they name, their status and events, and their end.
+    site.cluster.apply(&web_app("shop", "chart"))?;
+    let first = site.pod_of("shop")?;
+    site.wait_running(&first)?;
+    site.cluster.kubectl_ok(&["delete", "pod", &first])?;
+    site.wait_gone(&first)?;
+    site.wait_event(&first, "Started")?;
+
+    // Devices: values up and down, what is wrong with one, the old version.
+    site.cluster.kubectl_ok(&["create", "namespace", "plant"])?;
+    let plc = ModbusDevice::start()?;
+    plc.set(e2e::devices::HEAT, 301)?;
+    let _mapper = Mapper::start("mapper-modbus", "modbus", &site.edge)?;
+    site.cluster.apply(&oven_model())?;
+    site.cluster.apply(&oven(plc.address().port(), "42"))?;
+    site.wait_reported("oven-1", "heat", "30.1")?;
+    site.cluster.kubectl_ok(&["get", "devicestatus", "oven-1", "--namespace=plant"])?;
+    site.cluster.apply(&nowhere().to_string())?;
+    site.wait_device("lost-1", "to have its condition", |device| condition(device, "ModelMissing"))?;
+    site.wait_event("lost-1", "ModelMissing")?;
+    site.cluster.kubectl_ok(&["get", "devices.v1alpha2.devices.kubeedge.io", "--namespace=plant"])?;
+
+    // The node goes, and what was noted about it.
+    site.cloud.process.restart()?;
+    site.cluster.kubectl_ok(&["delete", "namespace", "plant"])?;
+
+    let log = site.cloud.process.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
+    ensure!(lines.is_empty(), "cloudcore was refused something:\n{}", lines.join("\n"));
+
+    // And no more than enough.
+    for (verb, what, namespace) in [
+        ("delete", "nodes", "default"),
+        ("update", "secrets", "default"),
+        ("create", "secrets", "default"),
+        ("patch", "secrets/other", "kubeedge"),
+        ("update", "leases", "kube-system"),
+        ("create", "deployments", "kubeedge"),
+        ("create", "clusterrolebindings", "default"),
+        ("impersonate", "users", "default"),
+        ("create", "customresourcedefinitions", "default"),
+    ] {
+        let namespace = format!("--namespace={namespace}");
+        let account = "--as=system:serviceaccount:kubeedge:cloudcore";
+        let output = site.cluster.kubectl(&["auth", "can-i", verb, what, &namespace, account])?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        ensure!(said == "no", "cloudcore can {verb} {what}: {said}");
+    }
+
+    // Twice the same changes nothing, another value replaces the pods, and removal leaves what is not Helm's to remove.
+    let cluster = Some(&site.cluster);
+    let hash = |cluster: &Cluster| -> Result<String> {
+        let path = "--output=jsonpath={.spec.template.metadata.annotations}";
+        cluster.kubectl_ok(&["get", "deployment", "cloudcore", "--namespace=kubeedge", path])
+    };
+    let before = hash(&site.cluster)?;
+    helm.ok(cluster, &["upgrade", "cloudcore", &chart, "--namespace=kubeedge"])?;
+    ensure!(hash(&site.cluster)? == before, "nothing changed, but the pods would be replaced");
+    let more = "cloudCore.modules.cloudHub.advertiseAddress={192.0.2.10}";
+    helm.ok(cluster, &["upgrade", "cloudcore", &chart, "--namespace=kubeedge", "--set", more])?;
+    ensure!(hash(&site.cluster)? != before, "pods would go on with the old configuration");
+    helm.ok(cluster, &["uninstall", "cloudcore", "--namespace=kubeedge"])?;
+    let left = site.cluster.kubectl_ok(&["get", "secrets", "--namespace=kubeedge", "--output=name"])?;
+    ensure!(left.contains("casecret") && left.contains("tokensecret") && !left.contains("helm"), "{left}");
+    site.cluster.kubectl_ok(&["get", "crd", "devices.devices.kubeedge.io"])?;
+    Ok(())
+}
+
+/// A kubeconfig of the chart's service account.
+fn account(cluster: &Cluster) -> Result<PathBuf> {
+    let token =
+        cluster.kubectl_ok(&["create", "token", "cloudcore", "--namespace=kubeedge", "--duration=2h"])?;
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {
+            "server": cluster.server(), "certificate-authority": cluster.ca().files.cert}}],
+        "users": [{"name": "it", "user": {"token": token.trim()}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    });
+    cluster.run_dir().write("cloudcore-account.kubeconfig", kubeconfig.to_string())
+}
+
+/// A device whose model is not there.
+fn nowhere() -> Value {
+    json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+        "metadata": {"name": "lost-1", "namespace": "plant"},
+        "spec": {"deviceModelRef": {"name": "none"}, "nodeName": NODE, "protocol": {"protocolName": "modbus"}},
+    })
+}
