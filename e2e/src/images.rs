@@ -1,15 +1,23 @@
 //! Container images made on this machine: nothing can be pulled in a test.
 //!
-//! An image is a docker-archive: one layer, its config and a manifest in a tar. Called by `runtime`.
+//! The archives are those of `pack`, which makes the images that ship. Called by `runtime` and by stories.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use pack::arch::Arch;
+use pack::elf::Elf;
+use pack::libraries::with_libraries;
+use pack::oci::{self, Image, Packing};
+use pack::products;
+use pack::release::{Program, Release};
+use pack::sbom::Crates;
+use pack::tar::Tar;
+use pack::tree::{Role, Tree};
 
 use crate::need;
 use crate::process::run;
-use crate::tar::Tar;
 
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";
@@ -17,6 +25,9 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";
 pub const APP: &str = "isthmus.test/app:1";
 /// The same with a tag that Kubernetes pulls each time unless told otherwise.
 pub const APP_LATEST: &str = "isthmus.test/app:latest";
+
+/// The same content gives the same image id on every machine and day.
+const DATE: u64 = 1;
 
 /// What an image starts when the pod says nothing.
 struct Start<'a> {
@@ -54,23 +65,36 @@ pub fn of_dockerfile(
 }
 
 fn of_program(folder: &Path, tag: &str, program: &Path, place: &str, entrypoint: &[&str]) -> Result<PathBuf> {
-    let mut layer = Tar::default();
-    for line in run("ldd", &[&program.to_string_lossy()])?.lines() {
-        // `libc.so.6 => /lib/libc.so.6 (0x7f)` or `/lib64/ld.so (0x7f)`; the kernel's own has no path.
-        let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) else { continue };
-        layer.file(
-            path.trim_start_matches('/'),
-            0o755,
-            &fs::read(path).with_context(|| format!("read {path}"))?,
-        )?;
-    }
-    layer.file(place.trim_start_matches('/'), 0o755, &fs::read(program).context("read the program")?)?;
-    archive(folder, "program", &[tag], &layer.finish(), &Start { entrypoint, command: &[] })
+    let program = fs::read(program).context("read the program")?;
+    let tree = Tree::default().with(place, 0o755, Role::Plain, &program);
+    let layer = with_libraries(tree, &Elf::read(&program)?)?.tar(DATE, "")?;
+    archive(folder, "program", &[tag], &layer, &Start { entrypoint, command: &[] })
+}
+
+/// The archive of an image that ships, with the programs that are built here, and its name.
+pub fn shipped(
+    folder: &Path,
+    name: &str,
+    program: impl Fn(&str) -> Result<PathBuf>,
+) -> Result<(PathBuf, String)> {
+    let image = products::IMAGES.iter().find(|image| image.name == name).context("no such image ships")?;
+    let read = |(name, _): &(&str, &str)| -> Result<(String, Program)> {
+        let path = program(name)?;
+        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(((*name).to_owned(), Program::new(bytes)?))
+    };
+    let (version, repository) = (env!("CARGO_PKG_VERSION"), "registry.example");
+    let programs = image.programs.iter().map(read).collect::<Result<_>>()?;
+    let release = Release { programs, version, date: DATE, repository, crates: &Crates::default() };
+    let archive = release.image(image, Packing::Plain)?.context("its program is missing")?;
+    let path = folder.join(format!("{name}.tar"));
+    fs::write(&path, archive).with_context(|| format!("write {}", path.display()))?;
+    Ok((path, format!("{repository}/{name}:v{version}")))
 }
 
 fn pause_layer() -> Result<Vec<u8>> {
     let program = fs::read(need::c_program("pause")?).context("read the pause program")?;
-    let mut layer = Tar::default();
+    let mut layer = Tar::dated(DATE);
     layer.file("pause", 0o755, &program)?;
     Ok(layer.finish())
 }
@@ -78,7 +102,7 @@ fn pause_layer() -> Result<Vec<u8>> {
 fn busybox_layer() -> Result<Vec<u8>> {
     need::packages(&["busybox-static"])?;
     let program = fs::read("/bin/busybox").context("read busybox")?;
-    let mut layer = Tar::default();
+    let mut layer = Tar::dated(DATE);
     for folder in
         ["bin", "dev", "etc", "home", "lib", "proc", "root", "sbin", "sys", "usr", "usr/bin", "var", "www"]
     {
@@ -99,34 +123,18 @@ fn busybox_layer() -> Result<Vec<u8>> {
 }
 
 fn archive(folder: &Path, name: &str, tags: &[&str], layer: &[u8], start: &Start<'_>) -> Result<PathBuf> {
-    let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        // The same content gives the same image id on every machine and day.
-        "created": "1970-01-01T00:00:01Z",
-        "config": {
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "Entrypoint": start.entrypoint,
-            "Cmd": start.command,
-            "WorkingDir": "/",
-        },
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(layer))]},
-        "history": [{"created": "1970-01-01T00:00:01Z", "created_by": "isthmus e2e"}],
-    })
-    .to_string();
-    let config_name = format!("{}.json", sha256(config.as_bytes()));
-    let layer_name = format!("{}/layer.tar", sha256(layer));
-    let manifest = serde_json::json!([{"Config": config_name, "RepoTags": tags, "Layers": [layer_name]}]);
-    let mut tar = Tar::default();
-    tar.file(&config_name, 0o644, config.as_bytes())?;
-    tar.file(&layer_name, 0o644, layer)?;
-    tar.file("manifest.json", 0o644, manifest.to_string().as_bytes())?;
+    let image = Image {
+        arch: if cfg!(target_arch = "aarch64") { Arch::Arm64 } else { Arch::Amd64 },
+        date: DATE,
+        layer,
+        packing: Packing::Plain,
+        entrypoint: start.entrypoint,
+        command: start.command,
+        user: "",
+        folder: "/",
+        labels: &[],
+    };
     let path = folder.join(format!("{name}.tar"));
-    fs::write(&path, tar.finish()).with_context(|| format!("write {}", path.display()))?;
+    fs::write(&path, oci::archive(&image, tags)?).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

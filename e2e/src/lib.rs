@@ -27,7 +27,6 @@ pub mod runtime;
 pub mod simulator;
 pub mod site;
 pub mod tap;
-pub mod tar;
 pub mod token;
 pub mod wait;
 pub mod watch;

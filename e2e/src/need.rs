@@ -28,6 +28,8 @@ const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("mosquitto-clients", &["/usr/bin/mosquitto_sub"]),
     ("python3", &["/usr/bin/python3"]),
     ("redis-server", &["/usr/bin/redis-server"]),
+    ("rpm", &["/usr/bin/rpm"]),
+    ("systemd", &["/usr/bin/systemd-analyze"]),
     (
         "python3-venv",
         &["/usr/lib/python3.11/ensurepip/__init__.py", "/usr/lib/python3.13/ensurepip/__init__.py"],

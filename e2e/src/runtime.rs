@@ -96,7 +96,7 @@ impl Runtime {
         })
     }
 
-    /// A docker-archive tar, under the names it holds.
+    /// An archive of an image, under the names it holds.
     pub fn import_image(&self, tar: &Path) -> Result<()> {
         let tar = tar.to_string_lossy();
         self.ctr_ok(&["images", "import", &tar])?;

@@ -29,7 +29,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mapper-opcua", &["mapper-sdk"]),
     // The rules of topics, which are the same for a broker and its clients.
     ("mapper-mqtt", &["mapper-sdk", "ke-mqtt"]),
-    ("e2e", &["ke-wire", "ke-api"]),
+    // Images for tests are made as those that ship.
+    ("e2e", &["ke-wire", "ke-api", "pack"]),
+    ("pack", &[]),
     // Simulated nodes and a simulated mapper.
     ("edgemark", &["ke-wire", "ke-link", "ke-dmi"]),
 ];

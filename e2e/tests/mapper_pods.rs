@@ -1,4 +1,4 @@
-//! Every mapper runs as a pod of `mappers/daemonset.yaml`, in the image of `mappers/Dockerfile`, and serves its devices.
+//! Every mapper runs as a pod of `mappers/daemonset.yaml`, in the image that ships, and serves its devices.
 
 // JSON values answer null for what is not there; nothing here is indexed but them.
 #![allow(clippy::indexing_slicing)]
@@ -25,7 +25,6 @@ fn mappers_are_pods() -> Result<()> {
     };
     let mut site = Site::start("mapper_pods", &wishes)?;
     let mappers = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no checkout")?.join("mappers");
-    let dockerfile = fs::read_to_string(mappers.join("Dockerfile"))?;
     let daemonset = fs::read_to_string(mappers.join("daemonset.yaml"))?
         // The folder in which edgecore and mappers meet has the same path for both.
         .replace("/etc/kubeedge", &sockets.to_string_lossy())
@@ -34,15 +33,11 @@ fn mappers_are_pods() -> Result<()> {
         .replace("# hostNetwork", "hostNetwork");
     site.cluster.kubectl_ok(&["create", "namespace", "plant"])?;
     for (number, mapper) in MAPPERS.into_iter().enumerate() {
-        let tag = format!("registry.example/{mapper}:1");
-        let folder = shared.folder(mapper)?;
-        let image = images::of_dockerfile(&folder, &tag, &dockerfile, |place| {
-            ensure!(place == "${MAPPER}", "the Dockerfile copies {place}");
-            program(mapper)
-        })?;
+        let (image, tag) = images::shipped(&shared.folder(mapper)?, mapper, program)?;
         site.runtime.import_image(&image)?;
         let port = 7777 + number;
         let manifest = daemonset
+            .replace("registry.example/mapper-modbus:1", &tag)
             .replace("mapper-modbus", mapper)
             .replace("http_address: 127.0.0.1", &format!("http_address: 127.0.0.1\n      http_port: {port}"));
         site.cluster.apply(&manifest)?;

@@ -1,17 +1,22 @@
-//! Writes a tar archive (POSIX ustar) into memory: files, folders and symbolic links of root, dated 1970.
+//! Writes a tar archive (POSIX ustar) into memory: files, folders and symbolic links of root, all of one date. Pure.
 //!
-//! Names of up to 100 bytes; no reading. Called by `images`.
+//! Names of up to 100 bytes; no reading. Used by `tree` and `oci`, and by the stories for their images.
 
 use anyhow::{Result, bail};
 
 const BLOCK: usize = 512;
 
-#[derive(Default)]
 pub struct Tar {
     bytes: Vec<u8>,
+    date: u64,
 }
 
 impl Tar {
+    /// `date`: what every entry says of its last change, in seconds since 1970.
+    pub fn dated(date: u64) -> Self {
+        Self { bytes: Vec::new(), date }
+    }
+
     pub fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
         self.header(name, mode, content.len(), b'0', "")?;
         self.bytes.extend_from_slice(content);
@@ -41,13 +46,15 @@ impl Tar {
         field(&mut header, b"0000000", 8)?;
         field(&mut header, b"0000000", 8)?;
         field(&mut header, format!("{size:011o}").as_bytes(), 12)?;
-        field(&mut header, b"00000000001", 12)?;
+        field(&mut header, format!("{:011o}", self.date).as_bytes(), 12)?;
         let sum_at = header.len();
         // The checksum is taken over the header with spaces in its own place.
         header.extend_from_slice(b"        ");
         header.push(kind);
         field(&mut header, target.as_bytes(), 100)?;
         header.extend_from_slice(b"ustar\x0000");
+        field(&mut header, b"root", 32)?;
+        field(&mut header, b"root", 32)?;
         header.resize(BLOCK, 0);
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         let text = format!("{sum:06o}\0 ");
@@ -76,7 +83,7 @@ mod tests {
     /// The machine's own tar is the judge.
     #[test]
     fn another_program_reads_it() {
-        let mut tar = Tar::default();
+        let mut tar = Tar::dated(1_700_000_000);
         tar.folder("etc", 0o755).unwrap();
         tar.file("etc/text", 0o600, b"hello").unwrap();
         tar.link("etc/other", "text").unwrap();
@@ -84,6 +91,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         std::fs::write(&path, tar.finish()).unwrap();
+        let list = Command::new("tar").args(["--utc", "-tvf"]).arg(&path).output().unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        let words: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["drwxr-xr-x", "root/root", "0", "2023-11-14", "22:13", "etc/"]);
+        assert_eq!(words[1], ["-rw-------", "root/root", "5", "2023-11-14", "22:13", "etc/text"]);
+        assert_eq!(words[2][5..], ["etc/other", "->", "text"]);
         let status = Command::new("tar").arg("-xf").arg(&path).arg("-C").arg(folder.path()).status().unwrap();
         assert!(status.success());
         assert_eq!(std::fs::read(folder.path().join("etc/other")).unwrap(), b"hello");
