@@ -1,12 +1,14 @@
 # Everything people type. CARGO_TARGET_DIR and ISTHMUS_CACHE are respected; builds that outlive a clone go to the latter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test unit e2e bench lint dist devcluster
+.PHONY: help demo demo-down test unit e2e bench lint dist packages devcluster
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Stories share one machine's cores and clocks: one at a time. Their names are the files in e2e/tests.
 STORY_FLAGS := -p e2e --features stories --no-fail-fast
 SHIPPED := cloudcore edgecore mapper-virtual mapper-modbus mapper-mqtt mapper-opcua
+# FOR=aarch64-unknown-linux-gnu makes what ships for another processor; see docs/packages.md.
+SHIPPED_TO := $(TARGET)/$(if $(FOR),$(FOR)/)dist
 STORIES := $(if $(STORY),--test $(STORY),--tests)
 
 help:
@@ -17,7 +19,7 @@ help:
 	@echo 'make e2e STORY=name   one story on a real cluster and runtime, as root (without STORY: all; LONG=1: their full form)'
 	@echo 'make bench BENCH=grp  one group of figures into target/bench (without BENCH: all)'
 	@echo 'make lint             format, clippy, each crate alone, dependencies, go vet'
-	@echo 'make dist             the binaries as they ship'
+	@echo 'make dist             the binaries as they ship, and packages and images of them (FOR=target: for another processor)'
 
 # The stories and the demo start these as processes.
 .PHONY: binaries
@@ -39,7 +41,7 @@ e2e: binaries
 	cargo test $(STORY_FLAGS) $(STORIES) -- --test-threads=1 --nocapture
 
 # The simulated nodes are built as the binaries are, so that the client's share of the machine stays small.
-bench: dist
+bench: shipped
 	cargo build --profile dist -p edgemark
 	set -e; for name in cloudcore edgecore edgemark dmimark mapper-modbus; do \
 		export ISTHMUS_$$(echo $$name | tr a-z- A-Z_)="$(abspath $(TARGET))/dist/$$name"; done; \
@@ -53,9 +55,18 @@ lint:
 	cargo test --quiet -p e2e --test architecture --test dependencies
 	cd e2e/devcluster && CGO_ENABLED=0 go vet -trimpath ./...
 
-dist:
-	cargo build --profile dist $(addprefix -p ,$(SHIPPED))
-	@cd $(TARGET)/dist && ls -l $(SHIPPED)
+dist: shipped
+	@$(MAKE) --no-print-directory packages
+
+.PHONY: shipped
+shipped:
+	cargo build --profile dist $(if $(FOR),--target $(FOR)) $(addprefix -p ,$(SHIPPED))
+	@cd $(SHIPPED_TO) && ls -l $(SHIPPED)
+
+# Of the binaries that are there; REPOSITORY=registry.example/isthmus names the images for a registry of one's own.
+packages:
+	cargo run --quiet -p pack -- --binaries $(SHIPPED_TO) --out $(TARGET)/packages \
+		$(if $(REPOSITORY),--repository $(REPOSITORY)) $(SHIPPED)
 
 devcluster:
 	cargo run --quiet -p e2e --bin demo -- build
