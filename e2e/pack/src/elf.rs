@@ -171,7 +171,7 @@ impl File<'_> {
         let bytes = self.slice(at)?;
         let bytes = usize::try_from(n_bytes).ok().and_then(|n_bytes| bytes.get(..n_bytes));
         let bytes = bytes.context("this ELF file is cut short")?;
-        Ok(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        Ok(bytes.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
     }
 
     fn text(&self, at: u64) -> Result<String> {
