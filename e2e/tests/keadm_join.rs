@@ -114,7 +114,8 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
         let pod = format!("web-{round}");
         bench.cluster.apply(&shell_pod(&pod, "exec sleep 100000", &json!({})))?;
         eventually(PATIENCE, "the pod to run", || {
-            let phase = bench.cluster.kubectl_ok(&["get", "pod", &pod, "--output=jsonpath={.status.phase}"])?;
+            let phase =
+                bench.cluster.kubectl_ok(&["get", "pod", &pod, "--output=jsonpath={.status.phase}"])?;
             Ok(if phase == "Running" { Seen::Yes(()) } else { Seen::NotYet(phase) })
         })?;
         ensure!(bench.runtime.running()?.len() == 2, "the pod and its sandbox");

@@ -108,7 +108,9 @@ impl Shared {
                 let away = *self.cloud.state().borrow() == LinkState::Away;
                 match &*self.standing.borrow() {
                     _ if away => text(StatusCode::SERVICE_UNAVAILABLE, "the cloud is away"),
-                    Standing::Unknown => text(StatusCode::SERVICE_UNAVAILABLE, "the cloud was told nothing yet"),
+                    Standing::Unknown => {
+                        text(StatusCode::SERVICE_UNAVAILABLE, "the cloud was told nothing yet")
+                    }
                     Standing::Told { unready: Some(why) } => text(StatusCode::SERVICE_UNAVAILABLE, why),
                     Standing::Told { unready: None } => text(StatusCode::OK, "Ready"),
                 }

@@ -80,9 +80,11 @@ async fn preflight(config: EdgeCoreConfig, output: Output) -> anyhow::Result<()>
     let node = node_name(&edged.hostname_override).map_err(|error| format!("{error:#}"));
     let client = CriClient::connect(&kubelet.container_runtime_endpoint).map_err(|error| error.to_string());
     let runtime = client.as_ref().map(|client| client as &dyn Runtime).map_err(Clone::clone);
-    let cgroups = PodCgroups::new(layout(kubelet), Path::new(CGROUPS)).map(drop).map_err(|error| error.to_string());
+    let cgroups =
+        PodCgroups::new(layout(kubelet), Path::new(CGROUPS)).map(drop).map_err(|error| error.to_string());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let report = preflight::look(&config, node, runtime, cgroups, i64::try_from(now).unwrap_or(i64::MAX)).await;
+    let report =
+        preflight::look(&config, node, runtime, cgroups, i64::try_from(now).unwrap_or(i64::MAX)).await;
     match output {
         Output::Json => println!("{}", serde_json::to_string(&report)?),
         Output::Text => {
@@ -166,8 +168,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let device_counters = device_twin::Counters::new(&mut metrics);
     let (cloud, inbox) = Cloud::channel();
     let (standing, told_of_node) = watch::channel(Standing::Unknown);
-    let admin = Admin::bind(config.admin.bind_address, metrics, cloud.clone(), Arc::clone(&runtime), told_of_node)
-        .await?;
+    let admin =
+        Admin::bind(config.admin.bind_address, metrics, cloud.clone(), Arc::clone(&runtime), told_of_node)
+            .await?;
 
     // Full: MetaManager waits, so acknowledgements do, so the cloud does.
     let (news, told) = mpsc::channel::<News>(256);

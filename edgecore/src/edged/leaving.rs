@@ -70,8 +70,8 @@ pub async fn remove_pods(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ke_cri::v1;
     use crate::edged::cri_fake::FakeRuntime;
+    use ke_cri::v1;
 
     #[tokio::test]
     async fn pods_go_and_what_is_no_pods_stays() {

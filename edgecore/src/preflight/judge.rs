@@ -125,7 +125,9 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     }
     match &facts.address {
         Ok(address) => say(Check::Address, Fine, format!("its address is {address}"), ""),
-        Err(why) => say(Check::Address, Failed, why.clone(), "connect it to a network, or set modules.edged.nodeIP"),
+        Err(why) => {
+            say(Check::Address, Failed, why.clone(), "connect it to a network, or set modules.edged.nodeIP")
+        }
     }
     judge_runtime(facts, &mut say);
     if facts.taken.is_empty() {
@@ -193,10 +195,13 @@ fn judge_runtime(facts: &Facts, say: &mut impl FnMut(Check, Verdict, String, &st
     match (runtime.driver, &facts.cgroups) {
         (Some(driver), _) if driver != facts.wanted_driver => {
             let theirs = word(driver);
-            let found = format!("the cgroup driver is to be {wanted}, but the container runtime uses {theirs}");
+            let found =
+                format!("the cgroup driver is to be {wanted}, but the container runtime uses {theirs}");
             say(Check::Cgroups, Failed, found, &format!("type --cgroupdriver={theirs}"));
         }
-        (_, Err(why)) => say(Check::Cgroups, Failed, why.clone(), "mount them, or set cgroupsPerQOS to false"),
+        (_, Err(why)) => {
+            say(Check::Cgroups, Failed, why.clone(), "mount them, or set cgroupsPerQOS to false")
+        }
         (None, Ok(())) => {
             let found = format!("the container runtime does not tell its cgroup driver; {wanted} is taken");
             say(Check::Cgroups, Warning, found, "if pods do not start, try the other one");
@@ -242,7 +247,9 @@ mod tests {
 
     #[test]
     fn every_fault_is_found_and_has_an_advice() {
-        assert!(judge(&good()).iter().all(|finding| finding.verdict == Verdict::Ok && finding.advice.is_empty()));
+        assert!(
+            judge(&good()).iter().all(|finding| finding.verdict == Verdict::Ok && finding.advice.is_empty())
+        );
         let check = |spoil: &dyn Fn(&mut Facts), expected: Check, verdict: Verdict, advice: &str| {
             let mut facts = good();
             spoil(&mut facts);
@@ -256,7 +263,12 @@ mod tests {
         check(&|facts| facts.is_root = false, Check::Root, Failed, "sudo");
         check(&|facts| facts.node = Err("Edge_1 is no name".into()), Check::Name, Failed, "--edgenode-name");
         check(&|facts| facts.address = Err("none".into()), Check::Address, Failed, "nodeIP");
-        check(&|facts| facts.runtime = Err("refused".into()), Check::Runtime, Failed, "systemctl start containerd");
+        check(
+            &|facts| facts.runtime = Err("refused".into()),
+            Check::Runtime,
+            Failed,
+            "systemctl start containerd",
+        );
         check(
             &|facts| facts.wanted_driver = CgroupDriver::Systemd,
             Check::Cgroups,

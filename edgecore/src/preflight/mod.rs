@@ -18,8 +18,8 @@ use judge::{Facts, RuntimeFacts, judge};
 use crate::config::{CgroupDriver, EdgeCoreConfig};
 use crate::edge_hub::{self, Prospect};
 use crate::edged::Runtime;
-use ke_cri::v1;
 use crate::node::{Host, free_bytes};
+use ke_cri::v1;
 
 /// The kubelet's own port.
 const KUBELET: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10250);

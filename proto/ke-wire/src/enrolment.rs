@@ -42,7 +42,8 @@ impl JoinToken {
     pub fn ends(&self) -> Option<i64> {
         use base64::Engine as _;
         let claims = self.jwt.split('.').nth(1)?;
-        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+        let claims =
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
         let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
         let ends = claims.get("exp")?;
         ends.as_i64().or_else(|| {

@@ -8,7 +8,10 @@ use crate::elf::Elf;
 use crate::package::tests::{package, tree};
 
 /// Type, count and bytes from its offset on, of each tag. Also the bytes that follow.
-fn read(bytes: &[u8]) -> (BTreeMap<u32, (u32, u32, &[u8])>, &[u8]) {
+/// A tag's type, count and bytes.
+type Entries<'a> = BTreeMap<u32, (u32, u32, &'a [u8])>;
+
+fn read(bytes: &[u8]) -> (Entries<'_>, &[u8]) {
     let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
     assert_eq!(bytes[..8], [0x8e, 0xad, 0xe8, 1, 0, 0, 0, 0]);
     let (n_entries, n_bytes) = (number(8) as usize, number(12) as usize);
@@ -80,7 +83,7 @@ fn files_stand_in_the_header_as_in_the_archive() {
 
 #[test]
 fn what_it_wants_is_named_as_other_packages_provide_it() {
-    made(|header, ..| {
+    made(|header, _, _| {
         let wants: Vec<String> = texts(header[&1049]);
         assert_eq!(
             wants,
@@ -104,7 +107,7 @@ fn what_it_wants_is_named_as_other_packages_provide_it() {
 
 #[test]
 fn scripts_are_there_with_their_interpreter() {
-    made(|header, ..| {
+    made(|header, _, _| {
         assert!(texts(header[&1025])[0].contains("systemctl stop edgecore.service"));
         assert!(texts(header[&1024])[0].contains("systemctl daemon-reload"));
         assert_eq!(texts(header[&1087]), ["/bin/sh"]);
