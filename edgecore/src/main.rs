@@ -23,7 +23,7 @@ use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
 use edgecore::event_bus::{EventBus, Upload};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
-use edgecore::node::{Host, NodeAgent, NodeConfig, Standing};
+use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
 use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{DeviceReportQueue, ReportQueue};
 use k8s_openapi::api::core::v1::{Pod, Taint};
@@ -119,7 +119,8 @@ async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {
     let edged = &config.modules.edged;
     let runtime = CriClient::connect(&edged.tailored_kubelet_config.container_runtime_endpoint)?;
     let cgroups = cgroups(&edged.tailored_kubelet_config);
-    let n_pods = leaving::remove_pods(&runtime, &edged.root_directory, cgroups.as_ref()).await?;
+    let logs = &edged.tailored_kubelet_config.pod_logs_dir;
+    let n_pods = leaving::remove_pods(&runtime, &edged.root_directory, logs, cgroups.as_ref()).await?;
     println!("{n_pods} pods were removed");
     Ok(())
 }
@@ -142,7 +143,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let kubelet = &edged_config.tailored_kubelet_config;
     let name = node_name(&edged_config.hostname_override)?;
     let wanted_ip: Option<IpAddr> = edged_config.node_ip.parse().ok();
-    let host = Host::read(wanted_ip, &edged_config.root_directory)?;
+    let host = Host::read(&edged_config.root_directory);
 
     let runtime: Arc<dyn Runtime> = Arc::new(CriClient::connect(&kubelet.container_runtime_endpoint)?);
     if let Err(error) = runtime.version().await {
@@ -219,7 +220,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     // A store that is new or was lost says nothing about what should run here.
     let (is_full, store_is_full) = watch::channel(is_refilled(&db).await?);
     let (refill_cloud, refill_db) = (cloud.clone(), db.clone());
-    let (_addresses, host_ips) = watch::channel(vec![host.node_ip]);
+    let (addresses, host_ips) = watch::channel(vec![first_address(wanted_ip, known.as_ref())]);
     let objects = Arc::new(meta.clone());
     let edged = Edged::new(Parts {
         settings: settings(edged_config, &name, &host),
@@ -244,7 +245,19 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         eviction_hard: kubelet.eviction_hard,
         kubelet_port: 10350,
     };
-    let node = NodeAgent::new(node_config, name, host, cloud.clone(), meta, runtime, nodes, known, standing);
+    let node = NodeAgent::new(
+        node_config,
+        name,
+        host,
+        cloud.clone(),
+        meta,
+        runtime,
+        nodes,
+        known,
+        wanted_ip,
+        addresses,
+        standing,
+    );
 
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));

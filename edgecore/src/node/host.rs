@@ -1,21 +1,10 @@
 //! What this machine is: read once at start from /proc, /sys and /etc.
 
-use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-
-/// Why the machine cannot be described.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// No address to report.
-    #[error("this machine has no address but loopback: set modules.edged.nodeIP")]
-    NoAddress,
-}
 
 /// Facts that do not change while edgecore runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Address that other machines reach this one by.
-    pub node_ip: IpAddr,
     /// `/etc/machine-id`.
     pub machine_id: String,
     /// DMI product id, or the machine id where there is none.
@@ -56,13 +45,12 @@ pub(super) struct Share {
 }
 
 impl Host {
-    /// Reads the facts. `wanted_ip` from the configuration wins; else the address that the route to the outside uses.
-    pub fn read(wanted_ip: Option<IpAddr>, root_dir: &Path) -> Result<Self, HostError> {
-        let node_ip = wanted_ip.or_else(outward_address).ok_or(HostError::NoAddress)?;
+    /// Reads the facts. `root_dir`: where pods' files live.
+    #[must_use]
+    pub fn read(root_dir: &Path) -> Self {
         let machine_id = read_line("/etc/machine-id");
         let product = read_line("/sys/class/dmi/id/product_uuid");
-        Ok(Self {
-            node_ip,
+        Self {
             system_uuid: if product.is_empty() { machine_id.clone() } else { product },
             machine_id,
             boot_id: read_line("/proc/sys/kernel/random/boot_id"),
@@ -73,20 +61,8 @@ impl Host {
             memory_bytes: memory().map_or(0, |memory| memory.whole),
             disk_bytes: file_system(root_dir).map_or(0, |(bytes, _)| bytes.whole),
             root_dir: root_dir.to_owned(),
-        })
+        }
     }
-}
-
-/// The address of the interface that a packet to the outside would leave by. Nothing is sent: connecting a UDP socket only
-/// asks the routing table. The addresses are documentation ones, reachable by nobody.
-fn outward_address() -> Option<IpAddr> {
-    let ask = |bind: &str, to: &str| {
-        let socket = UdpSocket::bind(bind).ok()?;
-        socket.connect(to).ok()?;
-        let address = socket.local_addr().ok()?.ip();
-        (!address.is_loopback() && !address.is_unspecified()).then_some(address)
-    };
-    ask("0.0.0.0:0", "192.0.2.1:9").or_else(|| ask("[::]:0", "[2001:db8::1]:9"))
 }
 
 fn read_line(path: &str) -> String {
@@ -163,7 +139,7 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_described() {
-        let host = Host::read(Some("192.0.2.7".parse().unwrap()), Path::new("/no/such/folder")).unwrap();
+        let host = Host::read(Path::new("/no/such/folder"));
         assert!(host.memory_bytes > 0 && host.disk_bytes > 0 && !host.kernel_version.is_empty());
     }
 }

@@ -3,10 +3,12 @@
 //! Asks the cloud itself instead of going through the report queue: an old Node status is worth nothing, and its answer
 //! decides what comes next (a Node that is gone in the cloud is registered again at once).
 
+mod address;
 mod host;
 mod pressure;
 mod status;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-pub use host::{Host, HostError, free_bytes};
+pub use address::{address, first_address};
+pub use host::{Host, free_bytes};
 use status::RuntimeState;
 pub use status::{NodeConfig, allocatable};
 
@@ -44,6 +47,8 @@ pub struct NodeAgent {
     /// Whether the store was empty at start: then the cloud must send all it thinks this node has.
     must_register: bool,
     known: Option<Node>,
+    wanted_ip: Option<IpAddr>,
+    addresses: watch::Sender<Vec<IpAddr>>,
     lease: Option<Value>,
     last_told: Option<(Instant, Value)>,
     standing: watch::Sender<Standing>,
@@ -81,7 +86,8 @@ enum StepError {
 }
 
 impl NodeAgent {
-    /// `nodes` brings this machine's Node as the cloud pushes it; `standing` is told what the cloud has taken of it.
+    /// `nodes` brings this machine's Node as the cloud pushes it; `standing` is told what the cloud has taken of it;
+    /// `addresses` holds the first address and is told when the machine has another one, unless `wanted_ip` fixes it.
     #[expect(clippy::too_many_arguments, reason = "each is another module's handle")]
     pub fn new(
         config: NodeConfig,
@@ -92,6 +98,8 @@ impl NodeAgent {
         runtime: Arc<dyn Runtime>,
         nodes: watch::Receiver<Option<Arc<Node>>>,
         known: Option<Node>,
+        wanted_ip: Option<IpAddr>,
+        addresses: watch::Sender<Vec<IpAddr>>,
         standing: watch::Sender<Standing>,
     ) -> Self {
         let must_register = known.is_none();
@@ -105,6 +113,8 @@ impl NodeAgent {
             nodes,
             must_register,
             known,
+            wanted_ip,
+            addresses,
             lease: None,
             last_told: None,
             standing,
@@ -271,6 +281,18 @@ impl NodeAgent {
         }
     }
 
+    /// The machine's address now; without a route the last one.
+    fn addresses(&self) -> Vec<IpAddr> {
+        if let Some(address) = address(self.wanted_ip) {
+            self.addresses.send_if_modified(|known| {
+                let is_new = known.first() != Some(&address);
+                *known = vec![address];
+                is_new
+            });
+        }
+        self.addresses.borrow().clone()
+    }
+
     async fn status(&self) -> Value {
         let runtime = match (self.runtime.status().await, self.runtime.version().await) {
             (Ok(status), Ok(version)) => {
@@ -289,15 +311,14 @@ impl NodeAgent {
         };
         let measured = host::measure(&self.host.root_dir);
         let before = self.known.as_ref().and_then(|node| node.status.as_ref()?.conditions.clone());
-        status::node_status(
-            &self.name,
-            &self.config,
-            &self.host,
-            &runtime,
-            &measured,
-            before.as_deref(),
-            Timestamp::now(),
-        )
+        let addresses = self.addresses();
+        let seen = status::Seen {
+            addresses: &addresses,
+            runtime: &runtime,
+            measured: &measured,
+            at: Timestamp::now(),
+        };
+        status::node_status(&self.name, &self.config, &self.host, &seen, before.as_deref())
     }
 
     fn node_key(&self) -> Result<ObjectKey, StepError> {

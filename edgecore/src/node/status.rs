@@ -1,6 +1,7 @@
 //! Pure: host, runtime and measurements to Node, NodeStatus and Lease.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{NodeCondition, Taint};
@@ -74,27 +75,36 @@ pub(super) fn node_object(name: &NodeName, config: &NodeConfig, host: &Host, sta
     })
 }
 
+/// What was looked at for a status.
+pub(super) struct Seen<'a> {
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) runtime: &'a RuntimeState,
+    pub(super) measured: &'a Measured,
+    pub(super) at: Timestamp,
+}
+
 /// The status as it is now. `before`: conditions as last known, whose transition times stay where nothing changed.
 pub(super) fn node_status(
     name: &NodeName,
     config: &NodeConfig,
     host: &Host,
-    runtime: &RuntimeState,
-    measured: &Measured,
+    seen: &Seen<'_>,
     before: Option<&[NodeCondition]>,
-    now: Timestamp,
 ) -> Value {
     let pods = config.max_pods.to_string();
-    let mut runtime_version = runtime.version.clone();
+    let mut runtime_version = seen.runtime.version.clone();
     if runtime_version.is_empty() {
         // A field that must not be empty; the Ready condition says why nothing is known.
         runtime_version = "unknown://".to_owned();
     }
+    let mut shown: Vec<Value> = seen
+        .addresses
+        .iter()
+        .map(|address| json!({"type": "InternalIP", "address": address.to_string()}))
+        .collect();
+    shown.push(json!({"type": "Hostname", "address": name.as_str()}));
     json!({
-        "addresses": [
-            {"type": "InternalIP", "address": host.node_ip.to_string()},
-            {"type": "Hostname", "address": name.as_str()},
-        ],
+        "addresses": shown,
         "capacity": {
             "cpu": host.n_cpus.to_string(),
             "memory": kib(host.memory_bytes),
@@ -102,7 +112,7 @@ pub(super) fn node_status(
             "pods": pods,
         },
         "allocatable": with_pods(allocatable(host, &config.eviction_hard), &pods),
-        "conditions": conditions(runtime, judge(&config.eviction_hard, measured), before, now),
+        "conditions": conditions(seen.runtime, judge(&config.eviction_hard, seen.measured), before, seen.at),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": {
             "machineID": host.machine_id,

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use ke_cri::v1;
 use ke_wire::NodeName;
 use serde::Serialize;
 
@@ -18,8 +19,7 @@ use judge::{Facts, RuntimeFacts, judge};
 use crate::config::{CgroupDriver, EdgeCoreConfig};
 use crate::edge_hub::{self, Prospect};
 use crate::edged::Runtime;
-use crate::node::{Host, free_bytes};
-use ke_cri::v1;
+use crate::node as machine;
 
 /// The kubelet's own port.
 const KUBELET: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10250);
@@ -67,17 +67,18 @@ pub async fn look(
     });
     let store = config.database.data_source.parent().unwrap_or(Path::new("/"));
     let wanted_ip = edged.node_ip.parse().ok();
-    let address = Host::read(wanted_ip, &edged.root_directory).map_err(|error| error.to_string());
+    let no_address = || "this machine has no address but loopback: set modules.edged.nodeIP".to_owned();
+    let address = machine::address(wanted_ip).map(|address| address.to_string()).ok_or_else(no_address);
     let facts = Facts {
         is_root: rustix::process::geteuid().is_root(),
         node: node.map(|node| node.to_string()),
-        address: address.map(|host| host.node_ip.to_string()),
+        address,
         endpoint: edged.tailored_kubelet_config.container_runtime_endpoint.clone(),
         wanted_driver: edged.tailored_kubelet_config.cgroup_driver,
         cgroups,
         taken: taken(config.admin.bind_address),
         has_kubelet: TcpStream::connect_timeout(&KUBELET, Duration::from_millis(500)).is_ok(),
-        disks: [store, &edged.root_directory].map(|path| (path.to_owned(), free_bytes(path))).into(),
+        disks: [store, &edged.root_directory].map(|path| (path.to_owned(), machine::free_bytes(path))).into(),
         clock: now,
         cloud: hub.http_server.clone(),
         identity,
