@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use e2e::cluster::Cluster;
+use e2e::site::PATIENCE;
+use e2e::wait::{Seen, eventually};
 use e2e::watch::Watch;
 
 /// The objects that show a device's values.
@@ -27,33 +29,59 @@ impl Shows {
 }
 
 /// A watcher of every Device or DeviceStatus.
-pub(crate) struct Delays(Watch);
+pub(crate) struct Delays {
+    watch: Watch,
+    /// When the value that each shows was measured, by the edge's clock.
+    last: HashMap<String, Option<f64>>,
+    ages: Vec<f64>,
+}
 
 impl Delays {
-    /// From now on: of every change of a first property's value its age.
-    pub(crate) fn watch(cluster: &Cluster, of: Shows) -> Result<Self> {
+    /// From now on, when kubectl's first list of `n_devices` is through: of every change of a first property's value its age.
+    pub(crate) fn watch(cluster: &Cluster, of: Shows, n_devices: usize) -> Result<Self> {
         let columns = "{.metadata.namespace}/{.metadata.name} {.status.twins[0].reported.metadata.timestamp}";
-        Ok(Self(cluster.watch(&[of.resource(), "--all-namespaces"], columns)?))
+        let watch = cluster.watch(&[of.resource(), "--all-namespaces"], columns)?;
+        let mut delays = Self { watch, last: HashMap::new(), ages: Vec::new() };
+        eventually(PATIENCE, "kubectl to list all devices", || {
+            delays.read()?;
+            let n_listed = delays.last.len();
+            Ok(if n_listed >= n_devices {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(format!("{n_listed} were listed"))
+            })
+        })?;
+        Ok(delays)
     }
 
     /// Milliseconds from the edge's clock to the watcher's, which is the same machine's.
-    pub(crate) fn stop(self) -> Result<Vec<f64>> {
-        let mut ages = Vec::new();
-        let mut last: HashMap<String, Option<f64>> = HashMap::new();
+    pub(crate) fn stop(mut self) -> Result<Vec<f64>> {
+        self.read()?;
+        Ok(self.ages)
+    }
+
+    /// Forgets what was seen until now.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        self.read()?;
+        self.ages.clear();
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<()> {
         loop {
-            let (seen, line) = match self.0.seen.try_recv() {
+            let (seen, line) = match self.watch.seen.try_recv() {
                 Ok(event) => event,
-                Err(TryRecvError::Empty) => return Ok(ages),
+                Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => bail!("kubectl's watch has ended"),
             };
             let Some((device, at)) = line.split_once(' ') else { continue };
             let at = at.trim().parse::<f64>().ok();
             // The first of each is what there was before. What else changes about a device shows its value once more.
-            let before = last.insert(device.to_owned(), at);
+            let before = self.last.insert(device.to_owned(), at);
             if let Some(at) = at
                 && before.is_some_and(|before| before != Some(at))
             {
-                ages.push(seen.unix_timestamp_nanos() as f64 / 1e6 - at);
+                self.ages.push(seen.unix_timestamp_nanos() as f64 / 1e6 - at);
             }
         }
     }

@@ -46,10 +46,9 @@ pub(crate) fn reports() -> Result<Vec<Row>> {
     // A report of each device now and then: what a value needs.
     wait_drained(&site)?;
     let shows = [Shows::Device, Shows::DeviceStatus];
-    let [to_device, to_status] = shows.map(|of| Delays::watch(&site.cluster, of));
+    let n_devices = usize::try_from(N_DEVICES)?;
+    let [to_device, to_status] = shows.map(|of| Delays::watch(&site.cluster, of, n_devices));
     let (to_device, to_status) = (to_device?, to_status?);
-    // The watch has begun.
-    sleep(Duration::from_secs(1));
     let mqtt = site.edge.mqtt().to_string();
     let pace = (PACE_SECS * 1000).to_string();
     let paced = ["--seconds", &PACED_SECS.to_string(), "--pace", &pace, "--mqtt", &mqtt];

@@ -74,8 +74,11 @@ pub(crate) fn ten_thousand() -> Result<Vec<Row>> {
     );
 
     sleep(WARM);
-    let to_status = Delays::watch(&cluster, Shows::DeviceStatus)?;
-    let to_device = Delays::watch(&cluster, Shows::Device)?;
+    let n_devices = usize::try_from(N_NODES * PER_NODE)?;
+    let mut to_status = Delays::watch(&cluster, Shows::DeviceStatus, n_devices)?;
+    let mut to_device = Delays::watch(&cluster, Shows::Device, n_devices)?;
+    to_status.begin()?;
+    to_device.begin()?;
     let (start, writes) = (Instant::now(), device_writes(&cluster)?);
     sleep(COUNTED);
     let writes = (device_writes(&cluster)? - writes) / start.elapsed().as_secs_f64();
