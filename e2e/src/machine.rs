@@ -2,6 +2,7 @@
 //! namespace that one process holds. What is written there is seen by who enters, and gone with the machine.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -75,11 +76,11 @@ impl Machine {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Everything that was made in the folders that are laid over, sorted.
+    /// What differs from the real folders below, sorted: `+` is there or has another content, `-` is gone.
     pub fn made(&self) -> Result<Vec<String>> {
         let mut made = Vec::new();
         for (number, folder) in OVER.iter().enumerate() {
-            below(&upper(&self.run_dir, number), folder, &mut made)?;
+            below(&upper(&self.run_dir, number), Path::new(folder), &mut made)?;
         }
         made.sort();
         Ok(made)
@@ -94,14 +95,26 @@ fn upper(run_dir: &RunDir, number: usize) -> PathBuf {
     run_dir.join(format!("over-{number}"))
 }
 
-fn below(folder: &Path, shown: &str, made: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
+fn below(upper: &Path, lower: &Path, made: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(upper)? {
         let entry = entry?;
-        let path = format!("{shown}/{}", entry.file_name().to_string_lossy());
-        if entry.file_type()?.is_dir() {
-            below(&entry.path(), &path, made)?;
+        let (path, real) = (entry.path(), lower.join(entry.file_name()));
+        let (kind, was) = (entry.file_type()?, real.symlink_metadata().ok());
+        let is_gone = kind.is_char_device();
+        let is_same = match &was {
+            // How overlayfs writes down that something is gone.
+            _ if is_gone => was.is_none(),
+            Some(was) if kind.is_dir() => was.is_dir(),
+            Some(was) if kind.is_file() => was.is_file() && fs::read(&path)? == fs::read(&real)?,
+            Some(was) => was.file_type() == kind,
+            None => false,
+        };
+        if !is_same {
+            made.push(format!("{}{}", if is_gone { '-' } else { '+' }, real.display()));
         }
-        made.push(path);
+        if kind.is_dir() {
+            below(&path, &real, made)?;
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! For `edgecore remove-pods`, which keadm runs while no edgecore does; called by `main.rs`. Containers that are no pod's
 //! (made by hand with another tool) are left alone. A kill in between leaves work for the next call.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub enum LeavingError {
 pub async fn remove_pods(
     runtime: &dyn Runtime,
     root_directory: &Path,
+    pod_logs_root: &Path,
     cgroups: Option<&PodCgroups>,
 ) -> Result<usize, LeavingError> {
     let containers = runtime.list_containers().await?;
@@ -48,15 +50,17 @@ pub async fn remove_pods(
         ended?;
     }
     let mut n_sandboxes = 0;
+    let mut uids = BTreeSet::new();
     for sandbox in runtime.list_sandboxes().await? {
-        if !sandbox.labels.contains_key(POD_UID) {
-            continue;
-        }
+        let Some(uid) = sandbox.labels.get(POD_UID) else { continue };
+        uids.insert(uid.clone());
         runtime.stop_sandbox(&sandbox.id).await?;
         runtime.remove_sandbox(&sandbox.id).await?;
         n_sandboxes += 1;
     }
     let pods = root_directory.join("pods");
+    uids.extend(names(&pods));
+    remove_logs(pod_logs_root, &uids)?;
     volumes::remove_all(&pods).map_err(|error| LeavingError::Files(pods, error))?;
     if let Some(cgroups) = cgroups {
         for (qos, uid) in cgroups.pods() {
@@ -65,6 +69,23 @@ pub async fn remove_pods(
         cgroups.remove_classes()?;
     }
     Ok(n_sandboxes)
+}
+
+/// Of these pods: `<namespace>_<name>_<uid>`. Another kubelet's may be there, too.
+fn remove_logs(pod_logs_root: &Path, uids: &BTreeSet<String>) -> Result<(), LeavingError> {
+    for name in names(pod_logs_root) {
+        if name.rsplit_once('_').is_some_and(|(_, uid)| uids.contains(uid)) {
+            let folder = pod_logs_root.join(name);
+            std::fs::remove_dir_all(&folder).map_err(|error| LeavingError::Files(folder, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is in a folder; nothing if there is none.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -89,10 +110,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("pods/u1/volumes")).unwrap();
         std::fs::write(folder.path().join("pods/u1/volumes/secret"), "s").unwrap();
-        assert_eq!(remove_pods(&runtime, folder.path(), None).await.unwrap(), 1);
+        // A pod whose sandbox is gone already.
+        std::fs::create_dir_all(folder.path().join("pods/u2")).unwrap();
+        let logs = folder.path().join("logs");
+        for name in ["default_web_u1", "default_old_u2", "kube-system_proxy_u9", "strange"] {
+            std::fs::create_dir_all(logs.join(name).join("main")).unwrap();
+        }
+        assert_eq!(remove_pods(&runtime, folder.path(), &logs, None).await.unwrap(), 1);
+        let mut kept = names(&logs);
+        kept.sort();
+        assert_eq!(kept, ["kube-system_proxy_u9", "strange"]);
         let left = runtime.list_sandboxes().await.unwrap();
         assert_eq!(left.len(), 1);
         assert!(!folder.path().join("pods").exists());
-        assert_eq!(remove_pods(&runtime, folder.path(), None).await.unwrap(), 0, "again does no harm");
+        assert_eq!(remove_pods(&runtime, folder.path(), &logs, None).await.unwrap(), 0, "again does no harm");
     }
 }

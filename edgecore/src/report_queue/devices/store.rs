@@ -263,7 +263,8 @@ mod tests {
             let DeviceReport::State(_, report) = state(1) else { unreachable!() };
             DeviceReport::State(of("quiet"), report)
         };
-        let (db, _) = Db::open(std::path::Path::new(":memory:"), Synchronous::Full).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (db, _) = Db::open(&folder.path().join("e.db"), Synchronous::Full).unwrap();
         let limits = Limits { n_reports: 4, age_secs: 86_400 };
         let mut reports =
             vec![twin("quiet", "a", 1), twin("quiet", "b", 2), twin("quiet", "a", 3), offline()];
