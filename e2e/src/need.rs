@@ -182,8 +182,11 @@ pub fn helm() -> Result<PathBuf> {
     if !program.exists() {
         eprintln!("building helm from its Go module (1 to 3 minutes, once)");
         let module = format!("helm.sh/helm/v3/cmd/helm@{VERSION}");
+        // As Helm's own releases are built: the Kubernetes that it takes for granted where it asks none.
+        let kubernetes = "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
+                          -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34";
         let mut go = Command::new("go");
-        go.args(["install", "-trimpath", "-ldflags=-s -w", &module]);
+        go.args(["install", "-trimpath", "-ldflags", &format!("-s -w {kubernetes}"), &module]);
         go.env("GOBIN", &folder).env("CGO_ENABLED", "0");
         if !go.status().context("run go")?.success() {
             bail!("helm could not be built: {go:?}");

@@ -12,6 +12,9 @@ mod binary;
 mod cmd;
 mod host;
 mod journal;
+// Until `init` and `manifest generate` use them.
+#[allow(dead_code)]
+mod objects;
 mod plan;
 mod render;
 mod service;
