@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+pub(crate) mod init;
 pub(crate) mod join;
+pub(crate) mod manifest;
 pub(crate) mod reset;
 pub(crate) mod supervise;
+pub(crate) mod takeover;
 pub(crate) mod token;
 pub(crate) mod version;
 
@@ -17,6 +20,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// Before anything was touched.
     Refused(String),
+    /// Something is there and not as it should be; the message says what to do.
+    Halfway(anyhow::Error),
     /// Why, and what could not be undone.
     LeftBehind(anyhow::Error, Vec<String>),
 }
@@ -24,7 +29,7 @@ pub(crate) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Undone(error) => write!(f, "{error:#}"),
+            Self::Undone(error) | Self::Halfway(error) => write!(f, "{error:#}"),
             Self::Usage(why) | Self::Refused(why) => f.write_str(why),
             Self::LeftBehind(error, left) => {
                 write!(f, "{error:#}\nleft behind, since it could not be undone:")?;

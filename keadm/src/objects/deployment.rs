@@ -39,18 +39,15 @@ pub(super) fn deployment(values: &Values) -> Value {
 
 /// Whether the image is named as KubeEdge's own, which would not understand what it is given here.
 pub(super) fn is_kubeedges_image(values: &Values) -> bool {
-    matches!(
-        values.cloud_core.image.repository.as_str(),
-        "kubeedge/cloudcore" | "docker.io/kubeedge/cloudcore"
-    )
+    matches!(&*values.cloud_core.image.repository, "kubeedge/cloudcore" | "docker.io/kubeedge/cloudcore")
 }
 
 pub(super) fn image(values: &Values) -> String {
     let image = &values.cloud_core.image;
-    match image.tag.as_str() {
+    match &*image.tag {
         _ if is_kubeedges_image(values) => format!("{IMAGE}:{TAG}"),
-        "" => format!("{}:{TAG}", image.repository.as_str()),
-        tag => format!("{}:{tag}", image.repository.as_str()),
+        "" => format!("{}:{TAG}", &*image.repository),
+        tag => format!("{}:{tag}", &*image.repository),
     }
 }
 

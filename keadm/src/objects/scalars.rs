@@ -125,8 +125,10 @@ macro_rules! text {
         #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
         pub(crate) struct $name(String);
 
-        impl $name {
-            pub(crate) fn as_str(&self) -> &str {
+        impl std::ops::Deref for $name {
+            type Target = str;
+
+            fn deref(&self) -> &str {
                 &self.0
             }
         }

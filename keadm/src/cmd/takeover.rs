@@ -1,0 +1,220 @@
+//! What is installed in a cluster already, and how KubeEdge's cloudcore gives its place to ours.
+//!
+//! Its Secrets (CA, tokens), nodes, devices and resource definitions are never touched: edge nodes go on as they are. What is
+//! removed is written to a file first. Called by `init.rs` and `reset.rs`.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON values answer null for what is not there; nothing else is indexed"
+)]
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+use super::manifest::Wanted;
+use crate::cluster::{Cluster, shown};
+use crate::objects::{NAME, NAMESPACE, Values};
+
+/// What Helm writes on everything that it makes.
+const RELEASE: &str = "meta.helm.sh/release-name";
+/// On our pods, whoever installed them.
+const CONFIG_HASH: &str = "isthmus.io/config-sha256";
+/// Where what is removed is kept, in the folder that keadm is started in.
+const KEPT: &str = "kubeedge-before-takeover.yaml";
+/// Kinds that KubeEdge's chart makes. Not Secrets: those that matter are cloudcore's.
+const KINDS: [(&str, &str, bool); 10] = [
+    ("apps/v1", "Deployment", true),
+    ("apps/v1", "DaemonSet", true),
+    ("v1", "Service", true),
+    ("v1", "ServiceAccount", true),
+    ("v1", "ConfigMap", true),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding", true),
+    ("rbac.authorization.k8s.io/v1", "Role", true),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", false),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole", false),
+    ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", false),
+];
+
+/// Who installed the cloudcore that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Keadm,
+    /// Our chart.
+    Helm,
+    KubeEdge,
+}
+
+/// An installation that is there.
+#[derive(Debug)]
+pub(crate) struct Old {
+    pub(crate) owner: Owner,
+    /// KubeEdge's objects, which would go.
+    objects: Vec<Value>,
+    /// KubeEdge's cloudcore.yaml; null if there is none.
+    config: Value,
+}
+
+/// `None`: no cloudcore is there.
+pub(crate) fn look(cluster: &Cluster) -> Result<Option<Old>, Failure> {
+    let refused = |error: anyhow::Error| Failure::Refused(format!("{error:#}"));
+    let of = |version: &str, kind: &str| json!({"apiVersion": version, "kind": kind, "metadata": {"name": NAME, "namespace": NAMESPACE}});
+    let Some(deployment) = cluster.get(&of("apps/v1", "Deployment")).map_err(refused)? else {
+        return Ok(None);
+    };
+    let owner = owner(&deployment);
+    let mut old = Old { owner, objects: Vec::new(), config: Value::Null };
+    if owner == Owner::KubeEdge {
+        for (version, kind, is_namespaced) in KINDS {
+            let mut like = json!({"apiVersion": version, "kind": kind, "metadata": {}});
+            if is_namespaced {
+                like["metadata"]["namespace"] = NAMESPACE.into();
+            }
+            let found = cluster.list(&like, "").map_err(refused)?;
+            old.objects.extend(found.into_iter().filter(is_of_release).map(|mut object| {
+                object["apiVersion"] = version.into();
+                object["kind"] = kind.into();
+                object
+            }));
+        }
+        let config = cluster.get(&of("v1", "ConfigMap")).map_err(refused)?;
+        let text = config.and_then(|config| Some(config["data"]["cloudcore.yaml"].as_str()?.to_owned()));
+        old.config = text.and_then(|text| serde_saphyr::from_str(&text).ok()).unwrap_or_default();
+    }
+    Ok(Some(old))
+}
+
+fn owner(deployment: &Value) -> Owner {
+    let is_ours = !deployment["spec"]["template"]["metadata"]["annotations"][CONFIG_HASH].is_null();
+    match (is_ours, deployment["metadata"]["annotations"][RELEASE].is_null()) {
+        (true, true) => Owner::Keadm,
+        (true, false) => Owner::Helm,
+        (false, _) => Owner::KubeEdge,
+    }
+}
+
+/// By Helm's mark, or by name where KubeEdge's plain manifests were applied.
+fn is_of_release(object: &Value) -> bool {
+    object["metadata"]["annotations"][RELEASE] == NAME || object["metadata"]["name"] == NAME
+}
+
+impl Old {
+    /// What `init` says about KubeEdge's cloudcore.yaml, below what the flags say.
+    pub(crate) fn values(&self, wanted: &Wanted) -> Result<(Values, Vec<String>), Failure> {
+        wanted.values_over(carried_over(&self.config))
+    }
+
+    /// A line for each object that would go.
+    pub(crate) fn plan(&self) -> Vec<String> {
+        self.objects.iter().map(|object| format!("remove {} (KubeEdge's)", shown(object))).collect()
+    }
+
+    /// Writes KubeEdge's objects to a file and removes them from the cluster. Helm forgets its release.
+    pub(crate) fn remove(&self, cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
+        if self.objects.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for object in &self.objects {
+            let one = serde_saphyr::to_string(&plain(object)).context("write an object")?;
+            text += &format!("---\n{}\n", one.trim_end());
+        }
+        if !Path::new(KEPT).exists() {
+            std::fs::write(KEPT, text).with_context(|| format!("write {KEPT}"))?;
+            say(&format!(
+                "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud --keep-secrets, then kubectl apply -f {KEPT}"
+            ));
+        }
+        for object in &self.objects {
+            cluster
+                .delete(object)
+                .with_context(|| format!("what goes is kept in {KEPT}"))
+                .map_err(Failure::Halfway)?;
+            say(&format!("remove {} (KubeEdge's)", shown(object)));
+        }
+        let like = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": NAMESPACE}});
+        for mut release in cluster.list(&like, "owner=helm,name=cloudcore")? {
+            release["apiVersion"] = "v1".into();
+            release["kind"] = "Secret".into();
+            cluster.delete(&release)?;
+        }
+        Ok(())
+    }
+}
+
+/// As it could be applied again.
+fn plain(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(members) = object.as_object_mut() {
+        members.remove("status");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        for key in ["managedFields", "resourceVersion", "uid", "generation", "creationTimestamp"] {
+            metadata.remove(key);
+        }
+    }
+    object
+}
+
+/// Of KubeEdge's cloudcore.yaml what edge nodes depend on: addresses, names, ports, and how long things last.
+fn carried_over(config: &Value) -> Value {
+    let hub = &config["modules"]["cloudHub"];
+    let mut said = Map::new();
+    for key in ["nodeLimit", "tokenRefreshDuration", "edgeCertSigningDuration"] {
+        if !hub[key].is_null() {
+            said.insert(key.to_owned(), hub[key].clone());
+        }
+    }
+    for key in ["advertiseAddress", "dnsNames"] {
+        let list: Vec<&Value> =
+            hub[key].as_array().into_iter().flatten().filter(|text| **text != "").collect();
+        if !list.is_empty() {
+            said.insert(key.to_owned(), json!(list));
+        }
+    }
+    for key in ["websocket", "https"] {
+        if !hub[key]["port"].is_null() {
+            said.insert(key.to_owned(), json!({"port": hub[key]["port"]}));
+        }
+    }
+    json!({"cloudCore": {"modules": {"cloudHub": said}}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_it_is() {
+        let check = |own: Value, of_pods: Value, expected: Owner| {
+            let deployment = json!({"metadata": {"annotations": own}, "spec": {"template": {"metadata": {"annotations": of_pods}}}});
+            assert_eq!(owner(&deployment), expected, "{deployment}");
+        };
+        check(Value::Null, json!({CONFIG_HASH: "a"}), Owner::Keadm);
+        check(json!({RELEASE: "cloudcore"}), json!({CONFIG_HASH: "a"}), Owner::Helm);
+        check(json!({RELEASE: "cloudcore"}), Value::Null, Owner::KubeEdge);
+        check(Value::Null, Value::Null, Owner::KubeEdge);
+    }
+
+    #[test]
+    fn what_edges_depend_on_is_carried_over() {
+        let config = json!({"modules": {"cloudHub": {
+            "advertiseAddress": ["", "203.0.113.7"], "dnsNames": [""], "nodeLimit": 500,
+            "websocket": {"enable": true, "port": 11000, "address": "0.0.0.0"}, "quic": {"port": 10001},
+        }, "router": {"enable": true}}});
+        assert_eq!(
+            carried_over(&config),
+            json!({"cloudCore": {"modules": {"cloudHub": {
+                "advertiseAddress": ["203.0.113.7"], "nodeLimit": 500, "websocket": {"port": 11000}}}}})
+        );
+        assert_eq!(carried_over(&Value::Null), json!({"cloudCore": {"modules": {"cloudHub": {}}}}));
+    }
+
+    #[test]
+    fn what_is_kept_can_be_applied() {
+        let object = json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "2"}, "spec": {"x": 1}, "status": {}});
+        assert_eq!(plain(&object), json!({"metadata": {"name": "a"}, "spec": {"x": 1}}));
+    }
+}
