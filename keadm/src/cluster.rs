@@ -22,7 +22,7 @@ use crate::cmd::Failure;
 /// The API server has this long for one answer.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Who is written down as the owner of the fields that keadm sets.
-const MANAGER: &str = "keadm";
+pub(crate) const MANAGER: &str = "keadm";
 /// Where kubeconfigs lie when nobody says: KubeEdge's keadm, and K3s.
 const USUAL: [&str; 2] = ["/root/.kube/config", "/etc/rancher/k3s/k3s.yaml"];
 

@@ -6,6 +6,7 @@ pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod manifest;
 pub(crate) mod reset;
+pub(crate) mod reset_cloud;
 pub(crate) mod supervise;
 pub(crate) mod takeover;
 pub(crate) mod token;

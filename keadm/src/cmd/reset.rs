@@ -1,11 +1,12 @@
-//! `keadm reset edge`: takes back what join did, or removes a node of KubeEdge's making.
+//! `keadm reset`; of an edge node: takes back what join did, or removes a node of KubeEdge's making. The cloud's
+//! side is in `reset_cloud.rs`.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::Failure;
+use super::{Failure, reset_cloud};
 use crate::host::Host;
 use crate::journal::{Journal, Undo, take_back};
 use crate::render::{CONFIG, PROGRAM};
@@ -20,6 +21,8 @@ pub(crate) struct Args {
 enum Side {
     /// Remove the edge node from this machine: its pods, certificates, configuration and data.
     Edge(Edge),
+    /// Remove what `keadm init` made in the cluster.
+    Cloud(reset_cloud::Args),
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -34,6 +37,7 @@ struct Edge {
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let edge = match &args.side {
+        Some(Side::Cloud(args)) => return reset_cloud::run(args),
         Some(Side::Edge(edge)) => edge,
         None => &Edge::default(),
     };
@@ -72,15 +76,16 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn is_meant(what: &str) -> Result<bool, Failure> {
+/// Asks. `what` goes, says the question.
+pub(super) fn is_meant(what: &str) -> Result<bool, Failure> {
     let input = std::io::stdin();
     if !input.is_terminal() {
         let why = format!(
-            "this would remove {what} with its pods, certificates and data; add --force to do it without asking"
+            "this would remove {what} with certificates and data; add --force to do it without asking"
         );
         return Err(Failure::Refused(why));
     }
-    print!("This removes {what} with its pods, certificates and data. Type yes to go on: ");
+    print!("This removes {what} with certificates and data. Type yes to go on: ");
     std::io::stdout().flush().context("ask")?;
     let mut answer = String::new();
     input.lock().read_line(&mut answer).context("read the answer")?;

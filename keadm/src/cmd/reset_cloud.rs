@@ -1,0 +1,239 @@
+//! `keadm reset cloud`: takes back what init made in a cluster.
+//!
+//! Devices are their owners' work: definitions that hold some stay unless told otherwise. Edge nodes are not touched; they go
+//! on with what their stores hold.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON values answer null for what is not there; nothing else is indexed"
+)]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
+
+use super::init::{MADE, SELECTOR, wait};
+use super::takeover::{self, Owner};
+use super::{Failure, reset};
+use crate::cluster::{Cluster, MANAGER, shown};
+use crate::objects::{self, NAMESPACE};
+
+/// A namespace takes a while to go: its pods have to end.
+const LIMIT: Duration = Duration::from_secs(180);
+/// What cloudcore makes for itself: its CA, its certificate and the join token, under KubeEdge's names.
+const SECRETS: [&str; 3] = ["casecret", "cloudcoresecret", "tokensecret"];
+/// Where init writes objects that are in a namespace.
+const NAMESPACES: [&str; 2] = [NAMESPACE, "kube-node-lease"];
+const KINDS: [(&str, &str); 9] = [
+    ("apps/v1", "Deployment"),
+    ("v1", "Service"),
+    ("v1", "ConfigMap"),
+    ("v1", "ServiceAccount"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+    ("rbac.authorization.k8s.io/v1", "Role"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("monitoring.coreos.com/v1", "ServiceMonitor"),
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
+    #[arg(long, value_name = "FILE")]
+    kube_config: Option<PathBuf>,
+    /// Do not ask.
+    #[arg(long)]
+    force: bool,
+    /// Leave the CA and the join token, so that edge nodes know the next cloudcore.
+    #[arg(long)]
+    keep_secrets: bool,
+    /// Remove all Devices and DeviceModels of the cluster, too.
+    #[arg(long)]
+    with_devices: bool,
+    /// Print what would be removed.
+    #[arg(short, long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let cluster = Cluster::connect(args.kube_config.as_deref())?;
+    match takeover::look(&cluster)?.map(|old| old.owner) {
+        None | Some(Owner::Keadm) => {}
+        Some(Owner::Helm) => {
+            return Err(Failure::Refused(
+                "cloudcore was installed here with Helm: helm uninstall removes it".into(),
+            ));
+        }
+        Some(Owner::KubeEdge) => {
+            return Err(Failure::Refused(
+                "this cluster's cloudcore is KubeEdge's: its own keadm, or helm uninstall, removes it".into(),
+            ));
+        }
+    }
+    let found = find(&cluster, args).map_err(|error| Failure::Refused(format!("{error:#}")))?;
+    found.stay.iter().for_each(|line| println!("{line}"));
+    if found.go.is_empty() {
+        println!("there is nothing to remove in {}", cluster.server);
+        return Ok(());
+    }
+    if args.dry_run {
+        found.go.iter().for_each(|object| println!("remove {}", shown(object)));
+        println!("nothing was changed");
+        return Ok(());
+    }
+    if !args.force
+        && !reset::is_meant(&format!("cloudcore in {}, and for every edge node its cloud,", cluster.server))?
+    {
+        return Err(Failure::Refused("nothing was removed".into()));
+    }
+    remove(&cluster, &found.go)?;
+    nodes(&cluster)?;
+    Ok(())
+}
+
+struct Found {
+    go: Vec<Value>,
+    /// Sentences on what stays.
+    stay: Vec<String>,
+}
+
+fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
+    let mut found = Found { go: Vec::new(), stay: Vec::new() };
+    for (version, kind) in KINDS {
+        for namespace in NAMESPACES {
+            found.go.extend(made(cluster, version, kind, Some(namespace))?);
+        }
+    }
+    for kind in ["ClusterRoleBinding", "ClusterRole"] {
+        found.go.extend(made(cluster, "rbac.authorization.k8s.io/v1", kind, None)?);
+    }
+    for name in SECRETS {
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}});
+        if cluster.get(&secret)?.is_none() {
+            continue;
+        }
+        if args.keep_secrets {
+            found.stay.push(format!("{} stays (--keep-secrets)", shown(&secret)));
+        } else {
+            found.go.push(secret);
+        }
+    }
+    definitions(cluster, args, &mut found)?;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    if let Some(it) = cluster.get(&namespace)? {
+        if args.keep_secrets || it["metadata"]["annotations"][MADE].is_null() {
+            found.stay.push(format!("the namespace {NAMESPACE} stays"));
+        } else {
+            found.go.push(namespace);
+        }
+    }
+    Ok(found)
+}
+
+/// Of a kind what keadm wrote.
+fn made(cluster: &Cluster, version: &str, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>> {
+    let like = json!({"apiVersion": version, "kind": kind, "metadata": {"namespace": namespace}});
+    let all = cluster.list(&like, SELECTOR)?;
+    Ok(all.into_iter().filter(is_made).map(|object| named(version, kind, &object)).collect())
+}
+
+fn is_made(object: &Value) -> bool {
+    let managers = object["metadata"]["managedFields"].as_array();
+    managers.is_some_and(|managers| managers.iter().any(|one| one["manager"] == MANAGER))
+}
+
+/// No more of an object than is needed to remove it; lists do not say the kind of what is in them.
+fn named(version: &str, kind: &str, object: &Value) -> Value {
+    let metadata = &object["metadata"];
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}})
+}
+
+/// The resource definitions, or what cloudcore wrote by them.
+fn definitions(cluster: &Cluster, args: &Args, found: &mut Found) -> Result<()> {
+    const DEVICES: &str = "devices.kubeedge.io/v1beta1";
+    const SYNCS: &str = "reliablesyncs.kubeedge.io/v1alpha1";
+    let list = |version: &str, kind: &str| cluster.list(&json!({"apiVersion": version, "kind": kind}), "");
+    let n_owned = list(DEVICES, "Device")?.len() + list(DEVICES, "DeviceModel")?.len();
+    for definition in objects::crds().map_err(|why| anyhow!(why))? {
+        let Some(it) = cluster.get(&definition)? else { continue };
+        let name = it["metadata"]["name"].as_str().unwrap_or_default();
+        let is_of_devices = name.ends_with(".devices.kubeedge.io");
+        if it["metadata"]["annotations"][MADE].is_null() {
+            found.stay.push(format!("the resource definition {name} stays: it was there before keadm init"));
+        } else if is_of_devices && n_owned > 0 && !args.with_devices {
+            found.stay.push(format!(
+                "the resource definition {name} stays: there are {n_owned} Devices and DeviceModels; --with-devices removes \
+                 them, too"
+            ));
+        } else {
+            found.go.push(named("apiextensions.k8s.io/v1", "CustomResourceDefinition", &it));
+            continue;
+        }
+        if !is_of_devices {
+            for kind in ["ObjectSync", "ClusterObjectSync"] {
+                found.go.extend(list(SYNCS, kind)?.iter().map(|sync| named(SYNCS, kind, sync)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove(cluster: &Cluster, go: &[Value]) -> Result<(), Failure> {
+    let mut left = Vec::new();
+    for object in go {
+        match cluster.delete(object) {
+            Ok(()) => println!("remove {}", shown(object)),
+            // The rest goes all the same.
+            Err(error) => left.push(format!("{}: {error:#}", shown(object))),
+        }
+    }
+    let gone = wait(Instant::now() + LIMIT, &|line| println!("{line}"), || {
+        for object in go {
+            if cluster.get(object)?.is_some() {
+                return Ok(Err(format!("{} is still going", shown(object))));
+            }
+        }
+        Ok(Ok(()))
+    });
+    match gone {
+        Ok(()) if left.is_empty() => {
+            println!("cloudcore is removed from {}", cluster.server);
+            Ok(())
+        }
+        Ok(()) => Err(Failure::Halfway(anyhow!("not everything could be removed:\n  {}", left.join("\n  ")))),
+        Err(error) => {
+            Err(Failure::Halfway(error.context("not everything is gone; type keadm reset cloud again")))
+        }
+    }
+}
+
+fn nodes(cluster: &Cluster) -> Result<(), Failure> {
+    let nodes = cluster.list(&json!({"apiVersion": "v1", "kind": "Node"}), "node-role.kubernetes.io/edge")?;
+    let names: Vec<&str> = nodes.iter().filter_map(|node| node["metadata"]["name"].as_str()).collect();
+    if !names.is_empty() {
+        println!(
+            "edge nodes are still in the cluster, and run on without a cloud: {}. On each: keadm reset edge; here: kubectl \
+             delete node NAME",
+            names.join(", ")
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_keadm_wrote_goes() {
+        let check = |managers: Value, expected: bool| {
+            assert_eq!(is_made(&json!({"metadata": {"managedFields": managers}})), expected);
+        };
+        check(json!([{"manager": "helm"}, {"manager": "keadm"}]), true);
+        check(json!([{"manager": "helm"}]), false);
+        check(Value::Null, false);
+    }
+}
