@@ -24,12 +24,15 @@ pub(crate) struct Wanted {
     /// `None`: the runtime's own, once that is known.
     pub(crate) cgroup_driver: Option<String>,
     pub(crate) labels: Vec<(String, String)>,
+    /// A KubeletConfiguration; null if there is none.
+    pub(crate) kubelet: Value,
     pub(crate) set: Vec<String>,
 }
 
 /// edgecore.yaml as a tree. `token`: the file that holds the join token.
 pub(crate) fn config(wanted: &Wanted, token: &str) -> Result<Value, String> {
-    let mut kubelet = json!({"containerRuntimeEndpoint": wanted.runtime});
+    let mut kubelet = kubelet(&wanted.kubelet)?;
+    put(&mut kubelet, "containerRuntimeEndpoint", json!(wanted.runtime));
     if let Some(driver) = &wanted.cgroup_driver {
         put(&mut kubelet, "cgroupDriver", json!(driver));
     }
@@ -59,6 +62,24 @@ pub(crate) fn config(wanted: &Wanted, token: &str) -> Result<Value, String> {
         crate::set::lay_over(&mut config, set)?;
     }
     Ok(config)
+}
+
+/// As edgecore holds it: without the words that say what the file is.
+fn kubelet(file: &Value) -> Result<Value, String> {
+    let mut section = match file {
+        Value::Null => Map::new(),
+        Value::Object(section) => section.clone(),
+        _ => return Err("--kubelet-config: the file holds no KubeletConfiguration".to_owned()),
+    };
+    match section.remove("kind") {
+        None => {}
+        Some(kind) if kind == "KubeletConfiguration" => {}
+        Some(kind) => {
+            return Err(format!("--kubelet-config: the file holds kind {kind}, not KubeletConfiguration"));
+        }
+    }
+    section.remove("apiVersion");
+    Ok(Value::Object(section))
 }
 
 fn put(section: &mut Value, key: &str, value: impl Into<Value>) {
@@ -111,7 +132,13 @@ mod tests {
             set: vec!["modules.eventBus.enable=false,modules.edged.nodeLabels.line=4".into()],
             ..wanted()
         };
+        let of =
+            |kind: &str| json!({"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": kind, "maxPods": 50});
+        let more = Wanted { kubelet: of("KubeletConfiguration"), ..more };
+        let wrong = config(&Wanted { kubelet: of("Pod"), ..more.clone() }, TOKEN).unwrap_err();
+        assert!(wrong.contains("kind \"Pod\""), "{wrong}");
         let config = config(&more, "/run/keadm/token").unwrap();
+        assert_eq!(config["modules"]["edged"]["tailoredKubeletConfig"]["maxPods"], 50);
         let hub = &config["modules"]["edgeHub"];
         assert_eq!(hub["httpServer"], "https://[fd00::1]:10002");
         assert_eq!(hub["tlsPrivateKeyFile"], "/data/certs/server.key");

@@ -12,7 +12,7 @@ use ke_wire::NodeName;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, manifest};
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// Labels of the node: a=b,c=d.
     #[arg(short, long, value_delimiter = ',', value_name = "NAME=VALUE")]
     labels: Vec<String>,
+    /// A KubeletConfiguration, as kubelets take it with --config; edgecore says which keys it does not know.
+    #[arg(long, value_name = "FILE")]
+    kubelet_config: Option<PathBuf>,
     /// Keys of edgecore.yaml: modules.eventBus.enable=false. Several with commas, or the flag again.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -132,12 +135,16 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     if is_there(host, &joined, say)? {
         return Ok(());
     }
-    let of_profile = args.profile.as_deref().and_then(|profile| profile.strip_prefix("version="));
-    if let Some(version) = args.kubeedge_version.as_deref().or(of_profile) {
-        say(&format!(
-            "KubeEdge {version} was asked for; this is {}, which speaks KubeEdge v1.23",
-            crate::cmd::version::own()
-        ));
+    if let Some(wanted) = &args.kubeedge_version {
+        say(&manifest::kubeedges("--kubeedge-version=", wanted)?);
+    }
+    if let Some(profile) = &args.profile {
+        let wanted = profile.strip_prefix("version=").ok_or_else(|| {
+            Failure::Usage(format!(
+                "--profile: {profile:?} is no version=VERSION; an example: --profile version=v1.23.0"
+            ))
+        })?;
+        say(&manifest::kubeedges("--profile version=", wanted)?);
     }
     if args.with_mqtt == Some(true) {
         say("the MQTT broker is built into edgecore: nothing to install for --with-mqtt");
@@ -193,8 +200,18 @@ fn wanted(host: &dyn Host, args: &Args) -> Result<Wanted, Failure> {
         runtime: args.remote_runtime_endpoint.clone(),
         cgroup_driver: args.cgroupdriver.clone(),
         labels: args.labels.iter().map(label).collect::<Result<_, _>>()?,
+        kubelet: kubelet_config(host, args.kubelet_config.as_deref())?,
         set: args.set.clone(),
     })
+}
+
+fn kubelet_config(host: &dyn Host, path: Option<&Path>) -> Result<Value, Failure> {
+    let Some(path) = path else { return Ok(Value::Null) };
+    let shown = path.display();
+    let body = host.read(path).with_context(|| format!("read {shown}"))?;
+    let body = body.ok_or_else(|| Failure::Usage(format!("--kubelet-config: there is no {shown}")))?;
+    serde_saphyr::from_str(&String::from_utf8_lossy(&body))
+        .map_err(|error| Failure::Usage(format!("--kubelet-config: {shown}: {error}")))
 }
 
 /// host:port, host, [v6]:port or [v6], to the host as URLs write it and the port.
@@ -529,5 +546,11 @@ mod tests {
         check("--cloudcore-ipport=a --token=a --labels=x", "no NAME=VALUE");
         check("--cloudcore-ipport=a --token=a --set=x", "no key=value");
         check("--cloudcore-ipport=a --token-file=/no/such", "there is no /no/such");
+        check("--cloudcore-ipport=a --token=a --kubelet-config=/no/such", "there is no /no/such");
+        check(
+            "--cloudcore-ipport=a --token=a --kubeedge-version=latest",
+            "an example: --kubeedge-version=v1.23.0",
+        );
+        check("--cloudcore-ipport=a --token=a --profile=edge", "no version=VERSION");
     }
 }
