@@ -279,6 +279,7 @@ fn open(path: &Path, synchronous: Synchronous) -> Result<Connection, DbError> {
     let mut connection = Connection::open(path).map_err(doing("open the store"))?;
     connection.busy_timeout(Duration::from_secs(5)).map_err(doing("set the store's patience"))?;
     connection.set_prepared_statement_cache_capacity(64);
+    must_be_ours(&connection)?;
     let synchronous = match synchronous {
         Synchronous::Full => "FULL",
         Synchronous::Off => "OFF",
@@ -302,6 +303,20 @@ fn open(path: &Path, synchronous: Synchronous) -> Result<Connection, DbError> {
     }
     migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// Tables without our version number are another program's, such as KubeEdge's edgecore. Nothing in its file is changed.
+fn must_be_ours(connection: &Connection) -> Result<(), DbError> {
+    let failed = |source| DbError::Sqlite { doing: "look into the store", source };
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    let n_tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_master WHERE type = 'table'", [], |row| row.get(0))
+        .map_err(failed)?;
+    if version > 0 || n_tables == 0 {
+        return Ok(());
+    }
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
+    Err(failed(rusqlite::Error::SqliteFailure(code, Some("another program wrote it".to_owned()))))
 }
 
 /// The file holds Secrets and tokens: only root may read it, from its first byte on.
@@ -340,11 +355,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), DbError> {
 /// Damage of the file itself; a full disk or missing right is not healed by a fresh file.
 fn is_unreadable(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    let damaged = matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase));
-    // A table of ours that is there already without our version number, or lacks a column: another program's file.
-    let foreign = matches!(error, rusqlite::Error::SqliteFailure(code, Some(text))
-        if code.code == rusqlite::ErrorCode::Unknown && (text.contains("already exists") || text.contains("no such")));
-    damaged || foreign
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 fn set_aside(path: &Path) -> Result<PathBuf, DbError> {

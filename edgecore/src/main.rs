@@ -165,6 +165,13 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             aside.display()
         ),
     }
+    if let Opened::SetAside(aside, _) = &opened {
+        match edgecore::meta_manager::import(&db, aside).await {
+            Ok(0) => {}
+            Ok(n_objects) => tracing::info!("it was KubeEdge's; {n_objects} objects were taken from it"),
+            Err(error) => tracing::debug!(%error, "nothing was taken from it"),
+        }
+    }
 
     let device_counters = device_twin::Counters::new(&mut metrics);
     let (cloud, inbox) = Cloud::channel();

@@ -6,6 +6,7 @@
 //! talks to the API server.
 
 mod handle;
+mod kubeedge;
 mod refill;
 mod store;
 
@@ -26,6 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::{DeviceNews, LookupError, News, Objects};
+pub use kubeedge::import;
 pub use refill::{is_refilled, watch_refill};
 pub use store::Applied;
 use store::{Held, HeldToken};
