@@ -6,11 +6,29 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ring::digest;
 
 /// An answer on loopback is small; more than this is somebody else's.
 const MAX_ANSWER: u64 = 64 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often a lock that somebody holds is tried.
+const TRY: Duration = Duration::from_millis(100);
+
+/// Held while this lives, and no longer than this process does.
+pub(crate) struct Lock {
+    _file: Option<File>,
+}
+
+/// Who may do what with a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// All may run it.
+    Program,
+    /// As the original.
+    Same,
+}
 
 /// What a program said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +43,18 @@ pub(crate) struct Ran {
 pub(crate) trait Host {
     /// A file's content; `None`: it is not there.
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>>;
+    /// What is in a folder, without order; nothing if it is not there.
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// Bytes of a file; `None`: it is not there.
+    fn size(&self, path: &Path) -> io::Result<Option<u64>>;
+    /// Rights of a file.
+    fn mode(&self, path: &Path) -> io::Result<u32>;
+    /// SHA-256 of a file, in hexadecimal digits.
+    fn digest(&self, path: &Path) -> io::Result<String>;
+    /// Bytes that may still be written where this folder is.
+    fn free(&self, folder: &Path) -> io::Result<u64>;
+    /// Takes a lock that the kernel lets go with this process, waiting that long. `None`: somebody else holds it.
+    fn lock(&self, path: &Path, limit: Duration) -> io::Result<Option<Lock>>;
     /// Whether anything is there, links included.
     fn exists(&self, path: &Path) -> bool;
     /// Makes one folder, whose parent is there. `false`: it was there.
@@ -33,9 +63,9 @@ pub(crate) trait Host {
     fn write(&self, path: &Path, body: &[u8], mode: u32) -> io::Result<()>;
     /// Adds to a file, on disk when this returns. Makes it, for root's eyes only.
     fn append(&self, path: &Path, line: &str) -> io::Result<()>;
-    /// A program's file, whole or not at all.
-    fn copy(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gone already: success.
+    /// Whole or not at all, and on disk.
+    fn copy(&self, from: &Path, to: &Path, rights: Rights) -> io::Result<()>;
+    /// Gone already: success. On disk, too.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// With all that is in it, but nothing that is mounted there. Gone already: success.
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
@@ -51,6 +81,8 @@ pub(crate) trait Host {
     fn program_folders(&self) -> Vec<PathBuf>;
     /// The machine's name.
     fn name(&self) -> String;
+    /// Seconds since 1970, as far as this machine knows.
+    fn unix_seconds(&self) -> i64;
     /// A time that only grows.
     fn elapsed(&self) -> Duration;
     fn sleep(&self, time: Duration);
@@ -73,6 +105,60 @@ impl Host for Machine {
             Ok(body) => Ok(Some(body)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        match fs::read_dir(folder) {
+            Ok(entries) => {
+                entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn size(&self, path: &Path) -> io::Result<Option<u64>> {
+        match fs::metadata(path) {
+            Ok(file) => Ok(Some(file.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn mode(&self, path: &Path) -> io::Result<u32> {
+        Ok(fs::metadata(path)?.permissions().mode() & 0o7777)
+    }
+
+    fn digest(&self, path: &Path) -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let mut digest = digest::Context::new(&digest::SHA256);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(hexadecimal(digest.finish().as_ref())),
+                n_bytes => digest.update(buffer.get(..n_bytes).unwrap_or_default()),
+            }
+        }
+    }
+
+    fn free(&self, folder: &Path) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(folder)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    fn lock(&self, path: &Path, limit: Duration) -> io::Result<Option<Lock>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        let begin = self.elapsed();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Lock { _file: Some(file) })),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+                Err(fs::TryLockError::WouldBlock) if self.elapsed().saturating_sub(begin) >= limit => {
+                    return Ok(None);
+                }
+                Err(fs::TryLockError::WouldBlock) => self.sleep(TRY),
+            }
         }
     }
 
@@ -109,17 +195,28 @@ impl Host for Machine {
         if is_new { sync_folder_of(path) } else { Ok(()) }
     }
 
-    fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn copy(&self, from: &Path, to: &Path, rights: Rights) -> io::Result<()> {
         let beside = beside(to);
-        fs::copy(from, &beside)?;
-        fs::set_permissions(&beside, Permissions::from_mode(0o755))?;
+        // Of a killed run, and perhaps with other rights.
+        self.remove_file(&beside)?;
+        if let Err(error) = fs::copy(from, &beside) {
+            // A full disk is not left fuller.
+            let _ = fs::remove_file(&beside);
+            return Err(error);
+        }
+        if rights == Rights::Program {
+            fs::set_permissions(&beside, Permissions::from_mode(0o755))?;
+        }
         File::open(&beside)?.sync_all()?;
         fs::rename(&beside, to)?;
         sync_folder_of(to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        gone(fs::remove_file(path))
+        match fs::remove_file(path) {
+            Ok(()) => sync_folder_of(path),
+            failed => gone(failed),
+        }
     }
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
@@ -177,6 +274,11 @@ impl Host for Machine {
         fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
     }
 
+    fn unix_seconds(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    }
+
     fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
@@ -190,6 +292,10 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".keadm-new");
     name.into()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {
@@ -225,7 +331,18 @@ pub(crate) mod fake {
         pub(crate) clock: Cell<u64>,
         /// Dies (every change fails) after so many changes, as a power cut does.
         pub(crate) changes_left: Cell<Option<usize>>,
+        /// Whether somebody else holds every lock.
+        pub(crate) is_locked: Cell<bool>,
+        /// Bytes that are free; `None`: plenty.
+        pub(crate) free: Cell<Option<u64>>,
+        /// What running a program does, where more than words are needed.
+        pub(crate) on_run: Option<Runs>,
+        /// What edgecore answers to a path, where it depends on more than the turn.
+        pub(crate) on_get: Option<Answers>,
     }
+
+    pub(crate) type Runs = fn(&FakeHost, &str) -> Option<Ran>;
+    pub(crate) type Answers = fn(&FakeHost, &str) -> io::Result<(u16, String)>;
 
     impl FakeHost {
         pub(crate) fn new(paths: &[&str]) -> Self {
@@ -258,6 +375,35 @@ pub(crate) mod fake {
             Ok(self.files.borrow().get(path).cloned().flatten())
         }
 
+        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+            let files = self.files.borrow();
+            let names = files.keys().filter(|path| path.parent() == Some(folder));
+            Ok(names.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+        }
+
+        fn size(&self, path: &Path) -> io::Result<Option<u64>> {
+            Ok(self.read(path)?.map(|body| body.len() as u64))
+        }
+
+        fn mode(&self, _: &Path) -> io::Result<u32> {
+            Ok(0o644)
+        }
+
+        fn digest(&self, path: &Path) -> io::Result<String> {
+            let body = self.read(path)?.ok_or(ErrorKind::NotFound)?;
+            Ok(hexadecimal(digest::digest(&digest::SHA256, &body).as_ref()))
+        }
+
+        fn free(&self, _: &Path) -> io::Result<u64> {
+            Ok(self.free.get().unwrap_or(u64::MAX))
+        }
+
+        fn lock(&self, path: &Path, _: Duration) -> io::Result<Option<Lock>> {
+            let mut files = self.files.borrow_mut();
+            files.entry(path.to_owned()).or_insert_with(|| Some(Vec::new()));
+            Ok((!self.is_locked.get()).then_some(Lock { _file: None }))
+        }
+
         fn exists(&self, path: &Path) -> bool {
             self.files.borrow().contains_key(path)
         }
@@ -280,9 +426,9 @@ pub(crate) mod fake {
             Ok(())
         }
 
-        fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fn copy(&self, from: &Path, to: &Path, _: Rights) -> io::Result<()> {
             self.change()?;
-            let body = self.files.borrow().get(from).cloned().flatten().unwrap_or_default();
+            let body = self.files.borrow().get(from).cloned().flatten().ok_or(ErrorKind::NotFound)?;
             self.files.borrow_mut().insert(to.to_owned(), Some(body));
             Ok(())
         }
@@ -303,6 +449,9 @@ pub(crate) mod fake {
             self.change()?;
             let line = format!("{} {}", program.display(), arguments.join(" "));
             self.ran.borrow_mut().push(line.clone());
+            if let Some(ran) = self.on_run.and_then(|on_run| on_run(self, &line)) {
+                return Ok(ran);
+            }
             let of = |list: &RefCell<Vec<(String, String)>>| {
                 list.borrow().iter().find(|(begin, _)| line.starts_with(begin)).map(|(_, text)| text.clone())
             };
@@ -318,7 +467,10 @@ pub(crate) mod fake {
             self.run(program, arguments).map(drop)
         }
 
-        fn get(&self, _: SocketAddr, _: &str) -> io::Result<(u16, String)> {
+        fn get(&self, _: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+            if let Some(on_get) = self.on_get {
+                return on_get(self, path);
+            }
             let mut answers = self.node.borrow_mut();
             match answers.len() {
                 0 => Err(io::Error::other("refused")),
@@ -337,6 +489,11 @@ pub(crate) mod fake {
 
         fn name(&self) -> String {
             "Machine-7".to_owned()
+        }
+
+        fn unix_seconds(&self) -> i64 {
+            // 2026-11-22
+            1_795_305_600
         }
 
         fn elapsed(&self) -> Duration {

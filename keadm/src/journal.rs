@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Host;
+use crate::host::{Host, Rights};
 
-/// Where it is.
-const FOLDER: &str = "/var/lib/keadm";
+/// Where it is, and whatever else outlives a node's folders.
+pub(crate) const FOLDER: &str = "/var/lib/keadm";
 const FILE: &str = "/var/lib/keadm/join.journal";
 /// Added to the name of what stood in a program's place before.
 const BEFORE: &str = ".keadm-before";
@@ -145,7 +145,7 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
 
 /// Copies what stands at `path`, so that [`Undo::PutBack`] finds it.
 pub(crate) fn set_aside(host: &dyn Host, path: &Path) -> io::Result<()> {
-    host.copy(path, &before(path))
+    host.copy(path, &before(path), Rights::Program)
 }
 
 fn put_back(host: &dyn Host, path: &Path) -> io::Result<()> {
@@ -153,7 +153,7 @@ fn put_back(host: &dyn Host, path: &Path) -> io::Result<()> {
     if !host.exists(&before) {
         return Ok(());
     }
-    host.copy(&before, path)?;
+    host.copy(&before, path, Rights::Program)?;
     host.remove_file(&before)
 }
 

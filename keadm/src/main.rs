@@ -1,32 +1,37 @@
-//! keadm: makes a cluster the cloud and a machine an edge node, and the way back.
+//! keadm: makes a cluster the cloud and a machine an edge node, brings both from one version to another, and takes both back.
 //!
 //! It parses, makes a Host, runs one command and prints. What it changes on a machine is a plan that is written down before it
 //! is carried out (`plan.rs`); whether the machine can be a node is asked of edgecore itself. It never talks to a node's pods
-//! and never opens a shell.
+//! (that is edgecore, which `ctl` asks) and never opens a shell on this machine.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod backup;
 mod binary;
+mod change;
 mod cluster;
 mod cmd;
+mod health;
 mod host;
 mod journal;
+mod node;
 mod objects;
 mod plan;
 mod render;
 mod service;
 mod set;
 
-use cmd::{Failure, init, join, manifest, reset, supervise, token, version};
+use cmd::Failure;
+use host::Host;
 
 /// What can be typed.
 #[derive(Debug, Parser)]
 #[command(
     name = "keadm",
     version,
-    about = "Makes a cluster the cloud of edge nodes, makes machines edge nodes, and takes both back",
+    about = "Makes a cluster the cloud of edge nodes, makes machines edge nodes, upgrades both, and takes both back",
     after_help = "Exit codes: 0 done; 1 failed, and what was begun is undone; 2 a flag is wrong; 3 refused before anything \
                   was touched; 4 failed, and something is left behind (the message says what)."
 )]
@@ -38,41 +43,63 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make this cluster the cloud of edge nodes.
-    Init(init::Args),
+    Init(cmd::init::Args),
     /// Print what init would write.
-    Manifest(manifest::Args),
-    /// Make this machine an edge node.
-    Join(Box<join::Args>),
-    /// Take back what join did.
-    Reset(reset::Args),
+    Manifest(cmd::manifest::Args),
     /// Print the token that machines join with.
-    Gettoken(token::Args),
+    Gettoken(cmd::token::Args),
+    /// Make this machine an edge node.
+    Join(Box<cmd::join::Args>),
+    /// Take back what join or init did.
+    Reset(cmd::reset::Args),
+    /// Put a new version in place; one that is not well is taken back by itself.
+    Upgrade(cmd::upgrade::Args),
+    /// Keep the edge node as it is, for a rollback.
+    Backup(cmd::backup::Args),
+    /// Go back to the version before.
+    Rollback(cmd::rollback::Args),
+    /// Change the edge node's configuration.
+    Config(cmd::config::Args),
+    /// As `config update`.
+    #[command(hide = true)]
+    ConfigUpdate(cmd::config::Update),
     /// Print the version.
-    Version(version::Args),
+    Version(cmd::version::Args),
+    /// Undo a change that was cut short; runs before edgecore starts.
+    #[command(hide = true)]
+    Recover(cmd::recover::Args),
     /// Keep a program running where no service manager does; join starts it.
     #[command(hide = true)]
-    Supervise(supervise::Args),
+    Supervise(cmd::supervise::Args),
 }
 
 fn main() -> ExitCode {
     // The only provider in the tree; a second installation would be the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let host = host::Machine::new();
-    let done = match Args::parse().command {
-        Command::Init(args) => init::run(&args),
-        Command::Manifest(args) => manifest::run(&args),
-        Command::Join(args) => join::run(&host, &args),
-        Command::Reset(args) => reset::run(&host, &args),
-        Command::Gettoken(args) => token::run(&args),
-        Command::Version(args) => version::run(&args),
-        Command::Supervise(args) => supervise::run(&args),
-    };
-    match done {
+    match run(&host::Machine::new(), Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
             ExitCode::from(failure.code())
         }
+    }
+}
+
+fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => cmd::init::run(&args),
+        Command::Manifest(args) => cmd::manifest::run(&args),
+        Command::Gettoken(args) => cmd::token::run(&args),
+        Command::Join(args) => cmd::join::run(host, &args),
+        Command::Reset(args) => cmd::reset::run(host, &args),
+        Command::Upgrade(args) => cmd::upgrade::run(host, &args),
+        Command::Backup(args) => cmd::backup::run(host, &args),
+        Command::Rollback(args) => cmd::rollback::run(host, &args),
+        Command::Config(args) => cmd::config::run(host, &args),
+        Command::ConfigUpdate(args) => cmd::config::update(host, &args),
+        Command::Version(args) => cmd::version::run(&args),
+        Command::Recover(args) => cmd::recover::run(host, &args),
+        Command::Supervise(args) => cmd::supervise::run(host, &args),
     }
 }
 
@@ -82,7 +109,7 @@ impl Failure {
             Self::Undone(_) => 1,
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
-            Self::Halfway(_) | Self::LeftBehind(..) => 4,
+            Self::Halfway(_) | Self::LeftBehind(..) | Self::Unfinished(_) => 4,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::cmd::Failure;
-use crate::host::Host;
+use crate::host::{Host, Rights};
 use crate::journal::{Joined, Journal, Undo, set_aside};
 
 /// How often a node that is not Ready yet is looked at.
@@ -149,7 +149,7 @@ fn install(host: &dyn Host, journal: &mut Journal, from: &Path, to: &Path) -> Re
     } else {
         journal.will(host, Undo::RemoveFile(to.to_owned()))?;
     }
-    Ok(host.copy(from, to)?)
+    Ok(host.copy(from, to, Rights::Program)?)
 }
 
 fn wait_ready(
@@ -179,7 +179,7 @@ fn wait_ready(
 }
 
 /// The end of what a program said: the last lines say why.
-fn last_words(text: &str) -> String {
+pub(crate) fn last_words(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(5);
     let words = lines.get(from..).unwrap_or_default().join("; ");

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 pub(crate) const CONFIG: &str = "/etc/kubeedge/config/edgecore.yaml";
 /// Where edgecore is installed.
 pub(crate) const PROGRAM: &str = "/usr/local/bin/edgecore";
+/// Where keadm itself is, for what runs before edgecore starts.
+pub(crate) const KEADM: &str = "/usr/local/bin/keadm";
 /// The join token, until the node is Ready.
 pub(crate) const TOKEN: &str = "/etc/kubeedge/bootstrap-edgecore.conf";
 /// Where KubeEdge keeps certificates unless told otherwise.
@@ -88,11 +90,11 @@ fn put(section: &mut Value, key: &str, value: impl Into<Value>) {
     }
 }
 
-/// As people read it.
-pub(crate) fn yaml(config: &Value) -> Result<String, String> {
+/// As people read it. `command`: what wrote it.
+pub(crate) fn yaml(config: &Value, command: &str) -> Result<String, String> {
     let text =
         serde_saphyr::to_string(config).map_err(|error| format!("write the configuration: {error}"))?;
-    Ok(format!("# Written by `keadm join`; all keys: edgecore config default\n{text}"))
+    Ok(format!("# Written by `keadm {command}`; all keys: edgecore config default\n{text}"))
 }
 
 #[cfg(test)]
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(config["modules"]["edged"]["nodeLabels"], json!({"site": "hall-3", "line": 4}));
         assert_eq!(config["modules"]["edged"]["tailoredKubeletConfig"]["cgroupDriver"], "systemd");
         assert_eq!(config["modules"]["eventBus"]["enable"], false);
-        let text = yaml(&config).unwrap();
+        let text = yaml(&config, "join").unwrap();
         assert!(text.contains("hostnameOverride: edge-1"), "{text}");
     }
 }

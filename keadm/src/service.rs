@@ -1,18 +1,22 @@
-//! Pure: who keeps edgecore running on a machine, and the steps by which it is told to.
+//! Who keeps edgecore running on a machine, the steps by which it is told to, and how edgecore is stopped and started.
 
 use std::path::PathBuf;
 
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::host::Host;
 use crate::journal::Undo;
-use crate::plan::Step;
-use crate::render::{CONFIG, PROGRAM};
+use crate::plan::{Step, last_words};
+use crate::render::{CONFIG, KEADM, PROGRAM};
 
 const UNIT: &str = "/etc/systemd/system/edgecore.service";
 const INIT_SCRIPT: &str = "/etc/init.d/edgecore";
 const PID_FILE: &str = "/run/edgecore.pid";
 const LOG_FILE: &str = "/var/log/kubeedge/edgecore.log";
+
+const SUPERVISE: [&str; 9] =
+    ["supervise", "--pid-file", PID_FILE, "--log", LOG_FILE, "--", PROGRAM, "--config", CONFIG];
 
 /// Who keeps services running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,6 +40,47 @@ impl Manager {
         }
     }
 
+    /// Who was told of edgecore when this machine became a node.
+    pub(crate) fn of_edgecore(host: &dyn Host) -> Self {
+        let has = |path: &str| host.exists(PathBuf::from(path).as_path());
+        if has(UNIT) {
+            Self::Systemd
+        } else if has(INIT_SCRIPT) {
+            Self::Openrc
+        } else {
+            Self::None
+        }
+    }
+
+    /// The file that tells it.
+    pub(crate) fn unit(self) -> Option<&'static str> {
+        match self {
+            Self::Systemd => Some(UNIT),
+            Self::Openrc => Some(INIT_SCRIPT),
+            Self::None => None,
+        }
+    }
+
+    /// Ends edgecore and leaves its pods; success where it does not run.
+    pub(crate) fn stop(self, host: &dyn Host) -> Result<()> {
+        let (program, arguments): (&str, &[&str]) = match self {
+            Self::Systemd => ("systemctl", &["stop", "edgecore"]),
+            Self::Openrc => ("rc-service", &["--ifstarted", "edgecore", "stop"]),
+            Self::None => (KEADM, &["supervise", "--pid-file", PID_FILE, "--stop"]),
+        };
+        must_run(host, program, arguments).context("stop edgecore")
+    }
+
+    /// Starts edgecore and does not wait for it.
+    pub(crate) fn start(self, host: &dyn Host) -> Result<()> {
+        let started = match self {
+            Self::Systemd => must_run(host, "systemctl", &["start", "edgecore"]),
+            Self::Openrc => must_run(host, "rc-service", &["edgecore", "start"]),
+            Self::None => host.start_aside(KEADM.as_ref(), &texts(&SUPERVISE)).map_err(Into::into),
+        };
+        started.context("start edgecore")
+    }
+
     /// Where edgecore's log is read.
     pub(crate) fn log(self) -> &'static str {
         match self {
@@ -44,8 +89,8 @@ impl Manager {
         }
     }
 
-    /// Makes edgecore a service and starts it. `keadm`: this program.
-    pub(crate) fn steps(self, keadm: &str) -> Vec<Step> {
+    /// Makes edgecore a service and starts it. keadm is installed before.
+    pub(crate) fn steps(self) -> Vec<Step> {
         let run = |what: &str, program: &str, arguments: &[&str]| Step::Run {
             what: what.to_owned(),
             program: program.into(),
@@ -75,25 +120,23 @@ impl Manager {
                 run("start edgecore", "rc-service", &["edgecore", "start"]),
             ],
             Self::None => vec![
-                undo("stop edgecore", keadm, &["supervise", "--pid-file", PID_FILE, "--stop"]),
+                undo("stop edgecore", KEADM, &["supervise", "--pid-file", PID_FILE, "--stop"]),
                 Step::Aside {
                     what: "start edgecore (no service manager here: not at boot)".to_owned(),
-                    program: keadm.into(),
-                    arguments: texts(&[
-                        "supervise",
-                        "--pid-file",
-                        PID_FILE,
-                        "--log",
-                        LOG_FILE,
-                        "--",
-                        PROGRAM,
-                        "--config",
-                        CONFIG,
-                    ]),
+                    program: KEADM.into(),
+                    arguments: texts(&SUPERVISE),
                 },
             ],
         }
     }
+}
+
+fn must_run(host: &dyn Host, program: &str, arguments: &[&str]) -> Result<()> {
+    let ran = host.run(program.as_ref(), &texts(arguments)).with_context(|| format!("run {program}"))?;
+    if !ran.is_good {
+        bail!("{program} {}: {}", arguments.join(" "), last_words(&ran.stderr));
+    }
+    Ok(())
 }
 
 fn texts(words: &[&str]) -> Vec<String> {
@@ -117,11 +160,15 @@ mod tests {
     #[test]
     fn every_manager_starts_what_the_config_says_and_can_stop_it() {
         for manager in Manager::value_variants() {
-            let steps = format!("{:?}", manager.steps("/usr/local/bin/keadm"));
+            let steps = format!("{:?}", manager.steps());
             assert!(steps.contains("stop edgecore") && steps.contains("start edgecore"), "{steps}");
         }
         for text in [include_str!("../units/edgecore.service"), include_str!("../units/edgecore.openrc")] {
             assert!(text.contains(PROGRAM) && text.contains(CONFIG), "{text}");
+            assert!(
+                text.contains(&format!("{KEADM} recover")),
+                "an upgrade that was cut short is undone: {text}"
+            );
         }
     }
 }

@@ -12,18 +12,17 @@ use ke_wire::NodeName;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Failure, manifest};
+use super::{Failure, manifest, script};
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
+use crate::node;
 use crate::plan::{self, Step};
-use crate::render::{self, CERTIFICATES, CONFIG, PROGRAM, TOKEN, Wanted};
+use crate::render::{self, CERTIFICATES, CONFIG, KEADM, PROGRAM, TOKEN, Wanted};
 use crate::service::Manager;
 
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
 const TRIAL: &str = "/run/keadm-join";
-/// Where edgecore says how the node stands, unless `--set admin.bindAddress` says otherwise.
-const ADMIN: &str = "127.0.0.1:10560";
 /// Made on the way, with the rights of their files in mind; those that are there stay as they are.
 const FOLDERS: [(&str, u32); 8] = [
     ("/etc/kubeedge", 0o755),
@@ -153,11 +152,13 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     let admin = look(host, &edgecore, &mut wanted, &token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
-    let keadm = host.own_program().context("find this program")?.display().to_string();
-    let config =
-        render::config(&wanted, TOKEN).and_then(|config| render::yaml(&config)).map_err(Failure::Usage)?;
+    let keadm = host.own_program().context("find this program")?;
+    let config = render::config(&wanted, TOKEN)
+        .and_then(|config| render::yaml(&config, "join"))
+        .map_err(Failure::Usage)?;
     let limit = Duration::from_secs(args.ready_timeout_secs);
-    let steps = steps(&wanted, &edgecore, &config, &token, manager.steps(&keadm), (admin, limit));
+    let programs = [(edgecore, PROGRAM), (keadm, KEADM)];
+    let steps = steps(&wanted, &programs, &config, &token, manager.steps(), (admin, limit));
     if args.dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
         return Ok(());
@@ -330,10 +331,7 @@ fn look(
             "this machine cannot join yet, and nothing was changed:\n  {why}"
         )));
     }
-    let admin = config.pointer("/admin/bindAddress").and_then(Value::as_str).unwrap_or(ADMIN);
-    admin
-        .parse()
-        .map_err(|_| Failure::Usage(format!("--set admin.bindAddress: {admin:?} is no address:port")))
+    node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))
 }
 
 fn look_once(
@@ -344,7 +342,7 @@ fn look_once(
 ) -> Result<(Preflight, Value), Failure> {
     let file = |name: &str| format!("{TRIAL}/{name}");
     let config = render::config(wanted, &file("token")).map_err(Failure::Usage)?;
-    let yaml = render::yaml(&config).map_err(Failure::Usage)?;
+    let yaml = render::yaml(&config, "join").map_err(Failure::Usage)?;
     host.write(Path::new(&file("token")), token.as_bytes(), 0o600).context("write a trial configuration")?;
     host.write(Path::new(&file("edgecore.yaml")), yaml.as_bytes(), 0o600)
         .context("write a trial configuration")?;
@@ -358,7 +356,7 @@ fn look_once(
 
 fn steps(
     wanted: &Wanted,
-    edgecore: &Path,
+    programs: &[(PathBuf, &str)],
     config: &str,
     token: &str,
     service: Vec<Step>,
@@ -371,12 +369,12 @@ fn steps(
     let folders = FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode });
     let mut steps: Vec<Step> = folders.collect();
     steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
-    if edgecore != program {
-        steps.push(Step::Program { from: edgecore.to_owned(), to: program.clone() });
-    }
+    let elsewhere = programs.iter().filter(|(from, to)| from != Path::new(to));
+    steps.extend(elsewhere.map(|(from, to)| Step::Program { from: from.clone(), to: to.into() }));
     steps.extend([
         // Of folders that were there before.
         Step::OnUndo(Undo::RemoveFile("/etc/kubeedge/dmi.sock".into())),
+        Step::OnUndo(Undo::RemoveFolder(crate::backup::FOLDER.into())),
         Step::File { path: TOKEN.into(), mode: 0o600, body: token.into() },
         Step::File { path: CONFIG.into(), mode: 0o644, body: config.into() },
         Step::Run {
@@ -393,18 +391,6 @@ fn steps(
     steps.extend(service);
     steps.extend([Step::WaitReady { address, limit }, Step::Drop(TOKEN.into())]);
     steps
-}
-
-fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    let ran = host
-        .run(path, &[])
-        .with_context(|| format!("{flag}: start {} (is it executable?)", path.display()))?;
-    if ran.is_good {
-        Ok(())
-    } else {
-        Err(Failure::Undone(anyhow!("{flag}: {} failed: {}", path.display(), ran.stderr)))
-    }
 }
 
 #[cfg(test)]
@@ -427,7 +413,7 @@ mod tests {
     const GOOD: &str = "--cloudcore-ipport=10.0.0.1:10000 --edgenode-name=edge-1 --token=abc";
 
     fn machine() -> FakeHost {
-        let host = FakeHost::new(&["/opt/keadm/edgecore", "/var/log/", "/etc/", "/run/"]);
+        let host = FakeHost::new(&["/opt/keadm/edgecore", "/opt/keadm/keadm", "/var/log/", "/etc/", "/run/"]);
         let report = r#"{"findings":[{"check":"runtime","verdict":"ok","found":"containerd answers","advice":""}],"cgroupDriver":"systemd"}"#;
         host.prints
             .borrow_mut()

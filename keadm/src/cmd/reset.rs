@@ -59,6 +59,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     if !edge.force && !is_meant(&what)? {
         return Err(Failure::Refused("nothing was removed".into()));
     }
+    let _lock = crate::change::hold(host)?;
     let left = match &journal {
         Some(journal) => journal.undo(host),
         None => take_back(host, strange.iter()),
@@ -112,7 +113,9 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
     if host.exists(Path::new(CONFIG)) && is_ours {
         undo.push(run("remove its pods", PROGRAM, &["--config", CONFIG, "remove-pods"]));
     }
-    for folder in ["/etc/kubeedge", "/var/lib/kubeedge", "/var/lib/edged", "/var/log/kubeedge"] {
+    for folder in
+        ["/etc/kubeedge", "/var/lib/kubeedge", "/var/lib/edged", "/var/log/kubeedge", crate::journal::FOLDER]
+    {
         if host.exists(Path::new(folder)) {
             undo.push(Undo::RemoveFolder(folder.into()));
         }

@@ -4,6 +4,7 @@
 //! program, then itself. What the program starts lives on.
 
 use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::Failure;
+use crate::change;
+use crate::host::Host;
 
 /// As RestartSec of the systemd unit.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -38,7 +41,7 @@ pub(crate) struct Args {
     program: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     if args.stop {
         return Ok(stop(&args.pid_file)?);
     }
@@ -56,14 +59,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let done = runtime.block_on(keep(program, arguments, log));
+    let done = runtime.block_on(keep(host, program, arguments, log));
     let _ = std::fs::remove_file(&args.pid_file);
     Ok(done?)
 }
 
-async fn keep(program: &str, arguments: &[String], log: &Path) -> Result<()> {
+async fn keep(host: &dyn Host, program: &str, arguments: &[String], log: &Path) -> Result<()> {
     let stop = Shutdown::on_signals().context("listen for signals")?;
     loop {
+        // That it cannot be put back is no reason not to start.
+        if let Err(error) = change::before_start(host, &mut |line| note(log, line)) {
+            note(log, &format!("a change that was cut short cannot be undone: {error:#}"));
+        }
         let mut child = start(program, arguments, log)?;
         tokio::select! {
             ended = child.wait() => drop(ended.context("wait for the program")?),
@@ -74,6 +81,12 @@ async fn keep(program: &str, arguments: &[String], log: &Path) -> Result<()> {
             () = stop.wait() => return Ok(()),
         }
     }
+}
+
+/// A line into the program's log.
+fn note(log: &Path, line: &str) {
+    let file = OpenOptions::new().create(true).append(true).open(log);
+    let _ = file.and_then(|mut file| writeln!(file, "keadm: {line}"));
 }
 
 fn start(program: &str, arguments: &[String], log: &Path) -> Result<Child> {

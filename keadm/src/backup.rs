@@ -1,0 +1,286 @@
+//! What an edge node was before it is changed: a folder per backup, complete once its manifest is there, which is written
+//! last. It copies and puts back; when, and whether edgecore stands still meanwhile, is `change.rs`'s business.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::host::{Host, Rights};
+use crate::node::Node;
+use crate::render::{KEADM, PROGRAM};
+
+/// Where they are.
+pub(crate) const FOLDER: &str = "/var/lib/kubeedge/backup";
+const MANIFEST: &str = "manifest.json";
+/// So many of a kind stay.
+const N_KEPT: usize = 3;
+/// Of what a disk has free this stays for others. Bytes.
+const MARGIN: u64 = 16 << 20;
+/// What SQLite has beside a store: its newest pages, and an index of them that it makes anew.
+const PAGES: &str = "-wal";
+const INDEX: &str = "-shm";
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Programs, configuration, store, and for people the unit.
+    All,
+    Config,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Role {
+    Program,
+    Config,
+    Database,
+    /// Not put back: a site may have changed it since, and no change of ours touches it.
+    Unit,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kept {
+    name: String,
+    place: PathBuf,
+    role: Role,
+    sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    format: u32,
+    version: String,
+    /// Seconds since 1970, but always later than the backups before: an edge machine may have no clock.
+    made: i64,
+    files: Vec<Kept>,
+}
+
+/// A complete one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backup {
+    pub(crate) folder: PathBuf,
+    manifest: Manifest,
+}
+
+/// What became of the store when a backup was put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// The present one stays: the version that was put back reads it, or the backup holds none.
+    Stays,
+    /// The backup's: the version that was put back cannot read the present one.
+    PutBack,
+}
+
+impl Backup {
+    /// `None`: there is no such, or it was never completed.
+    pub(crate) fn open(host: &dyn Host, folder: &Path) -> Result<Option<Self>> {
+        let body = host.read(&folder.join(MANIFEST)).with_context(|| format!("read {}", folder.display()))?;
+        let manifest = body.and_then(|body| serde_json::from_slice(&body).ok());
+        Ok(manifest.map(|manifest| Self { folder: folder.to_owned(), manifest }))
+    }
+
+    pub(crate) fn version(&self) -> &str {
+        &self.manifest.version
+    }
+
+    pub(crate) fn has_program(&self) -> bool {
+        self.manifest.files.iter().any(|kept| kept.role == Role::Program)
+    }
+
+    /// Errors: a file is not what it was when it was kept.
+    pub(crate) fn verify(&self, host: &dyn Host) -> Result<()> {
+        for kept in &self.manifest.files {
+            let path = self.folder.join(&kept.name);
+            let found = host.digest(&path).with_context(|| format!("read {}", path.display()))?;
+            if found != kept.sha256 {
+                bail!("{} is damaged: it is not what was kept; take another backup", path.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts everything into its place. edgecore stands still. Doing it again after it was cut short does no harm, if `must`
+    /// then says whether `will_touch` was called: from then on the store that is there is no whole one.
+    pub(crate) fn put_back(
+        &self,
+        host: &dyn Host,
+        must: bool,
+        will_touch: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Store> {
+        for kept in &self.manifest.files {
+            match kept.role {
+                Role::Program => self.put_one(host, kept, Rights::Program)?,
+                Role::Config => self.put_one(host, kept, Rights::Same)?,
+                Role::Database | Role::Unit => {}
+            }
+        }
+        let stored: Vec<&Kept> =
+            self.manifest.files.iter().filter(|kept| kept.role == Role::Database).collect();
+        // What the cloud knows to be kept here is in the present store only: it goes only if it is of no use.
+        let Some(store) = stored.first().filter(|_| must || !self.is_readable(host)) else {
+            return Ok(Store::Stays);
+        };
+        will_touch()?;
+        // Of the present store; they would be taken for the old one's.
+        for ending in [INDEX, PAGES] {
+            let path = beside(&store.place, ending);
+            host.remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+        for kept in stored {
+            self.put_one(host, kept, Rights::Same)?;
+        }
+        Ok(Store::PutBack)
+    }
+
+    fn put_one(&self, host: &dyn Host, kept: &Kept, rights: Rights) -> Result<()> {
+        let done = host.copy(&self.folder.join(&kept.name), &kept.place, rights);
+        done.with_context(|| format!("put {} back", kept.place.display()))
+    }
+
+    /// Whether the version that was just put back can use the store that is there.
+    fn is_readable(&self, host: &dyn Host) -> bool {
+        let config = self.manifest.files.iter().find(|kept| kept.role == Role::Config);
+        let config = config.map(|kept| kept.place.display().to_string()).unwrap_or_default();
+        // One that cannot be asked is an old one, or another project's.
+        let asked = host.run(Path::new(PROGRAM), &["--config".to_owned(), config, "check-store".to_owned()]);
+        asked.is_ok_and(|ran| ran.is_good)
+    }
+}
+
+/// One that is being made. All but the store is copied while edgecore runs, so that it stands still for a shorter time.
+pub(crate) struct Draft(Backup);
+
+impl Draft {
+    /// Checks that there is room for it and for `more` bytes.
+    pub(crate) fn begin(host: &dyn Host, node: &Node, scope: Scope, more: u64) -> Result<Self> {
+        let all = [
+            ("edgecore", PathBuf::from(PROGRAM), Role::Program),
+            ("keadm", PathBuf::from(KEADM), Role::Program),
+            ("edgecore.yaml", node.config.clone(), Role::Config),
+            ("unit", node.manager.unit().unwrap_or("/dev/null").into(), Role::Unit),
+        ];
+        let wanted = all.iter().filter(|(_, _, role)| scope == Scope::All || *role == Role::Config);
+        let wanted: Vec<_> = wanted.filter(|(_, place, _)| place != Path::new("/dev/null")).collect();
+        remove_incomplete(host)?;
+        let before = list(host)?;
+        let made = before.last().map_or(i64::MIN, |last| last.manifest.made.saturating_add(1));
+        let made = host.unix_seconds().max(made);
+        let mut n_bytes = more;
+        let stores = [node.database.clone(), beside(&node.database, PAGES)];
+        let stores = stores.iter().filter(|_| scope == Scope::All);
+        for place in wanted.iter().map(|(_, place, _)| place).chain(stores) {
+            n_bytes = n_bytes.saturating_add(host.size(place)?.unwrap_or_default());
+        }
+        host.make_folder(Path::new("/var/lib/kubeedge"), 0o700).context("make /var/lib/kubeedge")?;
+        must_have_room(host, Path::new("/var/lib/kubeedge"), n_bytes)?;
+        host.make_folder(Path::new(FOLDER), 0o700).with_context(|| format!("make {FOLDER}"))?;
+        let name = match scope {
+            Scope::All => format!("{}-{}", node.version, stamp(made)),
+            Scope::Config => format!("config-{}", stamp(made)),
+        };
+        let folder = Path::new(FOLDER).join(name);
+        host.make_folder(&folder, 0o700).with_context(|| format!("make {}", folder.display()))?;
+        let manifest = Manifest { format: 1, version: node.version.clone(), made, files: Vec::new() };
+        let mut draft = Self(Backup { folder, manifest });
+        for (name, place, role) in wanted {
+            draft.keep(host, name, place, *role)?;
+        }
+        Ok(draft)
+    }
+
+    /// edgecore stands still.
+    pub(crate) fn finish(mut self, host: &dyn Host, node: &Node) -> Result<Backup> {
+        if self.0.has_program() {
+            self.keep(host, "edgecore.db", &node.database, Role::Database)?;
+            self.keep(host, "edgecore.db-wal", &beside(&node.database, PAGES), Role::Database)?;
+        }
+        let path = self.0.folder.join(MANIFEST);
+        let body = serde_json::to_vec_pretty(&self.0.manifest).context("write the manifest")?;
+        host.write(&path, &body, 0o600).with_context(|| format!("write {}", path.display()))?;
+        Ok(self.0)
+    }
+
+    fn keep(&mut self, host: &dyn Host, name: &str, place: &Path, role: Role) -> Result<()> {
+        if !host.exists(place) {
+            return Ok(());
+        }
+        let to = self.0.folder.join(name);
+        let copied = host.copy(place, &to, Rights::Same).and_then(|()| host.digest(&to));
+        let sha256 = copied.with_context(|| format!("keep {} as {}", place.display(), to.display()))?;
+        self.0.manifest.files.push(Kept { name: name.to_owned(), place: place.to_owned(), role, sha256 });
+        Ok(())
+    }
+}
+
+/// The complete ones, the oldest first.
+pub(crate) fn list(host: &dyn Host) -> Result<Vec<Backup>> {
+    let mut found = Vec::new();
+    for name in host.list(Path::new(FOLDER)).with_context(|| format!("read {FOLDER}"))? {
+        found.extend(Backup::open(host, &Path::new(FOLDER).join(name))?);
+    }
+    found.sort_by_key(|backup| backup.manifest.made);
+    Ok(found)
+}
+
+/// Removes all but the newest of each kind.
+pub(crate) fn prune(host: &dyn Host) -> Result<()> {
+    let (whole, config): (Vec<_>, Vec<_>) = list(host)?.into_iter().partition(Backup::has_program);
+    for of_a_kind in [whole, config] {
+        for backup in of_a_kind.iter().rev().skip(N_KEPT) {
+            // Without its manifest it is none any more, wherever this is cut short.
+            host.remove_file(&backup.folder.join(MANIFEST))?;
+            host.remove_tree(&backup.folder)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_incomplete(host: &dyn Host) -> Result<()> {
+    for name in host.list(Path::new(FOLDER)).with_context(|| format!("read {FOLDER}"))? {
+        let folder = Path::new(FOLDER).join(name);
+        if Backup::open(host, &folder)?.is_none() {
+            host.remove_tree(&folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Errors: a sentence that says how much is missing where.
+pub(crate) fn must_have_room(host: &dyn Host, folder: &Path, n_bytes: u64) -> Result<()> {
+    let shown = folder.display();
+    let free = host.free(folder).with_context(|| format!("see how much room {shown} has"))?;
+    let needed = n_bytes.saturating_add(MARGIN);
+    if free < needed {
+        let mib = |n_bytes: u64| n_bytes.div_ceil(1 << 20);
+        bail!(
+            "there is not enough room at {shown}: {} MiB are free, {} MiB are needed; older backups are in {FOLDER}",
+            free >> 20,
+            mib(needed)
+        );
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+fn stamp(unix_seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(unix_seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (date, clock) = (time.date(), time.time());
+    format!(
+        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        clock.hour(),
+        clock.minute(),
+        clock.second()
+    )
+}

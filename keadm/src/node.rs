@@ -1,0 +1,83 @@
+//! What an edge node is made of on this machine, as its files and its program say.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::cmd::Failure;
+use crate::host::Host;
+use crate::plan::last_words;
+use crate::render::PROGRAM;
+use crate::service::Manager;
+
+/// Where edgecore says how the node stands, unless `admin.bindAddress` says otherwise.
+pub(crate) const ADMIN: &str = "127.0.0.1:10560";
+const DATABASE: &str = "/var/lib/kubeedge/edgecore.db";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Of the installed program; "unknown" if it does not say.
+    pub(crate) version: String,
+    pub(crate) config: PathBuf,
+    pub(crate) admin: SocketAddr,
+    pub(crate) database: PathBuf,
+    pub(crate) manager: Manager,
+}
+
+impl Node {
+    /// Errors: this machine is no edge node that keadm could change.
+    pub(crate) fn look(host: &dyn Host, config: &Path) -> Result<Self, Failure> {
+        for path in [Path::new(PROGRAM), config] {
+            if !host.exists(path) {
+                return Err(Failure::Refused(format!(
+                    "there is no {}: this machine is no edge node; `keadm join` makes it one",
+                    path.display()
+                )));
+            }
+        }
+        let tree = read(host, config).map_err(Failure::Refused)?;
+        let of_file = |wrong| Failure::Refused(format!("{}: {wrong}", config.display()));
+        Ok(Self {
+            version: version_of(host, Path::new(PROGRAM)).unwrap_or_else(|_| "unknown".to_owned()),
+            config: config.to_owned(),
+            admin: admin(&tree).map_err(of_file)?,
+            database: tree.pointer("/database/dataSource").and_then(Value::as_str).unwrap_or(DATABASE).into(),
+            manager: Manager::of_edgecore(host),
+        })
+    }
+}
+
+/// edgecore.yaml as a tree.
+pub(crate) fn read(host: &dyn Host, config: &Path) -> Result<Value, String> {
+    let shown = config.display();
+    let body = host.read(config).map_err(|error| format!("read {shown}: {error}"))?.unwrap_or_default();
+    let tree = serde_saphyr::from_str(&String::from_utf8_lossy(&body));
+    tree.map_err(|error| format!("{shown} is no YAML: {error}"))
+}
+
+/// Where edgecore with this configuration says how the node stands.
+pub(crate) fn admin(config: &Value) -> Result<SocketAddr, String> {
+    let text = config.pointer("/admin/bindAddress").and_then(Value::as_str).unwrap_or(ADMIN);
+    text.parse().map_err(|_| format!("admin.bindAddress: {text:?} is no address:port"))
+}
+
+/// What the program says, with the letter that tags have.
+pub(crate) fn version_of(host: &dyn Host, program: &Path) -> Result<String, String> {
+    let shown = program.display();
+    let ran = host
+        .run(program, &["--version".to_owned()])
+        .map_err(|error| format!("{shown} cannot be started: {error}"))?;
+    if !ran.is_good {
+        return Err(format!("{shown} --version failed: {}", last_words(&ran.stderr)));
+    }
+    let word = ran.stdout.split_whitespace().last().unwrap_or_default().trim_start_matches('v');
+    // It becomes part of a folder's name.
+    let is_version = word.starts_with(|first: char| first.is_ascii_digit())
+        && word.chars().all(|letter| letter.is_ascii_alphanumeric() || "-.+".contains(letter));
+    if is_version {
+        Ok(format!("v{word}"))
+    } else {
+        Err(format!("{shown} --version: no version in {:?}", ran.stdout))
+    }
+}
