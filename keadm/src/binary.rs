@@ -1,12 +1,16 @@
 //! Where edgecore comes from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::host::Host;
 use crate::render::PROGRAM;
 
 /// The first that is there: beside keadm, the installed one, in PATH. Errors: all the places, and what else would do.
 pub(crate) fn find(host: &dyn Host) -> Result<PathBuf, String> {
+    first(host, &places(host))
+}
+
+fn places(host: &dyn Host) -> Vec<PathBuf> {
     let beside = host.own_program().ok().and_then(|own| Some(own.parent()?.join("edgecore")));
     let in_path = host.program_folders().into_iter().map(|folder| folder.join("edgecore"));
     let mut places: Vec<PathBuf> = Vec::new();
@@ -15,6 +19,17 @@ pub(crate) fn find(host: &dyn Host) -> Result<PathBuf, String> {
             places.push(place);
         }
     }
+    places
+}
+
+/// The same, but not the installed one: that is to be replaced.
+pub(crate) fn find_new(host: &dyn Host) -> Result<PathBuf, String> {
+    let places: Vec<PathBuf> =
+        places(host).into_iter().filter(|place| *place != Path::new(PROGRAM)).collect();
+    first(host, &places)
+}
+
+fn first(host: &dyn Host, places: &[PathBuf]) -> Result<PathBuf, String> {
     if let Some(found) = places.iter().find(|place| host.exists(place)) {
         return Ok(found.clone());
     }

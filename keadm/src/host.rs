@@ -73,6 +73,8 @@ pub(crate) trait Host {
     fn run(&self, program: &Path, arguments: &[String]) -> io::Result<Ran>;
     /// Starts a program that outlives this one.
     fn start_aside(&self, program: &Path, arguments: &[String]) -> io::Result<()>;
+    /// Asks every process that runs this program to end, and waits for it.
+    fn end(&self, program: &Path, limit: Duration) -> io::Result<()>;
     /// `GET` over plain HTTP: status and body.
     fn get(&self, address: SocketAddr, path: &str) -> io::Result<(u16, String)>;
     /// Where this program lies.
@@ -250,6 +252,26 @@ impl Host for Machine {
         aside.spawn().map(drop)
     }
 
+    fn end(&self, program: &Path, limit: Duration) -> io::Result<()> {
+        let begin = self.elapsed();
+        let mut asked = Vec::new();
+        loop {
+            let running = running(program)?;
+            if running.is_empty() {
+                return Ok(());
+            }
+            for pid in running.iter().filter(|pid| !asked.contains(*pid)) {
+                rustix::process::kill_process(*pid, rustix::process::Signal::TERM)?;
+            }
+            if self.elapsed().saturating_sub(begin) >= limit {
+                let why = format!("{} does not end within {} s", program.display(), limit.as_secs());
+                return Err(io::Error::new(ErrorKind::TimedOut, why));
+            }
+            asked = running;
+            self.sleep(TRY);
+        }
+    }
+
     fn get(&self, address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN)?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
@@ -286,6 +308,23 @@ impl Host for Machine {
     fn sleep(&self, time: Duration) {
         std::thread::sleep(time);
     }
+}
+
+/// Processes of this mount namespace whose program is that file; also when the file was replaced since.
+fn running(program: &Path) -> io::Result<Vec<rustix::process::Pid>> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let (own, replaced) = (namespace("self"), format!("{} (deleted)", program.display()));
+    let mut running = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.parse().ok().and_then(rustix::process::Pid::from_raw) else { continue };
+        // A process that ended meanwhile.
+        let Ok(runs) = fs::read_link(format!("/proc/{name}/exe")) else { continue };
+        if (runs == program || runs.as_os_str() == replaced.as_str()) && namespace(&name) == own {
+            running.push(pid);
+        }
+    }
+    Ok(running)
 }
 
 fn beside(path: &Path) -> PathBuf {
@@ -465,6 +504,10 @@ pub(crate) mod fake {
 
         fn start_aside(&self, program: &Path, arguments: &[String]) -> io::Result<()> {
             self.run(program, arguments).map(drop)
+        }
+
+        fn end(&self, program: &Path, _: Duration) -> io::Result<()> {
+            self.run(Path::new("end"), &[program.display().to_string()]).map(drop)
         }
 
         fn get(&self, _: SocketAddr, path: &str) -> io::Result<(u16, String)> {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ use crate::host::{Host, Rights};
 /// Where it is, and whatever else outlives a node's folders.
 pub(crate) const FOLDER: &str = "/var/lib/keadm";
 const FILE: &str = "/var/lib/keadm/join.journal";
+/// What is to end has this long.
+const END_WITHIN: Duration = Duration::from_secs(60);
 /// Added to the name of what stood in a program's place before.
 const BEFORE: &str = ".keadm-before";
 
@@ -23,8 +26,15 @@ pub(crate) enum Undo {
     /// With all that came into it: it was not there before.
     RemoveFolder(PathBuf),
     RemoveFile(PathBuf),
-    /// What stood there before goes back to its place.
+    /// What stood there before goes back to its place, with its rights.
     PutBack(PathBuf),
+    /// Ends every process that runs this program.
+    End(PathBuf),
+    /// Starts something that outlives keadm.
+    Start {
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
     Run {
         /// Of a sentence that begins with "cannot".
         why: String,
@@ -51,6 +61,9 @@ pub(crate) struct Joined {
     pub(crate) node: String,
     /// host:port of the cloud.
     pub(crate) cloud: String,
+    /// Whether KubeEdge's edgecore was there before, and what it left stands beside what is ours.
+    #[serde(default)]
+    pub(crate) took_over: bool,
 }
 
 /// A join that was begun here.
@@ -66,7 +79,7 @@ impl Journal {
     pub(crate) fn read(host: &dyn Host) -> io::Result<Option<Self>> {
         let Some(text) = host.read(Path::new(FILE))? else { return Ok(None) };
         let mut journal = Self {
-            joined: Joined { node: String::new(), cloud: String::new() },
+            joined: Joined { node: String::new(), cloud: String::new(), took_over: false },
             is_done: false,
             undo: Vec::new(),
         };
@@ -133,6 +146,10 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
             host.remove_file(path).map_err(|error| format!("{}: {error}", path.display()))
         }
         Undo::PutBack(path) => put_back(host, path).map_err(|error| format!("{}: {error}", path.display())),
+        Undo::End(program) => host.end(program, END_WITHIN).map_err(|error| error.to_string()),
+        Undo::Start { program, arguments } => host
+            .start_aside(program, arguments)
+            .map_err(|error| format!("cannot start {}: {error}", program.display())),
         Undo::Run { why, program, arguments } => match host.run(program, arguments) {
             Ok(ran) if ran.is_good => Ok(()),
             Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
@@ -145,7 +162,7 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
 
 /// Copies what stands at `path`, so that [`Undo::PutBack`] finds it.
 pub(crate) fn set_aside(host: &dyn Host, path: &Path) -> io::Result<()> {
-    host.copy(path, &before(path), Rights::Program)
+    host.copy(path, &before(path), Rights::Same)
 }
 
 fn put_back(host: &dyn Host, path: &Path) -> io::Result<()> {
@@ -153,11 +170,12 @@ fn put_back(host: &dyn Host, path: &Path) -> io::Result<()> {
     if !host.exists(&before) {
         return Ok(());
     }
-    host.copy(&before, path, Rights::Program)?;
+    host.copy(&before, path, Rights::Same)?;
     host.remove_file(&before)
 }
 
-fn before(path: &Path) -> PathBuf {
+/// Where what stood there is kept.
+pub(crate) fn before(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(BEFORE);
     name.into()

@@ -16,6 +16,7 @@ mod cmd;
 mod health;
 mod host;
 mod journal;
+mod look;
 mod node;
 mod objects;
 mod plan;

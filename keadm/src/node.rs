@@ -13,7 +13,8 @@ use crate::service::Manager;
 
 /// Where edgecore says how the node stands, unless `admin.bindAddress` says otherwise.
 pub(crate) const ADMIN: &str = "127.0.0.1:10560";
-const DATABASE: &str = "/var/lib/kubeedge/edgecore.db";
+/// Its store, unless `database.dataSource` says otherwise.
+pub(crate) const DATABASE: &str = "/var/lib/kubeedge/edgecore.db";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {

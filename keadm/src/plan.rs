@@ -31,6 +31,19 @@ pub(crate) enum Step {
         body: Vec<u8>,
     },
     /// What stands there before is set aside.
+    Replace {
+        path: PathBuf,
+        mode: u32,
+        body: Vec<u8>,
+    },
+    /// A copy of it is set aside; nothing if it is not there.
+    Keep(PathBuf),
+    /// Ends the processes that run this program.
+    End {
+        program: PathBuf,
+        limit: Duration,
+    },
+    /// What stands there before is set aside.
     Program {
         from: PathBuf,
         to: PathBuf,
@@ -62,6 +75,11 @@ impl fmt::Display for Step {
         match self {
             Self::Folder { path, .. } => write!(f, "make folder {}", path.display()),
             Self::File { path, mode, .. } => write!(f, "write {} (mode {mode:o})", path.display()),
+            Self::Replace { path, .. } => {
+                write!(f, "write {}; what is there is kept beside it", path.display())
+            }
+            Self::Keep(path) => write!(f, "copy {} beside it", path.display()),
+            Self::End { program, .. } => write!(f, "end {}", program.display()),
             Self::Program { from, to } => write!(f, "install {} as {}", from.display(), to.display()),
             Self::Run { what, program, arguments } | Self::Aside { what, program, arguments } => {
                 write!(f, "{what}: {} {}", program.display(), arguments.join(" "))
@@ -123,6 +141,12 @@ fn take(host: &dyn Host, journal: &mut Journal, step: &Step, say: &mut dyn FnMut
             journal.will(host, Undo::RemoveFile(path.clone()))?;
             host.write(path, body, *mode)?;
         }
+        Step::Replace { path, mode, body } => {
+            keep(host, journal, path)?;
+            host.write(path, body, *mode)?;
+        }
+        Step::Keep(path) => keep(host, journal, path)?,
+        Step::End { program, limit } => host.end(program, *limit)?,
         Step::Program { from, to } => install(host, journal, from, to)?,
         Step::Run { program, arguments, .. } => {
             let ran = host.run(program, arguments)?;
@@ -138,17 +162,21 @@ fn take(host: &dyn Host, journal: &mut Journal, step: &Step, say: &mut dyn FnMut
     Ok(())
 }
 
+/// So that taking back finds what is there now.
+fn keep(host: &dyn Host, journal: &mut Journal, path: &Path) -> Result<()> {
+    if !host.exists(path) {
+        return Ok(journal.will(host, Undo::RemoveFile(path.to_owned()))?);
+    }
+    // Copied first: putting nothing back is no harm, having nothing to put back is.
+    set_aside(host, path)?;
+    Ok(journal.will(host, Undo::PutBack(path.to_owned()))?)
+}
+
 fn install(host: &dyn Host, journal: &mut Journal, from: &Path, to: &Path) -> Result<()> {
     if host.read(from)? == host.read(to)? {
         return Ok(());
     }
-    if host.exists(to) {
-        // Copied first: putting nothing back is no harm, having nothing to put back is.
-        set_aside(host, to)?;
-        journal.will(host, Undo::PutBack(to.to_owned()))?;
-    } else {
-        journal.will(host, Undo::RemoveFile(to.to_owned()))?;
-    }
+    keep(host, journal, to)?;
     Ok(host.copy(from, to, Rights::Program)?)
 }
 
@@ -192,7 +220,7 @@ mod tests {
     use crate::host::fake::FakeHost;
 
     fn joined() -> Joined {
-        Joined { node: "edge-1".into(), cloud: "10.0.0.1:10000".into() }
+        Joined { node: "edge-1".into(), cloud: "10.0.0.1:10000".into(), took_over: false }
     }
 
     fn steps() -> Vec<Step> {

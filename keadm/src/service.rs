@@ -81,6 +81,61 @@ impl Manager {
         started.context("start edgecore")
     }
 
+    /// How an edgecore that another made a service is started again, once everything of it is back.
+    pub(crate) fn start_others(self) -> Undo {
+        let run = |program: &str, arguments: &[&str]| Undo::Run {
+            why: "start the edgecore that was here before".to_owned(),
+            program: program.into(),
+            arguments: texts(arguments),
+        };
+        match self {
+            Self::Systemd => run("systemctl", &["enable", "--now", "edgecore"]),
+            Self::Openrc => run("rc-service", &["edgecore", "start"]),
+            Self::None => Undo::Start { program: PROGRAM.into(), arguments: texts(&["--config", CONFIG]) },
+        }
+    }
+
+    /// Ends it; its pods run on.
+    pub(crate) fn stop_others(self, limit: std::time::Duration) -> Step {
+        let run = |program: &str, arguments: &[&str]| Step::Run {
+            what: "stop the edgecore that is here".to_owned(),
+            program: program.into(),
+            arguments: texts(arguments),
+        };
+        match self {
+            Self::Systemd => run("systemctl", &["stop", "edgecore"]),
+            Self::Openrc => run("rc-service", &["--ifstarted", "edgecore", "stop"]),
+            Self::None => Step::End { program: PROGRAM.into(), limit },
+        }
+    }
+
+    /// Ends an edgecore that nobody wrote down, and takes it out of the boot, in this order.
+    pub(crate) fn forget(self) -> Vec<Undo> {
+        let run = |why: &str, program: &str, arguments: &[&str]| Undo::Run {
+            why: why.to_owned(),
+            program: program.into(),
+            arguments: texts(arguments),
+        };
+        match self {
+            Self::Systemd => vec![
+                run("stop edgecore", "systemctl", &["disable", "--now", "edgecore"]),
+                Undo::RemoveFile(UNIT.into()),
+                Undo::RemoveFile(crate::journal::before(UNIT.as_ref())),
+                run("tell systemd that the unit is gone", "systemctl", &["daemon-reload"]),
+            ],
+            Self::Openrc => vec![
+                run("stop edgecore", "rc-service", &["--ifstarted", "edgecore", "stop"]),
+                run("take edgecore out of the boot", "rc-update", &["delete", "edgecore", "default"]),
+                Undo::RemoveFile(INIT_SCRIPT.into()),
+                Undo::RemoveFile(crate::journal::before(INIT_SCRIPT.as_ref())),
+            ],
+            Self::None => vec![
+                run("stop edgecore", KEADM, &["supervise", "--pid-file", PID_FILE, "--stop"]),
+                Undo::End(PROGRAM.into()),
+            ],
+        }
+    }
+
     /// Where edgecore's log is read.
     pub(crate) fn log(self) -> &'static str {
         match self {

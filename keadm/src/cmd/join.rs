@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use ke_wire::NodeName;
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Failure, manifest, script};
+use super::{Failure, manifest, script, takeover_edge};
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
+use crate::look::{self, Preflight};
 use crate::node;
 use crate::plan::{self, Step};
 use crate::render::{self, CERTIFICATES, CONFIG, KEADM, PROGRAM, TOKEN, Wanted};
@@ -42,8 +42,18 @@ const FOLDERS: [(&str, u32); 8] = [
 )]
 pub(crate) struct Args {
     /// The cloud, as host:port; port 10000 if left out.
-    #[arg(short = 'e', long, value_name = "HOST:PORT")]
+    #[arg(
+        short = 'e',
+        long,
+        value_name = "HOST:PORT",
+        required_unless_present = "takeover",
+        default_value = "",
+        hide_default_value = true
+    )]
     cloudcore_ipport: String,
+    /// Take the place of KubeEdge's edgecore on this machine, whose configuration and certificates stay.
+    #[arg(long, conflicts_with_all = ["cloudcore_ipport", "token", "token_file", "edgenode_name", "set", "labels"])]
+    takeover: bool,
     /// Port of the cloud at which machines get their certificate.
     #[arg(short = 's', long, default_value_t = 10002)]
     certport: u16,
@@ -103,34 +113,20 @@ pub(crate) struct Args {
     with_mqtt: Option<bool>,
 }
 
-/// What `edgecore preflight --output json` says.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Preflight {
-    findings: Vec<Finding>,
-    #[serde(default)]
-    cgroup_driver: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Finding {
-    check: String,
-    verdict: String,
-    found: String,
-    #[serde(default)]
-    advice: String,
-}
-
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let mut say = |line: &str| println!("{line}");
     join(host, args, &mut say)
 }
 
 fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    if args.takeover {
+        let limit = Duration::from_secs(args.ready_timeout_secs);
+        return takeover_edge::run(host, limit, args.dry_run, say);
+    }
     let mut wanted = wanted(host, args)?;
     let token = token(host, args)?;
     let cloud = format!("{}:{}", wanted.host, wanted.port);
-    let joined = Joined { node: wanted.node.clone(), cloud };
+    let joined = Joined { node: wanted.node.clone(), cloud, took_over: false };
     if is_there(host, &joined, say)? {
         return Ok(());
     }
@@ -285,8 +281,8 @@ fn is_there(host: &dyn Host, joined: &Joined, say: &mut dyn FnMut(&str)) -> Resu
             }
         }
         None if host.exists(Path::new(CONFIG)) => Err(Failure::Refused(format!(
-            "{CONFIG} is there, and this keadm did not write it: `keadm reset edge` removes an edge node of any origin from \
-             this machine"
+            "{CONFIG} is there, and this keadm did not write it: `keadm join --takeover` goes on with a node of KubeEdge's, \
+             `keadm reset edge` removes an edge node of any origin from this machine"
         ))),
         None => Ok(false),
     }
@@ -316,21 +312,7 @@ fn look(
     });
     host.remove_tree(trial).context("clear /run/keadm-join")?;
     let (report, config) = looked?;
-    let mut failed = Vec::new();
-    for Finding { check, verdict, found, advice } in &report.findings {
-        match verdict.as_str() {
-            "ok" => say(&format!("ok: {found}")),
-            "failed" if advice.is_empty() => failed.push(format!("{check}: {found}")),
-            "failed" => failed.push(format!("{check}: {found}: {advice}")),
-            _ => say(&format!("warning: {found}: {advice}")),
-        }
-    }
-    if !failed.is_empty() {
-        let why = failed.join("\n  ");
-        return Err(Failure::Refused(format!(
-            "this machine cannot join yet, and nothing was changed:\n  {why}"
-        )));
-    }
+    look::judge(&report, say)?;
     node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))
 }
 
@@ -346,12 +328,12 @@ fn look_once(
     host.write(Path::new(&file("token")), token.as_bytes(), 0o600).context("write a trial configuration")?;
     host.write(Path::new(&file("edgecore.yaml")), yaml.as_bytes(), 0o600)
         .context("write a trial configuration")?;
-    let arguments = ["--config", &file("edgecore.yaml"), "preflight", "--output", "json"].map(str::to_owned);
-    let ran = host.run(edgecore, &arguments).with_context(|| format!("start {}", edgecore.display()))?;
-    let report = ran.stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
-    // Without a report it does not take the configuration, and its words name the key.
-    let report = report.ok_or_else(|| Failure::Refused(format!("nothing was changed: {}", ran.stderr)))?;
-    Ok((report, config))
+    Ok((look::ask(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
+}
+
+/// What edgecore's files are put into.
+pub(super) fn folders() -> impl Iterator<Item = Step> {
+    FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode })
 }
 
 fn steps(
@@ -366,8 +348,7 @@ fn steps(
         ["--config", CONFIG].iter().chain(words).map(|word| (*word).to_owned()).collect()
     };
     let program = PathBuf::from(PROGRAM);
-    let folders = FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode });
-    let mut steps: Vec<Step> = folders.collect();
+    let mut steps: Vec<Step> = folders().collect();
     steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
     let elsewhere = programs.iter().filter(|(from, to)| from != Path::new(to));
     steps.extend(elsewhere.map(|(from, to)| Step::Program { from: from.clone(), to: to.into() }));

@@ -20,6 +20,7 @@ pub(crate) mod reset_cloud;
 pub(crate) mod rollback;
 pub(crate) mod supervise;
 pub(crate) mod takeover;
+pub(crate) mod takeover_edge;
 pub(crate) mod token;
 pub(crate) mod upgrade;
 pub(crate) mod version;

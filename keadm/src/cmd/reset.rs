@@ -8,8 +8,9 @@ use anyhow::{Context as _, anyhow};
 
 use super::{Failure, reset_cloud};
 use crate::host::Host;
-use crate::journal::{Journal, Undo, take_back};
-use crate::render::{CONFIG, PROGRAM};
+use crate::journal::{Journal, Undo, before, take_back};
+use crate::render::{CONFIG, KEADM, PROGRAM};
+use crate::service::Manager;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -30,6 +31,9 @@ struct Edge {
     /// Do not ask.
     #[arg(long)]
     force: bool,
+    /// After `keadm join --takeover`: put KubeEdge's edgecore back and start it. Pods run on.
+    #[arg(long)]
+    back_to_kubeedge: bool,
     /// Accepted for KubeEdge's sake: the configuration names it.
     #[arg(short = 'p', long, hide = true)]
     remote_runtime_endpoint: Option<String>,
@@ -56,11 +60,21 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         }
         None => "an edge node that this keadm did not make".to_owned(),
     };
+    if edge.back_to_kubeedge && journal.as_ref().is_none_or(|journal| !journal.joined.took_over) {
+        return Err(Failure::Refused(
+            "--back-to-kubeedge: this node was not taken over from KubeEdge by `keadm join --takeover`"
+                .into(),
+        ));
+    }
     if !edge.force && !is_meant(&what)? {
         return Err(Failure::Refused("nothing was removed".into()));
     }
     let _lock = crate::change::hold(host)?;
     let left = match &journal {
+        // What was before is a node, too, and would come back.
+        Some(journal) if journal.joined.took_over && !edge.back_to_kubeedge => {
+            take_back(host, strange.iter())
+        }
         Some(journal) => journal.undo(host),
         None => take_back(host, strange.iter()),
     };
@@ -101,11 +115,9 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
         arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
     };
     let mut undo = Vec::new();
-    let unit = Path::new("/etc/systemd/system/edgecore.service");
-    if host.exists(unit) {
-        undo.push(run("stop edgecore", "systemctl", &["disable", "--now", "edgecore"]));
-        undo.push(Undo::RemoveFile(unit.to_owned()));
-        undo.push(run("tell systemd that the unit is gone", "systemctl", &["daemon-reload"]));
+    let manager = Manager::of_edgecore(host);
+    if manager != Manager::None || host.exists(Path::new(PROGRAM)) {
+        undo.extend(manager.forget());
     }
     // Only ours has the command; KubeEdge's pods stay in the runtime, and its own keadm removes them.
     let is_ours =
@@ -120,9 +132,9 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
             undo.push(Undo::RemoveFolder(folder.into()));
         }
     }
-    if host.exists(Path::new(PROGRAM)) {
-        undo.push(Undo::RemoveFile(PathBuf::from(PROGRAM)));
-    }
+    let programs = [PROGRAM, KEADM].map(|program| before(Path::new(program)));
+    let programs = std::iter::once(PathBuf::from(PROGRAM)).chain(programs);
+    undo.extend(programs.filter(|path| host.exists(path)).map(Undo::RemoveFile));
     undo
 }
 
@@ -141,7 +153,13 @@ mod tests {
             PROGRAM,
             "/usr/bin/keep",
         ]);
-        let args = Args { side: Some(Side::Edge(Edge { force: true, remote_runtime_endpoint: None })) };
+        let args = Args {
+            side: Some(Side::Edge(Edge {
+                force: true,
+                back_to_kubeedge: false,
+                remote_runtime_endpoint: None,
+            })),
+        };
         run(&host, &args).unwrap();
         assert_eq!(host.paths(), ["/usr/bin/keep", "/var/lib/kubelet"]);
         let ran = host.ran.borrow();
