@@ -1,12 +1,13 @@
-// Devcluster is the control plane of Isthmus' tests and demo: the real etcd, API server,
-// controller manager, scheduler and kubectl in one binary, picked by the first argument.
+// Devcluster is the control plane of Isthmus' tests and demo, and its cloud nodes: the real etcd,
+// API server, controller manager, scheduler and kubelet in one binary, picked by the first argument.
 //
 // It never wraps or changes them: every argument after the first is the component's own, so
 // what its documentation says about a flag holds here. The certificates, ports and start order
-// are chosen by e2e/src/cluster.rs, which is the only caller.
+// are chosen by e2e/src/cluster.rs and e2e/src/stock.rs, which are the only callers.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -19,12 +20,14 @@ import (
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 var components = map[string]func() *cobra.Command{
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
 	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
+	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 }
 
 func main() {
@@ -46,6 +49,6 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: devcluster etcd|kube-apiserver|kube-controller-manager|kube-scheduler [flags of that component]")
+	fmt.Fprintln(os.Stderr, "usage: devcluster etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet [flags of that component]")
 	os.Exit(2)
 }

@@ -1,6 +1,6 @@
 //! A Kubernetes control plane of its own: etcd, API server, controller manager and scheduler, the real ones.
 //!
-//! It deploys nothing into the cluster and runs no node. Several live side by side: ports and directories are
+//! It deploys nothing into the cluster and runs no node (`stock` does). Several live side by side: ports and directories are
 //! chosen. Called by stories and the demo.
 
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ use crate::watch::Watch;
 /// Another program took a port between our look and the component's start: rare, and worth another try.
 const ATTEMPTS: usize = 3;
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// The Service `kubernetes`, by which pods reach the API server where something brings them there.
+pub const KUBERNETES_SERVICE: &str = "10.96.0.1";
 
 /// What a story may want different from Kubernetes' defaults.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct Options {
     pub node_monitor_grace_secs: u32,
     /// How long pods without their own toleration stay on a lost node. Seconds; Kubernetes' own default is 300.
     pub eviction_secs: u32,
+    /// Whether nodes on networks of their own come (`stock`): the API server then listens on every address of this machine.
+    pub listens_everywhere: bool,
     /// More flags for the API server.
     pub apiserver: Vec<String>,
     /// More flags for the controller manager.
@@ -38,6 +42,7 @@ impl Default for Options {
         Self {
             node_monitor_grace_secs: 50,
             eviction_secs: 300,
+            listens_everywhere: false,
             apiserver: Vec::new(),
             controller_manager: Vec::new(),
         }
@@ -51,6 +56,7 @@ pub struct Cluster {
     pub scheduler: Process,
     kubeconfig: PathBuf,
     server: String,
+    port: u16,
     ca: Ca,
     // Last: dropped after the processes above, and sweeps what they made.
     run_dir: RunDir,
@@ -79,7 +85,7 @@ impl Cluster {
         let ca = Ca::new(&pki, "ca")?;
         let front_ca = Ca::new(&pki, "front-proxy-ca")?;
         let (account_key, account_public) = key_pair(&pki, "service-accounts")?;
-        let names = ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default.svc"];
+        let names = ["127.0.0.1", KUBERNETES_SERVICE, "localhost", "kubernetes", "kubernetes.default.svc"];
         let serving = ca.issue("apiserver", "kube-apiserver", &[], &names)?;
         let kubelet_client =
             ca.issue("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], &[])?;
@@ -90,7 +96,7 @@ impl Cluster {
         let mut flags = vec![
             "kube-apiserver".to_owned(),
             flag("etcd-servers", &format!("http://127.0.0.1:{client}")),
-            "--bind-address=127.0.0.1".into(),
+            flag("bind-address", if options.listens_everywhere { &"0.0.0.0" } else { &"127.0.0.1" }),
             "--advertise-address=127.0.0.1".into(),
             flag("secure-port", &secure),
             flag("tls-cert-file", &serving.cert.display()),
@@ -101,6 +107,8 @@ impl Cluster {
             flag("service-account-signing-key-file", &account_key.display()),
             "--service-cluster-ip-range=10.96.0.0/16".into(),
             "--endpoint-reconciler-type=none".into(),
+            // No kube-proxy: a webhook that is a Service is reached at its pods.
+            "--enable-aggregator-routing=true".into(),
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
             "--allow-privileged=true".into(),
@@ -151,7 +159,17 @@ impl Cluster {
             "--leader-elect=false".into(),
         ];
         let scheduler = Process::new(run_dir.path(), "kube-scheduler", binary, flags);
-        Ok(Self { etcd, apiserver, controller_manager, scheduler, kubeconfig, server, ca, run_dir })
+        Ok(Self {
+            etcd,
+            apiserver,
+            controller_manager,
+            scheduler,
+            kubeconfig,
+            server,
+            port: secure,
+            ca,
+            run_dir,
+        })
     }
 
     fn bring_up(&mut self) -> Result<()> {
@@ -253,6 +271,18 @@ impl Cluster {
     /// `https://127.0.0.1:<port>`
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// The API server's.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A kubeconfig file for one more user, who comes to `server`.
+    pub fn kubeconfig_for(&self, server: &str, name: &str, user: &str, groups: &[&str]) -> Result<PathBuf> {
+        let files = self.ca.issue(name, user, groups, &[])?;
+        let text = kubeconfig_text(server, &self.ca.files.cert, &files);
+        self.run_dir.write(&format!("{name}.kubeconfig"), text)
     }
 
     /// The cluster's own authority, for stories that need one more client.

@@ -17,6 +17,7 @@ use pack::tar::Tar;
 use pack::tree::{Role, Tree};
 
 use crate::need;
+use crate::node::binary;
 use crate::process::run;
 
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
@@ -77,13 +78,31 @@ pub fn shipped(
     name: &str,
     program: impl Fn(&str) -> Result<PathBuf>,
 ) -> Result<(PathBuf, String)> {
+    shipped_by("registry.example", folder, name, program)
+}
+
+/// The archive of cloudcore's image under the name that the chart has for it, as a runtime completes it.
+pub fn cloudcore(folder: &Path) -> Result<PathBuf> {
+    let built = binary("cloudcore", "ISTHMUS_CLOUDCORE")?;
+    // What a debugger wants is nine tenths of it.
+    let stripped = folder.join("cloudcore");
+    run("strip", &["-o", &stripped.to_string_lossy(), &built.to_string_lossy()])?;
+    Ok(shipped_by("docker.io/isthmus", folder, "cloudcore", |_| Ok(stripped.clone()))?.0)
+}
+
+fn shipped_by(
+    repository: &str,
+    folder: &Path,
+    name: &str,
+    program: impl Fn(&str) -> Result<PathBuf>,
+) -> Result<(PathBuf, String)> {
     let image = products::IMAGES.iter().find(|image| image.name == name).context("no such image ships")?;
     let read = |(name, _): &(&str, &str)| -> Result<(String, Program)> {
         let path = program(name)?;
         let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         Ok(((*name).to_owned(), Program::new(bytes)?))
     };
-    let (version, repository) = (env!("CARGO_PKG_VERSION"), "registry.example");
+    let version = env!("CARGO_PKG_VERSION");
     let programs = image.programs.iter().map(read).collect::<Result<_>>()?;
     let release = Release { programs, version, date: DATE, repository, crates: &Crates::default() };
     let archive = release.image(image, Packing::Plain)?.context("its program is missing")?;

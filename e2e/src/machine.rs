@@ -1,7 +1,9 @@
 //! A machine within this one: its own /etc, /var/lib, /var/log, /usr/local and /run, laid over the real ones, in a mount
-//! namespace that one process holds. What is written there is seen by who enters, and gone with the machine.
+//! namespace that one process holds. What is written there is seen by who enters, and gone with the machine. It shares the
+//! real one's network, or has a network namespace with an address of its own.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -10,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::need;
+use crate::network::Network;
 use crate::process::Process;
 use crate::run_dir::RunDir;
 use crate::wait::{Seen, eventually};
@@ -22,11 +25,22 @@ const NSENTER: &str = "/usr/bin/nsenter";
 
 pub struct Machine {
     holder: Process,
+    address: Option<Ipv4Addr>,
     run_dir: RunDir,
 }
 
 impl Machine {
+    /// On this machine's network: its ports are this one's.
     pub fn start(name: &str) -> Result<Self> {
+        Self::start_on(name, None)
+    }
+
+    /// With ports, rules and an address of its own.
+    pub fn start_with_network(name: &str, network: &Network) -> Result<Self> {
+        Self::start_on(name, Some(network))
+    }
+
+    fn start_on(name: &str, network: Option<&Network>) -> Result<Self> {
         need::root()?;
         need::tool("unshare", "apt-get install -y util-linux")?;
         let run_dir = RunDir::new(name)?;
@@ -40,24 +54,40 @@ impl Machine {
                 "mount -t overlay overlay -o lowerdir={folder},upperdir={upper},workdir={work} {folder}\n"
             );
         }
-        // What this machine has of an edge node is not that one's.
-        script += "rm -rf /etc/kubeedge /var/lib/kubeedge /var/lib/keadm /var/log/kubeedge /usr/local/bin/edgecore\n";
+        // What this machine has of a node is not that one's.
+        script += "rm -rf /etc/kubeedge /var/lib/kubeedge /var/lib/keadm /var/log/kubeedge /usr/local/bin/edgecore /usr/local/bin/keadm \
+                   /var/lib/kubelet /var/lib/cni /var/log/pods /var/log/containers\n";
+        // Folders that are changed would count as made, as would those that network plugins make.
+        script += "touch /usr/local/bin\nmkdir -p /var/lib/cni/results\n";
         let ready = run_dir.join("ready");
         script += &format!("touch {}\nexec sleep infinity\n", ready.display());
-        let arguments = ["--mount", "--propagation", "private", "sh", "-ec", &script];
+        let mut arguments = vec!["--mount", "--propagation", "private", "sh", "-ec", &script];
+        if network.is_some() {
+            arguments.insert(0, "--net");
+        }
         let mut holder = Process::new(run_dir.path(), "machine", Path::new(UNSHARE), arguments);
         holder.start()?;
         eventually(Duration::from_secs(20), "the machine's folders", || {
             holder.must_run()?;
             Ok(if ready.exists() { Seen::Yes(()) } else { Seen::NotYet(holder.log_end(5)) })
         })?;
-        Ok(Self { holder, run_dir })
+        let pid = holder.pid().context("the machine is off")?;
+        let address = network.map(|network| network.attach(pid)).transpose()?;
+        Ok(Self { holder, address, run_dir })
     }
 
     /// A program and words that come before those of whatever runs in the machine.
     pub fn enter(&self) -> Result<(PathBuf, Vec<String>)> {
         let pid = self.holder.pid().context("the machine is off")?;
-        Ok((NSENTER.into(), vec![format!("--mount=/proc/{pid}/ns/mnt"), "--".to_owned()]))
+        let mut words = vec![format!("--mount=/proc/{pid}/ns/mnt")];
+        words.extend(self.address.map(|_| format!("--net=/proc/{pid}/ns/net")));
+        words.push("--".to_owned());
+        Ok((NSENTER.into(), words))
+    }
+
+    /// Its own, where it has a network of its own.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.address
     }
 
     /// Runs a program in it to its end.
