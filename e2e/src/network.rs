@@ -52,6 +52,8 @@ impl Network {
         ensure!(n < 200, "a network has room for 200 machines");
         let (address, gateway) = (Ipv4Addr::new(10, 232, self.number, n + 2), self.gateway());
         let (bridge, link, pid) = (bridge(self.number), format!("istm{}-{n}", self.number), pid.to_string());
+        // A namespace outlives its processes while the kernel closes their connections, and its link with it.
+        run("ip", &["link", "delete", &link]).ok();
         run("ip", &["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
         run("ip", &["link", "set", &link, "master", &bridge, "up"])?;
         let script = format!(

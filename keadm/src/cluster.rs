@@ -202,7 +202,8 @@ fn status(error: &anyhow::Error) -> Option<&kube::core::Status> {
 }
 
 fn is_unknown_kind(error: &anyhow::Error) -> bool {
-    status(error).is_some_and(kube::core::Status::is_not_found)
+    // By its number: for a path that it does not know at all, the API server gives no reason.
+    status(error).is_some_and(|status| status.code == 404)
 }
 
 fn kubeconfig(given: Option<&Path>) -> Result<PathBuf, Failure> {
