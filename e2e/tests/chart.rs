@@ -1,9 +1,10 @@
-//! The chart with the real helm: every set of values is taken by API server and cloudcore, wrong ones are refused, and the rights
-//! that it gives to cloudcore are enough.
+//! The chart with the real helm: every set of values is taken by API server and cloudcore, wrong ones are refused, keadm makes
+//! the same objects without Helm, the rights that it gives to cloudcore are enough, and it takes the place of KubeEdge's chart.
 
 // JSON values answer null for what is not there; nothing here is indexed but them.
 #![allow(clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -16,6 +17,7 @@ use e2e::node::{CloudCore, EdgeCore, EdgeOptions, binary};
 use e2e::run_dir::RunDir;
 use e2e::runtime::Runtime;
 use e2e::site::{NODE, Site, web_app};
+use e2e::wait::{Seen, eventually};
 use e2e::wire::Wire;
 use serde_json::{Value, json};
 
@@ -71,10 +73,21 @@ fn chart() -> Result<String> {
     Ok(root.join("charts/cloudcore").to_string_lossy().into_owned())
 }
 
+/// `keadm manifest generate`, its own way to the chart's objects.
+fn keadm(file: &str) -> Result<Output> {
+    let mut keadm = Command::new(binary("keadm", "ISTHMUS_KEADM")?);
+    keadm.args(["manifest", "generate", "--skip-crds", "--values", file]).stdin(Stdio::null());
+    keadm.output().context("start keadm")
+}
+
+fn material(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts").join(name)
+}
+
 /// The files of a folder of `e2e/charts`, with their names.
 fn sets(folder: &str) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("charts").join(folder))? {
+    for entry in fs::read_dir(material(folder))? {
         let path = entry?.path();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         found.push((name, path.to_string_lossy().into_owned()));
@@ -148,7 +161,49 @@ fn taken(helm: &Helm, cluster: &Cluster, chart: &str, name: &str, file: &str) ->
         warnings == if name == "kubeedge" { KUBEEDGE_WARNINGS } else { 0 },
         "{warnings} warnings:\n{notes}"
     );
+    let said = String::from_utf8_lossy(&keadm(file)?.stderr).into_owned();
+    for warning in notes.lines().filter_map(|line| line.strip_prefix("WARNING: ")) {
+        ensure!(said.contains(warning), "keadm does not say {warning:?}: {said}");
+    }
     Ok(())
+}
+
+#[test]
+fn keadm_makes_the_same_objects() -> Result<()> {
+    let (helm, chart) = (Helm::new()?, chart()?);
+    for (name, file) in sets("values")? {
+        let with_helm =
+            helm.ok(None, &["template", "cloudcore", &chart, "--namespace=kubeedge", "--values", &file])?;
+        let output = keadm(&file)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "values/{name}.yaml: keadm manifest generate: {error}");
+        let (helms, mut keadms) = (by_name(&with_helm)?, by_name(&String::from_utf8_lossy(&output.stdout))?);
+        // Helm has a flag for it.
+        ensure!(keadms.remove("v1 Namespace kubeedge").is_some(), "keadm makes no namespace");
+        for (object, expected) in &helms {
+            let found =
+                keadms.get(object).with_context(|| format!("values/{name}.yaml: keadm: no {object}"))?;
+            ensure!(found == expected, "values/{name}.yaml: {object}:\nhelm  {expected}\nkeadm {found}");
+        }
+        let more: Vec<_> = keadms.keys().filter(|object| !helms.contains_key(*object)).collect();
+        ensure!(more.is_empty(), "values/{name}.yaml: keadm alone makes {more:?}");
+    }
+    Ok(())
+}
+
+/// Objects of YAML documents, without the labels that say who made them.
+fn by_name(documents: &str) -> Result<BTreeMap<String, Value>> {
+    let mut objects = BTreeMap::new();
+    for mut object in serde_saphyr::from_multiple::<Value>(documents)? {
+        if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+            labels.retain(|label, _| label != "helm.sh/chart" && label != "app.kubernetes.io/managed-by");
+        }
+        let (metadata, text) = (&object["metadata"], |value: &Value| value.as_str().unwrap_or("").to_owned());
+        let words = [&object["apiVersion"], &object["kind"], &metadata["namespace"], &metadata["name"]];
+        let name = words.map(text).join(" ").replace("  ", " ");
+        ensure!(objects.insert(name.clone(), object).is_none(), "{name} is there twice");
+    }
+    Ok(objects)
 }
 
 #[test]
@@ -166,6 +221,9 @@ fn wrong_values_are_refused() -> Result<()> {
         let says = says.with_context(|| format!("refused/{name}.yaml must begin with `# says: `"))?;
         refused(&["template", "cloudcore", &chart, "--namespace=kubeedge", "--values", &file], says)
             .with_context(|| format!("refused/{name}.yaml"))?;
+        let output = keadm(&file)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && error.contains(says), "refused/{name}.yaml: keadm: {error}");
     }
     refused(&["template", "cloudcore", &chart, "--namespace=default"], "add --namespace kubeedge")
 }
@@ -192,9 +250,32 @@ fn its_rights_are_enough() -> Result<()> {
     site.cluster.apply(&web_app("shop", "chart"))?;
     let first = site.pod_of("shop")?;
     site.wait_running(&first)?;
+    let uid = site.cluster.kubectl_ok(&["get", "pod", &first, "--output=jsonpath={.metadata.uid}"])?;
+    let noted = |site: &Site| -> Result<bool> {
+        Ok(site.cluster.kubectl_ok(&["get", "objectsyncs", "--output=name"])?.contains(&uid))
+    };
+    eventually(e2e::site::PATIENCE, "the pod to be noted as confirmed", || {
+        Ok(if noted(&site)? { Seen::Yes(()) } else { Seen::NotYet("no ObjectSync".to_owned()) })
+    })?;
     site.cluster.kubectl_ok(&["delete", "pod", &first])?;
     site.wait_gone(&first)?;
     site.wait_event(&first, "Started")?;
+    eventually(e2e::site::PATIENCE, "the note to be struck out", || {
+        Ok(if noted(&site)? { Seen::NotYet("its ObjectSync is there".to_owned()) } else { Seen::Yes(()) })
+    })?;
+    // An event that happens again is counted up.
+    site.cluster.apply(&no_image().to_string())?;
+    let counts = [
+        "get",
+        "events",
+        "--field-selector=involvedObject.name=no-image",
+        "--output=jsonpath={.items[*].count}",
+    ];
+    eventually(e2e::site::PATIENCE, "an event of no-image to be counted up", || {
+        let said = site.cluster.kubectl_ok(&counts)?;
+        let is_counted = said.split(' ').any(|count| count.parse::<u32>().is_ok_and(|count| count > 1));
+        Ok(if is_counted { Seen::Yes(()) } else { Seen::NotYet(said) })
+    })?;
 
     // Devices: values up and down, what is wrong with one, the old version.
     site.cluster.kubectl_ok(&["create", "namespace", "plant"])?;
@@ -210,13 +291,21 @@ fn its_rights_are_enough() -> Result<()> {
     site.wait_event("lost-1", "ModelMissing")?;
     site.cluster.kubectl_ok(&["get", "devices.v1alpha2.devices.kubeedge.io", "--namespace=plant"])?;
 
-    // The node goes, and what was noted about it.
+    // Heartbeats, each over the one before.
+    let lease = ["get", "lease", NODE, "--namespace=kube-node-lease", "--output=jsonpath={.spec.renewTime}"];
+    let first = site.cluster.kubectl_ok(&lease)?;
+    eventually(e2e::site::PATIENCE, "the node's lease to be renewed", || {
+        let now = site.cluster.kubectl_ok(&lease)?;
+        Ok(if now == first { Seen::NotYet(now) } else { Seen::Yes(()) })
+    })?;
+
+    // What was noted is read at a start.
     site.cloud.process.restart()?;
     site.cluster.kubectl_ok(&["delete", "namespace", "plant"])?;
-
-    let log = site.cloud.process.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
-    ensure!(lines.is_empty(), "cloudcore was refused something:\n{}", lines.join("\n"));
+    for (program, log) in [("cloudcore", site.cloud.process.log()), ("edgecore", site.edge.process.log())] {
+        let lines: Vec<&str> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
+        ensure!(lines.is_empty(), "{program} saw something refused:\n{}", lines.join("\n"));
+    }
 
     // And no more than enough.
     for (verb, what, namespace) in [
@@ -256,6 +345,83 @@ fn its_rights_are_enough() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn it_takes_the_place_of_kubeedges_chart() -> Result<()> {
+    let (helm, chart) = (Helm::new()?, chart()?);
+    let cluster = Cluster::start(&Options::default())?;
+    let get = |object: &str| cluster.kubectl_json(&["get", object, "--namespace=kubeedge"]);
+    let (old, values) = (material("kubeedge"), material("values/kubeedge.yaml"));
+    let (old, values) = (old.to_string_lossy(), values.to_string_lossy());
+    let install =
+        ["install", "cloudcore", &old, "--namespace=kubeedge", "--create-namespace", "--values", &values];
+    helm.ok(Some(&cluster), &install)?;
+    cluster.kubectl_ok(&[
+        "create",
+        "secret",
+        "generic",
+        "casecret",
+        "--namespace=kubeedge",
+        "--from-literal=cadata=ca",
+    ])?;
+    let service = get("service/cloudcore")?;
+
+    // As documented, with the values that KubeEdge's installation had.
+    let definitions = format!("{chart}/crds");
+    cluster.kubectl_ok(&["apply", "--server-side", "--force-conflicts", "--filename", &definitions])?;
+    let notes = helm.ok(Some(&cluster), &["upgrade", "cloudcore", &chart, "--namespace=kubeedge"])?;
+    let warnings = notes.lines().filter(|line| line.starts_with("WARNING: ")).count();
+    ensure!(warnings == KUBEEDGE_WARNINGS, "{warnings} warnings:\n{notes}");
+
+    // What is there is what a new installation would make, and nothing of KubeEdge's is left in it.
+    let wanted =
+        helm.ok(None, &["template", "cloudcore", &chart, "--namespace=kubeedge", "--values", &values])?;
+    for (name, wanted) in by_name(&wanted)? {
+        let text = |value: &Value| value.as_str().unwrap_or("default").to_owned();
+        let (kind, metadata) = (text(&wanted["kind"]), &wanted["metadata"]);
+        let namespace = format!("--namespace={}", text(&metadata["namespace"]));
+        let found = cluster.kubectl_json(&["get", &kind, &text(&metadata["name"]), &namespace])?;
+        ensure!(holds(&found, &wanted), "{name}:\nwanted {wanted}\nfound  {found}");
+    }
+    ensure!(
+        get("clusterrole/cloudcore")?["aggregationRule"].is_null(),
+        "the role is still put together from others"
+    );
+    let container = &get("deployment/cloudcore")?["spec"]["template"]["spec"]["containers"][0];
+    ensure!(container["securityContext"]["privileged"].is_null(), "{container}");
+    let after = get("service/cloudcore")?;
+    ensure!(after["spec"]["clusterIP"] == service["spec"]["clusterIP"], "the Service was made anew");
+    for gone in ["clusterrole/cloudcore-common", "daemonset/edge-eclipse-mosquitto"] {
+        ensure!(
+            !cluster.kubectl(&["get", gone, "--namespace=kubeedge"])?.status.success(),
+            "{gone} is still there"
+        );
+    }
+    for kept in ["secret/casecret", "secret/cloudcore"] {
+        get(kept)?;
+    }
+
+    // And back.
+    helm.ok(Some(&cluster), &["rollback", "cloudcore", "1", "--namespace=kubeedge"])?;
+    ensure!(get("clusterrole/cloudcore")?["aggregationRule"].is_object(), "KubeEdge's role is not back");
+    let ports = &get("service/cloudcore")?["spec"]["ports"];
+    ensure!(ports.as_array().is_some_and(|ports| ports.len() == 5), "{ports}");
+    Ok(())
+}
+
+/// Whether everything that is wanted is there. Lists are as long as wanted; objects may have more, such as defaults.
+fn holds(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| found.get(key).is_some_and(|found| holds(found, wanted)))
+        }
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len()
+                && found.iter().zip(wanted).all(|(found, wanted)| holds(found, wanted))
+        }
+        _ => found == wanted,
+    }
+}
+
 /// A kubeconfig of the chart's service account.
 fn account(cluster: &Cluster) -> Result<PathBuf> {
     let token =
@@ -268,6 +434,14 @@ fn account(cluster: &Cluster) -> Result<PathBuf> {
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
     });
     cluster.run_dir().write("cloudcore-account.kubeconfig", kubeconfig.to_string())
+}
+
+/// A pod whose image nobody has.
+fn no_image() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "no-image"},
+        "spec": {"nodeName": NODE, "containers": [{"name": "none", "image": "registry.invalid/none:1"}]},
+    })
 }
 
 /// A device whose model is not there.
