@@ -6,7 +6,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Stories share one machine's cores and clocks: one at a time. Their names are the files in e2e/tests.
 STORY_FLAGS := -p e2e --features stories --no-fail-fast
-SHIPPED := cloudcore edgecore mapper-virtual mapper-modbus mapper-mqtt mapper-opcua
+SHIPPED := cloudcore edgecore keadm mapper-virtual mapper-modbus mapper-mqtt mapper-opcua
 # FOR=aarch64-unknown-linux-gnu makes what ships for another processor; see docs/packages.md.
 SHIPPED_TO := $(TARGET)/$(if $(FOR),$(FOR)/)dist
 STORIES := $(if $(STORY),--test $(STORY),--tests)
