@@ -31,7 +31,7 @@ impl Packed {
         let programs: BTreeMap<_, _> =
             names.into_iter().map(|name| Ok((name.to_owned(), program()?))).collect::<Result<_>>()?;
         let version = "1.2.3-rc.1";
-        let tree: String = names.map(|name| format!("0{name} v{version} (/here)|Apache-2.0\n\n")).concat();
+        let tree: String = names.map(|name| format!("0{name} v{version} (/here)|Apache-2.0|\n\n")).concat();
         let crates = Crates::read(&tree, "")?;
         let release = Release {
             programs,
@@ -78,6 +78,7 @@ fn dpkg_takes_and_removes_a_deb() -> Result<()> {
         "./usr/bin/edgecore",
         "./usr/lib/systemd/system/edgecore.service",
         "./usr/share/doc/edgecore/copyright",
+        "./usr/share/doc/edgecore/THIRD-PARTY-NOTICES",
     ] {
         ensure!(contents.lines().any(|found| found.ends_with(line)), "{line} in {contents}");
     }
@@ -117,6 +118,7 @@ fn rpm_takes_and_removes_an_rpm() -> Result<()> {
     ensure!(query("--list")?.lines().eq([
         "/usr/bin/edgecore",
         "/usr/lib/systemd/system/edgecore.service",
+        "/usr/share/doc/edgecore/THIRD-PARTY-NOTICES",
         "/usr/share/doc/edgecore/copyright"
     ]));
     let name = query("--queryformat=%{NEVRA} %{SIZE} %{LICENSE} %{SUMMARY}")?;

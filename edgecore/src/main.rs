@@ -16,6 +16,7 @@ use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
+use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
 use edgecore::edged::resources::CpuQuota;
@@ -229,6 +230,13 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let (refill_cloud, refill_db) = (cloud.clone(), db.clone());
     let (addresses, host_ips) = watch::channel(vec![first_address(wanted_ip, known.as_ref())]);
     let objects = Arc::new(meta.clone());
+    let image_folder = ImageFolder {
+        // Beside the store: /var/lib/kubeedge/images unless the store lies elsewhere.
+        folder: config.database.data_source.with_file_name("images"),
+        runtime: Arc::clone(&runtime),
+        endpoint: kubelet.container_runtime_endpoint.clone(),
+        program_folders: std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect(),
+    };
     let edged = Edged::new(Parts {
         settings: settings(edged_config, &name, &host),
         runtime: Arc::clone(&runtime),
@@ -269,6 +277,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
     tasks.add("edged", |stop| edged.run(stop));
+    tasks.add("image_folder", |stop| image_folder.run(stop));
     tasks.add("event_bus", |stop| event_bus.run(stop));
     let rules = cloud.clone();
     tasks.add("mqtt_uploads", |stop| async move {

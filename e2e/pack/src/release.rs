@@ -97,12 +97,8 @@ impl Release<'_> {
                 tree = with_libraries(tree, &program.elf)?;
             }
         }
-        tree = tree.with(
-            &format!("usr/share/doc/{}/copyright", contained.name),
-            0o644,
-            Role::Licence,
-            LICENCE.as_bytes(),
-        );
+        let terms = format!("usr/share/doc/{}", contained.name);
+        tree = self.with_terms(tree, &terms, "copyright", contained.programs);
         let image = Image {
             arch: self.arch()?,
             date: self.date,
@@ -120,6 +116,19 @@ impl Release<'_> {
         };
         let name = format!("{}/{}:v{}", self.repository, contained.name, self.version);
         Ok(Some(oci::archive(&image, &[&name])?))
+    }
+
+    /// Our licence under the name that people look for there, and whose work else is in the programs.
+    fn with_terms(&self, tree: Tree, folder: &str, name: &str, programs: &[(&str, &str)]) -> Tree {
+        let there: Vec<&str> =
+            programs.iter().map(|(name, _)| *name).filter(|name| self.programs.contains_key(*name)).collect();
+        let notices = self.crates.notices(&there, self.version);
+        tree.with(&format!("{folder}/{name}"), 0o644, Role::Licence, LICENCE.as_bytes()).with(
+            &format!("{folder}/THIRD-PARTY-NOTICES"),
+            0o644,
+            Role::Licence,
+            notices.as_bytes(),
+        )
     }
 
     /// That of all programs.
@@ -142,20 +151,15 @@ impl Release<'_> {
     fn archive(&self, archive: &Archive, ending: &str, tree: Tree) -> Result<Vec<u8>> {
         let folder = format!("{}-{ending}", archive.name);
         let version = format!("v{}\n", self.version);
-        let tree = tree.with(&format!("{folder}/version"), 0o644, Role::Plain, version.as_bytes()).with(
-            &format!("{folder}/LICENSE"),
-            0o644,
-            Role::Licence,
-            LICENCE.as_bytes(),
-        );
+        let tree = tree.with(&format!("{folder}/version"), 0o644, Role::Plain, version.as_bytes());
+        let tree = self.with_terms(tree, &folder, "LICENSE", archive.programs);
         gzip(&tree.tar(self.date, "")?)
     }
 
     fn packages(&self, packaged: &Packaged, program: &Program) -> Result<[(String, Vec<u8>); 2]> {
         let name = packaged.program;
-        let mut tree = Tree::default()
-            .with(&format!("usr/bin/{name}"), 0o755, Role::Plain, &program.bytes)
-            .with(&format!("usr/share/doc/{name}/copyright"), 0o644, Role::Licence, LICENCE.as_bytes());
+        let tree = Tree::default().with(&format!("usr/bin/{name}"), 0o755, Role::Plain, &program.bytes);
+        let mut tree = self.with_terms(tree, &format!("usr/share/doc/{name}"), "copyright", &[(name, "")]);
         if let Some((unit, text)) = packaged.unit {
             let text = text.replace(KEADM_PLACE, PACKAGE_PLACE);
             tree = tree.with(&format!("usr/lib/systemd/system/{unit}"), 0o644, Role::Plain, text.as_bytes());
@@ -187,8 +191,8 @@ mod tests {
     use super::*;
     use crate::sha256::sha256;
 
-    const TREE: &str = "0edgecore v1.2.3 (/x)|Apache-2.0\n\n0cloudcore v1.2.3 (/x)|Apache-2.0\n\n\
-                        0mapper-modbus v1.2.3 (/x)|Apache-2.0\n\n0keadm v1.2.3 (/x)|Apache-2.0\n";
+    const TREE: &str = "0edgecore v1.2.3 (/x)|Apache-2.0|\n\n0cloudcore v1.2.3 (/x)|Apache-2.0|\n\n\
+                        0mapper-modbus v1.2.3 (/x)|Apache-2.0|\n\n0keadm v1.2.3 (/x)|Apache-2.0|\n";
 
     /// A static program, whose image wants no library of this machine.
     fn program() -> Vec<u8> {
@@ -250,12 +254,13 @@ mod tests {
             let names: Vec<&str> = names.keys().map(|path| path.strip_prefix(&folder).unwrap()).collect();
             assert_eq!(names, expected);
         };
-        check("keadm", &["", "LICENSE", "keadm/", "keadm/keadm", "version"]);
+        check("keadm", &["", "LICENSE", "THIRD-PARTY-NOTICES", "keadm/", "keadm/keadm", "version"]);
         check(
             "kubeedge",
             &[
                 "",
                 "LICENSE",
+                "THIRD-PARTY-NOTICES",
                 "cloud/",
                 "cloud/cloudcore/",
                 "cloud/cloudcore/cloudcore",

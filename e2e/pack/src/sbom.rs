@@ -1,4 +1,5 @@
-//! A bill of materials (SPDX 2.3, JSON) for one program: every crate that is linked into it, its licence and checksum. Pure.
+//! A bill of materials (SPDX 2.3, JSON) for one program: every crate that is linked into it, its licence and checksum. The
+//! same for people: the notices that lie beside every program that ships. Pure.
 //!
 //! It reads what `cargo tree` prints, which knows the features that a build turns on, and the checksums of `Cargo.lock`.
 //! Crates that only run while compiling are no part of a program and not listed.
@@ -11,13 +12,14 @@ use serde_json::{Value, json};
 use crate::oci::rfc3339;
 use crate::sha256::sha256;
 
-/// What `cargo tree` must be asked for, besides the packages: one line a crate, its depth before it, a bar before its licence.
+/// What `cargo tree` must be asked for, besides the packages: one line a crate, its depth before it, bars before its
+/// licence and the address of its source.
 pub const TREE_ARGUMENTS: [&str; 7] = [
     "tree",
     "--locked",
     "--edges=normal,no-proc-macro",
     "--prefix=depth",
-    "--format={p}|{l}",
+    "--format={p}|{l}|{r}",
     "--color=never",
     "--quiet",
 ];
@@ -25,7 +27,7 @@ pub const TREE_ARGUMENTS: [&str; 7] = [
 /// Crates of a build and what uses what.
 #[derive(Debug, Default)]
 pub struct Crates {
-    licences: BTreeMap<Crate, String>,
+    described: BTreeMap<Crate, Described>,
     uses: BTreeMap<Crate, BTreeSet<Crate>>,
     checksums: BTreeMap<Crate, String>,
 }
@@ -34,6 +36,13 @@ pub struct Crates {
 struct Crate {
     name: String,
     version: String,
+}
+
+/// What its author says of it; either may be empty.
+#[derive(Clone, Debug)]
+struct Described {
+    licence: String,
+    repository: String,
 }
 
 pub struct Program<'a> {
@@ -53,13 +62,13 @@ impl Crates {
         // The crates between the root and this line.
         let mut above: Vec<Crate> = Vec::new();
         for line in tree.lines().filter(|line| !line.is_empty()) {
-            let (depth, found, licence) =
+            let (depth, found, described) =
                 line_of_tree(line).with_context(|| format!("cargo tree printed {line:?}"))?;
             above.truncate(depth);
             if let Some(user) = above.last() {
                 crates.uses.entry(user.clone()).or_default().insert(found.clone());
             }
-            crates.licences.insert(found.clone(), licence);
+            crates.described.insert(found.clone(), described);
             above.push(found);
         }
         Ok(crates)
@@ -103,10 +112,32 @@ impl Crates {
         }))
     }
 
+    /// Whose work is in these programs, under what terms, and where its source and their full text are. Nothing of a program
+    /// that `cargo tree` was not asked for; its bill of materials is then an error.
+    pub fn notices(&self, programs: &[&str], version: &str) -> String {
+        let roots =
+            programs.iter().map(|name| Crate { name: (*name).to_owned(), version: version.to_owned() });
+        let below: BTreeSet<Crate> = roots.flat_map(|root| self.below(&root)).collect();
+        // Ours come from no registry: no checksum.
+        let lines = below.iter().filter(|found| self.checksums.contains_key(found)).map(|found| {
+            let repository = self.described.get(found).map(|described| described.repository.as_str());
+            let address = match repository {
+                None | Some("") => format!("https://crates.io/crates/{}", found.name),
+                Some(repository) => repository.to_owned(),
+            };
+            format!("{} {}\n    {}\n    {address}\n", found.name, found.version, self.licence(found))
+        });
+        let programs = programs.join(", ");
+        format!(
+            "The work of others in {programs} {version}: name and version, licence, source with the licence's text.\n\n{}",
+            lines.collect::<String>()
+        )
+    }
+
     fn below(&self, root: &Crate) -> BTreeSet<Crate> {
         let mut found = BTreeSet::new();
         let mut rest: Vec<&Crate> =
-            self.licences.get_key_value(root).map(|(root, _)| root).into_iter().collect();
+            self.described.get_key_value(root).map(|(root, _)| root).into_iter().collect();
         while let Some(next) = rest.pop() {
             if found.insert(next.clone()) {
                 rest.extend(self.uses.get(next).into_iter().flatten());
@@ -142,7 +173,7 @@ impl Crates {
 
     /// Cargo also takes the old `MIT/Apache-2.0`, which SPDX does not.
     fn licence(&self, found: &Crate) -> String {
-        match self.licences.get(found).map(String::as_str) {
+        match self.described.get(found).map(|described| described.licence.as_str()) {
             None | Some("") => "NOASSERTION".to_owned(),
             Some(licence) => licence.replace('/', " OR "),
         }
@@ -161,16 +192,18 @@ fn relation(from: &str, kind: &str, to: &str) -> Value {
     json!({"spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to})
 }
 
-/// `12name v1.2.3 (somewhere)|MIT (*)`: the depth runs into the name, which never starts with a digit; the star says that
-/// what is below stands elsewhere.
-fn line_of_tree(line: &str) -> Option<(usize, Crate, String)> {
-    let (words, licence) = line.rsplit_once('|')?;
+/// `12name v1.2.3 (somewhere)|MIT|https://source (*)`: the depth runs into the name, which never starts with a digit; the
+/// star says that what is below stands elsewhere.
+fn line_of_tree(line: &str) -> Option<(usize, Crate, Described)> {
+    let mut columns = line.trim_end_matches(" (*)").split('|');
+    let (words, licence, repository) = (columns.next()?, columns.next()?, columns.next()?);
     let name_at = words.find(|c: char| !c.is_ascii_digit())?;
     let (depth, words) = words.split_at(name_at);
     let mut words = words.split(' ');
     let (name, version) = (words.next()?, words.next()?.strip_prefix('v')?);
     let found = Crate { name: name.to_owned(), version: version.to_owned() };
-    Some((depth.parse().ok()?, found, licence.trim_end_matches(" (*)").to_owned()))
+    let described = Described { licence: licence.to_owned(), repository: repository.trim().to_owned() };
+    Some((depth.parse().ok()?, found, described))
 }
 
 fn checksums(lock: &str) -> BTreeMap<Crate, String> {
@@ -189,15 +222,15 @@ fn checksums(lock: &str) -> BTreeMap<Crate, String> {
 mod tests {
     use super::*;
 
-    const TREE: &str = "0edgecore v0.1.0 (/somewhere/edgecore)|Apache-2.0\n\
-                        1bytes v1.2.3|MIT\n\
-                        1tokio v1.54.1|MIT\n\
-                        2bytes v1.2.3|MIT\n\
-                        2mio v1.0.0|MIT/Apache-2.0\n\
+    const TREE: &str = "0edgecore v0.1.0 (/somewhere/edgecore)|Apache-2.0|\n\
+                        1bytes v1.2.3|MIT|https://host.example/bytes\n\
+                        1tokio v1.54.1|MIT|https://host.example/tokio\n\
+                        2bytes v1.2.3|MIT|https://host.example/bytes\n\
+                        2mio v1.0.0|MIT/Apache-2.0|https://host.example/mio\n\
                         \n\
-                        0cloudcore v0.1.0 (/somewhere/cloudcore)|Apache-2.0\n\
-                        1tokio v1.54.1|MIT (*)\n\
-                        1kube v5.0.0| (*)\n";
+                        0cloudcore v0.1.0 (/somewhere/cloudcore)|Apache-2.0|\n\
+                        1tokio v1.54.1|MIT|https://host.example/tokio (*)\n\
+                        1kube v5.0.0|| (*)\n";
     const LOCK: &str = "version = 4\n\n[[package]]\nname = \"mio\"\nversion = \"1.0.0\"\nsource = \"x\"\n\
                         checksum = \"ab12\"\n\n[[package]]\nname = \"edgecore\"\nversion = \"0.1.0\"\n";
 
@@ -251,6 +284,18 @@ mod tests {
             assert!(ids.contains(relation["relatedSpdxElement"].as_str().unwrap()), "{relation}");
         }
         assert!(ids.contains("SPDXRef-crate-tokio-1.54.1"));
+    }
+
+    #[test]
+    fn notices_name_others_and_where_their_terms_are() {
+        let notices = |programs: &[&str]| Crates::read(TREE, LOCK).unwrap().notices(programs, "0.1.0");
+        let others = "\n\nmio 1.0.0\n    MIT OR Apache-2.0\n    https://host.example/mio\n";
+        let text = notices(&["edgecore", "cloudcore"]);
+        assert!(
+            text.starts_with("The work of others in edgecore, cloudcore 0.1.0: ") && text.ends_with(others),
+            "{text}"
+        );
+        assert!(!notices(&["keadm"]).contains("mio"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::render::CONFIG;
 pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod init;
+pub(crate) mod bundle;
 pub(crate) mod join;
 pub(crate) mod manifest;
 pub(crate) mod recover;
