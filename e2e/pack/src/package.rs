@@ -48,8 +48,9 @@ impl Package<'_> {
 /// systemd reads units when told to. Nothing is started: before `keadm join` there is nothing to run, and after an upgrade
 /// the old program goes on until somebody restarts it.
 pub(crate) const READ_UNITS: &str = "systemctl daemon-reload";
-/// A service whose program is about to vanish.
-pub(crate) const STOP: &str = "systemctl stop UNIT";
+/// A service whose program is about to vanish. A unit in /etc goes before the package's: it is keadm's, which starts a copy of
+/// its own, or the site's.
+pub(crate) const STOP: &str = "[ -e /etc/systemd/system/UNIT ] || systemctl stop UNIT";
 
 /// What a package may ask of a system without naming more packages than libc's own.
 pub(crate) fn only_libc(program: &Elf) -> Result<()> {
@@ -116,7 +117,7 @@ pub(crate) mod tests {
         assert_eq!(
             package.script("[ \"$1\" = remove ]", STOP).unwrap(),
             "if [ \"$1\" = remove ] && [ -z \"${DPKG_ROOT:-}\" ] && [ -d /run/systemd/system ]; then\n    \
-             systemctl stop edgecore.service\nfi\n"
+             [ -e /etc/systemd/system/edgecore.service ] || systemctl stop edgecore.service\nfi\n"
         );
         package.unit = None;
         assert_eq!(package.script("true", READ_UNITS), None);
