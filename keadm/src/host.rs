@@ -1,4 +1,4 @@
-//! The machine: files, programs, processes. The only file that touches it.
+//! The machine: files, programs, processes. The only file that touches it, but for `bundle.rs`, whose files go through in pieces.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};

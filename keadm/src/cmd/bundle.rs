@@ -96,9 +96,9 @@ fn create(host: &dyn Host, args: &Create, say: &mut dyn FnMut(&str)) -> Result<(
     let manifest = bundle::create(&args.out, version, arch, &sources)
         .map_err(|why| Failure::Undone(anyhow::anyhow!(why)))?;
     list(&manifest, say);
+    let out = args.out.display();
     say(&format!(
-        "{} is made. On the machine: tar -xzf it keadm, then ./keadm join --offline-bundle it",
-        args.out.display()
+        "{out} is made. On the machine: tar -xzf {out} keadm && ./keadm join --offline-bundle {out} ..."
     ));
     Ok(())
 }
