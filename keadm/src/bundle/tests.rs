@@ -1,3 +1,5 @@
+//! What goes into a bundle comes out, and nothing else: files cut short, forged lists, other machines. It forges bundles of its own.
+
 use std::collections::BTreeMap;
 
 use super::*;
