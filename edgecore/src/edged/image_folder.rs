@@ -267,8 +267,8 @@ mod tests {
         }
 
         fn taken(&self) -> Vec<String> {
-            let text = fs::read_to_string(self.folder.path().join("taken")).unwrap_or_default();
-            text.lines().map(str::to_owned).collect()
+            let bytes = fs::read(self.folder.path().join("taken")).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
         }
 
         async fn import(&self, name: &str) -> Result<(), String> {
