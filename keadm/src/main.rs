@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod backup;
 mod binary;
+mod bundle;
 mod change;
 mod cluster;
 mod cmd;
@@ -64,6 +65,8 @@ enum Command {
     /// As `config update`.
     #[command(hide = true)]
     ConfigUpdate(cmd::config::Update),
+    /// Make or check a bundle: all that a machine without a network joins with.
+    Bundle(cmd::bundle::Args),
     /// Print the version.
     Version(cmd::version::Args),
     /// Undo a change that was cut short; runs before edgecore starts.
@@ -98,6 +101,7 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         Command::Rollback(args) => cmd::rollback::run(host, &args),
         Command::Config(args) => cmd::config::run(host, &args),
         Command::ConfigUpdate(args) => cmd::config::update(host, &args),
+        Command::Bundle(args) => cmd::bundle::run(host, &args),
         Command::Version(args) => cmd::version::run(&args),
         Command::Recover(args) => cmd::recover::run(host, &args),
         Command::Supervise(args) => cmd::supervise::run(host, &args),

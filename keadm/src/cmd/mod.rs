@@ -10,9 +10,9 @@ use crate::host::Host;
 use crate::render::CONFIG;
 
 pub(crate) mod backup;
+pub(crate) mod bundle;
 pub(crate) mod config;
 pub(crate) mod init;
-pub(crate) mod bundle;
 pub(crate) mod join;
 pub(crate) mod manifest;
 pub(crate) mod recover;
