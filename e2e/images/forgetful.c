@@ -1,10 +1,11 @@
 /* A file system that forgets what was not fsynced, to cut the power of one directory.
  *
  * It holds everything twice: what programs see now, and what a disk would hold. fsync and fdatasync carry one file over,
- * with its names; fsync of the directory carries every name over. Writing anything into the file `.power` cuts the power:
- * what programs see becomes what the disk holds. Reading it tells how often that and fsync happened. One flat directory,
- * one thread, all in memory. After a cut every file is a new one to the kernel, so that no page it still held comes back;
- * writes through handles from before go nowhere.
+ * with its names; fsync of a directory carries over the names in it. Writing `cut` into the file `.power` cuts the power:
+ * what programs see becomes what the disk holds. `after N` cuts it after N further changes (writes of bytes do not count),
+ * and from then on everything fails until `on` is written. Reading it tells how often what happened. Directories cannot be
+ * renamed. One thread, all in memory. After a cut every file is a new one to the kernel, so that no page it still held
+ * comes back; writes through handles from before go nowhere.
  *
  * usage: forgetful <mount point>, as root, in the foreground, until SIGTERM. */
 #define FUSE_USE_VERSION 34
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,9 +36,10 @@ struct file {
     time_t changed;
     /* From before a power cut. */
     int dead;
+    int is_folder;
 };
 
-/* NULL where the name leads to nothing. */
+/* NULL where the name leads to nothing. The text is the whole path below the mount point. */
 struct name {
     char text[256];
     struct file *now, *disk;
@@ -46,7 +49,10 @@ static struct file **files;
 static size_t n_files;
 static struct name *names;
 static size_t n_names;
-static unsigned long n_cuts, n_fsyncs, n_bytes_forgotten, n_names_forgotten;
+static unsigned long n_cuts, n_fsyncs, n_bytes_forgotten, n_names_forgotten, n_changes;
+/* Changes until the power goes; below zero: it stays. */
+static long n_left = -1;
+static int is_dark;
 
 static void *grown(void *old, size_t size)
 {
@@ -124,6 +130,34 @@ static struct name *name_of(const char *text, int make)
     return &names[n_names++];
 }
 
+/* The path of a name in a folder. Gives an error number. */
+static int path_of(fuse_ino_t folder, const char *text, char path[sizeof names->text])
+{
+    const char *above = "";
+    if (folder != FUSE_ROOT_ID) {
+        struct file *file = file_of(folder);
+        for (size_t i = 0; i < n_names; i++)
+            if (file && names[i].now == file)
+                above = names[i].text;
+        if (!*above)
+            return ENOENT;
+    }
+    int length = snprintf(path, sizeof names->text, "%s%s%s", above, *above ? "/" : "", text);
+    return length < 0 || (size_t)length >= sizeof names->text || !strcmp(path, CONTROL) ? EINVAL : 0;
+}
+
+/* What the path is called in that folder; NULL if it is not right there. */
+static const char *leaf_of(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+    if (length) {
+        if (strncmp(path, folder, length) || path[length] != '/')
+            return NULL;
+        path += length + 1;
+    }
+    return strchr(path, '/') ? NULL : path;
+}
+
 /* The disk gets the file's bytes, and every name that leads or led to it. */
 static void sync_file(struct file *file)
 {
@@ -140,6 +174,23 @@ static void sync_file(struct file *file)
 static void cut_power(void)
 {
     n_cuts++;
+    /* What lies in a folder whose name never came to the disk cannot be found there. */
+    for (int is_found = 1; is_found;) {
+        is_found = 0;
+        for (size_t n = 0; n < n_names; n++) {
+            char above[sizeof names->text];
+            strcpy(above, names[n].text);
+            char *slash = strrchr(above, '/');
+            if (!slash || !names[n].disk)
+                continue;
+            *slash = 0;
+            struct name *folder = name_of(above, 0);
+            if (!folder || !folder->disk) {
+                names[n].disk = NULL;
+                is_found = 1;
+            }
+        }
+    }
     for (size_t n = 0; n < n_names; n++)
         n_names_forgotten += names[n].now != names[n].disk;
     size_t n_before = n_files;
@@ -147,6 +198,14 @@ static void cut_power(void)
         struct file *old = files[i];
         if (old->dead)
             continue;
+        if (old->is_folder) {
+            /* The same one to the kernel: it may be mounted elsewhere. */
+            old->dead = 1;
+            for (size_t n = 0; n < n_names; n++)
+                if (names[n].disk == old)
+                    old->dead = 0;
+            continue;
+        }
         size_t to = old->dirty_to < old->now.size ? old->dirty_to : old->now.size;
         if (old->dirty_from < to)
             n_bytes_forgotten += to - old->dirty_from;
@@ -176,6 +235,21 @@ static void cut_power(void)
         names[n].now = names[n].disk;
 }
 
+/* Before every change. Gives an error number. */
+static int change(void)
+{
+    if (!is_dark && n_left == 0) {
+        cut_power();
+        is_dark = 1;
+    }
+    if (is_dark)
+        return EIO;
+    n_changes++;
+    if (n_left > 0)
+        n_left--;
+    return 0;
+}
+
 static int describe(fuse_ino_t ino, struct stat *stat)
 {
     memset(stat, 0, sizeof *stat);
@@ -191,9 +265,11 @@ static int describe(fuse_ino_t ino, struct stat *stat)
         return 0;
     }
     struct file *file = file_of(ino);
+    if (is_dark)
+        return EIO;
     if (!file)
         return ENOENT;
-    stat->st_mode = S_IFREG | (file->mode & 07777);
+    stat->st_mode = (file->is_folder ? S_IFDIR : S_IFREG) | (file->mode & 07777);
     stat->st_size = file->now.size;
     stat->st_blocks = (file->now.size + 511) / 512;
     stat->st_blksize = 4096;
@@ -212,16 +288,19 @@ static void entry_of(fuse_ino_t ino, struct fuse_entry_param *entry)
 static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *text)
 {
     struct fuse_entry_param entry;
-    struct name *name = name_of(text, 0);
-    (void)parent;
-    if (!strcmp(text, CONTROL)) {
+    char path[sizeof names->text];
+    if (parent == FUSE_ROOT_ID && !strcmp(text, CONTROL)) {
         entry_of(CONTROL_INO, &entry);
-    } else if (name && name->now) {
-        entry_of(ino_of(name->now), &entry);
-    } else {
-        fuse_reply_err(req, ENOENT);
+        fuse_reply_entry(req, &entry);
         return;
     }
+    int error = is_dark ? EIO : path_of(parent, text, path);
+    struct name *name = error ? NULL : name_of(path, 0);
+    if (!name || !name->now) {
+        fuse_reply_err(req, error == EIO ? EIO : ENOENT);
+        return;
+    }
+    entry_of(ino_of(name->now), &entry);
     fuse_reply_entry(req, &entry);
 }
 
@@ -239,7 +318,7 @@ static void on_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 static void on_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, int what, struct fuse_file_info *info)
 {
     struct file *file = file_of(ino);
-    if (file && file->dead) {
+    if (file && (file->dead || change())) {
         fuse_reply_err(req, EIO);
         return;
     }
@@ -256,16 +335,39 @@ static void on_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, int 
 static void on_create(fuse_req_t req, fuse_ino_t parent, const char *text, mode_t mode, struct fuse_file_info *info)
 {
     struct fuse_entry_param entry;
-    (void)parent;
-    if (strlen(text) >= sizeof names->text || !strcmp(text, CONTROL)) {
-        fuse_reply_err(req, EINVAL);
+    char path[sizeof names->text];
+    int error = path_of(parent, text, path);
+    if (!error)
+        error = change();
+    if (error) {
+        fuse_reply_err(req, error);
         return;
     }
-    struct name *name = name_of(text, 1);
+    struct name *name = name_of(path, 1);
     if (!name->now)
         name->now = new_file(mode);
     entry_of(ino_of(name->now), &entry);
     fuse_reply_create(req, &entry, info);
+}
+
+static void on_mkdir(fuse_req_t req, fuse_ino_t parent, const char *text, mode_t mode)
+{
+    struct fuse_entry_param entry;
+    char path[sizeof names->text];
+    int error = path_of(parent, text, path);
+    struct name *name = error ? NULL : name_of(path, 1);
+    if (name && name->now)
+        error = EEXIST;
+    if (!error)
+        error = change();
+    if (error) {
+        fuse_reply_err(req, error);
+        return;
+    }
+    name->now = new_file(mode);
+    name->now->is_folder = 1;
+    entry_of(ino_of(name->now), &entry);
+    fuse_reply_entry(req, &entry);
 }
 
 static void on_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
@@ -282,9 +384,9 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
     struct file *file = file_of(ino);
     (void)info;
     if (ino == CONTROL_INO) {
-        length = snprintf(text, sizeof text, "%lu %lu %lu %lu\n", n_cuts, n_fsyncs, n_bytes_forgotten,
-                          n_names_forgotten);
-    } else if (file && !file->dead) {
+        length = snprintf(text, sizeof text, "%lu %lu %lu %lu %lu %d\n", n_cuts, n_fsyncs, n_bytes_forgotten,
+                          n_names_forgotten, n_changes, is_dark);
+    } else if (file && !file->dead && !is_dark) {
         data = file->now.data;
         length = file->now.size;
     } else {
@@ -303,8 +405,17 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
     struct file *file = file_of(ino);
     (void)info;
     if (ino == CONTROL_INO) {
-        cut_power();
-    } else if (file && !file->dead) {
+        char order[32] = "";
+        memcpy(order, data, size < sizeof order ? size : sizeof order - 1);
+        if (!strncmp(order, "after ", 6)) {
+            n_left = atol(order + 6);
+        } else if (!strncmp(order, "on", 2)) {
+            is_dark = 0;
+            n_left = -1;
+        } else {
+            cut_power();
+        }
+    } else if (file && !file->dead && !is_dark) {
         size_t before = file->now.size;
         if (offset + size > before)
             resize(&file->now, offset + size);
@@ -323,7 +434,7 @@ static void on_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_
     (void)data_only;
     (void)info;
     n_fsyncs++;
-    if (file && file->dead) {
+    if (change() || (file && file->dead)) {
         fuse_reply_err(req, EIO);
         return;
     }
@@ -334,61 +445,90 @@ static void on_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_
 
 static void on_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *info)
 {
-    (void)ino;
+    char folder[sizeof names->text] = "";
+    int error = ino == FUSE_ROOT_ID ? 0 : path_of(ino, "", folder);
     (void)data_only;
     (void)info;
     n_fsyncs++;
-    for (size_t i = 0; i < n_names; i++)
-        names[i].disk = names[i].now;
-    fuse_reply_err(req, 0);
+    if (!error)
+        error = change();
+    /* The path of no name in a folder ends in a slash. */
+    if (*folder)
+        folder[strlen(folder) - 1] = 0;
+    for (size_t i = 0; i < n_names && !error; i++)
+        if (leaf_of(names[i].text, folder))
+            names[i].disk = names[i].now;
+    fuse_reply_err(req, error);
 }
 
 static void on_unlink(fuse_req_t req, fuse_ino_t parent, const char *text)
 {
-    struct name *name = name_of(text, 0);
-    (void)parent;
-    if (!name || !name->now) {
-        fuse_reply_err(req, ENOENT);
-        return;
-    }
-    name->now = NULL;
-    fuse_reply_err(req, 0);
+    char path[sizeof names->text];
+    int error = path_of(parent, text, path);
+    struct name *name = error ? NULL : name_of(path, 0);
+    if (!name || !name->now)
+        error = ENOENT;
+    for (size_t i = 0; i < n_names && !error; i++)
+        if (names[i].now && leaf_of(names[i].text, path))
+            error = ENOTEMPTY;
+    if (!error)
+        error = change();
+    if (!error)
+        name->now = NULL;
+    fuse_reply_err(req, error);
 }
 
 static void on_rename(fuse_req_t req, fuse_ino_t parent, const char *text, fuse_ino_t new_parent,
                       const char *new_text, unsigned int flags)
 {
-    (void)parent;
-    (void)new_parent;
-    if (flags || strlen(new_text) >= sizeof names->text || !strcmp(new_text, CONTROL)) {
-        fuse_reply_err(req, EINVAL);
-        return;
-    }
+    char path[sizeof names->text], new_path[sizeof names->text];
+    int error = flags ? EINVAL : path_of(parent, text, path);
+    if (!error)
+        error = path_of(new_parent, new_text, new_path);
     /* Made first: making one may move the others. */
-    struct name *to = name_of(new_text, 1), *from = name_of(text, 0);
-    if (!from || !from->now) {
-        fuse_reply_err(req, ENOENT);
-        return;
-    }
-    if (from != to) {
+    struct name *to = error ? NULL : name_of(new_path, 1), *from = error ? NULL : name_of(path, 0);
+    if (!error && (!from || !from->now))
+        error = ENOENT;
+    if (!error && from->now->is_folder)
+        error = EINVAL;
+    if (!error)
+        error = change();
+    if (!error && from != to) {
         to->now = from->now;
         from->now = NULL;
     }
-    fuse_reply_err(req, 0);
+    fuse_reply_err(req, error);
+}
+
+/* Room for whatever a story writes. */
+static void on_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+    struct statvfs stat = {.f_bsize = 4096, .f_frsize = 4096, .f_blocks = 1 << 22, .f_bfree = 1 << 21,
+                           .f_bavail = 1 << 21, .f_files = 1 << 20, .f_ffree = 1 << 20, .f_namemax = 200};
+    (void)ino;
+    fuse_reply_statfs(req, &stat);
 }
 
 static void on_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *info)
 {
     char *buffer = grown(NULL, size);
+    char folder[sizeof names->text] = "";
     size_t used = 0;
-    (void)ino;
     (void)info;
+    if (is_dark || (ino != FUSE_ROOT_ID && path_of(ino, "", folder))) {
+        free(buffer);
+        fuse_reply_err(req, EIO);
+        return;
+    }
+    if (*folder)
+        folder[strlen(folder) - 1] = 0;
     for (size_t i = offset; i < n_names; i++) {
         struct stat stat;
-        if (!names[i].now)
+        const char *leaf = leaf_of(names[i].text, folder);
+        if (!names[i].now || !leaf)
             continue;
         describe(ino_of(names[i].now), &stat);
-        size_t length = fuse_add_direntry(req, buffer + used, size - used, names[i].text, &stat, i + 1);
+        size_t length = fuse_add_direntry(req, buffer + used, size - used, leaf, &stat, i + 1);
         if (length > size - used)
             break;
         used += length;
@@ -417,7 +557,10 @@ static const struct fuse_lowlevel_ops operations = {
     .release = on_flush,
     .fsync = on_fsync,
     .fsyncdir = on_fsyncdir,
+    .mkdir = on_mkdir,
     .unlink = on_unlink,
+    .rmdir = on_unlink,
+    .statfs = on_statfs,
     .rename = on_rename,
     .readdir = on_readdir,
 };

@@ -32,6 +32,10 @@ pub struct Counts {
     pub n_bytes_forgotten: u64,
     /// Names that a cut brought back or took away.
     pub n_names_forgotten: u64,
+    /// Names made, moved and removed, rights and lengths changed, fsyncs.
+    pub n_changes: u64,
+    /// Whether the power is away now.
+    pub is_dark: bool,
 }
 
 impl Disk {
@@ -55,7 +59,7 @@ impl Disk {
         Ok(Self { process, folder, _run_dir: run_dir })
     }
 
-    /// Where it is mounted. It is flat: files only.
+    /// Where it is mounted. Folders cannot be renamed.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -66,14 +70,38 @@ impl Disk {
         fs::write(self.folder.join(CONTROL), "cut").context("cut the power")
     }
 
+    /// The power goes after so many further changes, whoever makes them; writes of bytes do not count. From then on
+    /// everything fails until [`Disk::power_on`].
+    pub fn cut_after(&mut self, n_changes: u64) -> Result<()> {
+        self.process.must_run()?;
+        fs::write(self.folder.join(CONTROL), format!("after {n_changes}")).context("order a power cut")
+    }
+
+    /// Cuts the power if that was not done yet, and it comes back.
+    pub fn power_on(&mut self) -> Result<()> {
+        if !self.counts()?.is_dark {
+            self.cut_power()?;
+        }
+        fs::write(self.folder.join(CONTROL), "on").context("bring the power back")
+    }
+
     pub fn counts(&self) -> Result<Counts> {
         let text =
             fs::read_to_string(self.folder.join(CONTROL)).context("read the counts of the file system")?;
         let numbers: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let &[n_cuts, n_fsyncs, n_bytes_forgotten, n_names_forgotten] = numbers.as_slice() else {
+        let &[n_cuts, n_fsyncs, n_bytes_forgotten, n_names_forgotten, n_changes, is_dark] =
+            numbers.as_slice()
+        else {
             bail!("no counts: {text:?}")
         };
-        Ok(Counts { n_cuts, n_fsyncs, n_bytes_forgotten, n_names_forgotten })
+        Ok(Counts {
+            n_cuts,
+            n_fsyncs,
+            n_bytes_forgotten,
+            n_names_forgotten,
+            n_changes,
+            is_dark: is_dark == 1,
+        })
     }
 }
 

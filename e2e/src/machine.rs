@@ -10,12 +10,13 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 
 use crate::need;
 use crate::network::Network;
-use crate::process::Process;
+use crate::process::{Process, of_run, signal};
 use crate::run_dir::RunDir;
-use crate::wait::{Seen, eventually};
+use crate::wait::{Seen, eventually, until};
 
 /// Laid over; /run is new.
 const OVER: [&str; 4] = ["/etc", "/var/lib", "/var/log", "/usr/local"];
@@ -98,6 +99,17 @@ impl Machine {
         // What it leaves running is found by this.
         command.env(crate::process::MARK, self.run_dir.path());
         command.output().with_context(|| format!("run {} in the machine", program.display()))
+    }
+
+    /// Every process that runs in it is gone at once, but what another run directory owns (a container runtime) runs on.
+    pub fn kill_all(&self) -> Result<()> {
+        let holder = self.holder.pid().context("the machine is off")?;
+        until(Duration::from_secs(20), "the machine's processes to be gone", || {
+            let mut ours = of_run(self.run_dir.path());
+            ours.remove(&holder);
+            ours.iter().for_each(|pid| signal(*pid, Signal::KILL));
+            Ok(ours.is_empty())
+        })
     }
 
     /// A file as the machine has it.

@@ -113,6 +113,34 @@ fn the_disk_forgets_what_was_not_synced() -> Result<()> {
     disk.cut_power()?;
     ensure!(renamed.exists(), "a removal that was not synced goes");
     ensure!(disk.counts()?.n_cuts == 4);
+
+    // Folders: a name comes to the disk with its own folder only.
+    let (folder, inner) = (file("folder"), file("folder/inner"));
+    fs::create_dir(&folder)?;
+    fs::write(&inner, "x")?;
+    fs::File::open(&inner)?.sync_all()?;
+    disk.cut_power()?;
+    ensure!(!folder.exists(), "a folder whose name was never synced goes with all that is in it");
+    fs::create_dir(&folder)?;
+    fs::File::open(disk.folder())?.sync_all()?;
+    let other = file("folder/other");
+    fs::write(&inner, "x")?;
+    fs::File::open(&inner)?.sync_all()?;
+    fs::rename(&inner, &other)?;
+    fs::File::open(disk.folder())?.sync_all()?;
+    disk.cut_power()?;
+    ensure!(inner.exists() && !other.exists(), "another folder's sync is none of this one's");
+    ensure!(fs::remove_dir(&folder).is_err(), "it is not empty");
+
+    // A cut at a counted change, and nothing works until the power is back.
+    let n_changes = disk.counts()?.n_changes;
+    disk.cut_after(2)?;
+    fs::rename(&inner, &other)?;
+    fs::File::open(&folder)?.sync_all()?;
+    ensure!(fs::remove_file(&other).is_err() && fs::read(&other).is_err() && fs::read_dir(&folder).is_err());
+    ensure!(disk.counts()?.n_changes == n_changes + 2 && disk.counts()?.is_dark);
+    disk.power_on()?;
+    ensure!(fs::read(&other)? == b"x" && !inner.exists());
     Ok(())
 }
 

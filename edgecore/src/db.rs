@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -191,6 +191,20 @@ impl From<rusqlite::Error> for DbError {
     }
 }
 
+/// Whether this edgecore can use the file as it is; one that is not there can be begun. Changes nothing, also while an edgecore
+/// runs. Errors: it is damaged, or a newer edgecore's.
+pub fn check(path: &Path) -> Result<(), DbError> {
+    let doing = |doing| move |source| DbError::Sqlite { doing, source };
+    if !path.exists() {
+        return Ok(());
+    }
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(doing("open the store"))?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(doing("set the store's patience"))?;
+    must_be_whole(&connection)?;
+    n_migrations(&connection, path).map(drop)
+}
+
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// Cloneable handle to the writer thread.
@@ -291,9 +305,15 @@ fn open(path: &Path, synchronous: Synchronous) -> Result<Connection, DbError> {
     connection
         .pragma_update(None, "journal_size_limit", 1_048_576)
         .map_err(doing("bound the store's journal"))?;
+    must_be_whole(&connection)?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+fn must_be_whole(connection: &Connection) -> Result<(), DbError> {
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(doing("check the store"))?;
+        .map_err(|source| DbError::Sqlite { doing: "check the store", source })?;
     if verdict != "ok" {
         let source = rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
@@ -301,8 +321,18 @@ fn open(path: &Path, synchronous: Synchronous) -> Result<Connection, DbError> {
         );
         return Err(DbError::Sqlite { doing: "check the store", source });
     }
-    migrate(&mut connection, path)?;
-    Ok(connection)
+    Ok(())
+}
+
+/// How many schema steps the file has seen.
+fn n_migrations(connection: &Connection, path: &Path) -> Result<usize, DbError> {
+    let failed = |source| DbError::Sqlite { doing: "bring the store to this version's schema", source };
+    let done: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    let done = usize::try_from(done).unwrap_or(usize::MAX);
+    if done > MIGRATIONS.len() {
+        return Err(DbError::Newer(path.into(), done, MIGRATIONS.len()));
+    }
+    Ok(done)
 }
 
 /// Tables without our version number are another program's, such as KubeEdge's edgecore. Nothing in its file is changed.
@@ -336,11 +366,7 @@ fn restrict(path: &Path) -> Result<(), DbError> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), DbError> {
     let failed = |source| DbError::Sqlite { doing: "bring the store to this version's schema", source };
-    let done: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-    let done = usize::try_from(done).unwrap_or(usize::MAX);
-    if done > MIGRATIONS.len() {
-        return Err(DbError::Newer(path.into(), done, MIGRATIONS.len()));
-    }
+    let done = n_migrations(connection, path)?;
     for (index, step) in MIGRATIONS.iter().enumerate().skip(done) {
         // One transaction per step: a kill in between leaves the file at a version that is known.
         let transaction = connection.transaction().map_err(failed)?;
@@ -402,6 +428,24 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = Db::open(&path, Synchronous::Full).unwrap_err().to_string();
         assert!(error.contains("newer edgecore") && error.contains("move the file away"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_look_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edgecore.db");
+        check(&path).unwrap();
+        assert!(!path.exists());
+        let (db, _) = Db::open(&path, Synchronous::Full).unwrap();
+        check(&path).unwrap();
+        // What is still in the journal counts.
+        db.call(|c| c.pragma_update(None, "user_version", 99)).await.unwrap();
+        let error = check(&path).unwrap_err().to_string();
+        assert!(error.contains("newer edgecore"), "{error}");
+        drop(db);
+        std::fs::write(&path, vec![7; 8192]).unwrap();
+        check(&path).unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), vec![7; 8192]);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use edgecore::admin::Admin;
 use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
-use edgecore::db::{Db, Opened, Synchronous};
+use edgecore::db::{self, Db, Opened, Synchronous};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         None => ke_run::process::run(run(loaded)),
         Some(Command::Preflight { output }) => ke_run::process::run(preflight(loaded.config, output)),
         Some(Command::Enroll) => ke_run::process::run(enroll(loaded.config)),
+        Some(Command::CheckStore) => ke_run::process::run(check_store(loaded.config)),
         Some(Command::RemovePods) => ke_run::process::run(remove_pods(loaded.config)),
     }
 }
@@ -65,6 +66,8 @@ enum Command {
     },
     /// Get this machine its certificate with the join token, if it has none yet.
     Enroll,
+    /// Say whether this version can use the store that is there. Changes nothing.
+    CheckStore,
     /// End every pod of this machine and remove what is left of it. edgecore must not run.
     RemovePods,
 }
@@ -109,6 +112,13 @@ async fn enroll(config: EdgeCoreConfig) -> anyhow::Result<()> {
     telemetry::init(config.logging.format, &config.logging.level)?;
     let name = node_name(&config.modules.edged.hostname_override)?;
     Ok(edge_hub::enroll(&config.modules.edge_hub, name).await?)
+}
+
+async fn check_store(config: EdgeCoreConfig) -> anyhow::Result<()> {
+    let path = &config.database.data_source;
+    db::check(path)?;
+    println!("{} can be used", path.display());
+    Ok(())
 }
 
 async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {
