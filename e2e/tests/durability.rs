@@ -87,7 +87,8 @@ fn an_acknowledgement_outlives_the_power() -> Result<()> {
 #[test]
 fn the_disk_forgets_what_was_not_synced() -> Result<()> {
     let mut disk = Disk::new()?;
-    let file = |name: &str| disk.folder().join(name);
+    let root = disk.folder().to_owned();
+    let file = |name: &str| root.join(name);
     let (kept, renamed, lost) = (file("kept"), file("renamed"), file("lost"));
     let mut open = fs::File::create(&kept)?;
     open.write_all(b"first")?;
