@@ -5,6 +5,7 @@
 //! on disk (`synchronous=FULL`). A file that cannot be read is set aside under another name, never deleted, and a fresh
 //! one is begun: the cloud refills it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -216,6 +217,34 @@ impl Db {
     /// Errors: the folder cannot be made or written, or the file is a newer edgecore's.
     pub fn open(path: &Path, synchronous: Synchronous) -> Result<(Self, Opened), DbError> {
         let (connection, opened) = open_or_set_aside(path, synchronous)?;
+        Ok((Self::serve(connection, path)?, opened))
+    }
+
+    /// Opens a file that another process may be writing; nothing can be changed through the handle.
+    /// Errors: there is none, or it is no store of ours.
+    pub fn open_read_only(path: &Path) -> Result<Self, DbError> {
+        use rusqlite::OpenFlags;
+        let failed = |source| DbError::File { doing: "open the store", path: path.into(), source };
+        std::fs::metadata(path).map_err(failed)?;
+        let doing = |doing| move |source| DbError::Sqlite { doing, source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(doing("open the store"))?;
+        connection.busy_timeout(Duration::from_secs(5)).map_err(doing("set the store's patience"))?;
+        let done: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(doing("read the store's version"))?;
+        match usize::try_from(done) {
+            Ok(0) | Err(_) => {
+                let source =
+                    std::io::Error::other("it is no store of this edgecore; KubeEdge's has another form");
+                Err(failed(source))
+            }
+            Ok(done) if done > MIGRATIONS.len() => Err(DbError::Newer(path.into(), done, MIGRATIONS.len())),
+            Ok(_) => Self::serve(connection, path),
+        }
+    }
+
+    fn serve(connection: Connection, path: &Path) -> Result<Self, DbError> {
         // Full: the caller waits; what it has not yet handed over is not acknowledged either.
         let (sender, mut jobs) = mpsc::channel::<Job>(64);
         let begin = move || {
@@ -229,7 +258,7 @@ impl Db {
             path: path.into(),
             source,
         })?;
-        Ok((Self(sender), opened))
+        Ok(Self(sender))
     }
 
     /// Runs `job` on the writer thread and gives back what it returned. Not undone when the caller stops waiting.
@@ -263,6 +292,20 @@ impl Db {
         })
         .await
     }
+}
+
+/// How many rows each table has.
+pub fn table_sizes(connection: &Connection) -> Result<BTreeMap<String, i64>, rusqlite::Error> {
+    let mut statement = connection
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    let size = |name: String| {
+        // The name is the schema's own.
+        let n_rows =
+            connection.query_row(&format!("SELECT count(*) FROM \"{name}\""), [], |row| row.get(0))?;
+        Ok((name, n_rows))
+    };
+    names.into_iter().map(size).collect()
 }
 
 fn open_or_set_aside(path: &Path, synchronous: Synchronous) -> Result<(Connection, Opened), DbError> {

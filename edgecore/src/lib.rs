@@ -16,3 +16,4 @@ pub mod event_bus;
 pub mod report_queue;
 pub mod admin;
 pub mod preflight;
+pub mod debug;

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Some(Command::Enroll) => ke_run::process::run(enroll(loaded.config)),
         Some(Command::CheckStore) => ke_run::process::run(check_store(loaded.config)),
         Some(Command::RemovePods) => ke_run::process::run(remove_pods(loaded.config)),
+        Some(Command::Debug(command)) => ke_run::process::run(debug(loaded.config, command)),
     }
 }
 
@@ -70,6 +71,8 @@ enum Command {
     CheckStore,
     /// End every pod of this machine and remove what is left of it. edgecore must not run.
     RemovePods,
+    #[command(flatten)]
+    Debug(edgecore::debug::Command),
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -119,6 +122,10 @@ async fn check_store(config: EdgeCoreConfig) -> anyhow::Result<()> {
     db::check(path)?;
     println!("{} can be used", path.display());
     Ok(())
+}
+
+async fn debug(config: EdgeCoreConfig, command: edgecore::debug::Command) -> anyhow::Result<()> {
+    edgecore::debug::run(&config, command).await
 }
 
 async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod process;
+pub mod redact;
 pub mod shutdown;
 pub mod supervise;
 pub mod telemetry;

@@ -7,6 +7,7 @@
 
 mod handle;
 mod kubeedge;
+mod look;
 mod refill;
 mod store;
 
@@ -28,9 +29,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::{DeviceNews, LookupError, News, Objects};
 pub use kubeedge::import;
+pub use look::{everything, token_bodies};
 pub use refill::{is_refilled, watch_refill};
-pub use store::Applied;
-use store::{Held, HeldToken};
+pub use store::{Applied, Held};
+use store::HeldToken;
 
 use crate::db::{Db, DbError};
 use crate::device_id::DeviceId;

@@ -19,15 +19,15 @@ pub enum Applied {
 
 /// An object as the store holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
+pub struct Held {
     /// Which object.
-    pub(super) key: ObjectKey,
+    pub key: ObjectKey,
     /// Its uid; empty when the peer did not say.
-    pub(super) uid: String,
+    pub uid: String,
     /// Its version.
-    pub(super) version: Version,
+    pub version: Version,
     /// Kubernetes JSON.
-    pub(super) body: Bytes,
+    pub body: Bytes,
 }
 
 /// Upserts one object unless this version or a newer one of the same uid is held.
@@ -111,6 +111,18 @@ pub(super) fn list(connection: &Connection, kind: &Kind) -> Result<Vec<Held>, ru
         }))
     })?;
     rows.filter_map(Result::transpose).collect()
+}
+
+/// The kinds of which there are objects.
+pub(super) fn kinds(connection: &Connection) -> Result<Vec<Kind>, rusqlite::Error> {
+    let mut statement = connection.prepare_cached("SELECT DISTINCT kind FROM object ORDER BY kind")?;
+    let kinds = statement.query_map([], |row| row.get::<_, String>(0))?;
+    kinds.filter_map(|kind| kind.map(|kind| kind.parse().ok()).transpose()).collect()
+}
+
+/// Every token's answer.
+pub(super) fn token_bodies(connection: &Connection) -> Result<Vec<Vec<u8>>, rusqlite::Error> {
+    connection.prepare_cached("SELECT body FROM token")?.query_map([], |row| row.get(0))?.collect()
 }
 
 /// Keeps a token. `request` is the canonical text of what was asked; `obtained_at` Unix seconds of this machine.

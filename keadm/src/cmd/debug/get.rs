@@ -1,0 +1,421 @@
+//! `keadm debug get`: what the node's store holds, as kubectl would show it. The cloud is not asked.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::ValueEnum;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::edgecore::Edgecore;
+use crate::cmd::Failure;
+use crate::host::Host;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Values of Secrets are shown by their length.")]
+pub(crate) struct Args {
+    #[arg(value_enum)]
+    resource: Resource,
+    name: Option<String>,
+    /// Namespace of what is shown.
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// How it is written; without it a table.
+    #[arg(short, long, value_enum)]
+    output: Option<Output>,
+    /// Only what has these labels: a=b,c!=d,e,!f.
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    selector: String,
+    /// All namespaces.
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// edgecore's store [default: as edgecore's configuration says]
+    #[arg(short = 'p', long, value_name = "FILE")]
+    edgedb_path: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Resource {
+    All,
+    #[value(alias = "pods", alias = "po")]
+    Pod,
+    #[value(alias = "nodes", alias = "no")]
+    Node,
+    #[value(alias = "services", alias = "svc")]
+    Service,
+    #[value(alias = "secrets")]
+    Secret,
+    #[value(alias = "configmaps", alias = "cm")]
+    Configmap,
+    #[value(alias = "endpoint", alias = "ep")]
+    Endpoints,
+}
+
+/// What `all` stands for, and in which order.
+const EACH: [Resource; 6] =
+    [Resource::Pod, Resource::Service, Resource::Node, Resource::Configmap, Resource::Secret, Resource::Endpoints];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
+    Yaml,
+    /// A table with more columns.
+    Wide,
+    Name,
+}
+
+/// What `edgecore objects --output json` says.
+#[derive(Debug, Deserialize)]
+struct Inventory {
+    objects: Vec<Object>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Object {
+    kind: String,
+    #[serde(default)]
+    namespace: String,
+    name: String,
+    pub(super) body: Value,
+}
+
+/// What the store of this edgecore, or another one, holds.
+pub(super) fn objects(edgecore: &Edgecore<'_>, store: Option<&PathBuf>) -> Result<Vec<Object>, String> {
+    let mut words = vec!["objects", "--output", "json"];
+    let store = store.map(|store| store.display().to_string());
+    if let Some(store) = &store {
+        words.extend(["--data-source", store]);
+    }
+    Ok(edgecore.json::<Inventory>(&words)?.objects)
+}
+
+/// The Pod of this name.
+pub(super) fn pod(objects: Vec<Object>, namespace: &str, name: &str) -> Option<Object> {
+    objects.into_iter().find(|held| held.kind == "pod" && held.namespace == namespace && held.name == name)
+}
+
+pub(super) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
+    let edgecore = Edgecore::find(host, None).map_err(Failure::Refused)?;
+    let objects = objects(&edgecore, args.edgedb_path.as_ref()).map_err(|why| Failure::Undone(anyhow!(why)))?;
+    match show(args, objects, Timestamp::now())? {
+        Some(text) => print!("{text}"),
+        None => eprintln!("nothing of it is held on this node"),
+    }
+    Ok(())
+}
+
+/// `None`: there is nothing.
+fn show(args: &Args, objects: Vec<Object>, now: Timestamp) -> Result<Option<String>, Failure> {
+    let selector = selector(&args.selector).map_err(Failure::Usage)?;
+    let wanted = if args.resource == Resource::All { EACH.to_vec() } else { vec![args.resource] };
+    let mut chosen: Vec<(Resource, Vec<Object>)> = Vec::new();
+    for resource in wanted {
+        let is_meant = |held: &&Object| {
+            resource.kinds().contains(&held.kind.as_str())
+                && (args.all_namespaces || held.namespace.is_empty() || held.namespace == args.namespace)
+                && args.name.as_ref().is_none_or(|name| *name == held.name)
+                && selector.iter().all(|term| term.fits(&held.body))
+        };
+        let mut found: Vec<Object> = objects.iter().filter(is_meant).cloned().collect();
+        found.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        if !found.is_empty() {
+            chosen.push((resource, found));
+        }
+    }
+    if chosen.is_empty() {
+        return match &args.name {
+            Some(name) => Err(Failure::Undone(anyhow!(
+                "this node holds no {} {name} in namespace {}; what it holds: keadm debug get all -A",
+                args.resource.word(),
+                args.namespace
+            ))),
+            None => Ok(None),
+        };
+    }
+    let bodies = || chosen.iter().flat_map(|(_, found)| found.iter().map(|held| held.body.clone()));
+    let tree = || match (&args.name, bodies().count()) {
+        (Some(_), 1) => bodies().next().unwrap_or_default(),
+        _ => json!({"apiVersion": "v1", "kind": "List", "items": bodies().collect::<Vec<_>>()}),
+    };
+    let text = match args.output {
+        Some(Output::Json) => format!("{:#}\n", tree()),
+        Some(Output::Yaml) => serde_saphyr::to_string(&tree()).map_err(|error| anyhow!("write YAML: {error}"))?,
+        Some(Output::Name) => {
+            let line = |(resource, found): &(Resource, Vec<Object>)| {
+                found.iter().map(|held| format!("{}/{}\n", resource.word(), held.name)).collect::<String>()
+            };
+            chosen.iter().map(line).collect()
+        }
+        None | Some(Output::Wide) => {
+            let is_many = args.resource == Resource::All;
+            let tables = chosen.iter().map(|(resource, found)| {
+                resource.table(found, args.all_namespaces, args.output.is_some(), is_many, now)
+            });
+            tables.collect::<Vec<_>>().join("\n")
+        }
+    };
+    Ok(Some(text))
+}
+
+impl Resource {
+    fn word(self) -> &'static str {
+        match self {
+            Self::All => "object",
+            Self::Pod => "pod",
+            Self::Node => "node",
+            Self::Service => "service",
+            Self::Secret => "secret",
+            Self::Configmap => "configmap",
+            Self::Endpoints => "endpoints",
+        }
+    }
+
+    /// The store's words for it: what is watched has the plural.
+    fn kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::All => &[],
+            Self::Pod => &["pod", "pods"],
+            Self::Node => &["node", "nodes"],
+            Self::Service => &["service", "services"],
+            Self::Secret => &["secret", "secrets"],
+            Self::Configmap => &["configmap", "configmaps"],
+            Self::Endpoints => &["endpoints"],
+        }
+    }
+
+    fn table(self, found: &[Object], has_namespace: bool, is_wide: bool, is_many: bool, now: Timestamp) -> String {
+        let (mut heads, wide): (Vec<&str>, &[&str]) = match self {
+            Self::All => (vec![], &[]),
+            Self::Pod => (vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"], &["IP", "NODE"]),
+            Self::Node => (vec!["NAME", "STATUS", "AGE", "VERSION"], &["INTERNAL-IP", "CONTAINER-RUNTIME"]),
+            Self::Service => (vec!["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "AGE"], &["SELECTOR"]),
+            Self::Secret => (vec!["NAME", "TYPE", "DATA", "AGE"], &[]),
+            Self::Configmap => (vec!["NAME", "DATA", "AGE"], &[]),
+            Self::Endpoints => (vec!["NAME", "ENDPOINTS", "AGE"], &[]),
+        };
+        if is_wide {
+            heads.extend(wide);
+        }
+        let mut rows = vec![heads.iter().map(|head| (*head).to_owned()).collect::<Vec<_>>()];
+        for held in found {
+            let mut row: Vec<String> = heads.iter().map(|head| self.cell(head, held, now)).collect();
+            if let Some(name) = row.first_mut().filter(|_| is_many) {
+                *name = format!("{}/{name}", self.word());
+            }
+            rows.push(row);
+        }
+        if has_namespace && self != Self::Node {
+            let namespaces = std::iter::once("NAMESPACE").chain(found.iter().map(|held| held.namespace.as_str()));
+            for (row, namespace) in rows.iter_mut().zip(namespaces) {
+                row.insert(0, namespace.to_owned());
+            }
+        }
+        aligned(&rows)
+    }
+
+    fn cell(self, head: &str, held: &Object, now: Timestamp) -> String {
+        let body = &held.body;
+        let text = |path: &str| {
+            let value = body.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
+            value.unwrap_or("<none>").to_owned()
+        };
+        let list = |path: &str| body.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
+        let containers = || list("/status/containerStatuses");
+        match head {
+            "NAME" => held.name.clone(),
+            "AGE" => age(body, now),
+            "READY" => {
+                let n_ready = containers().iter().filter(|status| status.get("ready") == Some(&Value::Bool(true))).count();
+                format!("{n_ready}/{}", list("/spec/containers").len())
+            }
+            "RESTARTS" => {
+                let n_restarts = containers().iter().filter_map(|status| status.get("restartCount")?.as_i64()).sum::<i64>();
+                n_restarts.to_string()
+            }
+            "STATUS" if self == Self::Node => {
+                let is_ready = list("/status/conditions").iter().any(|condition| {
+                    condition.get("type").and_then(Value::as_str) == Some("Ready")
+                        && condition.get("status").and_then(Value::as_str) == Some("True")
+                });
+                (if is_ready { "Ready" } else { "NotReady" }).to_owned()
+            }
+            "STATUS" => {
+                let waiting = containers().iter().find_map(|status| {
+                    Some(status.pointer("/state/waiting/reason")?.as_str()?.to_owned())
+                });
+                waiting.unwrap_or_else(|| text("/status/phase"))
+            }
+            "VERSION" => text("/status/nodeInfo/kubeletVersion"),
+            "CONTAINER-RUNTIME" => text("/status/nodeInfo/containerRuntimeVersion"),
+            "INTERNAL-IP" => text("/status/addresses/0/address"),
+            "IP" => text("/status/podIP"),
+            "NODE" => text("/spec/nodeName"),
+            "TYPE" if self == Self::Service => text("/spec/type"),
+            "TYPE" => text("/type"),
+            "CLUSTER-IP" => text("/spec/clusterIP"),
+            "SELECTOR" => {
+                let selector = body.pointer("/spec/selector").and_then(Value::as_object);
+                let terms = selector.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+                none_if_empty(terms.collect::<Vec<_>>().join(","))
+            }
+            "PORT(S)" => {
+                let port = |port: &Value| Some(format!("{}/{}", port.get("port")?, port.get("protocol")?.as_str()?));
+                none_if_empty(list("/spec/ports").iter().filter_map(port).collect::<Vec<_>>().join(","))
+            }
+            "DATA" => {
+                let n_keys = |field| body.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len);
+                (n_keys("data") + n_keys("binaryData") + n_keys("stringData")).to_string()
+            }
+            "ENDPOINTS" => {
+                let addresses = list("/subsets").into_iter().flat_map(|subset| {
+                    subset.get("addresses").and_then(Value::as_array).cloned().unwrap_or_default()
+                });
+                let addresses = addresses.filter_map(|address| Some(address.get("ip")?.as_str()?.to_owned()));
+                none_if_empty(addresses.collect::<Vec<_>>().join(","))
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+fn none_if_empty(text: String) -> String {
+    if text.is_empty() { "<none>".to_owned() } else { text }
+}
+
+fn age(body: &Value, now: Timestamp) -> String {
+    let made = body.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+    let Some(made) = made.and_then(|made| made.parse::<Timestamp>().ok()) else { return "<unknown>".to_owned() };
+    let seconds = now.as_second().saturating_sub(made.as_second()).max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Columns as wide as their widest cell.
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+    let n_columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..n_columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   "));
+        cells.collect::<String>().trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+/// One requirement of a label selector.
+enum Term {
+    Is(String, String),
+    IsNot(String, String),
+    Has(String),
+    HasNot(String),
+}
+
+impl Term {
+    fn fits(&self, body: &Value) -> bool {
+        let label = |name: &str| body.get("metadata")?.get("labels")?.get(name)?.as_str();
+        match self {
+            Self::Is(name, value) => label(name) == Some(value),
+            Self::IsNot(name, value) => label(name) != Some(value),
+            Self::Has(name) => label(name).is_some(),
+            Self::HasNot(name) => label(name).is_none(),
+        }
+    }
+}
+
+fn selector(text: &str) -> Result<Vec<Term>, String> {
+    let term = |term: &str| {
+        let term = term.trim();
+        let two = |mark: &str| term.split_once(mark).map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        let parsed = if let Some((name, value)) = two("!=") {
+            Term::IsNot(name, value)
+        } else if let Some((name, value)) = two("==").or_else(|| two("=")) {
+            Term::Is(name, value)
+        } else if let Some(name) = term.strip_prefix('!') {
+            Term::HasNot(name.to_owned())
+        } else {
+            Term::Has(term.to_owned())
+        };
+        let name = match &parsed {
+            Term::Is(name, _) | Term::IsNot(name, _) | Term::Has(name) | Term::HasNot(name) => name,
+        };
+        let is_name = !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_./".contains(letter));
+        if is_name { Ok(parsed) } else { Err(format!("--selector: {term:?} is none of a=b, a!=b, a and !a")) }
+    };
+    text.split(',').filter(|part| !part.trim().is_empty()).map(term).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn held() -> Vec<Object> {
+        let pod = json!({"kind": "Pod", "metadata": {"name": "web", "labels": {"app": "a"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"containers": [{}, {}], "nodeName": "edge-1"},
+            "status": {"phase": "Running", "podIP": "10.0.0.9", "containerStatuses": [{"ready": true, "restartCount": 2},
+                {"ready": false, "restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}});
+        let secret = json!({"kind": "Secret", "type": "Opaque", "metadata": {"name": "s"}, "data": {"a": "<7 bytes>"}});
+        let node = json!({"kind": "Node", "metadata": {"name": "edge-1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let object = |kind: &str, namespace: &str, name: &str, body: Value| Object {
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            body,
+        };
+        vec![
+            object("secret", "default", "s", secret),
+            object("pod", "default", "web", pod.clone()),
+            object("pod", "other", "web", pod),
+            object("node", "", "edge-1", node),
+        ]
+    }
+
+    fn shown(line: &str) -> Result<Option<String>, String> {
+        let args = Line::parse_from(std::iter::once("get").chain(line.split(' '))).args;
+        show(&args, held(), "2026-01-01T00:05:00Z".parse().unwrap()).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn what_is_held_is_shown_as_kubectl_would() {
+        let check = |line: &str, expected: &str| assert_eq!(shown(line).unwrap().unwrap_or_default(), expected, "{line}");
+        check(
+            "pods",
+            "NAME   READY   STATUS             RESTARTS   AGE\nweb    1/2     CrashLoopBackOff   3          5m\n",
+        );
+        check("po -A -o name", "pod/web\npod/web\n");
+        check("pod -n other -o name", "pod/web\n");
+        check("pod -l app=b", "");
+        check("pod -l app,!x,app!=b -o name", "pod/web\n");
+        check("svc", "");
+        check("no", "NAME     STATUS   AGE         VERSION\nedge-1   Ready    <unknown>   <none>\n");
+        check("all -o name", "pod/web\nnode/edge-1\nsecret/s\n");
+        check("secret s -o yaml", "kind: Secret\ntype: Opaque\nmetadata:\n  name: s\ndata:\n  a: <7 bytes>\n");
+        let wide = shown("pod web -A -o wide").unwrap().unwrap();
+        assert!(wide.starts_with("NAMESPACE   NAME") && wide.contains("10.0.0.9   edge-1"), "{wide}");
+        let json: Value = serde_json::from_str(&shown("pod web -o json").unwrap().unwrap()).unwrap();
+        assert_eq!(json["kind"], "Pod");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_told() {
+        let check = |line: &str, expected: &str| {
+            let why = shown(line).unwrap_err();
+            assert!(why.contains(expected), "{line}: {why}");
+        };
+        check("pod x", "holds no pod x in namespace default");
+        check("pod -l a(b", "is none of");
+        check("pod -l =b", "is none of");
+    }
+}
