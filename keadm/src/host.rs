@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::digest;
@@ -71,6 +71,8 @@ pub(crate) trait Host {
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
     /// Runs a program to its end. Errors: it could not be started.
     fn run(&self, program: &Path, arguments: &[String]) -> io::Result<Ran>;
+    /// As `run`, and the program reads `input`.
+    fn feed(&self, program: &Path, arguments: &[String], input: &[u8]) -> io::Result<Ran>;
     /// Starts a program that outlives this one.
     fn start_aside(&self, program: &Path, arguments: &[String]) -> io::Result<()>;
     /// Asks every process that runs this program to end, and waits for it.
@@ -236,9 +238,22 @@ impl Host for Machine {
     }
 
     fn run(&self, program: &Path, arguments: &[String]) -> io::Result<Ran> {
-        let output = Command::new(program).args(arguments).stdin(Stdio::null()).output()?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        Ok(Ran { is_good: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) })
+        Ok(ran(&Command::new(program).args(arguments).stdin(Stdio::null()).output()?))
+    }
+
+    fn feed(&self, program: &Path, arguments: &[String], input: &[u8]) -> io::Result<Ran> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stdin = child.stdin.take();
+        // Beside the reading of what it says: both pipes have their limits.
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // One that ends without reading all of it says why.
+                let _ = stdin.map(|mut stdin| stdin.write_all(input));
+            });
+            Ok(ran(&child.wait_with_output()?))
+        })
     }
 
     fn start_aside(&self, program: &Path, arguments: &[String]) -> io::Result<()> {
@@ -327,6 +342,11 @@ fn running(program: &Path) -> io::Result<Vec<rustix::process::Pid>> {
     Ok(running)
 }
 
+fn ran(output: &Output) -> Ran {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    Ran { is_good: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".keadm-new");
@@ -365,6 +385,8 @@ pub(crate) mod fake {
         pub(crate) fails: RefCell<Vec<(String, String)>>,
         /// What programs print, by the beginning of their line.
         pub(crate) prints: RefCell<Vec<(String, String)>>,
+        /// What a program that is fed takes out of what it reads, before it writes it.
+        pub(crate) redacts: RefCell<Option<String>>,
         /// Answers of edgecore, the last one for ever.
         pub(crate) node: RefCell<Vec<(u16, String)>>,
         pub(crate) clock: Cell<u64>,
@@ -500,6 +522,14 @@ pub(crate) mod fake {
                 stdout: of(&self.prints).unwrap_or_default(),
                 stderr: failed.unwrap_or_default(),
             })
+        }
+
+        fn feed(&self, program: &Path, arguments: &[String], input: &[u8]) -> io::Result<Ran> {
+            let ran = self.run(program, arguments)?;
+            let text = String::from_utf8_lossy(input).into_owned();
+            let stdout =
+                self.redacts.borrow().as_ref().map_or(text.clone(), |secret| text.replace(secret, ""));
+            Ok(Ran { stdout, ..ran })
         }
 
         fn start_aside(&self, program: &Path, arguments: &[String]) -> io::Result<()> {

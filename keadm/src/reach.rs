@@ -26,7 +26,8 @@ impl Reach for Internet {
         let Some(server) = server else {
             return Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect());
         };
-        let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let any =
+            if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0))?;
         socket.set_read_timeout(Some(LIMIT))?;
         socket.connect((server, DNS_PORT))?;

@@ -10,8 +10,12 @@ use crate::host::Host;
 use crate::render::CONFIG;
 
 pub(crate) mod backup;
+pub(crate) mod batch;
 pub(crate) mod bundle;
 pub(crate) mod config;
+pub(crate) mod debug;
+pub(crate) mod deprecated;
+pub(crate) mod documents;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod manifest;

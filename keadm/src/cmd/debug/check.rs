@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::edgecore::Edgecore;
-use super::finding::{Finding, Verdict, tell};
+use super::finding::{Finding, tell};
 use super::{Failure, Form};
 use crate::host::Host;
 use crate::reach::Reach;
@@ -72,7 +72,7 @@ pub(super) fn run(host: &dyn Host, reach: &dyn Reach, args: &Args) -> Result<(),
     tell(&look(host, reach, args.what, &args.options), args.output)
 }
 
-/// Everything, in the order of A to Z of nobody: cheap first.
+/// Everything.
 pub(super) fn everything(host: &dyn Host, reach: &dyn Reach, options: &Options) -> Vec<Finding> {
     look(host, reach, What::All, options)
 }
@@ -121,12 +121,23 @@ fn judge_cpu(before: &str, after: &str) -> Finding {
     let n_cores = after.lines().filter(is_core).count();
     // user nice system idle iowait irq softirq steal; guest is part of user.
     let ticks = |stat: &str| -> Option<(u64, u64)> {
-        let words: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).take(8).map_while(|word| word.parse().ok()).collect();
+        let words: Vec<u64> = stat
+            .lines()
+            .next()?
+            .split_whitespace()
+            .skip(1)
+            .take(8)
+            .map_while(|word| word.parse().ok())
+            .collect();
         let idle = words.get(3)? + words.get(4)?;
         Some((words.iter().sum::<u64>(), idle))
     };
     let (Some((all_before, idle_before)), Some((all, idle))) = (ticks(before), ticks(after)) else {
-        return Finding::warning("cpu", "the processors' load cannot be read from /proc/stat", "look with: top");
+        return Finding::warning(
+            "cpu",
+            "the processors' load cannot be read from /proc/stat",
+            "look with: top",
+        );
     };
     let all = all.saturating_sub(all_before).max(1);
     let busy = 100 - (idle.saturating_sub(idle_before).min(all) * 100 / all);
@@ -134,7 +145,11 @@ fn judge_cpu(before: &str, after: &str) -> Finding {
     if n_cores < MIN_CORES {
         Finding::failed("cpu", found, "edgecore needs one core")
     } else if busy > MAX_BUSY_PERCENT {
-        Finding::failed("cpu", found, format!("more than {MAX_BUSY_PERCENT} % leaves no time for pods; see who uses it: top"))
+        Finding::failed(
+            "cpu",
+            found,
+            format!("more than {MAX_BUSY_PERCENT} % leaves no time for pods; see who uses it: top"),
+        )
     } else {
         Finding::ok("cpu", found)
     }
@@ -153,7 +168,11 @@ fn judge_memory(meminfo: &str) -> Finding {
     if total < MIN_MEMORY_MB {
         Finding::failed("mem", found, format!("a node needs {MIN_MEMORY_MB} MB"))
     } else if free < MIN_FREE_MEMORY_MB {
-        Finding::failed("mem", found, format!("{MIN_FREE_MEMORY_MB} MB must be free; see who uses it: ps aux --sort=-rss"))
+        Finding::failed(
+            "mem",
+            found,
+            format!("{MIN_FREE_MEMORY_MB} MB must be free; see who uses it: ps aux --sort=-rss"),
+        )
     } else {
         Finding::ok("mem", found)
     }
@@ -176,9 +195,14 @@ fn judge_disk(folder: &str, said: &str) -> Finding {
     };
     let found = format!("{folder} has {free} MB of {total} MB free");
     if total < MIN_DISK_MB {
-        Finding::failed("disk", found, format!("a node needs {MIN_DISK_MB} MB; put its data elsewhere with database.dataSource"))
+        Finding::failed(
+            "disk",
+            found,
+            format!("a node needs {MIN_DISK_MB} MB; put its data elsewhere with database.dataSource"),
+        )
     } else if free < MIN_FREE_DISK_MB {
-        let advice = format!("{MIN_FREE_DISK_MB} MB must be free; see what takes the room: du -xhd2 {folder}");
+        let advice =
+            format!("{MIN_FREE_DISK_MB} MB must be free; see what takes the room: du -xhd2 {folder}");
         Finding::failed("disk", found, advice)
     } else {
         Finding::ok("disk", found)
@@ -189,7 +213,11 @@ fn judge_disk(folder: &str, said: &str) -> Finding {
 fn judge_pids(max: &str, loadavg: &str) -> Finding {
     let used = loadavg.split_whitespace().nth(3).and_then(|word| word.split_once('/')?.1.parse::<u64>().ok());
     let (Ok(max), Some(used)) = (max.trim().parse::<u64>(), used) else {
-        return Finding::warning("pid", "the process ids cannot be read from /proc", "look with: ps -eLf | wc -l");
+        return Finding::warning(
+            "pid",
+            "the process ids cannot be read from /proc",
+            "look with: ps -eLf | wc -l",
+        );
     };
     let free = max.saturating_sub(used) * 100 / max.max(1);
     let found = format!("{used} of {max} process ids are used");
@@ -202,7 +230,8 @@ fn judge_pids(max: &str, loadavg: &str) -> Finding {
 
 fn dns(reach: &dyn Reach, options: &Options) -> Finding {
     let (domain, server) = (&options.domain, options.dns_ip);
-    let whom = server.map_or_else(|| "this machine's DNS".to_owned(), |server| format!("the DNS server {server}"));
+    let whom =
+        server.map_or_else(|| "this machine's DNS".to_owned(), |server| format!("the DNS server {server}"));
     let advice = match server {
         None => "look into /etc/resolv.conf, or ask another server: keadm debug check dns -D IP",
         Some(_) => "see whether it answers others: keadm debug check dns -D ANOTHER-IP",
@@ -213,7 +242,9 @@ fn dns(reach: &dyn Reach, options: &Options) -> Finding {
             Finding::ok("dns", format!("{whom} says that {domain} is {}", addresses.join(", ")))
         }
         Ok(_) => Finding::failed("dns", format!("{whom} knows no address of {domain}"), advice),
-        Err(error) => Finding::failed("dns", format!("{whom} does not say where {domain} is: {error}"), advice),
+        Err(error) => {
+            Finding::failed("dns", format!("{whom} does not say where {domain} is: {error}"), advice)
+        }
     }
 }
 
@@ -224,8 +255,16 @@ fn network(host: &dyn Host, reach: &dyn Reach, options: &Options) -> Vec<Finding
         let pinged = host.run(Path::new("ping"), &words.collect::<Vec<_>>());
         findings.push(match pinged {
             Ok(ran) if ran.is_good => Finding::ok("network", format!("{ip} answers a ping")),
-            Ok(_) => Finding::failed("network", format!("{ip} does not answer a ping"), "look at the route: ip route get IP"),
-            Err(_) => Finding::warning("network", format!("{ip} was not tried, since there is no ping here"), "install it: apt-get install iputils-ping"),
+            Ok(_) => Finding::failed(
+                "network",
+                format!("{ip} does not answer a ping"),
+                "look at the route: ip route get IP",
+            ),
+            Err(_) => Finding::warning(
+                "network",
+                format!("{ip} was not tried, since there is no ping here"),
+                "install it: apt-get install iputils-ping",
+            ),
         });
     }
     let servers = match &options.cloud_hub_server {
@@ -253,7 +292,8 @@ fn network(host: &dyn Host, reach: &dyn Reach, options: &Options) -> Vec<Finding
 fn servers(config: &str) -> Vec<String> {
     let config: Value = serde_saphyr::from_str(config).unwrap_or_default();
     let text = |path: &str| config.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let https = text("/modules/edgeHub/httpServer").trim_start_matches("https://").trim_end_matches('/').to_owned();
+    let https =
+        text("/modules/edgeHub/httpServer").trim_start_matches("https://").trim_end_matches('/').to_owned();
     let is_off = config.pointer("/modules/edgeHub/websocket/enable") == Some(&Value::Bool(false));
     let websocket = if is_off { String::new() } else { text("/modules/edgeHub/websocket/server") };
     [websocket, https].into_iter().filter(|server| !server.is_empty()).collect()
@@ -263,7 +303,8 @@ fn runtime(host: &dyn Host, config: &Path) -> Vec<Finding> {
     let looked = Edgecore::find(host, Some(config)).and_then(|edgecore| edgecore.preflight());
     match looked {
         Ok(findings) => {
-            let is_of_runtime = |finding: &Finding| ["runtime", "cgroups", "network"].contains(&finding.check.as_str());
+            let is_of_runtime =
+                |finding: &Finding| ["runtime", "cgroups", "network"].contains(&finding.check.as_str());
             let of_runtime = findings.into_iter().filter(is_of_runtime);
             of_runtime.map(|finding| Finding { check: "runtime".to_owned(), ..finding }).collect()
         }
@@ -271,16 +312,12 @@ fn runtime(host: &dyn Host, config: &Path) -> Vec<Finding> {
     }
 }
 
-/// Whether all is well.
-pub(super) fn is_good(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.verdict != Verdict::Failed)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
 
     use super::*;
+    use crate::cmd::debug::finding::Verdict;
     use crate::host::fake::FakeHost;
     use crate::render::PROGRAM;
 
@@ -306,12 +343,20 @@ mod tests {
         check(judge_cpu(&stat(100, 100), &stat(190, 110)), Verdict::Ok);
         check(judge_cpu(&stat(100, 100), &stat(195, 105)), Verdict::Failed);
         check(judge_cpu("", ""), Verdict::Warning);
-        let memory = |total: u64, free: u64| judge_memory(&format!("MemTotal: {} kB\nMemFree: 1 kB\nMemAvailable: {} kB\n", total << 10, free << 10));
+        let memory = |total: u64, free: u64| {
+            judge_memory(&format!(
+                "MemTotal: {} kB\nMemFree: 1 kB\nMemAvailable: {} kB\n",
+                total << 10,
+                free << 10
+            ))
+        };
         check(memory(256, 128), Verdict::Ok);
         check(memory(255, 200), Verdict::Failed);
         check(memory(4000, 127), Verdict::Failed);
         check(judge_memory(""), Verdict::Warning);
-        let disk = |total: u64, free: u64| judge_disk("/x", &format!("head\n/dev/a {} 1 {} 1% /x\n", total << 10, free << 10));
+        let disk = |total: u64, free: u64| {
+            judge_disk("/x", &format!("head\n/dev/a {} 1 {} 1% /x\n", total << 10, free << 10))
+        };
         check(disk(1024, 512), Verdict::Ok);
         check(disk(1023, 512), Verdict::Failed);
         check(disk(9000, 511), Verdict::Failed);
@@ -329,11 +374,19 @@ mod tests {
         let check = |what: What, change: &dyn Fn(&mut Options), expected: &[&str]| {
             let mut options = Options { domain: "known".into(), config: CONFIG.into(), ..Options::default() };
             change(&mut options);
-            let lines: Vec<String> = look(&host, &Nowhere, what, &options).iter().map(Finding::line).collect();
+            let lines: Vec<String> =
+                look(&host, &Nowhere, what, &options).iter().map(Finding::line).collect();
             assert_eq!(lines.len(), expected.len(), "{lines:?}");
-            lines.iter().zip(expected).for_each(|(line, expected)| assert!(line.contains(expected), "{line}"));
+            lines
+                .iter()
+                .zip(expected)
+                .for_each(|(line, expected)| assert!(line.contains(expected), "{line}"));
         };
-        check(What::Network, &|_| {}, &["ok: network: the cloud takes connections at here:1", "no connection at away:2"]);
+        check(
+            What::Network,
+            &|_| {},
+            &["ok: network: the cloud takes connections at here:1", "no connection at away:2"],
+        );
         check(What::Network, &|options| options.cloud_hub_server = Some("here:1".into()), &["ok: network"]);
         check(What::Network, &|options| options.config = "/none".into(), &["-s HOST:PORT"]);
         check(What::Dns, &|_| {}, &["ok: dns: this machine's DNS says that known is 10.0.0.1"]);
@@ -346,8 +399,8 @@ mod tests {
         let host = FakeHost::new(&[PROGRAM]);
         let report = r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"},{"check":"clock","verdict":"ok","found":"x"}]}"#;
         host.prints.borrow_mut().push((PROGRAM.into(), report.into()));
-        let findings = look(&host, &Nowhere, What::Runtime, &Options { config: CONFIG.into(), ..Options::default() });
+        let findings =
+            look(&host, &Nowhere, What::Runtime, &Options { config: CONFIG.into(), ..Options::default() });
         assert_eq!(findings, [Finding::failed("runtime", "no runtime", "start it")]);
-        assert!(!is_good(&findings));
     }
 }

@@ -46,7 +46,10 @@ pub(crate) struct Args {
 pub(super) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let now = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let path = collect(host, args, &now, &mut |line| println!("{line}"))?;
-    println!("{} is written; it holds no key, no token and no value of a Secret. Look into it before you send it", path.display());
+    println!(
+        "{} is written; it holds no key, no token and no value of a Secret. Look into it before you send it",
+        path.display()
+    );
     Ok(())
 }
 
@@ -66,7 +69,11 @@ fn collect(host: &dyn Host, args: &Args, now: &str, say: &mut dyn FnMut(&str)) -
 }
 
 /// All of it, by the name that it has in the file.
-fn gather(host: &dyn Host, edgecore: Result<&Edgecore<'_>, &String>, args: &Args) -> BTreeMap<String, String> {
+fn gather(
+    host: &dyn Host,
+    edgecore: Result<&Edgecore<'_>, &String>,
+    args: &Args,
+) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();
     let mut put = |name: &str, text: String| drop(texts.insert(name.to_owned(), text));
     let ask = |words: &[&str]| match edgecore {
@@ -100,7 +107,10 @@ fn gather(host: &dyn Host, edgecore: Result<&Edgecore<'_>, &String>, args: &Args
     put("service.txt", service(host, manager));
     put("edgecore.log", log(host, manager, args));
     put("machine/disk.txt", format!("{}\n{}", ran(host, "df", &["-Pk"]), ran(host, "df", &["-Pi"])));
-    put("machine/files.txt", ran(host, "ls", &["-lAnR", "/etc/kubeedge", "/var/lib/kubeedge", "/var/lib/keadm", PROGRAM]));
+    put(
+        "machine/files.txt",
+        ran(host, "ls", &["-lAnR", "/etc/kubeedge", "/var/lib/kubeedge", "/var/lib/keadm", PROGRAM]),
+    );
     for (name, path) in [
         ("memory", "/proc/meminfo"),
         ("load", "/proc/loadavg"),
@@ -140,7 +150,9 @@ fn service(host: &dyn Host, manager: Manager) -> String {
     match manager {
         Manager::Systemd => ran(host, "systemctl", &["status", "edgecore", "--no-pager", "--lines=0"]),
         Manager::Openrc => ran(host, "rc-service", &["edgecore", "status"]),
-        Manager::None => format!("no service manager; the supervisor is process {}\n", read(host, "/run/edgecore.pid")),
+        Manager::None => {
+            format!("no service manager; the supervisor is process {}\n", read(host, "/run/edgecore.pid"))
+        }
     }
 }
 
@@ -260,7 +272,12 @@ mod tests {
         };
         put(TOKEN, &format!("{}.{JWT}", "0".repeat(64)));
         put("/etc/kubeedge/certs/server.key", &key);
-        put(CONFIG, &format!("# {SECRET}\nmodules:\n  edgeHub:\n    token: short-one\n    tlsPrivateKeyFile: /a/b.key\n  x: {{password: p-7}}\n"));
+        put(
+            CONFIG,
+            &format!(
+                "# {SECRET}\nmodules:\n  edgeHub:\n    token: short-one\n    tlsPrivateKeyFile: /a/b.key\n  x: {{password: p-7}}\n"
+            ),
+        );
         put("/var/log/kubeedge/edgecore.log", &format!("first\n{everything}{SECRET}\nlast line\n"));
         for path in ["/proc/version", "/proc/self/mountinfo", "/etc/hosts"] {
             put(path, &everything);
@@ -305,7 +322,12 @@ mod tests {
         *host.redacts.borrow_mut() = Some(SECRET.to_owned());
         let all = collected(&host, &[]);
         must_be_clean(&all, &[JWT, KEY_LINE, SECRET, "short-one", "p-7"]);
-        for expected in ["last line", "tlsPrivateKeyFile: /a/b.key", "== edge_now/objects.txt", "== edge_now/admin/metrics.txt"] {
+        for expected in [
+            "last line",
+            "tlsPrivateKeyFile: /a/b.key",
+            "== edge_now/objects.txt",
+            "== edge_now/admin/metrics.txt",
+        ] {
             assert!(all.contains(expected), "no {expected} in\n{all}");
         }
         assert!(!collected(&host, &["--lines=1"]).contains("first"));
@@ -319,7 +341,10 @@ mod tests {
             assert!(all.contains("nobody could say what in it is secret"), "{all}");
         };
         let broken = host();
-        broken.fails.borrow_mut().push((format!("{PROGRAM} --config {CONFIG} redact"), "the store is closed".into()));
+        broken
+            .fails
+            .borrow_mut()
+            .push((format!("{PROGRAM} --config {CONFIG} redact"), "the store is closed".into()));
         check(&broken);
         let without = host();
         without.files.borrow_mut().remove(Path::new(PROGRAM));

@@ -45,7 +45,8 @@ impl<'a> Edgecore<'a> {
 
     pub(super) fn json<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T, String> {
         let text = self.ask(words)?;
-        let nonsense = |error| format!("{} said what keadm does not understand: {error}", self.program.display());
+        let nonsense =
+            |error| format!("{} said what keadm does not understand: {error}", self.program.display());
         serde_json::from_str(&text).map_err(nonsense)
     }
 
@@ -53,7 +54,8 @@ impl<'a> Edgecore<'a> {
     pub(super) fn preflight(&self) -> Result<Vec<Finding>, String> {
         let arguments = self.arguments(&["preflight", "--output", "json"]);
         let ran = self.host.run(&self.program, &arguments).map_err(|error| self.unstarted(&error))?;
-        let report: Option<Preflight> = ran.stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        let report: Option<Preflight> =
+            ran.stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
         report.map(|report| report.findings).ok_or(ran.stderr)
     }
 
@@ -65,7 +67,12 @@ impl<'a> Edgecore<'a> {
     fn admin(&self) -> Option<std::net::SocketAddr> {
         let config = self.host.read(&self.config).ok().flatten().unwrap_or_default();
         let config: serde_json::Value = serde_saphyr::from_slice(&config).unwrap_or_default();
-        config.pointer("/admin/bindAddress").and_then(|address| address.as_str()).unwrap_or(ADMIN).parse().ok()
+        config
+            .pointer("/admin/bindAddress")
+            .and_then(|address| address.as_str())
+            .unwrap_or(ADMIN)
+            .parse()
+            .ok()
     }
 
     fn run(&self, words: &[&str], input: Option<&str>) -> Result<String, String> {

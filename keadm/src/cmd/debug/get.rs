@@ -53,8 +53,14 @@ enum Resource {
 }
 
 /// What `all` stands for, and in which order.
-const EACH: [Resource; 6] =
-    [Resource::Pod, Resource::Service, Resource::Node, Resource::Configmap, Resource::Secret, Resource::Endpoints];
+const EACH: [Resource; 6] = [
+    Resource::Pod,
+    Resource::Service,
+    Resource::Node,
+    Resource::Configmap,
+    Resource::Secret,
+    Resource::Endpoints,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -97,7 +103,8 @@ pub(super) fn pod(objects: Vec<Object>, namespace: &str, name: &str) -> Option<O
 
 pub(super) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let edgecore = Edgecore::find(host, None).map_err(Failure::Refused)?;
-    let objects = objects(&edgecore, args.edgedb_path.as_ref()).map_err(|why| Failure::Undone(anyhow!(why)))?;
+    let objects =
+        objects(&edgecore, args.edgedb_path.as_ref()).map_err(|why| Failure::Undone(anyhow!(why)))?;
     match show(args, objects, Timestamp::now())? {
         Some(text) => print!("{text}"),
         None => eprintln!("nothing of it is held on this node"),
@@ -140,7 +147,9 @@ fn show(args: &Args, objects: Vec<Object>, now: Timestamp) -> Result<Option<Stri
     };
     let text = match args.output {
         Some(Output::Json) => format!("{:#}\n", tree()),
-        Some(Output::Yaml) => serde_saphyr::to_string(&tree()).map_err(|error| anyhow!("write YAML: {error}"))?,
+        Some(Output::Yaml) => {
+            serde_saphyr::to_string(&tree()).map_err(|error| anyhow!("write YAML: {error}"))?
+        }
         Some(Output::Name) => {
             let line = |(resource, found): &(Resource, Vec<Object>)| {
                 found.iter().map(|held| format!("{}/{}\n", resource.word(), held.name)).collect::<String>()
@@ -184,7 +193,14 @@ impl Resource {
         }
     }
 
-    fn table(self, found: &[Object], has_namespace: bool, is_wide: bool, is_many: bool, now: Timestamp) -> String {
+    fn table(
+        self,
+        found: &[Object],
+        has_namespace: bool,
+        is_wide: bool,
+        is_many: bool,
+        now: Timestamp,
+    ) -> String {
         let (mut heads, wide): (Vec<&str>, &[&str]) = match self {
             Self::All => (vec![], &[]),
             Self::Pod => (vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"], &["IP", "NODE"]),
@@ -206,7 +222,8 @@ impl Resource {
             rows.push(row);
         }
         if has_namespace && self != Self::Node {
-            let namespaces = std::iter::once("NAMESPACE").chain(found.iter().map(|held| held.namespace.as_str()));
+            let namespaces =
+                std::iter::once("NAMESPACE").chain(found.iter().map(|held| held.namespace.as_str()));
             for (row, namespace) in rows.iter_mut().zip(namespaces) {
                 row.insert(0, namespace.to_owned());
             }
@@ -226,11 +243,17 @@ impl Resource {
             "NAME" => held.name.clone(),
             "AGE" => age(body, now),
             "READY" => {
-                let n_ready = containers().iter().filter(|status| status.get("ready") == Some(&Value::Bool(true))).count();
+                let n_ready = containers()
+                    .iter()
+                    .filter(|status| status.get("ready") == Some(&Value::Bool(true)))
+                    .count();
                 format!("{n_ready}/{}", list("/spec/containers").len())
             }
             "RESTARTS" => {
-                let n_restarts = containers().iter().filter_map(|status| status.get("restartCount")?.as_i64()).sum::<i64>();
+                let n_restarts = containers()
+                    .iter()
+                    .filter_map(|status| status.get("restartCount")?.as_i64())
+                    .sum::<i64>();
                 n_restarts.to_string()
             }
             "STATUS" if self == Self::Node => {
@@ -241,9 +264,9 @@ impl Resource {
                 (if is_ready { "Ready" } else { "NotReady" }).to_owned()
             }
             "STATUS" => {
-                let waiting = containers().iter().find_map(|status| {
-                    Some(status.pointer("/state/waiting/reason")?.as_str()?.to_owned())
-                });
+                let waiting = containers()
+                    .iter()
+                    .find_map(|status| Some(status.pointer("/state/waiting/reason")?.as_str()?.to_owned()));
                 waiting.unwrap_or_else(|| text("/status/phase"))
             }
             "VERSION" => text("/status/nodeInfo/kubeletVersion"),
@@ -256,15 +279,20 @@ impl Resource {
             "CLUSTER-IP" => text("/spec/clusterIP"),
             "SELECTOR" => {
                 let selector = body.pointer("/spec/selector").and_then(Value::as_object);
-                let terms = selector.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+                let terms = selector
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
                 none_if_empty(terms.collect::<Vec<_>>().join(","))
             }
             "PORT(S)" => {
-                let port = |port: &Value| Some(format!("{}/{}", port.get("port")?, port.get("protocol")?.as_str()?));
+                let port =
+                    |port: &Value| Some(format!("{}/{}", port.get("port")?, port.get("protocol")?.as_str()?));
                 none_if_empty(list("/spec/ports").iter().filter_map(port).collect::<Vec<_>>().join(","))
             }
             "DATA" => {
-                let n_keys = |field| body.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len);
+                let n_keys =
+                    |field| body.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len);
                 (n_keys("data") + n_keys("binaryData") + n_keys("stringData")).to_string()
             }
             "ENDPOINTS" => {
@@ -285,7 +313,9 @@ fn none_if_empty(text: String) -> String {
 
 fn age(body: &Value, now: Timestamp) -> String {
     let made = body.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
-    let Some(made) = made.and_then(|made| made.parse::<Timestamp>().ok()) else { return "<unknown>".to_owned() };
+    let Some(made) = made.and_then(|made| made.parse::<Timestamp>().ok()) else {
+        return "<unknown>".to_owned();
+    };
     let seconds = now.as_second().saturating_sub(made.as_second()).max(0);
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -296,9 +326,11 @@ fn age(body: &Value, now: Timestamp) -> String {
 }
 
 /// Columns as wide as their widest cell.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+pub(in crate::cmd) fn aligned(rows: &[Vec<String>]) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| rows.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max().unwrap_or_default()
+    };
     let widths: Vec<usize> = (0..n_columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   "));
@@ -330,7 +362,9 @@ impl Term {
 fn selector(text: &str) -> Result<Vec<Term>, String> {
     let term = |term: &str| {
         let term = term.trim();
-        let two = |mark: &str| term.split_once(mark).map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        let two = |mark: &str| {
+            term.split_once(mark).map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+        };
         let parsed = if let Some((name, value)) = two("!=") {
             Term::IsNot(name, value)
         } else if let Some((name, value)) = two("==").or_else(|| two("=")) {
@@ -343,7 +377,8 @@ fn selector(text: &str) -> Result<Vec<Term>, String> {
         let name = match &parsed {
             Term::Is(name, _) | Term::IsNot(name, _) | Term::Has(name) | Term::HasNot(name) => name,
         };
-        let is_name = !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_./".contains(letter));
+        let is_name = !name.is_empty()
+            && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_./".contains(letter));
         if is_name { Ok(parsed) } else { Err(format!("--selector: {term:?} is none of a=b, a!=b, a and !a")) }
     };
     text.split(',').filter(|part| !part.trim().is_empty()).map(term).collect()
@@ -389,7 +424,9 @@ mod tests {
 
     #[test]
     fn what_is_held_is_shown_as_kubectl_would() {
-        let check = |line: &str, expected: &str| assert_eq!(shown(line).unwrap().unwrap_or_default(), expected, "{line}");
+        let check = |line: &str, expected: &str| {
+            assert_eq!(shown(line).unwrap().unwrap_or_default(), expected, "{line}")
+        };
         check(
             "pods",
             "NAME   READY   STATUS             RESTARTS   AGE\nweb    1/2     CrashLoopBackOff   3          5m\n",
@@ -401,7 +438,10 @@ mod tests {
         check("svc", "");
         check("no", "NAME     STATUS   AGE         VERSION\nedge-1   Ready    <unknown>   <none>\n");
         check("all -o name", "pod/web\nnode/edge-1\nsecret/s\n");
-        check("secret s -o yaml", "kind: Secret\ntype: Opaque\nmetadata:\n  name: s\ndata:\n  a: <7 bytes>\n");
+        check(
+            "secret s -o yaml",
+            "data:\n  a: <7 bytes>\nkind: Secret\nmetadata:\n  name: s\ntype: Opaque\n",
+        );
         let wide = shown("pod web -A -o wide").unwrap().unwrap();
         assert!(wide.starts_with("NAMESPACE   NAME") && wide.contains("10.0.0.9   edge-1"), "{wide}");
         let json: Value = serde_json::from_str(&shown("pod web -o json").unwrap().unwrap()).unwrap();

@@ -12,6 +12,7 @@ mod get;
 use super::Failure;
 use crate::host::Host;
 use crate::reach::Internet;
+pub(super) use get::aligned;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
