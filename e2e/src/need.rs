@@ -26,6 +26,8 @@ const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("mariadb-server", &["/usr/sbin/mariadbd"]),
     ("mosquitto", &["/usr/sbin/mosquitto"]),
     ("mosquitto-clients", &["/usr/bin/mosquitto_sub"]),
+    ("openssh-client", &["/usr/bin/ssh"]),
+    ("openssh-server", &["/usr/sbin/sshd"]),
     ("python3", &["/usr/bin/python3"]),
     ("redis-server", &["/usr/bin/redis-server"]),
     ("rpm", &["/usr/bin/rpm"]),

@@ -27,55 +27,59 @@ impl Programs {
                     this_arch()
                 );
             }
-            return Self::of(own.parent().unwrap_or(Path::new("/")), &own.display().to_string());
+            return Self::beside(own);
         };
         let version = if version.is_empty() { crate::cmd::version::own() } else { version };
-        let package = folder.join(format!("keadm-{version}-linux-{arch}.tar.gz"));
-        if package.is_file() {
-            return Self::unpacked(&package);
-        }
-        if folder.join("keadm").is_file() {
-            return Self::of(folder, &folder.join("keadm").display().to_string());
-        }
-        bail!(
-            "keadm.offlinePackageDir: there is neither {} nor a program keadm in {}",
-            package.display(),
-            folder.display()
-        )
+        // KubeEdge has edgecore in the second.
+        let packages =
+            ["keadm", "kubeedge"].map(|name| folder.join(format!("{name}-{version}-linux-{arch}.tar.gz")));
+        Self::in_folder(folder, &packages)
     }
 
-    fn of(folder: &Path, keadm: &str) -> Result<Self> {
+    fn beside(own: &Path) -> Result<Self> {
         let mut archive = tar::Builder::new(Vec::new());
-        for name in PROGRAMS {
-            let path = if name == "keadm" { PathBuf::from(keadm) } else { folder.join(name) };
-            if path.is_file() {
-                add(&mut archive, &path, name, 0o755)?;
-            }
+        add(&mut archive, own, "keadm")?;
+        let edgecore = own.with_file_name("edgecore");
+        if edgecore.is_file() {
+            add(&mut archive, &edgecore, "edgecore")?;
         }
         Self::open(archive)
     }
 
-    /// `keadm-VERSION-linux-ARCH/keadm/keadm`, and what lies beside it.
-    fn unpacked(package: &Path) -> Result<Self> {
-        let shown = || format!("read {}", package.display());
-        let file = fs::File::open(package).with_context(shown)?;
+    /// The programs, wherever in the packages they are; what lies in the folder itself fills up.
+    fn in_folder(folder: &Path, packages: &[PathBuf]) -> Result<Self> {
         let mut archive = tar::Builder::new(Vec::new());
-        let mut has_keadm = false;
-        for entry in tar::Archive::new(GzDecoder::new(file)).entries().with_context(shown)? {
-            let entry = entry.with_context(shown)?;
-            let name =
-                entry.path().with_context(shown)?.file_name().map(|name| name.to_string_lossy().into_owned());
-            let Some(name) = name
-                .filter(|name| PROGRAMS.contains(&name.as_str()) && entry.header().entry_type().is_file())
-            else {
-                continue;
-            };
-            has_keadm |= name == "keadm";
-            let mut header = header(entry.size(), 0o755);
-            archive.append_data(&mut header, name, entry).with_context(shown)?;
+        let mut found: Vec<String> = Vec::new();
+        for package in packages.iter().filter(|package| package.is_file()) {
+            let shown = || format!("read {}", package.display());
+            let file = fs::File::open(package).with_context(shown)?;
+            for entry in tar::Archive::new(GzDecoder::new(file)).entries().with_context(shown)? {
+                let entry = entry.with_context(shown)?;
+                let path = entry.path().with_context(shown)?.into_owned();
+                let name =
+                    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let is_program = PROGRAMS.contains(&name.as_str()) && entry.header().entry_type().is_file();
+                if is_program && !found.contains(&name) {
+                    let mut header = header(entry.size(), 0o755);
+                    archive.append_data(&mut header, &name, entry).with_context(shown)?;
+                    found.push(name);
+                }
+            }
         }
-        if !has_keadm {
-            bail!("there is no program keadm in {}", package.display());
+        for name in PROGRAMS {
+            let path = folder.join(name);
+            if !found.iter().any(|found| found == name) && path.is_file() {
+                add(&mut archive, &path, name)?;
+                found.push(name.to_owned());
+            }
+        }
+        if !found.iter().any(|found| found == "keadm") {
+            let names: Vec<String> = packages.iter().map(|package| package.display().to_string()).collect();
+            let names = names.join(" nor ");
+            bail!(
+                "keadm.offlinePackageDir: there is no program keadm, neither in {} nor in {names}",
+                folder.display()
+            );
         }
         Self::open(archive)
     }
@@ -106,7 +110,7 @@ pub(super) fn own_files(copy_from: Option<&Path>) -> Result<Vec<u8>> {
     archive.into_inner().context("pack files for the node")
 }
 
-fn add(archive: &mut tar::Builder<Vec<u8>>, path: &Path, name: &str, mode: u32) -> Result<()> {
+fn add(archive: &mut tar::Builder<Vec<u8>>, path: &Path, name: &str) -> Result<()> {
     let body = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     let mut header = header(u64::try_from(body.len()).unwrap_or(u64::MAX), mode);
     archive
@@ -174,9 +178,12 @@ mod tests {
         fs::write(path.join("keadm-v9-linux-arm.tar.gz"), archive.into_inner().unwrap().finish().unwrap())
             .unwrap();
         let packed = Programs::find(Some(path), Path::new("/x"), "v9", "arm").unwrap();
-        assert_eq!(files(&packed, &own_files(None).unwrap()), [("keadm".to_owned(), "new".to_owned())]);
+        let both = |keadm: &str| {
+            [("keadm", keadm), ("edgecore", "edge")].map(|(name, text)| (name.to_owned(), text.to_owned()))
+        };
+        assert_eq!(files(&packed, &own_files(None).unwrap()), both("new"));
         let beside = Programs::find(Some(path), Path::new("/x"), "v8", "arm").unwrap();
-        assert_eq!(files(&beside, &own_files(None).unwrap()), [("keadm".to_owned(), "own".to_owned())]);
+        assert_eq!(files(&beside, &own_files(None).unwrap()), both("own"));
         assert!(Programs::find(Some(&path.join("none")), Path::new("/x"), "v8", "arm").is_err());
     }
 }
