@@ -103,6 +103,11 @@ fn nodes_are_worked_on_at_once_and_one_may_fail() -> Result<()> {
     for name in names {
         servers.push(Sshd::start(run_dir, name)?);
     }
+    // Without what debuggers want: it is a tenth.
+    let programs = run_dir.folder("programs")?;
+    let (own, small) = (bench.keadm.display().to_string(), programs.join("keadm").display().to_string());
+    need::tool("strip", "apt-get install -y binutils")?;
+    process::run("strip", &["-o", &small, &own])?;
     let files = run_dir.folder("files")?;
     fs::write(files.join("note.txt"), "it came along\n")?;
 
@@ -117,9 +122,12 @@ fn nodes_are_worked_on_at_once_and_one_may_fail() -> Result<()> {
     };
     let by_key = format!("        type: privateKey\n        privateKeyAuth: {{privateKeyPath: {key}}}\n");
     let by_password = format!("        type: password\n        passwordAuth: {{password: {PASSWORD}}}\n");
-    let head = "keadm:\n  keadmVersion: v1.23.1\n  archGroup: [amd64]\n  cmdTplArgs: {cmd: version --output short, token: hidden-token-1}\nmaxRunNum: 3\nnodes:\n";
+    let head = format!(
+        "keadm:\n  download: {{enable: false}}\n  offlinePackageDir: {}\n  keadmVersion: v1.23.1\n  archGroup: [amd64]\n  cmdTplArgs: {{cmd: version --output short, token: hidden-token-1}}\nmaxRunNum: 3\nnodes:\n",
+        programs.display()
+    );
     let text = [
-        head,
+        head.as_str(),
         &node(0, "{{.cmd}} && cat note.txt", &by_key),
         &node(1, "{{.cmd}} && echo {{.token}} {{.cmd}}", &by_password),
         &node(2, "gettoken --kube-config /no/such", &by_key),
@@ -159,7 +167,7 @@ fn nodes_are_worked_on_at_once_and_one_may_fail() -> Result<()> {
     let swapped = first.known_host(run_dir, names[1])? + &second.known_host(run_dir, names[1])?;
     fs::write(&bench.known_hosts, swapped)?;
     let wrong = by_password.replace(PASSWORD, "wrong-horse");
-    let text = [head, &node(0, "version", &by_key), &node(1, "version", &wrong)].concat();
+    let text = [head.as_str(), &node(0, "version", &by_key), &node(1, "version", &wrong)].concat();
     let file = run_dir.write("strange.yaml", &text)?;
     let strange = bench.run(&file, &["--accept-new-host-keys"])?;
     ensure!(strange.status.code() == Some(1), "{}", told(&strange));
@@ -171,7 +179,8 @@ fn nodes_are_worked_on_at_once_and_one_may_fail() -> Result<()> {
 
     // Ctrl-C ends it, with a report.
     fs::write(&bench.known_hosts, &known)?;
-    let text = [head, &node(0, "version && sleep 1000", &by_key), &node(1, "version", &by_password)].concat();
+    let text = [head.as_str(), &node(0, "version && sleep 1000", &by_key), &node(1, "version", &by_password)]
+        .concat();
     let file = run_dir.write("long.yaml", &text)?;
     let mut command = bench.start(&file, &[]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

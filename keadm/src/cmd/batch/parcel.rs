@@ -112,7 +112,7 @@ pub(super) fn own_files(copy_from: Option<&Path>) -> Result<Vec<u8>> {
 
 fn add(archive: &mut tar::Builder<Vec<u8>>, path: &Path, name: &str) -> Result<()> {
     let body = fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    let mut header = header(u64::try_from(body.len()).unwrap_or(u64::MAX), mode);
+    let mut header = header(u64::try_from(body.len()).unwrap_or(u64::MAX), 0o755);
     archive
         .append_data(&mut header, name, body.as_slice())
         .with_context(|| format!("pack {}", path.display()))

@@ -1,6 +1,6 @@
 //! `keadm debug get`: what the node's store holds, as kubectl would show it. The cloud is not asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use clap::ValueEnum;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::edgecore::Edgecore;
 use crate::cmd::Failure;
 use crate::host::Host;
+use crate::render::CONFIG;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Values of Secrets are shown by their length.")]
@@ -102,7 +103,9 @@ pub(super) fn pod(objects: Vec<Object>, namespace: &str, name: &str) -> Option<O
 }
 
 pub(super) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
-    let edgecore = Edgecore::find(host, None).map_err(Failure::Refused)?;
+    // A store can be looked at where there is no node any more.
+    let config = Some(Path::new("/dev/null")).filter(|_| !host.exists(Path::new(CONFIG)));
+    let edgecore = Edgecore::find(host, config).map_err(Failure::Refused)?;
     let objects =
         objects(&edgecore, args.edgedb_path.as_ref()).map_err(|why| Failure::Undone(anyhow!(why)))?;
     match show(args, objects, Timestamp::now())? {
