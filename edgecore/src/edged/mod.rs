@@ -49,8 +49,8 @@ use tokio::time::{Instant, sleep_until};
 
 use self::cgroups::PodCgroups;
 use self::container::{POD_NAME, POD_NAMESPACE, spec_hash_text};
-pub use self::cri::{CriClient, Runtime, RuntimeError};
 use self::cri::Events;
+pub use self::cri::{CriClient, Runtime, RuntimeError};
 use self::events::{Recorder, Subject};
 pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
 use self::hands::{Hands, N_HEAVY};

@@ -31,8 +31,8 @@ pub use handle::{DeviceNews, LookupError, News, Objects};
 pub use kubeedge::import;
 pub use look::{everything, token_bodies};
 pub use refill::{is_refilled, watch_refill};
-pub use store::{Applied, Held};
 use store::HeldToken;
+pub use store::{Applied, Held};
 
 use crate::db::{Db, DbError};
 use crate::device_id::DeviceId;

@@ -177,6 +177,7 @@ mod tests {
             .unwrap();
         fs::write(path.join("keadm-v9-linux-arm.tar.gz"), archive.into_inner().unwrap().finish().unwrap())
             .unwrap();
+        fs::write(path.join("edgecore"), "edge").unwrap();
         let packed = Programs::find(Some(path), Path::new("/x"), "v9", "arm").unwrap();
         let both = |keadm: &str| {
             [("keadm", keadm), ("edgecore", "edge")].map(|(name, text)| (name.to_owned(), text.to_owned()))

@@ -452,6 +452,15 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_read_where_there_is_no_configuration() {
+        let host = crate::host::fake::FakeHost::new(&["/opt/keadm/edgecore"]);
+        host.prints.borrow_mut().push(("/opt/keadm/edgecore".into(), r#"{"objects":[]}"#.into()));
+        run(&host, &Line::parse_from(["get", "pod", "-p", "/x.db"]).args).unwrap();
+        let expected = "/opt/keadm/edgecore --config /dev/null objects --output json --data-source /x.db";
+        assert_eq!(*host.ran.borrow(), [expected]);
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_told() {
         let check = |line: &str, expected: &str| {
             let why = shown(line).unwrap_err();
