@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod backup;
 mod binary;
@@ -21,6 +21,7 @@ mod look;
 mod node;
 mod objects;
 mod plan;
+mod reach;
 mod render;
 mod service;
 mod set;
@@ -67,8 +68,23 @@ enum Command {
     ConfigUpdate(cmd::config::Update),
     /// Make or check a bundle: all that a machine without a network joins with.
     Bundle(cmd::bundle::Args),
+    /// Find out what is wrong with this node.
+    Debug(cmd::debug::Args),
+    /// Run keadm on many machines over SSH.
+    Batch(cmd::batch::Args),
+    /// Write a shell's completion script.
+    Completion(cmd::documents::Completion),
+    /// Write man pages.
+    #[command(hide = true)]
+    Man(cmd::documents::Man),
     /// Print the version.
     Version(cmd::version::Args),
+    /// Old names of commands.
+    #[command(hide = true)]
+    Deprecated(cmd::deprecated::Args),
+    /// A group of KubeEdge's that is empty.
+    #[command(hide = true)]
+    Beta,
     /// Undo a change that was cut short; runs before edgecore starts.
     #[command(hide = true)]
     Recover(cmd::recover::Args),
@@ -80,6 +96,10 @@ enum Command {
 fn main() -> ExitCode {
     // The only provider in the tree; a second installation would be the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Some(password) = cmd::batch::password_for_ssh() {
+        println!("{password}");
+        return ExitCode::SUCCESS;
+    }
     match run(&host::Machine::new(), Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -102,7 +122,13 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         Command::Config(args) => cmd::config::run(host, &args),
         Command::ConfigUpdate(args) => cmd::config::update(host, &args),
         Command::Bundle(args) => cmd::bundle::run(host, &args),
+        Command::Debug(args) => cmd::debug::run(host, &args),
+        Command::Batch(args) => cmd::batch::run(host, &args),
+        Command::Completion(args) => cmd::documents::completion(Args::command(), &args),
+        Command::Man(args) => cmd::documents::man(Args::command(), &args),
         Command::Version(args) => cmd::version::run(&args),
+        Command::Deprecated(args) => cmd::deprecated::run(host, &args),
+        Command::Beta => cmd::deprecated::beta(),
         Command::Recover(args) => cmd::recover::run(host, &args),
         Command::Supervise(args) => cmd::supervise::run(host, &args),
     }
