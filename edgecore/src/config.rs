@@ -57,11 +57,25 @@ pub struct AdminConfig {
     /// Where `/livez`, `/readyz` and `/metrics` are served over plain HTTP. Port 10560 is next to MetaServer's 10550 and
     /// used by neither KubeEdge nor Kubernetes.
     pub bind_address: SocketAddr,
+    /// Unix socket at which `keadm ctl` asks; only root may. Empty: `edgecore.sock` beside the store.
+    pub socket: PathBuf,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { bind_address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10560) }
+        let bind_address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10560);
+        Self { bind_address, socket: PathBuf::new() }
+    }
+}
+
+impl EdgeCoreConfig {
+    /// Where `keadm ctl` asks. keadm has the same rule.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        if self.admin.socket.as_os_str().is_empty() {
+            return self.database.data_source.with_file_name("edgecore.sock");
+        }
+        self.admin.socket.clone()
     }
 }
 

@@ -14,6 +14,8 @@ pub mod device_twin;
 pub mod device_id;
 pub mod event_bus;
 pub mod report_queue;
+pub mod query;
+pub mod control;
 pub mod admin;
 pub mod preflight;
 pub mod debug;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use edgecore::admin::Admin;
 use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
+use edgecore::control::{self, Control};
 use edgecore::db::{self, Db, Opened, Synchronous};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
@@ -26,13 +26,13 @@ use edgecore::event_bus::{EventBus, Upload};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
 use edgecore::preflight::{self, Verdict};
-use edgecore::report_queue::{DeviceReportQueue, ReportQueue};
-use k8s_openapi::api::core::v1::{Pod, Taint};
+use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
+use k8s_openapi::api::core::v1::Taint;
 use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
 use ke_run::telemetry::{self, Metrics};
-use ke_wire::{MessageId, NodeName, Uid, Up};
+use ke_wire::{MessageId, NodeName, Up};
 use tokio::sync::{mpsc, watch};
 
 /// Where Linux shows cgroups.
@@ -240,8 +240,8 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     };
     let pods = meta.pods().await?;
     tracing::info!(node = %name, n_pods = pods.len(), "edgecore starts with what its store holds");
-    let statuses = edgecore::report_queue::last_pod_statuses(&db).await?;
-    let pods = pods.into_iter().map(|pod| with_status(pod, &statuses)).collect();
+    let statuses = report_queue::last_pod_statuses(&db).await?;
+    let pods = pods.into_iter().map(|pod| report_queue::with_status(pod, &statuses)).collect();
     // A store that is new or was lost says nothing about what should run here.
     let (is_full, store_is_full) = watch::channel(is_refilled(&db).await?);
     let (refill_cloud, refill_db) = (cloud.clone(), db.clone());
@@ -267,6 +267,20 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         store_is_full,
         host_ips,
     });
+    let sources = control::Sources {
+        meta: meta.clone(),
+        db: db.clone(),
+        runtime: Arc::clone(&runtime),
+        pod_logs_root: kubelet.pod_logs_dir.clone(),
+    };
+    let control = match Control::bind(&config.control_socket(), sources) {
+        Ok(control) => Some(control),
+        // Pods matter more.
+        Err(error) => {
+            tracing::error!(%error, "keadm ctl will not reach this edgecore");
+            None
+        }
+    };
     let node_config = NodeConfig {
         labels: edged_config.node_labels.clone(),
         taints: taints(edged_config.register_schedulable, kubelet.register_with_taints.clone()),
@@ -322,6 +336,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         tasks.add("node", |stop| node.run(stop));
     }
     tasks.add("admin", |stop| admin.run(stop));
+    if let Some(control) = control {
+        tasks.add("control", |stop| control.run(stop));
+    }
     tasks.join().await
 }
 
@@ -335,17 +352,6 @@ fn node_name(wanted: &str) -> anyhow::Result<NodeName> {
             if wanted.is_empty() { "the machine's host name" } else { key }
         )
     })
-}
-
-/// The Pod with the status that this node last reported: the cloud does not send it back, and start times, conditions and
-/// restart counts go on from it.
-fn with_status(pod: Arc<Pod>, statuses: &[(Uid, Bytes)]) -> Arc<Pod> {
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let last = statuses.iter().find(|(reported, _)| reported.as_str() == uid);
-    match last.and_then(|(_, status)| serde_json::from_slice(status).ok()) {
-        Some(status) => Arc::new(Pod { status: Some(status), ..Arc::unwrap_or_clone(pod) }),
-        None => pod,
-    }
 }
 
 fn settings(config: &EdgedConfig, name: &NodeName, host: &Host) -> Settings {

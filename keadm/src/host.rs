@@ -10,6 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::digest;
 
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+
 /// An answer on loopback is small; more than this is somebody else's.
 const MAX_ANSWER: u64 = 64 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -37,6 +41,14 @@ pub(crate) struct Ran {
     pub(crate) is_good: bool,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+}
+
+/// A question in HTTP.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'a str,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Everything that commands want of a machine.
@@ -79,6 +91,14 @@ pub(crate) trait Host {
     fn end(&self, program: &Path, limit: Duration) -> io::Result<()>;
     /// `GET` over plain HTTP: status and body.
     fn get(&self, address: SocketAddr, path: &str) -> io::Result<(u16, String)>;
+    /// A question to a server at a unix socket. `take` gets the answer's status with each piece of its body as it comes, for as
+    /// long as the answer goes on. Errors: nobody is there, the answer broke off, or `take`'s own.
+    fn ask(
+        &self,
+        socket: &Path,
+        ask: &Ask<'_>,
+        take: &mut dyn FnMut(u16, &[u8]) -> io::Result<()>,
+    ) -> io::Result<u16>;
     /// Where this program lies.
     fn own_program(&self) -> io::Result<PathBuf>;
     /// Folders of PATH.
@@ -299,6 +319,36 @@ impl Host for Machine {
         Ok((status, body.trim().to_owned()))
     }
 
+    fn ask(
+        &self,
+        socket: &Path,
+        ask: &Ask<'_>,
+        take: &mut dyn FnMut(u16, &[u8]) -> io::Result<()>,
+    ) -> io::Result<u16> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let stream = tokio::net::UnixStream::connect(socket).await?;
+            let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+            let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
+            // Ends with the answer, or with this runtime.
+            tokio::spawn(connection);
+            let request = hyper::Request::builder()
+                .method(ask.method)
+                .uri(ask.path)
+                .header(hyper::header::HOST, "edgecore")
+                .body(Full::new(Bytes::from(ask.body.clone())))
+                .map_err(io::Error::other)?;
+            let mut answer = sender.send_request(request).await.map_err(io::Error::other)?;
+            let status = answer.status().as_u16();
+            while let Some(frame) = answer.frame().await {
+                if let Some(piece) = frame.map_err(io::Error::other)?.data_ref() {
+                    take(status, piece)?;
+                }
+            }
+            Ok(status)
+        })
+    }
+
     fn own_program(&self) -> io::Result<PathBuf> {
         std::env::current_exe()
     }
@@ -389,6 +439,8 @@ pub(crate) mod fake {
         pub(crate) redacts: RefCell<Option<String>>,
         /// Answers of edgecore, the last one for ever.
         pub(crate) node: RefCell<Vec<(u16, String)>>,
+        /// What edgecore's socket answers to `METHOD path`; nobody is there if this is empty.
+        pub(crate) answers: RefCell<Vec<(String, u16, String)>>,
         pub(crate) clock: Cell<u64>,
         /// Dies (every change fails) after so many changes, as a power cut does.
         pub(crate) changes_left: Cell<Option<usize>>,
@@ -550,6 +602,28 @@ pub(crate) mod fake {
                 1 => Ok(answers[0].clone()),
                 _ => Ok(answers.remove(0)),
             }
+        }
+
+        fn ask(
+            &self,
+            socket: &Path,
+            ask: &Ask<'_>,
+            take: &mut dyn FnMut(u16, &[u8]) -> io::Result<()>,
+        ) -> io::Result<u16> {
+            let answers = self.answers.borrow();
+            if answers.is_empty() {
+                return Err(ErrorKind::ConnectionRefused.into());
+            }
+            let line = format!("{} {}", ask.method, ask.path);
+            let asked = format!("{} {line} {}", socket.display(), String::from_utf8_lossy(&ask.body));
+            self.ran.borrow_mut().push(asked.trim_end().to_owned());
+            let found = answers.iter().find(|(known, ..)| *known == line);
+            let (status, body) = found.map_or((404, "{}"), |(_, status, body)| (*status, body));
+            // In two pieces, as a network would.
+            let (first, second) = body.as_bytes().split_at(body.len() / 2);
+            take(status, first)?;
+            take(status, second)?;
+            Ok(status)
         }
 
         fn own_program(&self) -> io::Result<PathBuf> {

@@ -68,6 +68,8 @@ enum Command {
     ConfigUpdate(cmd::config::Update),
     /// Make or check a bundle: all that a machine without a network joins with.
     Bundle(cmd::bundle::Args),
+    /// Look at this node's pods and devices, and handle its containers; the cloud is not needed.
+    Ctl(Box<cmd::ctl::Args>),
     /// Find out what is wrong with this node.
     Debug(cmd::debug::Args),
     /// Run keadm on many machines over SSH.
@@ -122,6 +124,7 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         Command::Config(args) => cmd::config::run(host, &args),
         Command::ConfigUpdate(args) => cmd::config::update(host, &args),
         Command::Bundle(args) => cmd::bundle::run(host, &args),
+        Command::Ctl(args) => cmd::ctl::run(host, &args),
         Command::Debug(args) => cmd::debug::run(host, &args),
         Command::Batch(args) => cmd::batch::run(host, &args),
         Command::Completion(args) => cmd::documents::completion(Args::command(), &args),
@@ -141,6 +144,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::Halfway(_) | Self::LeftBehind(..) | Self::Unfinished(_) => 4,
+            Self::Ended(code) => *code,
         }
     }
 }

@@ -9,7 +9,10 @@ mod order;
 mod patch;
 mod store;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use k8s_openapi::api::core::v1::Pod;
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Namespace, ObjectKey, ObjectName, Uid};
 use tokio::sync::mpsc;
@@ -232,4 +235,26 @@ pub async fn last_pod_statuses(db: &Db) -> Result<Vec<(Uid, Bytes)>, DbError> {
         Report::PodGone { .. } | Report::Event { .. } => None,
     };
     Ok(reports.into_iter().filter_map(status).collect())
+}
+
+/// The Pod with the status that this node last reported: the cloud does not send it back, and start times, conditions and
+/// restart counts go on from it.
+#[must_use]
+pub fn with_status(pod: Arc<Pod>, statuses: &[(Uid, Bytes)]) -> Arc<Pod> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let last = statuses.iter().find(|(reported, _)| reported.as_str() == uid);
+    match last.and_then(|(_, status)| serde_json::from_slice(status).ok()) {
+        Some(status) => Arc::new(Pod { status: Some(status), ..Arc::unwrap_or_clone(pod) }),
+        None => pod,
+    }
+}
+
+/// Events that the cloud does not have yet, oldest first, as Kubernetes JSON.
+pub async fn unsent_events(db: &Db) -> Result<Vec<Bytes>, DbError> {
+    let reports = db.call(store::unsent).await?;
+    let event = |report| match report {
+        Report::Event { body, .. } => Some(body),
+        Report::PodStatus { .. } | Report::PodGone { .. } => None,
+    };
+    Ok(reports.into_iter().filter_map(event).collect())
 }

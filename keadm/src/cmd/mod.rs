@@ -13,6 +13,7 @@ pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod bundle;
 pub(crate) mod config;
+pub(crate) mod ctl;
 pub(crate) mod debug;
 pub(crate) mod deprecated;
 pub(crate) mod documents;
@@ -43,6 +44,8 @@ pub(crate) enum Failure {
     Halfway(anyhow::Error),
     /// Why, and what could not be undone.
     LeftBehind(anyhow::Error, Vec<String>),
+    /// A command in a container did what it does, and ended with this code.
+    Ended(u8),
     /// A change of a node that could be neither finished nor undone yet.
     Unfinished(anyhow::Error),
 }
@@ -92,6 +95,7 @@ impl fmt::Display for Failure {
                 "{error:#}\nwhat was before is put back the next time edgecore starts; when the cause is gone, type `keadm recover --restart`"
             ),
             Self::Usage(why) | Self::Refused(why) => f.write_str(why),
+            Self::Ended(code) => write!(f, "the command ended with exit code {code}"),
             Self::LeftBehind(error, left) => {
                 write!(f, "{error:#}\nleft behind, since it could not be undone:")?;
                 left.iter().try_for_each(|one| write!(f, "\n  {one}"))?;
