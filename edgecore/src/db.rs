@@ -485,10 +485,10 @@ mod tests {
         db.call(|c| c.pragma_update(None, "user_version", 99)).await.unwrap();
         let error = check(&path).unwrap_err().to_string();
         assert!(error.contains("newer edgecore"), "{error}");
-        drop(db);
-        std::fs::write(&path, vec![7; 8192]).unwrap();
-        check(&path).unwrap_err();
-        assert_eq!(std::fs::read(&path).unwrap(), vec![7; 8192]);
+        let damaged = folder.path().join("damaged.db");
+        std::fs::write(&damaged, vec![7; 8192]).unwrap();
+        check(&damaged).unwrap_err();
+        assert!(std::fs::read(&damaged).unwrap() == vec![7; 8192]);
     }
 
     #[tokio::test]
