@@ -152,7 +152,7 @@ fn nodes_are_worked_on_at_once_and_one_may_fail() -> Result<()> {
     let of = |number: usize, field: &str| report["nodes"][number][field].clone();
     ensure!(of(0, "result") == "done" && of(0, "message") == "it came along", "{report}");
     ensure!(of(1, "result") == "done" && of(1, "message") == "<redacted> version --output short", "{report}");
-    ensure!(of(2, "result") == "failed" && of(2, "exitCode") == 1, "{report}");
+    ensure!(of(2, "result") == "failed" && of(2, "exitCode") == 2, "{report}");
     ensure!(of(2, "message").as_str().is_some_and(|message| message.contains("/no/such")), "{report}");
     let log = fs::read_to_string(run_dir.join("batch_process_log.txt"))?;
     ensure!(log.contains("== edge-a") && log.contains("it came along"), "{log}");

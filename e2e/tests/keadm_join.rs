@@ -4,7 +4,8 @@
 // JSON values answer null for what is not there; nothing here is indexed but them.
 #![allow(clippy::indexing_slicing)]
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
@@ -66,6 +67,14 @@ impl Bench {
         let mut arguments = vec!["join", &*cloud, &*port, &*runtime, &*name, &*token, "--set", &*self.set];
         arguments.extend(more);
         self.machine.run(&self.keadm, &arguments)
+    }
+
+    fn run_pod(&self, pod: &str) -> Result<()> {
+        self.cluster.apply(&shell_pod(pod, "exec sleep 100000", &json!({})))?;
+        eventually(PATIENCE, "the pod to run", || {
+            let phase = self.cluster.kubectl_ok(&["get", "pod", pod, "--output=jsonpath={.status.phase}"])?;
+            Ok(if phase == "Running" { Seen::Yes(()) } else { Seen::NotYet(phase) })
+        })
     }
 
     fn reset(&self) -> Result<Output> {
@@ -149,5 +158,106 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
     let reset = bench.reset()?;
     ensure!(reset.status.success(), "{}", told(&reset));
     ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+    Ok(())
+}
+
+#[test]
+fn a_machine_without_anything_joins_with_a_bundle() -> Result<()> {
+    let bench = Bench::start()?;
+    let before = bench.machine.made()?;
+    // The application comes from nowhere but the bundle, and beside keadm lies no edgecore.
+    let archive = bench.runtime.run_dir().join("images/busybox.tar");
+    for image in [e2e::images::APP, e2e::images::APP_LATEST] {
+        bench.runtime.ctr_ok(&["images", "remove", "--sync", image])?;
+    }
+    let stick = bench.machine.run_dir().folder("stick")?;
+    let (bundle, keadm) = (stick.join("edge.tar.gz"), stick.join("keadm"));
+    let (file, image) = (bundle.display().to_string(), archive.display().to_string());
+    let made = bench.machine.run(&bench.keadm, &["bundle", "create", "--out", &file, "--image", &image])?;
+    ensure!(made.status.success(), "{}", told(&made));
+    fs::copy(&bench.keadm, &keadm)?;
+    let bench = Bench { keadm, ..bench };
+
+    let cut = stick.join("cut.tar.gz");
+    let whole = fs::read(&bundle)?;
+    fs::write(&cut, whole.get(..whole.len() / 2).unwrap_or_default())?;
+    let refused = bench.join(&bench.token, &[&format!("--offline-bundle={}", cut.display())])?;
+    ensure!(refused.status.code() == Some(3), "{}", told(&refused));
+    ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+
+    let joined = bench.join(&bench.token, &[&format!("--offline-bundle={file}")])?;
+    ensure!(joined.status.success(), "{}", told(&joined));
+    bench.run_pod("from-the-bundle")?;
+    let reset = bench.reset()?;
+    ensure!(reset.status.success(), "{}", told(&reset));
+    ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+    Ok(())
+}
+
+/// A node as KubeEdge leaves it: its program (here one that only waits), its store, no journal of keadm's. The containers are
+/// of an edgecore that is ours; those of KubeEdge's have the same labels.
+#[test]
+fn a_node_of_kubeedges_is_taken_over_and_given_back() -> Result<()> {
+    let bench = Bench::start()?;
+    let joined = bench.join(&bench.token, &[])?;
+    ensure!(joined.status.success(), "{}", told(&joined));
+    bench.run_pod("stays")?;
+    let containers = bench.runtime.running()?;
+
+    let shell = |script: &str| -> Result<String> {
+        let output = bench.machine.run(Path::new("/bin/sh"), &["-ec", script])?;
+        ensure!(output.status.success(), "{script}: {}", told(&output));
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let theirs = e2e::need::c_program("pause")?.display().to_string();
+    let pod = bench.cluster.kubectl_ok(&["get", "pod", "stays", "--output=json"])?;
+    let pod = bench.machine.run_dir().write("pod.json", pod)?.display().to_string();
+    shell(&format!(
+        "/usr/local/bin/keadm supervise --pid-file /run/edgecore.pid --stop
+         rm -r /var/lib/keadm /usr/local/bin/keadm /var/lib/kubeedge/*
+         cp {theirs} /usr/local/bin/edgecore
+         /usr/local/bin/edgecore </dev/null >/dev/null 2>&1 &
+         python3 -c '
+import sqlite3
+store = sqlite3.connect(\"/var/lib/kubeedge/edgecore.db\")
+store.execute(\"CREATE TABLE device (id TEXT PRIMARY KEY, name TEXT)\")
+store.execute(\"CREATE TABLE meta (key TEXT PRIMARY KEY, type TEXT, value TEXT)\")
+store.execute(\"INSERT INTO meta VALUES (?, ?, ?)\", (\"default/pod/stays\", \"pod\", open(\"{pod}\").read()))
+store.commit()
+'"
+    ))?;
+    let store = shell("sha256sum </var/lib/kubeedge/edgecore.db")?;
+    let without = bench.join(&bench.token, &[])?;
+    ensure!(without.status.code() == Some(3) && told(&without).contains("--takeover"), "{}", told(&without));
+
+    let taken = bench.machine.run(&bench.keadm, &["join", "--takeover"])?;
+    ensure!(taken.status.success() && told(&taken).contains("--back-to-kubeedge"), "{}", told(&taken));
+    let log = bench.machine.read("/var/log/kubeedge/edgecore.log")?;
+    ensure!(log.contains("it was KubeEdge's; 1 objects were taken from it"), "{log}");
+    ensure!(bench.runtime.running()? == containers, "containers were touched");
+    bench.run_pod("comes")?;
+    bench.cluster.kubectl_ok(&["delete", "pod", "comes"])?;
+    let again = bench.machine.run(&bench.keadm, &["join", "--takeover"])?;
+    ensure!(again.status.success() && told(&again).contains("nothing is changed"), "{}", told(&again));
+
+    let back = bench.machine.run(&bench.keadm, &["reset", "edge", "--back-to-kubeedge", "--force"])?;
+    ensure!(back.status.success(), "{}", told(&back));
+    ensure!(bench.runtime.running()? == containers, "containers were touched");
+    ensure!(shell("sha256sum </var/lib/kubeedge/edgecore.db")? == store, "their store is another one");
+    shell(&format!("cmp {theirs} /usr/local/bin/edgecore"))?;
+    shell(
+        "for exe in /proc/[0-9]*/exe; do [ \"$(readlink $exe)\" = /usr/local/bin/edgecore ] && exit 0; done; exit 1",
+    )?;
+
+    // Once more, and now it goes for good.
+    let taken = bench.machine.run(&bench.keadm, &["join", "--takeover"])?;
+    ensure!(taken.status.success(), "{}", told(&taken));
+    let reset = bench.reset()?;
+    ensure!(reset.status.success(), "{}", told(&reset));
+    ensure!(bench.runtime.running()?.is_empty(), "containers run on");
+    let left = shell(
+        "ls -d /etc/kubeedge /var/lib/kubeedge /var/lib/keadm /usr/local/bin/*edgecore* 2>/dev/null || true",
+    )?;
+    ensure!(left.is_empty(), "left behind: {left}");
     Ok(())
 }

@@ -329,7 +329,7 @@ fn a_node_is_never_between_two_versions() -> Result<()> {
         Err(_) => u64::try_from(unix_nanos % 1_000_000)?,
     };
     let is_long = std::env::var_os("LONG").is_some();
-    let n_cuts = if is_long { n_changes + 1 } else { 10 };
+    let n_cuts = if is_long { n_changes + 1 } else { 4 };
     eprintln!("SEED={seed}; an upgrade is {n_changes} changes, {n_cuts} of which are cut");
     let mut chance = Chance::new(seed);
     let mut ends = [0, 0];

@@ -197,7 +197,6 @@ fn open_for(path: &Path, arch: &str) -> Result<Bundle, String> {
 
 /// Where everything lies now. Empty paths: only the sums were checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(not(test), allow(dead_code, reason = "for `keadm join --offline-bundle`"))]
 pub(crate) struct Unpacked {
     pub(crate) edgecore: PathBuf,
     pub(crate) keadm: PathBuf,

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::digest;
 
+use crate::bundle::{self, Unpacked};
+
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -99,10 +101,14 @@ pub(crate) trait Host {
         ask: &Ask<'_>,
         take: &mut dyn FnMut(u16, &[u8]) -> io::Result<()>,
     ) -> io::Result<u16>;
+    /// Unpacks a bundle into a folder that is there. Errors: one sentence.
+    fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String>;
     /// Where this program lies.
     fn own_program(&self) -> io::Result<PathBuf>;
     /// Folders of PATH.
     fn program_folders(&self) -> Vec<PathBuf>;
+    /// Of this program's environment.
+    fn variable(&self, name: &str) -> Option<String>;
     /// The machine's name.
     fn name(&self) -> String;
     /// Seconds since 1970, as far as this machine knows.
@@ -349,12 +355,20 @@ impl Host for Machine {
         })
     }
 
+    fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String> {
+        bundle::open(bundle)?.unpack(Some(folder))
+    }
+
     fn own_program(&self) -> io::Result<PathBuf> {
         std::env::current_exe()
     }
 
     fn program_folders(&self) -> Vec<PathBuf> {
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect()
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
     }
 
     fn name(&self) -> String {
@@ -433,6 +447,7 @@ pub(crate) mod fake {
         pub(crate) ran: RefCell<Vec<String>>,
         /// Programs that fail, by the beginning of their line, and with what words.
         pub(crate) fails: RefCell<Vec<(String, String)>>,
+        pub(crate) variables: RefCell<Vec<(String, String)>>,
         /// What programs print, by the beginning of their line.
         pub(crate) prints: RefCell<Vec<(String, String)>>,
         /// What a program that is fed takes out of what it reads, before it writes it.
@@ -626,12 +641,30 @@ pub(crate) mod fake {
             Ok(status)
         }
 
+        fn unpack(&self, _: &Path, folder: &Path) -> Result<Unpacked, String> {
+            let put = |name: &str| {
+                let path = folder.join(name);
+                self.write(&path, name.as_bytes(), 0o644).map_err(|error| error.to_string())?;
+                Ok::<_, String>(path)
+            };
+            Ok(Unpacked {
+                edgecore: put("edgecore")?,
+                keadm: put("keadm")?,
+                plugins: vec![put("cni/bridge")?],
+                images: vec![put("images/app.tar")?],
+            })
+        }
+
         fn own_program(&self) -> io::Result<PathBuf> {
             Ok("/opt/keadm/keadm".into())
         }
 
         fn program_folders(&self) -> Vec<PathBuf> {
             vec!["/usr/bin".into()]
+        }
+
+        fn variable(&self, name: &str) -> Option<String> {
+            self.variables.borrow().iter().find(|(held, _)| held == name).map(|(_, value)| value.clone())
         }
 
         fn name(&self) -> String {

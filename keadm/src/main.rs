@@ -25,6 +25,7 @@ mod reach;
 mod render;
 mod service;
 mod set;
+mod supplies;
 
 use cmd::Failure;
 use host::Host;

@@ -38,6 +38,11 @@ pub(crate) enum Step {
     },
     /// A copy of it is set aside; nothing if it is not there.
     Keep(PathBuf),
+    /// What stands there before is set aside.
+    Copy {
+        from: PathBuf,
+        to: PathBuf,
+    },
     /// Ends the processes that run this program.
     End {
         program: PathBuf,
@@ -79,6 +84,7 @@ impl fmt::Display for Step {
                 write!(f, "write {}; what is there is kept beside it", path.display())
             }
             Self::Keep(path) => write!(f, "copy {} beside it", path.display()),
+            Self::Copy { from, to } => write!(f, "copy {} to {}", from.display(), to.display()),
             Self::End { program, .. } => write!(f, "end {}", program.display()),
             Self::Program { from, to } => write!(f, "install {} as {}", from.display(), to.display()),
             Self::Run { what, program, arguments } | Self::Aside { what, program, arguments } => {
@@ -146,6 +152,10 @@ fn take(host: &dyn Host, journal: &mut Journal, step: &Step, say: &mut dyn FnMut
             host.write(path, body, *mode)?;
         }
         Step::Keep(path) => keep(host, journal, path)?,
+        Step::Copy { from, to } => {
+            keep(host, journal, to)?;
+            host.copy(from, to, Rights::Same)?;
+        }
         Step::End { program, limit } => host.end(program, *limit)?,
         Step::Program { from, to } => install(host, journal, from, to)?,
         Step::Run { program, arguments, .. } => {

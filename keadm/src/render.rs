@@ -13,6 +13,37 @@ pub(crate) const TOKEN: &str = "/etc/kubeedge/bootstrap-edgecore.conf";
 /// Where KubeEdge keeps certificates unless told otherwise.
 pub(crate) const CERTIFICATES: &str = "/etc/kubeedge/certs";
 
+/// What edgecore's environment holds, for whoever starts it.
+pub(crate) const ENVIRONMENT: &str = "/etc/kubeedge/edgecore.env";
+/// Through which proxy the cloud is reached, as edgecore reads it.
+pub(crate) const PROXY: [&str; 2] = ["HTTPS_PROXY", "NO_PROXY"];
+
+/// The file of that name, as systemd and shells read it; `None`: nothing is set. It may hold a password.
+pub(crate) fn environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+    let mut text = String::new();
+    for name in PROXY {
+        let set = variable(name).or_else(|| variable(&name.to_lowercase()));
+        let Some(value) = set.filter(|value| !value.trim().is_empty()) else { continue };
+        if value.contains(['\'', '\\', '\n']) {
+            return Err(format!(
+                "{name} holds a quotation mark or backslash: write it with % and two digits"
+            ));
+        }
+        text += &format!("{name}='{}'\n", value.trim());
+    }
+    // Exceptions from nothing are nothing.
+    Ok(Some(text).filter(|text| text.starts_with("HTTPS_PROXY")))
+}
+
+/// What [`environment`] wrote.
+pub(crate) fn read_environment(text: &str) -> Vec<(String, String)> {
+    let pair = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
 /// What the flags say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -111,6 +142,24 @@ mod tests {
             runtime: "unix:///run/containerd/containerd.sock".into(),
             ..Wanted::default()
         }
+    }
+
+    #[test]
+    fn a_proxy_is_kept_for_later_starts() {
+        let check = |set: &[(&str, &str)], expected: Option<&str>| {
+            let variable =
+                |name: &str| set.iter().find(|(held, _)| *held == name).map(|(_, value)| (*value).to_owned());
+            let text = environment(variable).unwrap();
+            assert_eq!(text.as_deref(), expected);
+        };
+        check(&[], None);
+        check(&[("NO_PROXY", "a")], None);
+        check(&[("https_proxy", "http://p:1")], Some("HTTPS_PROXY='http://p:1'\n"));
+        let both = "HTTPS_PROXY='http://p:1'\nNO_PROXY='a,b'\n";
+        check(&[("HTTPS_PROXY", "http://p:1"), ("no_proxy", "a,b")], Some(both));
+        let pairs = read_environment(both);
+        assert_eq!(pairs[1], ("NO_PROXY".to_owned(), "a,b".to_owned()));
+        environment(|_| Some("http://u:p'@x".to_owned())).unwrap_err();
     }
 
     #[test]

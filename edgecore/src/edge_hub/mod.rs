@@ -8,6 +8,7 @@ mod dial;
 pub mod handle;
 mod identity;
 mod link;
+mod proxy;
 mod sending;
 mod tls;
 

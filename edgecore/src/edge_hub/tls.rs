@@ -11,6 +11,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::proxy;
+
 /// Dial, TLS and handshake together have this long.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -109,23 +111,30 @@ impl ServerCertVerifier for TrustAnybody {
     }
 }
 
-/// TCP, then TLS. Every address of the name is tried in turn.
+/// TCP, through a proxy where the environment names one, then TLS. Every address of the name is tried in turn.
 pub(super) async fn stream(
     host: &str,
     port: u16,
     server_name: ServerName<'static>,
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, DialError> {
-    let server = format!("{host}:{port}");
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
+    let server = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let proxy = proxy::to(host, |name| std::env::var(name).ok());
+    let proxy = proxy.map_err(|why| DialError::Connect(server.clone(), std::io::Error::other(why)))?;
+    let first = proxy.as_ref().map_or((host, port), |proxy| (&*proxy.host, proxy.port));
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(first)
         .await
         .map_err(|error| DialError::Connect(server.clone(), error))?
         .collect();
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         match TcpStream::connect(address).await {
-            Ok(stream) => {
+            Ok(mut stream) => {
                 let _ = stream.set_nodelay(true);
+                if let Some(proxy) = &proxy {
+                    let led = proxy::tunnel(&mut stream, proxy, &server).await;
+                    led.map_err(|error| DialError::Connect(server.clone(), error))?;
+                }
                 return TlsConnector::from(tls).connect(server_name, stream).await.map_err(|source| {
                     let hint = hint(&source);
                     DialError::Tls { server, source, hint }

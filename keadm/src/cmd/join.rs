@@ -12,14 +12,14 @@ use ke_wire::NodeName;
 use serde_json::Value;
 
 use super::{Failure, manifest, script, takeover_edge};
-use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
 use crate::look::{self, Preflight};
 use crate::node;
 use crate::plan::{self, Step};
-use crate::render::{self, CERTIFICATES, CONFIG, KEADM, PROGRAM, TOKEN, Wanted};
+use crate::render::{self, CERTIFICATES, CONFIG, ENVIRONMENT, KEADM, PROGRAM, TOKEN, Wanted};
 use crate::service::Manager;
+use crate::supplies::Supplies;
 
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
 const TRIAL: &str = "/run/keadm-join";
@@ -108,6 +108,12 @@ pub(crate) struct Args {
     /// KubeEdge's profile; its version counts as --kubeedge-version.
     #[arg(long, value_name = "version=VERSION")]
     profile: Option<String>,
+    /// A bundle made by `keadm bundle create`: edgecore, images and CNI plugins come from it, and nothing from a network.
+    #[arg(long, alias = "tarballpath", value_name = "FILE")]
+    offline_bundle: Option<PathBuf>,
+    /// Accepted for KubeEdge's sake: edgecore is installed from this machine or a bundle.
+    #[arg(long, hide = true)]
+    image_repository: Option<String>,
     /// Accepted for KubeEdge's sake: edgecore has a broker of its own.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", hide = true)]
     with_mqtt: Option<bool>,
@@ -144,17 +150,41 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     if args.with_mqtt == Some(true) {
         say("the MQTT broker is built into edgecore: nothing to install for --with-mqtt");
     }
-    let edgecore = binary::find(host).map_err(Failure::Refused)?;
-    let admin = look(host, &edgecore, &mut wanted, &token, say)?;
+    if let Some(repository) = &args.image_repository {
+        say(&format!(
+            "warning: --image-repository {repository} has no effect: edgecore comes from this machine, or from --offline-bundle"
+        ));
+    }
+    let supplies = Supplies::gather(host, args.offline_bundle.as_deref(), say)?;
+    let done = join_with(host, args, joined, &mut wanted, &token, &supplies, say);
+    let cleared = supplies.clear(host);
+    done.and(cleared)
+}
+
+fn join_with(
+    host: &dyn Host,
+    args: &Args,
+    joined: Joined,
+    wanted: &mut Wanted,
+    token: &str,
+    supplies: &Supplies,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), Failure> {
+    let admin = look(host, &supplies.edgecore, wanted, token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
-    let keadm = host.own_program().context("find this program")?;
-    let config = render::config(&wanted, TOKEN)
+    let config = render::config(wanted, TOKEN)
         .and_then(|config| render::yaml(&config, "join"))
         .map_err(Failure::Usage)?;
     let limit = Duration::from_secs(args.ready_timeout_secs);
-    let programs = [(edgecore, PROGRAM), (keadm, KEADM)];
-    let steps = steps(&wanted, &programs, &config, &token, manager.steps(), (admin, limit));
+    let environment = render::environment(|name| host.variable(name)).map_err(Failure::Usage)?;
+    let programs = [(supplies.edgecore.clone(), PROGRAM), (supplies.keadm.clone(), KEADM)];
+    let mut service = supplies.steps(host);
+    if let Some(text) = environment {
+        service.push(Step::File { path: ENVIRONMENT.into(), mode: 0o600, body: text.into() });
+    }
+    service.extend(manager.steps());
+    let steps = steps(wanted, &programs, &config, token, service, (admin, limit));
     if args.dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
         return Ok(());
@@ -433,6 +463,17 @@ mod tests {
         let (done, _) = try_join(&host, "--cloudcore-ipport=10.0.0.2 --edgenode-name=edge-1 --token=abc");
         let Err(Failure::Refused(why)) = done else { panic!("it is another cloud's") };
         assert!(why.contains("keadm reset edge"), "{why}");
+    }
+
+    #[test]
+    fn a_proxy_of_join_is_edgecores() {
+        let host = machine();
+        host.variables.borrow_mut().push(("HTTPS_PROXY".into(), "http://u:secret@p:1".into()));
+        let (done, said) = try_join(&host, GOOD);
+        done.unwrap();
+        assert!(said.iter().all(|line| !line.contains("secret")), "{said:?}");
+        let kept = host.read(Path::new(ENVIRONMENT)).unwrap().unwrap();
+        assert_eq!(String::from_utf8(kept).unwrap(), "HTTPS_PROXY='http://u:secret@p:1'\n");
     }
 
     #[test]

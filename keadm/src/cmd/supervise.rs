@@ -17,6 +17,7 @@ use tokio::process::{Child, Command};
 use super::Failure;
 use crate::change;
 use crate::host::Host;
+use crate::render::{ENVIRONMENT, read_environment};
 
 /// As RestartSec of the systemd unit.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -99,6 +100,9 @@ fn start(program: &str, arguments: &[String], log: &Path) -> Result<Child> {
     let log = || format!("open {}", log.display());
     let (out, err) = (out.with_context(log)?, err.with_context(log)?);
     let mut command = Command::new(program);
+    // As service managers do; without the file there is nothing to add.
+    let environment = std::fs::read_to_string(ENVIRONMENT).unwrap_or_default();
+    command.envs(read_environment(&environment));
     command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(false);
     command.spawn().with_context(|| format!("start {program}"))
 }
