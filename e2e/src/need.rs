@@ -32,6 +32,7 @@ const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("redis-server", &["/usr/bin/redis-server"]),
     ("rpm", &["/usr/bin/rpm"]),
     ("systemd", &["/usr/bin/systemd-analyze"]),
+    ("tinyproxy-bin", &["/usr/bin/tinyproxy"]),
     (
         "python3-venv",
         &["/usr/lib/python3.11/ensurepip/__init__.py", "/usr/lib/python3.13/ensurepip/__init__.py"],

@@ -1,4 +1,5 @@
-//! From an empty cluster to a running edge: cloudcore as a pod of an ordinary node, machines that join it and are reset.
+//! From an empty cluster to a running edge: cloudcore as a pod of an ordinary node, machines that join it, one of them through a
+//! proxy, and are reset; `LONG=1`: ten times.
 
 // JSON values answer null for what is not there; nothing here is indexed but them.
 #![allow(clippy::indexing_slicing)]
@@ -8,27 +9,54 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::cluster::{Cluster, Options};
-use e2e::images;
 use e2e::machine::Machine;
 use e2e::network::Network;
 use e2e::node::binary;
+use e2e::process::Process;
+use e2e::run_dir::RunDir;
 use e2e::runtime::Runtime;
 use e2e::site::{PATIENCE, shell_pod};
 use e2e::stock::StockNode;
 use e2e::wait::{Seen, eventually};
+use e2e::{images, need};
 use serde_json::{Value, json};
 
 /// Dropped from top to bottom: nodes before their cluster.
 struct Bench {
     edges: Vec<Edge>,
+    proxy: Proxy,
     cloud: StockNode,
     cluster: Cluster,
     _network: Network,
     keadm: PathBuf,
 }
 
+/// An HTTP proxy, the only way to the cloud for machines that are behind it.
+struct Proxy {
+    url: String,
+    process: Process,
+    _run_dir: RunDir,
+}
+
+impl Proxy {
+    fn start(network: &Network) -> Result<Self> {
+        need::packages(&["tinyproxy-bin"])?;
+        let run_dir = RunDir::new("proxy")?;
+        let (address, port) = (network.gateway(), run_dir.port()?);
+        let config = format!(
+            "Listen {address}\nPort {port}\nTimeout 600\nMaxClients 20\nLogLevel Connect\nConnectPort 10000\nConnectPort 10002\n"
+        );
+        let config = run_dir.write("tinyproxy.conf", config)?.display().to_string();
+        let mut process =
+            Process::new(run_dir.path(), "tinyproxy", Path::new("/usr/bin/tinyproxy"), ["-d", "-c", &config]);
+        process.start()?;
+        Ok(Self { url: format!("http://{address}:{port}"), process, _run_dir: run_dir })
+    }
+}
+
 /// A machine that is to become a node, on a network of its own.
 struct Edge {
+    is_behind_proxy: bool,
     name: String,
     runtime: Runtime,
     machine: Machine,
@@ -44,15 +72,25 @@ impl Bench {
         let network = Network::start()?;
         let cloud = StockNode::start(&cluster, &network, "cloud")?;
         cloud.runtime.import_image(&images::cloudcore(&cloud.run_dir().folder("images")?)?)?;
-        let edge = |name: &&str| -> Result<Edge> {
+        let proxy = Proxy::start(&network)?;
+        let edge = |(number, name): (usize, &&str)| -> Result<Edge> {
             let machine = Machine::start_with_network(name, &network)?;
+            // Every second one.
+            let is_behind_proxy = number % 2 == 1;
+            if is_behind_proxy {
+                let cloud = cloud.address();
+                let rule =
+                    format!("iptables -w -A OUTPUT -d {cloud} -p tcp -j REJECT --reject-with tcp-reset");
+                let output = machine.run(Path::new("/bin/sh"), &["-ec", &rule])?;
+                ensure!(output.status.success(), "{}", told(&output));
+            }
             // As where there was a kubelet before: keadm does not remove folders that it did not make.
             machine.run(Path::new("/bin/mkdir"), &["-p", "/var/log/pods", "/var/lib/kubelet"])?;
             let runtime = Runtime::start_in(name, Some(&machine))?;
-            Ok(Edge { name: (*name).to_owned(), runtime, machine })
+            Ok(Edge { is_behind_proxy, name: (*name).to_owned(), runtime, machine })
         };
-        let edges = names.iter().map(edge).collect::<Result<_>>()?;
-        Ok(Self { edges, cloud, cluster, _network: network, keadm })
+        let edges = names.iter().enumerate().map(edge).collect::<Result<_>>()?;
+        Ok(Self { edges, proxy, cloud, cluster, _network: network, keadm })
     }
 
     /// keadm on the machine that has the kubeconfig.
@@ -93,7 +131,17 @@ impl Bench {
             &set,
         ];
         let joined = edge.machine.run(&self.keadm, &arguments)?;
+        if !edge.is_behind_proxy {
+            ensure!(joined.status.success(), "{}", told(&joined));
+            return Ok(());
+        }
+        ensure!(joined.status.code() == Some(3) && told(&joined).contains("refused"), "{}", told(&joined));
+        let (proxy, keadm) = (format!("HTTPS_PROXY={}", self.proxy.url), self.keadm.display().to_string());
+        let arguments: Vec<&str> = [&*proxy, &*keadm].into_iter().chain(arguments).collect();
+        let joined = edge.machine.run(Path::new("/usr/bin/env"), &arguments)?;
         ensure!(joined.status.success(), "{}", told(&joined));
+        let link = format!("CONNECT {}:10000", self.cloud.address());
+        ensure!(self.proxy.process.log().contains(&link), "{}", self.proxy.process.log());
         Ok(())
     }
 
@@ -187,7 +235,8 @@ fn a_cluster_gets_its_edge() -> Result<()> {
     cluster.kubectl_ok(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asks", "--timeout=60s"])?;
 
     let token = bench.keadm(&["gettoken"])?;
-    for round in 0..2 {
+    let n_rounds = if std::env::var_os("LONG").is_some() { 10 } else { 1 };
+    for round in 0..n_rounds {
         for edge in &bench.edges {
             bench
                 .comes_and_goes(edge, &token, round)
