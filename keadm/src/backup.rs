@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::host::{Host, Rights};
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::render::{KEADM, PROGRAM};
 
 /// Where they are.
@@ -146,6 +146,9 @@ impl Backup {
         let config = self.manifest.files.iter().find(|kept| kept.role == Role::Config);
         let config = config.map(|kept| kept.place.display().to_string()).unwrap_or_default();
         // One that cannot be asked is an old one, or another project's.
+        if !node::is_ours(host, Path::new(PROGRAM)) {
+            return false;
+        }
         let asked = host.run(Path::new(PROGRAM), &["--config".to_owned(), config, "check-store".to_owned()]);
         asked.is_ok_and(|ran| ran.is_good)
     }

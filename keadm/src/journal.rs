@@ -40,6 +40,9 @@ pub(crate) enum Undo {
         why: String,
         program: PathBuf,
         arguments: Vec<String>,
+        /// Without this file it was done before.
+        #[serde(default)]
+        needs: Option<PathBuf>,
     },
 }
 
@@ -132,9 +135,19 @@ impl Journal {
     }
 }
 
-/// In this order; what cannot be taken back is said, and does not keep the rest.
+/// In this order; what cannot be taken back is said. While something still runs, what it runs with stays for the next try.
 pub(crate) fn take_back<'a>(host: &dyn Host, undo: impl Iterator<Item = &'a Undo>) -> Vec<String> {
-    undo.filter_map(|undo| take_one_back(host, undo).err()).collect()
+    let mut left = Vec::new();
+    for undo in undo {
+        if let Err(why) = take_one_back(host, undo) {
+            left.push(why);
+            if matches!(undo, Undo::Run { .. } | Undo::End(_)) {
+                left.push("everything that was made before it".to_owned());
+                break;
+            }
+        }
+    }
+    left
 }
 
 fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
@@ -150,7 +163,8 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
         Undo::Start { program, arguments } => host
             .start_aside(program, arguments)
             .map_err(|error| format!("cannot start {}: {error}", program.display())),
-        Undo::Run { why, program, arguments } => match host.run(program, arguments) {
+        Undo::Run { needs: Some(needs), .. } if !host.exists(needs) => Ok(()),
+        Undo::Run { why, program, arguments, .. } => match host.run(program, arguments) {
             Ok(ran) if ran.is_good => Ok(()),
             Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
             // What is gone has nothing to take back any more.

@@ -35,7 +35,7 @@ use host::Host;
 #[command(
     name = "keadm",
     version,
-    about = "Makes a cluster the cloud of edge nodes, makes machines edge nodes, upgrades both, and takes both back",
+    about = "Makes a cluster the cloud of edge nodes, makes machines edge nodes, upgrades these, and takes both back",
     after_help = "Exit codes: 0 done; 1 failed, and what was begun is undone; 2 a flag is wrong; 3 refused before anything \
                   was touched; 4 failed, and something is left behind (the message says what)."
 )]

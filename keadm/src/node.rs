@@ -63,6 +63,12 @@ pub(crate) fn admin(config: &Value) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("admin.bindAddress: {text:?} is no address:port"))
 }
 
+/// Whether the program is our edgecore. KubeEdge's takes any words and starts: it must not be asked anything else.
+pub(crate) fn is_ours(host: &dyn Host, program: &Path) -> bool {
+    let ran = host.run(program, &["--version".to_owned()]);
+    ran.is_ok_and(|ran| ran.is_good && ran.stdout.trim_start().starts_with("edgecore "))
+}
+
 /// What the program says, with the letter that tags have.
 pub(crate) fn version_of(host: &dyn Host, program: &Path) -> Result<String, String> {
     let shown = program.display();

@@ -236,7 +236,12 @@ mod tests {
     fn steps() -> Vec<Step> {
         let run = |what: &str| Step::Run { what: what.into(), program: what.into(), arguments: Vec::new() };
         let undo = |what: &str| {
-            Step::OnUndo(Undo::Run { why: what.into(), program: what.into(), arguments: Vec::new() })
+            Step::OnUndo(Undo::Run {
+                why: what.into(),
+                program: what.into(),
+                arguments: Vec::new(),
+                needs: None,
+            })
         };
         vec![
             Step::Folder { path: "/etc/kubeedge".into(), mode: 0o755 },
@@ -297,7 +302,7 @@ mod tests {
         let host = machine();
         host.fails.borrow_mut().push(("st".into(), "busy".into()));
         let Err(Failure::LeftBehind(_, left)) = carry(&host) else { panic!("it cannot work") };
-        assert_eq!(left, ["cannot stop: busy"]);
+        assert_eq!(left, ["cannot stop: busy", "everything that was made before it"]);
         host.fails.borrow_mut().clear();
         assert_eq!(Journal::read(&host).unwrap().unwrap().undo(&host), Vec::<String>::new());
     }

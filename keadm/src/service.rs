@@ -87,6 +87,7 @@ impl Manager {
             why: "start the edgecore that was here before".to_owned(),
             program: program.into(),
             arguments: texts(arguments),
+            needs: None,
         };
         match self {
             Self::Systemd => run("systemctl", &["enable", "--now", "edgecore"]),
@@ -115,6 +116,7 @@ impl Manager {
             why: why.to_owned(),
             program: program.into(),
             arguments: texts(arguments),
+            needs: self.unit().filter(|_| arguments != ["daemon-reload"]).map(PathBuf::from),
         };
         match self {
             Self::Systemd => vec![
@@ -156,6 +158,7 @@ impl Manager {
                 why: why.to_owned(),
                 program: program.into(),
                 arguments: texts(arguments),
+                needs: self.unit().filter(|_| arguments != ["daemon-reload"]).map(PathBuf::from),
             })
         };
         let file = |path: &str, mode, body: &str| Step::File { path: path.into(), mode, body: body.into() };

@@ -12,6 +12,7 @@ mod selector;
 
 use std::convert::Infallible;
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,6 +72,10 @@ pub struct Control {
     sources: Arc<Sources>,
 }
 
+fn is_socket(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket())
+}
+
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 impl Control {
@@ -79,7 +84,8 @@ impl Control {
         let failed = |why| ControlError { path: path.into(), why };
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => return Err(failed(io::ErrorKind::AddrInUse.into())),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            // The kernel refuses a connection to an ordinary file, too.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
                 std::fs::remove_file(path).map_err(failed)?;
             }
             Err(_) => {}

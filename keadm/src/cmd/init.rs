@@ -84,7 +84,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(old) = &old {
         old.remove(&cluster, &say)?;
     }
-    apply_all(&cluster, &all, how, &say)?;
+    let written = apply_all(&cluster, &all, how, &say);
+    written.map_err(|failure| match &old {
+        Some(_) => {
+            Failure::Halfway(anyhow!("{failure}; KubeEdge's objects are gone: {}", takeover::WAY_BACK))
+        }
+        None => failure,
+    })?;
     wait_ready(&cluster, &all, limit, &say)?;
     wait_token(&cluster, limit)?;
     next(&all, &args.wanted, &say);

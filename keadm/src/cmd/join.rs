@@ -195,7 +195,9 @@ fn join_with(
         say(&format!("edgecore's own words: {}", manager.log()));
     }
     done?;
-    script(host, args.post_run.as_deref(), "--post-run")?;
+    script(host, args.post_run.as_deref(), "--post-run").map_err(|failure| {
+        Failure::Halfway(anyhow!("{failure}; node {} is Ready all the same", wanted.node))
+    })?;
     say(&format!("node {} is Ready. In the cloud: kubectl get nodes", wanted.node));
     if manager == Manager::None {
         say(
@@ -386,6 +388,12 @@ fn steps(
         // Of folders that were there before.
         Step::OnUndo(Undo::RemoveFile("/etc/kubeedge/dmi.sock".into())),
         Step::OnUndo(Undo::RemoveFolder(crate::backup::FOLDER.into())),
+    ]);
+    // Of a folder that was there before: the store holds Secrets, and is this node's.
+    let of_store = ["", "-wal", "-shm"].map(|ending| format!("{}{ending}", node::DATABASE));
+    let others = ["edgecore.sock", "images/.imported.json"].map(|name| format!("/var/lib/kubeedge/{name}"));
+    steps.extend(of_store.into_iter().chain(others).map(|path| Step::OnUndo(Undo::RemoveFile(path.into()))));
+    steps.extend([
         Step::File { path: TOKEN.into(), mode: 0o600, body: token.into() },
         Step::File { path: CONFIG.into(), mode: 0o644, body: config.into() },
         Step::Run {
@@ -397,6 +405,7 @@ fn steps(
             why: "remove its pods".into(),
             program,
             arguments: of_edgecore(&["remove-pods"]),
+            needs: Some(CONFIG.into()),
         }),
     ]);
     steps.extend(service);

@@ -9,6 +9,7 @@ use anyhow::{Context as _, anyhow};
 use super::{Failure, reset_cloud};
 use crate::host::Host;
 use crate::journal::{Journal, Undo, before, take_back};
+use crate::node;
 use crate::render::{CONFIG, KEADM, PROGRAM};
 use crate::service::Manager;
 
@@ -113,6 +114,7 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
         why: why.to_owned(),
         program: program.into(),
         arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+        needs: Some(CONFIG.into()),
     };
     let mut undo = Vec::new();
     let manager = Manager::of_edgecore(host);
@@ -120,8 +122,7 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
         undo.extend(manager.forget());
     }
     // Only ours has the command; KubeEdge's pods stay in the runtime, and its own keadm removes them.
-    let is_ours =
-        host.run(Path::new(PROGRAM), &["remove-pods".into(), "--help".into()]).is_ok_and(|ran| ran.is_good);
+    let is_ours = node::is_ours(host, Path::new(PROGRAM));
     if host.exists(Path::new(CONFIG)) && is_ours {
         undo.push(run("remove its pods", PROGRAM, &["--config", CONFIG, "remove-pods"]));
     }
@@ -163,9 +164,29 @@ mod tests {
         run(&host, &args).unwrap();
         assert_eq!(host.paths(), ["/usr/bin/keep", "/var/lib/kubelet"]);
         let ran = host.ran.borrow();
-        assert_eq!(ran.iter().filter(|line| line.contains("remove-pods")).count(), 2, "{ran:?}");
+        assert_eq!(ran.iter().filter(|line| line.contains("remove-pods")).count(), 1, "{ran:?}");
         assert!(ran.iter().any(|line| line == "systemctl disable --now edgecore"), "{ran:?}");
         drop(ran);
         run(&host, &args).unwrap();
+    }
+    #[test]
+    fn kubeedges_edgecore_is_asked_nothing_but_its_version() {
+        // It takes any words for flags of its own, and starts.
+        let host = FakeHost::new(&["/etc/kubeedge/", CONFIG, PROGRAM]);
+        host.prints.borrow_mut().push((PROGRAM.into(), "KubeEdge v1.23.1".into()));
+        let args = Args {
+            side: Some(Side::Edge(Edge {
+                force: true,
+                back_to_kubeedge: false,
+                remote_runtime_endpoint: None,
+            })),
+        };
+        run(&host, &args).unwrap();
+        assert!(
+            !host.ran.borrow().iter().any(|line| line.contains("remove-pods")),
+            "{:?}",
+            host.ran.borrow()
+        );
+        assert!(!host.exists(Path::new(PROGRAM)));
     }
 }

@@ -1,7 +1,7 @@
 //! What is installed in a cluster already, and how KubeEdge's cloudcore gives its place to ours.
 //!
 //! Its Secrets (CA, tokens), nodes, devices and resource definitions are never touched: edge nodes go on as they are. What is
-//! removed is written to a file first. Called by `init.rs` and `reset.rs`.
+//! removed is written to a file first. Called by `init.rs` and `reset_cloud.rs`.
 
 #![expect(
     clippy::indexing_slicing,
@@ -9,11 +9,13 @@
 )]
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
+use super::init::wait;
 use super::manifest::Wanted;
 use crate::cluster::{Cluster, shown};
 use crate::objects::{NAME, NAMESPACE, Values};
@@ -24,6 +26,9 @@ const RELEASE: &str = "meta.helm.sh/release-name";
 const CONFIG_HASH: &str = "isthmus.io/config-sha256";
 /// Where what is removed is kept, in the folder that keadm is started in.
 const KEPT: &str = "kubeedge-before-takeover.yaml";
+pub(crate) const WAY_BACK: &str = "kubectl apply -f kubeedge-before-takeover.yaml brings them back";
+/// A Deployment's pods take a while to end.
+const GONE_WITHIN: Duration = Duration::from_secs(120);
 /// Kinds that KubeEdge's chart makes. Not Secrets: those that matter are cloudcore's.
 const KINDS: [(&str, &str, bool); 10] = [
     ("apps/v1", "Deployment", true),
@@ -121,12 +126,15 @@ impl Old {
             let one = serde_saphyr::to_string(&plain(object)).context("write an object")?;
             text += &format!("---\n{}\n", one.trim_end());
         }
-        if !Path::new(KEPT).exists() {
-            std::fs::write(KEPT, text).with_context(|| format!("write {KEPT}"))?;
-            say(&format!(
-                "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud --keep-secrets, then kubectl apply -f {KEPT}"
-            ));
+        if Path::new(KEPT).exists() {
+            return Err(Failure::Refused(format!(
+                "{KEPT} of an earlier takeover is in this folder: move it away, or start keadm in another folder"
+            )));
         }
+        std::fs::write(KEPT, text).with_context(|| format!("write {KEPT}"))?;
+        say(&format!(
+            "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud --keep-secrets, then kubectl apply -f {KEPT}"
+        ));
         for object in &self.objects {
             cluster
                 .delete(object)
@@ -140,7 +148,18 @@ impl Old {
             release["kind"] = "Secret".into();
             cluster.delete(&release)?;
         }
-        Ok(())
+        // What is written over an object that goes, goes with it.
+        let gone = wait(Instant::now() + GONE_WITHIN, say, || {
+            for object in &self.objects {
+                let is_same = |found: &Value| found["metadata"]["uid"] == object["metadata"]["uid"];
+                if cluster.get(object)?.as_ref().is_some_and(is_same) {
+                    return Ok(Err(format!("{} is still going", shown(object))));
+                }
+            }
+            Ok(Ok(()))
+        });
+        gone.with_context(|| format!("what goes is kept in {KEPT}; type keadm init again"))
+            .map_err(Failure::Halfway)
     }
 }
 
