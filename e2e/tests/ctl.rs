@@ -44,6 +44,10 @@ impl Ctl {
         Ok(())
     }
 
+    fn has_pieces(&self, words: &str) -> Result<bool> {
+        Ok(self.say(words)?.lines().any(|line| line.starts_with("press") && line.contains("pieces=")))
+    }
+
     fn pod(&self, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.say(&format!("get pod {name} -o json"))?)?)
     }
@@ -88,6 +92,15 @@ fn a_node_without_its_cloud_is_looked_at_and_handled() -> Result<()> {
     ))?;
     site.wait_running("talker")?;
     site.wait_running("once")?;
+
+    // Device and model came, each by itself, and its mapper has said something.
+    eventually(PATIENCE, "pieces of the press", || {
+        Ok(if ctl.has_pieces("get device -o wide")? {
+            Seen::Yes(())
+        } else {
+            Seen::NotYet(ctl.say("get device")?)
+        })
+    })?;
 
     site.cut();
     site.cloud.process.stop()?;
@@ -140,11 +153,7 @@ fn a_node_without_its_cloud_is_looked_at_and_handled() -> Result<()> {
     ensure!(ctl.say("logs talker -p --tail 1")? == "bye\n", "the log of the first start");
     ensure!(ctl.say("restart pod once")?.contains("stays ended"), "its restart policy is Never");
 
-    eventually(PATIENCE, "pieces of the press", || {
-        let table = ctl.say("get device -o wide")?;
-        let is_there = table.lines().any(|line| line.starts_with("press") && line.contains("pieces="));
-        Ok(if is_there { Seen::Yes(()) } else { Seen::NotYet(table) })
-    })?;
+    ensure!(ctl.has_pieces("get device -o wide")?, "values without the cloud");
     ensure!(ctl.say("describe device press")?.contains("pieces"), "describe");
 
     site.edge.process.stop()?;
