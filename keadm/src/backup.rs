@@ -14,6 +14,8 @@ use crate::render::{KEADM, PROGRAM};
 /// Where they are.
 pub(crate) const FOLDER: &str = "/var/lib/kubeedge/backup";
 const MANIFEST: &str = "manifest.json";
+/// Of the manifest; another one is another keadm's, and left alone.
+const FORMAT: u32 = 1;
 /// So many of a kind stay.
 const N_KEPT: usize = 3;
 /// Of what a disk has free this stays for others. Bytes.
@@ -79,8 +81,17 @@ impl Backup {
     /// `None`: there is no such, or it was never completed.
     pub(crate) fn open(host: &dyn Host, folder: &Path) -> Result<Option<Self>> {
         let body = host.read(&folder.join(MANIFEST)).with_context(|| format!("read {}", folder.display()))?;
-        let manifest = body.and_then(|body| serde_json::from_slice(&body).ok());
-        Ok(manifest.map(|manifest| Self { folder: folder.to_owned(), manifest }))
+        let Some(manifest) = body.and_then(|body| serde_json::from_slice::<Manifest>(&body).ok()) else {
+            return Ok(None);
+        };
+        if manifest.format != FORMAT {
+            bail!(
+                "{} is a backup of format {}, and this keadm reads format {FORMAT}: use the keadm that made it",
+                folder.display(),
+                manifest.format
+            );
+        }
+        Ok(Some(Self { folder: folder.to_owned(), manifest }))
     }
 
     pub(crate) fn version(&self) -> &str {
@@ -187,7 +198,7 @@ impl Draft {
         };
         let folder = Path::new(FOLDER).join(name);
         host.make_folder(&folder, 0o700).with_context(|| format!("make {}", folder.display()))?;
-        let manifest = Manifest { format: 1, version: node.version.clone(), made, files: Vec::new() };
+        let manifest = Manifest { format: FORMAT, version: node.version.clone(), made, files: Vec::new() };
         let mut draft = Self(Backup { folder, manifest });
         for (name, place, role) in wanted {
             draft.keep(host, name, place, *role)?;
@@ -223,7 +234,8 @@ impl Draft {
 pub(crate) fn list(host: &dyn Host) -> Result<Vec<Backup>> {
     let mut found = Vec::new();
     for name in host.list(Path::new(FOLDER)).with_context(|| format!("read {FOLDER}"))? {
-        found.extend(Backup::open(host, &Path::new(FOLDER).join(name))?);
+        // One of another format is nothing that this keadm can use.
+        found.extend(Backup::open(host, &Path::new(FOLDER).join(name)).ok().flatten());
     }
     found.sort_by_key(|backup| backup.manifest.made);
     Ok(found)
@@ -245,7 +257,7 @@ pub(crate) fn prune(host: &dyn Host) -> Result<()> {
 fn remove_incomplete(host: &dyn Host) -> Result<()> {
     for name in host.list(Path::new(FOLDER)).with_context(|| format!("read {FOLDER}"))? {
         let folder = Path::new(FOLDER).join(name);
-        if Backup::open(host, &folder)?.is_none() {
+        if matches!(Backup::open(host, &folder), Ok(None)) {
             host.remove_tree(&folder).with_context(|| format!("remove {}", folder.display()))?;
         }
     }

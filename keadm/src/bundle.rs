@@ -205,6 +205,11 @@ pub(crate) struct Unpacked {
 }
 
 impl Bundle {
+    /// What unpacking it takes.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.manifest.files.iter().fold(0, |sum, listed| sum.saturating_add(listed.size))
+    }
+
     /// Checks every sum, and writes the files into `folder`, which is there and holds none of them; without a folder it only
     /// checks. After an error the folder holds only whole files, and is of no use.
     pub(crate) fn unpack(&self, folder: Option<&Path>) -> Result<Unpacked, String> {

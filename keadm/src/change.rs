@@ -1,4 +1,5 @@
-//! A change of an edge node that survives a power cut: upgrade, rollback, new configuration.
+//! A change of an edge node that survives a power cut: upgrade, rollback, new configuration; and the lock that every command
+//! holds that changes this machine.
 //!
 //! A journal says that files may be of two installations, and in which backup the old one lies whole. It goes when the new
 //! one has proved itself; that moment decides. Whoever finds it and can have the lock puts the backup back: the failed change
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{self, Backup, Draft, Scope, Store};
-use crate::cmd::{Failure, script};
+use crate::failure::Failure;
 use crate::health::{self, Bar};
 use crate::host::{Host, Lock, Rights};
 use crate::journal::FOLDER;
@@ -21,7 +22,8 @@ use crate::node::Node;
 use crate::service::Manager;
 
 const JOURNAL: &str = "/var/lib/keadm/upgrade.journal";
-const LOCK: &str = "/var/lib/keadm/upgrade.lock";
+/// In memory: what it guards against does not outlive the machine's run.
+const LOCK: &str = "/run/keadm.lock";
 const REPORT: &str = "/var/lib/keadm/upgrade-report.json";
 /// The watcher of an earlier change may hold the lock for a moment.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -116,8 +118,7 @@ impl Journal {
 
 /// For commands that change a node: nobody else does meanwhile, and what an earlier one left half-way is put back first.
 pub(crate) fn begin(host: &dyn Host, say: &mut dyn FnMut(&str)) -> Result<Lock, Failure> {
-    host.make_folder(Path::new(FOLDER), 0o700).with_context(|| format!("make {FOLDER}"))?;
-    let lock = lock(host)?;
+    let lock = hold(host)?;
     if Journal::read(host)?.is_some() {
         say("an earlier change was cut short; putting back what was before it");
         settle(host, "it was cut short", say).map_err(Failure::Unfinished)?;
@@ -146,6 +147,7 @@ pub(crate) fn carry_out(
     // It waits for the lock, which goes with this process, however that ends.
     host.start_aside(&keadm, &["recover", "--restart", "--wait"].map(str::to_owned))
         .context("start what would undo this if it were killed")?;
+    host.make_folder(Path::new(FOLDER), 0o700).with_context(|| format!("make {FOLDER}"))?;
     let mut journal =
         Journal { format: 1, state: State::Stopped, report: change.report.clone(), admin: change.admin };
     let done = journal.write(host).and_then(|()| steps(host, change, draft, &mut journal, bar, say));
@@ -293,25 +295,31 @@ pub(crate) fn before_start(host: &dyn Host, say: &mut dyn FnMut(&str)) -> Result
 
 /// As a failed change would: stops edgecore, puts back and starts it. `limit`: how long to wait for who changes now.
 pub(crate) fn restart(host: &dyn Host, limit: Duration, say: &mut dyn FnMut(&str)) -> Result<()> {
-    if !host.exists(Path::new(FOLDER)) {
-        return Ok(());
-    }
     match host.lock(Path::new(LOCK), limit).with_context(|| format!("lock {LOCK}"))? {
         Some(_lock) => settle(host, "it was cut short", say).map(drop),
         None => bail!("another keadm is changing this node: wait until it has ended"),
     }
 }
 
-/// For `keadm reset`: nobody changes this node now, and nobody begins to while what this gives lives.
-pub(crate) fn hold(host: &dyn Host) -> Result<Option<Lock>, Failure> {
-    if host.exists(Path::new(FOLDER)) { lock(host).map(Some) } else { Ok(None) }
-}
-
-fn lock(host: &dyn Host) -> Result<Lock, Failure> {
+/// Nobody changes this machine now, and nobody begins to while what this gives lives.
+pub(crate) fn hold(host: &dyn Host) -> Result<Lock, Failure> {
     let lock = host.lock(Path::new(LOCK), LOCK_WITHIN).with_context(|| format!("lock {LOCK}"))?;
     lock.ok_or_else(|| {
         Failure::Refused("another keadm is changing this node: wait until it has ended".to_owned())
     })
+}
+
+/// Runs a site's own program, if one is named.
+pub(crate) fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let ran = host
+        .run(path, &[])
+        .with_context(|| format!("{flag}: start {} (is it executable?)", path.display()))?;
+    if ran.is_good {
+        Ok(())
+    } else {
+        Err(Failure::Undone(anyhow!("{flag}: {} failed: {}", path.display(), ran.stderr)))
+    }
 }
 
 fn write_report(host: &dyn Host, report: &Report, say: &mut dyn FnMut(&str)) {

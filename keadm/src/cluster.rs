@@ -17,7 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
-use crate::cmd::Failure;
+use crate::failure::Failure;
 
 /// The API server has this long for one answer.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -1,11 +1,13 @@
-//! The machine: files, programs, processes. The only file that touches it, but for `bundle.rs`, whose files go through in pieces.
+//! The machine: files, programs, processes. What is decided about a machine is decided through this; what only runs on one
+//! touches it directly: `bundle.rs` (files that go through in pieces), `reach.rs` (its network), `cmd/supervise.rs`, `cmd/batch`.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::digest;
@@ -22,9 +24,23 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How often a lock that somebody holds is tried.
 const TRY: Duration = Duration::from_millis(100);
 
-/// Held while this lives, and no longer than this process does.
+/// A program that hangs must not hang keadm for ever on a machine that nobody looks at. Sites' own programs may be slow.
+const RUN_WITHIN: Duration = Duration::from_secs(30 * 60);
+/// How long a server at a unix socket may take to begin its answer.
+const BEGIN_WITHIN: Duration = Duration::from_secs(60);
+
+/// Held while this lives, and no longer than this process does. Its file goes with it.
 pub(crate) struct Lock {
-    _file: Option<File>,
+    held: Option<(File, PathBuf)>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some((_file, path)) = &self.held {
+            // While it is locked: who waits for it looks whether it is still there. One that stays does no harm.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Who may do what with a copy.
@@ -103,6 +119,8 @@ pub(crate) trait Host {
     ) -> io::Result<u16>;
     /// Unpacks a bundle into a folder that is there. Errors: one sentence.
     fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String>;
+    /// Removes a folder that holds nothing; one that does stays, as does one that is gone.
+    fn remove_empty(&self, path: &Path) -> io::Result<()>;
     /// Where this program lies.
     fn own_program(&self) -> io::Result<PathBuf>;
     /// Folders of PATH.
@@ -178,11 +196,15 @@ impl Host for Machine {
     }
 
     fn lock(&self, path: &Path, limit: Duration) -> io::Result<Option<Lock>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         let begin = self.elapsed();
         loop {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
             match file.try_lock() {
-                Ok(()) => return Ok(Some(Lock { _file: Some(file) })),
+                Ok(()) if is_at(&file, path) => {
+                    return Ok(Some(Lock { held: Some((file, path.to_owned())) }));
+                }
+                // Who held it removed it between the two calls.
+                Ok(()) => {}
                 Err(fs::TryLockError::Error(error)) => return Err(error),
                 Err(fs::TryLockError::WouldBlock) if self.elapsed().saturating_sub(begin) >= limit => {
                     return Ok(None);
@@ -263,8 +285,17 @@ impl Host for Machine {
         gone(fs::remove_dir_all(path))
     }
 
+    fn remove_empty(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+            other => gone(other),
+        }
+    }
+
     fn run(&self, program: &Path, arguments: &[String]) -> io::Result<Ran> {
-        Ok(ran(&Command::new(program).args(arguments).stdin(Stdio::null()).output()?))
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        output(command.spawn()?, program, RUN_WITHIN)
     }
 
     fn feed(&self, program: &Path, arguments: &[String], input: &[u8]) -> io::Result<Ran> {
@@ -278,7 +309,7 @@ impl Host for Machine {
                 // One that ends without reading all of it says why.
                 let _ = stdin.map(|mut stdin| stdin.write_all(input));
             });
-            Ok(ran(&child.wait_with_output()?))
+            output(child, program, RUN_WITHIN)
         })
     }
 
@@ -344,7 +375,12 @@ impl Host for Machine {
                 .header(hyper::header::HOST, "edgecore")
                 .body(Full::new(Bytes::from(ask.body.clone())))
                 .map_err(io::Error::other)?;
-            let mut answer = sender.send_request(request).await.map_err(io::Error::other)?;
+            let answer = tokio::time::timeout(BEGIN_WITHIN, sender.send_request(request)).await;
+            let silent = |_| {
+                let why = format!("no answer within {} s", BEGIN_WITHIN.as_secs());
+                io::Error::new(ErrorKind::TimedOut, why)
+            };
+            let mut answer = answer.map_err(silent)?.map_err(io::Error::other)?;
             let status = answer.status().as_u16();
             while let Some(frame) = answer.frame().await {
                 if let Some(piece) = frame.map_err(io::Error::other)?.data_ref() {
@@ -356,7 +392,21 @@ impl Host for Machine {
     }
 
     fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String> {
-        bundle::open(bundle)?.unpack(Some(folder))
+        let bundle = bundle::open(bundle)?;
+        let needed = bundle.n_bytes();
+        let free = self
+            .free(folder)
+            .map_err(|error| format!("see how much room {} has: {error}", folder.display()))?;
+        if free < needed {
+            let mib = |n_bytes: u64| n_bytes.div_ceil(1 << 20);
+            return Err(format!(
+                "there is not enough room at {}: {} MiB are free, and what the bundle holds is {} MiB; nothing was changed",
+                folder.display(),
+                free >> 20,
+                mib(needed)
+            ));
+        }
+        bundle.unpack(Some(folder))
     }
 
     fn own_program(&self) -> io::Result<PathBuf> {
@@ -406,6 +456,31 @@ fn running(program: &Path) -> io::Result<Vec<rustix::process::Pid>> {
     Ok(running)
 }
 
+/// Waits for it to end; one that takes longer is killed.
+fn output(child: Child, program: &Path, limit: Duration) -> io::Result<Ran> {
+    let pid = rustix::process::Pid::from_child(&child);
+    // One message, sent once: it never waits.
+    let (done, ended) = mpsc::sync_channel(1);
+    // It outlives this only while something that the program started holds its pipes.
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    match ended.recv_timeout(limit) {
+        Ok(output) => Ok(ran(&output?)),
+        Err(_) => {
+            let why =
+                format!("{} has not ended within {} s and was killed", program.display(), limit.as_secs());
+            // One that ended just now needs no killing.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            Err(io::Error::new(ErrorKind::TimedOut, why))
+        }
+    }
+}
+
+/// Whether that is still the file at that path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |file: &fs::Metadata| (file.dev(), file.ino());
+    file.metadata().and_then(|held| Ok(id(&held) == id(&fs::metadata(path)?))).unwrap_or(false)
+}
+
 fn ran(output: &Output) -> Ran {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     Ran { is_good: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
@@ -432,257 +507,5 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-/// A machine in memory, for the tests of what is decided.
 #[cfg(test)]
-pub(crate) mod fake {
-    use std::cell::{Cell, RefCell};
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    /// Files and folders (`None`), what was run, and what to answer.
-    #[derive(Default)]
-    pub(crate) struct FakeHost {
-        pub(crate) files: RefCell<BTreeMap<PathBuf, Option<Vec<u8>>>>,
-        pub(crate) ran: RefCell<Vec<String>>,
-        /// Programs that fail, by the beginning of their line, and with what words.
-        pub(crate) fails: RefCell<Vec<(String, String)>>,
-        pub(crate) variables: RefCell<Vec<(String, String)>>,
-        /// What programs print, by the beginning of their line.
-        pub(crate) prints: RefCell<Vec<(String, String)>>,
-        /// What a program that is fed takes out of what it reads, before it writes it.
-        pub(crate) redacts: RefCell<Option<String>>,
-        /// Answers of edgecore, the last one for ever.
-        pub(crate) node: RefCell<Vec<(u16, String)>>,
-        /// What edgecore's socket answers to `METHOD path`; nobody is there if this is empty.
-        pub(crate) answers: RefCell<Vec<(String, u16, String)>>,
-        pub(crate) clock: Cell<u64>,
-        /// Dies (every change fails) after so many changes, as a power cut does.
-        pub(crate) changes_left: Cell<Option<usize>>,
-        /// Whether somebody else holds every lock.
-        pub(crate) is_locked: Cell<bool>,
-        /// Bytes that are free; `None`: plenty.
-        pub(crate) free: Cell<Option<u64>>,
-        /// What running a program does, where more than words are needed.
-        pub(crate) on_run: Option<Runs>,
-        /// What edgecore answers to a path, where it depends on more than the turn.
-        pub(crate) on_get: Option<Answers>,
-    }
-
-    pub(crate) type Runs = fn(&FakeHost, &str) -> Option<Ran>;
-    pub(crate) type Answers = fn(&FakeHost, &str) -> io::Result<(u16, String)>;
-
-    impl FakeHost {
-        pub(crate) fn new(paths: &[&str]) -> Self {
-            let host = Self::default();
-            for path in paths {
-                let body = (!path.ends_with('/')).then(Vec::new);
-                host.files.borrow_mut().insert(PathBuf::from(path.trim_end_matches('/')), body);
-            }
-            host
-        }
-
-        pub(crate) fn paths(&self) -> Vec<String> {
-            self.files.borrow().keys().map(|path| path.display().to_string()).collect()
-        }
-
-        fn change(&self) -> io::Result<()> {
-            match self.changes_left.get() {
-                Some(0) => Err(io::Error::other("the power is gone")),
-                Some(left) => {
-                    self.changes_left.set(Some(left - 1));
-                    Ok(())
-                }
-                None => Ok(()),
-            }
-        }
-    }
-
-    impl Host for FakeHost {
-        fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-            Ok(self.files.borrow().get(path).cloned().flatten())
-        }
-
-        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-            let files = self.files.borrow();
-            let names = files.keys().filter(|path| path.parent() == Some(folder));
-            Ok(names.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
-        }
-
-        fn size(&self, path: &Path) -> io::Result<Option<u64>> {
-            Ok(self.read(path)?.map(|body| body.len() as u64))
-        }
-
-        fn mode(&self, _: &Path) -> io::Result<u32> {
-            Ok(0o644)
-        }
-
-        fn digest(&self, path: &Path) -> io::Result<String> {
-            let body = self.read(path)?.ok_or(ErrorKind::NotFound)?;
-            Ok(hexadecimal(digest::digest(&digest::SHA256, &body).as_ref()))
-        }
-
-        fn free(&self, _: &Path) -> io::Result<u64> {
-            Ok(self.free.get().unwrap_or(u64::MAX))
-        }
-
-        fn lock(&self, path: &Path, _: Duration) -> io::Result<Option<Lock>> {
-            let mut files = self.files.borrow_mut();
-            files.entry(path.to_owned()).or_insert_with(|| Some(Vec::new()));
-            Ok((!self.is_locked.get()).then_some(Lock { _file: None }))
-        }
-
-        fn exists(&self, path: &Path) -> bool {
-            self.files.borrow().contains_key(path)
-        }
-
-        fn make_folder(&self, path: &Path, _: u32) -> io::Result<bool> {
-            self.change()?;
-            Ok(self.files.borrow_mut().insert(path.to_owned(), None).is_none())
-        }
-
-        fn write(&self, path: &Path, body: &[u8], _: u32) -> io::Result<()> {
-            self.change()?;
-            self.files.borrow_mut().insert(path.to_owned(), Some(body.to_vec()));
-            Ok(())
-        }
-
-        fn append(&self, path: &Path, line: &str) -> io::Result<()> {
-            self.change()?;
-            let mut files = self.files.borrow_mut();
-            files.entry(path.to_owned()).or_default().get_or_insert_default().extend(line.as_bytes());
-            Ok(())
-        }
-
-        fn copy(&self, from: &Path, to: &Path, _: Rights) -> io::Result<()> {
-            self.change()?;
-            let body = self.files.borrow().get(from).cloned().flatten().ok_or(ErrorKind::NotFound)?;
-            self.files.borrow_mut().insert(to.to_owned(), Some(body));
-            Ok(())
-        }
-
-        fn remove_file(&self, path: &Path) -> io::Result<()> {
-            self.change()?;
-            self.files.borrow_mut().remove(path);
-            Ok(())
-        }
-
-        fn remove_tree(&self, path: &Path) -> io::Result<()> {
-            self.change()?;
-            self.files.borrow_mut().retain(|held, _| !held.starts_with(path));
-            Ok(())
-        }
-
-        fn run(&self, program: &Path, arguments: &[String]) -> io::Result<Ran> {
-            self.change()?;
-            let line = format!("{} {}", program.display(), arguments.join(" "));
-            self.ran.borrow_mut().push(line.clone());
-            if let Some(ran) = self.on_run.and_then(|on_run| on_run(self, &line)) {
-                return Ok(ran);
-            }
-            let of = |list: &RefCell<Vec<(String, String)>>| {
-                list.borrow().iter().find(|(begin, _)| line.starts_with(begin)).map(|(_, text)| text.clone())
-            };
-            let ours = || (line == "/usr/local/bin/edgecore --version").then(|| "edgecore 0.1.0".to_owned());
-            let failed = of(&self.fails);
-            Ok(Ran {
-                is_good: failed.is_none(),
-                stdout: of(&self.prints).or_else(ours).unwrap_or_default(),
-                stderr: failed.unwrap_or_default(),
-            })
-        }
-
-        fn feed(&self, program: &Path, arguments: &[String], input: &[u8]) -> io::Result<Ran> {
-            let ran = self.run(program, arguments)?;
-            let text = String::from_utf8_lossy(input).into_owned();
-            let stdout =
-                self.redacts.borrow().as_ref().map_or(text.clone(), |secret| text.replace(secret, ""));
-            Ok(Ran { stdout, ..ran })
-        }
-
-        fn start_aside(&self, program: &Path, arguments: &[String]) -> io::Result<()> {
-            self.run(program, arguments).map(drop)
-        }
-
-        fn end(&self, program: &Path, _: Duration) -> io::Result<()> {
-            self.run(Path::new("end"), &[program.display().to_string()]).map(drop)
-        }
-
-        fn get(&self, _: SocketAddr, path: &str) -> io::Result<(u16, String)> {
-            if let Some(on_get) = self.on_get {
-                return on_get(self, path);
-            }
-            let mut answers = self.node.borrow_mut();
-            match answers.len() {
-                0 => Err(io::Error::other("refused")),
-                1 => Ok(answers[0].clone()),
-                _ => Ok(answers.remove(0)),
-            }
-        }
-
-        fn ask(
-            &self,
-            socket: &Path,
-            ask: &Ask<'_>,
-            take: &mut dyn FnMut(u16, &[u8]) -> io::Result<()>,
-        ) -> io::Result<u16> {
-            let answers = self.answers.borrow();
-            if answers.is_empty() {
-                return Err(ErrorKind::ConnectionRefused.into());
-            }
-            let line = format!("{} {}", ask.method, ask.path);
-            let asked = format!("{} {line} {}", socket.display(), String::from_utf8_lossy(&ask.body));
-            self.ran.borrow_mut().push(asked.trim_end().to_owned());
-            let found = answers.iter().find(|(known, ..)| *known == line);
-            let (status, body) = found.map_or((404, "{}"), |(_, status, body)| (*status, body));
-            // In two pieces, as a network would.
-            let (first, second) = body.as_bytes().split_at(body.len() / 2);
-            take(status, first)?;
-            take(status, second)?;
-            Ok(status)
-        }
-
-        fn unpack(&self, _: &Path, folder: &Path) -> Result<Unpacked, String> {
-            let put = |name: &str| {
-                let path = folder.join(name);
-                self.write(&path, name.as_bytes(), 0o644).map_err(|error| error.to_string())?;
-                Ok::<_, String>(path)
-            };
-            Ok(Unpacked {
-                edgecore: put("edgecore")?,
-                keadm: put("keadm")?,
-                plugins: vec![put("cni/bridge")?],
-                images: vec![put("images/app.tar")?],
-            })
-        }
-
-        fn own_program(&self) -> io::Result<PathBuf> {
-            Ok("/opt/keadm/keadm".into())
-        }
-
-        fn program_folders(&self) -> Vec<PathBuf> {
-            vec!["/usr/bin".into()]
-        }
-
-        fn variable(&self, name: &str) -> Option<String> {
-            self.variables.borrow().iter().find(|(held, _)| held == name).map(|(_, value)| value.clone())
-        }
-
-        fn name(&self) -> String {
-            "Machine-7".to_owned()
-        }
-
-        fn unix_seconds(&self) -> i64 {
-            // 2026-11-22
-            1_795_305_600
-        }
-
-        fn elapsed(&self) -> Duration {
-            Duration::from_secs(self.clock.get())
-        }
-
-        fn sleep(&self, time: Duration) {
-            self.clock.set(self.clock.get() + time.as_secs().max(1));
-        }
-    }
-}
+pub(crate) mod fake;

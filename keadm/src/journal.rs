@@ -25,6 +25,8 @@ const BEFORE: &str = ".keadm-before";
 pub(crate) enum Undo {
     /// With all that came into it: it was not there before.
     RemoveFolder(PathBuf),
+    /// Others may have put something there since.
+    RemoveEmptyFolder(PathBuf),
     RemoveFile(PathBuf),
     /// What stood there before goes back to its place, with its rights.
     PutBack(PathBuf),
@@ -154,6 +156,9 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
     match undo {
         Undo::RemoveFolder(path) => {
             host.remove_tree(path).map_err(|error| format!("{}: {error}", path.display()))
+        }
+        Undo::RemoveEmptyFolder(path) => {
+            host.remove_empty(path).map_err(|error| format!("{}: {error}", path.display()))
         }
         Undo::RemoveFile(path) => {
             host.remove_file(path).map_err(|error| format!("{}: {error}", path.display()))

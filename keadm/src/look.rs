@@ -2,49 +2,91 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::cmd::Failure;
+use crate::failure::Failure;
 use crate::host::Host;
 
 /// What `edgecore preflight --output json` says.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Preflight {
-    findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
     #[serde(default)]
     pub(crate) cgroup_driver: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Finding {
-    check: String,
-    verdict: String,
-    found: String,
-    #[serde(default)]
-    advice: String,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    Ok,
+    /// It works, but somebody should know.
+    Warning,
+    Failed,
 }
 
-/// Lets edgecore look, with the configuration in that file.
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Finding {
+    /// A fixed word, for scripts.
+    pub(crate) check: String,
+    pub(crate) verdict: Verdict,
+    pub(crate) found: String,
+    /// What to type; empty when it is fine.
+    #[serde(default)]
+    pub(crate) advice: String,
+}
+
+impl Finding {
+    pub(crate) fn ok(check: &str, found: impl Into<String>) -> Self {
+        Self { check: check.into(), verdict: Verdict::Ok, found: found.into(), advice: String::new() }
+    }
+
+    pub(crate) fn failed(check: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { check: check.into(), verdict: Verdict::Failed, found: found.into(), advice: advice.into() }
+    }
+
+    pub(crate) fn warning(check: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { check: check.into(), verdict: Verdict::Warning, found: found.into(), advice: advice.into() }
+    }
+
+    pub(crate) fn line(&self) -> String {
+        let Self { check, verdict, found, advice } = self;
+        let word = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Failed => "failed",
+        };
+        let advice = if advice.is_empty() { String::new() } else { format!(": {advice}") };
+        format!("{word}: {check}: {found}{advice}")
+    }
+}
+
+/// Lets edgecore look before a change, with the configuration in that file.
 pub(crate) fn ask(host: &dyn Host, edgecore: &Path, config: &Path) -> Result<Preflight, Failure> {
+    preflight(host, edgecore, config).map_err(|why| Failure::Refused(format!("nothing was changed: {why}")))
+}
+
+/// Errors: edgecore's words.
+pub(crate) fn preflight(host: &dyn Host, edgecore: &Path, config: &Path) -> Result<Preflight, String> {
     let config = config.display().to_string();
     let arguments = ["--config", &*config, "preflight", "--output", "json"].map(str::to_owned);
-    let ran = host.run(edgecore, &arguments).with_context(|| format!("start {}", edgecore.display()))?;
+    let ran = host.run(edgecore, &arguments);
+    let ran = ran.map_err(|error| format!("start {}: {error}", edgecore.display()))?;
     let report = ran.stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
     // Without a report it does not take the configuration, and its words name the key.
-    report.ok_or_else(|| Failure::Refused(format!("nothing was changed: {}", ran.stderr)))
+    report.ok_or(ran.stderr)
 }
 
 /// Tells what was found; refuses if anything of it makes edgecore impossible here.
 pub(crate) fn judge(report: &Preflight, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
     let mut failed = Vec::new();
     for Finding { check, verdict, found, advice } in &report.findings {
-        match verdict.as_str() {
-            "ok" => say(&format!("ok: {found}")),
-            "failed" if advice.is_empty() => failed.push(format!("{check}: {found}")),
-            "failed" => failed.push(format!("{check}: {found}: {advice}")),
-            _ => say(&format!("warning: {found}: {advice}")),
+        match verdict {
+            Verdict::Ok => say(&format!("ok: {found}")),
+            Verdict::Failed if advice.is_empty() => failed.push(format!("{check}: {found}")),
+            Verdict::Failed => failed.push(format!("{check}: {found}: {advice}")),
+            Verdict::Warning => say(&format!("warning: {found}: {advice}")),
         }
     }
     if failed.is_empty() {

@@ -8,12 +8,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod age;
 mod backup;
 mod binary;
 mod bundle;
 mod change;
 mod cluster;
 mod cmd;
+mod failure;
 mod health;
 mod host;
 mod journal;
@@ -26,8 +28,9 @@ mod render;
 mod service;
 mod set;
 mod supplies;
+mod table;
 
-use cmd::Failure;
+use failure::Failure;
 use host::Host;
 
 /// What can be typed.
@@ -135,17 +138,5 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         Command::Beta => cmd::deprecated::beta(),
         Command::Recover(args) => cmd::recover::run(host, &args),
         Command::Supervise(args) => cmd::supervise::run(host, &args),
-    }
-}
-
-impl Failure {
-    fn code(&self) -> u8 {
-        match self {
-            Self::Undone(_) => 1,
-            Self::Usage(_) => 2,
-            Self::Refused(_) => 3,
-            Self::Halfway(_) | Self::LeftBehind(..) | Self::Unfinished(_) => 4,
-            Self::Ended(code) => *code,
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::cmd::Failure;
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::plan::last_words;
 use crate::render::PROGRAM;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::cmd::Failure;
+use crate::failure::Failure;
 use crate::host::{Host, Rights};
 use crate::journal::{Joined, Journal, Undo, set_aside};
 
@@ -22,6 +22,11 @@ const TELL: Duration = Duration::from_secs(10);
 pub(crate) enum Step {
     /// Its parent is there. One that is there already stays as it is.
     Folder {
+        path: PathBuf,
+        mode: u32,
+    },
+    /// As `Folder`, but others put things there, too: it is taken back only when it is empty.
+    SharedFolder {
         path: PathBuf,
         mode: u32,
     },
@@ -78,7 +83,9 @@ pub(crate) enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder { path, .. } => write!(f, "make folder {}", path.display()),
+            Self::Folder { path, .. } | Self::SharedFolder { path, .. } => {
+                write!(f, "make folder {}", path.display())
+            }
             Self::File { path, mode, .. } => write!(f, "write {} (mode {mode:o})", path.display()),
             Self::Replace { path, .. } => {
                 write!(f, "write {}; what is there is kept beside it", path.display())
@@ -128,8 +135,12 @@ pub(crate) fn carry_out(
             say(&line);
         }
     }
-    journal.done(host).context("write the journal")?;
-    Ok(())
+    // The node is there; only a later join would think that this one was cut short, and take it back.
+    journal.done(host).map_err(|error| {
+        Failure::Halfway(anyhow!(error).context(
+            "the node is Ready, but the journal in /var/lib/keadm cannot be completed: free the disk and type the same again",
+        ))
+    })
 }
 
 fn take(host: &dyn Host, journal: &mut Journal, step: &Step, say: &mut dyn FnMut(&str)) -> Result<()> {
@@ -137,6 +148,12 @@ fn take(host: &dyn Host, journal: &mut Journal, step: &Step, say: &mut dyn FnMut
         Step::Folder { path, mode } => {
             if !host.exists(path) {
                 journal.will(host, Undo::RemoveFolder(path.clone()))?;
+                host.make_folder(path, *mode)?;
+            }
+        }
+        Step::SharedFolder { path, mode } => {
+            if !host.exists(path) {
+                journal.will(host, Undo::RemoveEmptyFolder(path.clone()))?;
                 host.make_folder(path, *mode)?;
             }
         }
@@ -246,6 +263,7 @@ mod tests {
         vec![
             Step::Folder { path: "/etc/kubeedge".into(), mode: 0o755 },
             Step::Folder { path: "/var/lib".into(), mode: 0o755 },
+            Step::SharedFolder { path: "/opt/cni".into(), mode: 0o755 },
             Step::Program { from: "/opt/edgecore".into(), to: "/usr/local/bin/edgecore".into() },
             Step::File { path: "/etc/kubeedge/token".into(), mode: 0o600, body: b"t".to_vec() },
             undo("stop"),
@@ -279,6 +297,15 @@ mod tests {
         assert_eq!(journal.undo(&host), Vec::<String>::new());
         assert_eq!(*host.files.borrow(), before);
         assert_eq!(*host.ran.borrow(), ["start ", "stop "]);
+    }
+
+    #[test]
+    fn what_others_put_into_a_shared_folder_stays() {
+        let host = machine();
+        carry(&host).unwrap();
+        host.write(Path::new("/opt/cni/of-another"), b"x", 0).unwrap();
+        assert_eq!(Journal::read(&host).unwrap().unwrap().undo(&host), Vec::<String>::new());
+        assert!(host.exists(Path::new("/opt/cni/of-another")) && !host.exists(Path::new("/etc/kubeedge")));
     }
 
     #[test]
@@ -334,7 +361,7 @@ mod tests {
     fn a_plan_can_be_read() {
         let lines = print(&steps());
         assert_eq!(lines[0], "make folder /etc/kubeedge");
-        assert_eq!(lines[3], "write /etc/kubeedge/token (mode 600)");
+        assert_eq!(lines[4], "write /etc/kubeedge/token (mode 600)");
         assert_eq!(lines.len(), steps().len() - 1);
     }
 }

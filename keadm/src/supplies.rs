@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use crate::binary;
 use crate::bundle::Unpacked;
-use crate::cmd::Failure;
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::plan::Step;
 
@@ -34,6 +34,8 @@ impl Supplies {
         bundle: Option<&Path>,
         say: &mut dyn FnMut(&str),
     ) -> Result<Self, Failure> {
+        // Of a join that was killed.
+        host.remove_tree(Path::new(FOLDER)).with_context(|| format!("clear {FOLDER}"))?;
         let Some(bundle) = bundle else {
             let edgecore = binary::find(host).map_err(Failure::Refused)?;
             let keadm = host.own_program().context("find this program")?;
@@ -43,8 +45,6 @@ impl Supplies {
             return Err(Failure::Usage(format!("--offline-bundle: there is no {}", bundle.display())));
         }
         let folder = Path::new(FOLDER);
-        // Of a join that was killed.
-        host.remove_tree(folder).with_context(|| format!("clear {FOLDER}"))?;
         host.make_folder(folder, 0o700).with_context(|| format!("make {FOLDER}"))?;
         say(&format!("unpacking {}", bundle.display()));
         match host.unpack(bundle, folder) {
@@ -69,7 +69,7 @@ impl Supplies {
         if !self.plugins.is_empty() && !has_plugins {
             let [folder, _] = PLUGIN_FOLDERS;
             let above = ["/opt", "/opt/cni", folder];
-            steps.extend(above.map(|path| Step::Folder { path: path.into(), mode: 0o755 }));
+            steps.extend(above.map(|path| Step::SharedFolder { path: path.into(), mode: 0o755 }));
             steps.extend(copies(&self.plugins, Path::new(folder), true));
         }
         steps

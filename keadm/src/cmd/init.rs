@@ -216,6 +216,7 @@ fn changed(before: Option<&Value>, after: &Value) -> &'static str {
 /// Writes everything; if it cannot, what was made goes again.
 fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -> Result<(), Failure> {
     let mut made: Vec<&Value> = Vec::new();
+    let mut over: Vec<String> = Vec::new();
     for object in all {
         let done = apply_one(cluster, object, how);
         match done {
@@ -223,7 +224,12 @@ fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -
                 made.push(object);
                 say(&format!("create {}", shown(object)));
             }
-            Ok(word) => say(&format!("{word} {}", shown(object))),
+            Ok(word) => {
+                if word != "keep" {
+                    over.push(shown(object));
+                }
+                say(&format!("{word} {}", shown(object)));
+            }
             Err(error) => {
                 say("taking back what was made");
                 let left: Vec<String> = made
@@ -233,10 +239,13 @@ fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -
                         cluster.delete(object).err().map(|error| format!("{}: {error:#}", shown(object)))
                     })
                     .collect();
-                return Err(if left.is_empty() {
-                    Failure::Undone(error)
-                } else {
-                    Failure::LeftBehind(error, left)
+                return Err(match (left.is_empty(), over.is_empty()) {
+                    (true, true) => Failure::Undone(error),
+                    (true, false) => Failure::Halfway(error.context(format!(
+                        "what was made is gone again; changed, and not put back: {}; type keadm init again when the cause is gone",
+                        over.join(", ")
+                    ))),
+                    (false, _) => Failure::LeftBehind(error, left),
                 });
             }
         }

@@ -12,6 +12,7 @@ use ke_wire::NodeName;
 use serde_json::Value;
 
 use super::{Failure, manifest, script, takeover_edge};
+use crate::change;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
 use crate::look::{self, Preflight};
@@ -24,13 +25,17 @@ use crate::supplies::Supplies;
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
 const TRIAL: &str = "/run/keadm-join";
 /// Made on the way, with the rights of their files in mind; those that are there stay as they are.
-const FOLDERS: [(&str, u32); 8] = [
+const FOLDERS: [(&str, u32); 5] = [
     ("/etc/kubeedge", 0o755),
     ("/etc/kubeedge/config", 0o755),
     ("/etc/kubeedge/ca", 0o755),
     ("/var/lib/kubeedge", 0o700),
-    ("/var/lib/kubelet", 0o750),
     ("/var/log/kubeedge", 0o755),
+];
+/// Others put things there, too; edgecore clears its own out of them when its pods go.
+const SHARED_FOLDERS: [(&str, u32); 4] = [
+    ("/var/lib/kubelet", 0o750),
+    ("/var/lib/kubelet/pods", 0o750),
     ("/var/log/pods", 0o755),
     ("/usr/local/bin", 0o755),
 ];
@@ -125,6 +130,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
 }
 
 fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    let _lock = change::hold(host)?;
     if args.takeover {
         let limit = Duration::from_secs(args.ready_timeout_secs);
         return takeover_edge::run(host, limit, args.dry_run, say);
@@ -365,7 +371,9 @@ fn look_once(
 
 /// What edgecore's files are put into.
 pub(super) fn folders() -> impl Iterator<Item = Step> {
-    FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode })
+    let own = FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode });
+    let shared = SHARED_FOLDERS.iter();
+    own.chain(shared.map(|(path, mode)| Step::SharedFolder { path: path.into(), mode: *mode }))
 }
 
 fn steps(

@@ -51,6 +51,8 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
             "--remote-runtime-endpoint {runtime} is passed over: edgecore's configuration names the runtime"
         );
     }
+    // Before it is asked: what was answered is what goes.
+    let _lock = crate::change::hold(host)?;
     let journal = Journal::read(host).context("read the journal in /var/lib/keadm")?;
     let strange = strange(host);
     let what = match &journal {
@@ -70,7 +72,6 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     if !edge.force && !is_meant(&what)? {
         return Err(Failure::Refused("nothing was removed".into()));
     }
-    let _lock = crate::change::hold(host)?;
     let left = match &journal {
         // What was before is a node, too, and would come back.
         Some(journal) if journal.joined.took_over && !edge.back_to_kubeedge => {
@@ -173,7 +174,7 @@ mod tests {
     fn kubeedges_edgecore_is_asked_nothing_but_its_version() {
         // It takes any words for flags of its own, and starts.
         let host = FakeHost::new(&["/etc/kubeedge/", CONFIG, PROGRAM]);
-        host.prints.borrow_mut().push((PROGRAM.into(), "KubeEdge v1.23.1".into()));
+        host.prints.borrow_mut().push((format!("{PROGRAM} --version"), "KubeEdge v1.23.1".into()));
         let args = Args {
             side: Some(Side::Edge(Edge {
                 force: true,

@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// Leave the CA and the join token, so that edge nodes know the next cloudcore.
     #[arg(long)]
     keep_secrets: bool,
+    /// Remove CA and join token also where the namespace was there before init, as after a takeover from KubeEdge.
+    #[arg(long, conflicts_with = "keep_secrets")]
+    with_secrets: bool,
     /// Remove all Devices and DeviceModels of the cluster, too.
     #[arg(long)]
     with_devices: bool,
@@ -109,6 +112,9 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
     for kind in ["ClusterRoleBinding", "ClusterRole"] {
         found.go.extend(made(cluster, "rbac.authorization.k8s.io/v1", kind, None)?);
     }
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    let namespace_found = cluster.get(&namespace)?;
+    let was_there = namespace_found.as_ref().is_some_and(|it| it["metadata"]["annotations"][MADE].is_null());
     for name in SECRETS {
         let secret =
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}});
@@ -117,14 +123,18 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         }
         if args.keep_secrets {
             found.stay.push(format!("{} stays (--keep-secrets)", shown(&secret)));
+        } else if was_there && !args.with_secrets {
+            found.stay.push(format!(
+                "{} stays: its namespace was there before keadm init, and it may have been, too; --with-secrets removes it",
+                shown(&secret)
+            ));
         } else {
             found.go.push(secret);
         }
     }
     definitions(cluster, args, &mut found)?;
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    if let Some(it) = cluster.get(&namespace)? {
-        if args.keep_secrets || it["metadata"]["annotations"][MADE].is_null() {
+    if namespace_found.is_some() {
+        if args.keep_secrets || was_there {
             found.stay.push(format!("the namespace {NAMESPACE} stays"));
         } else {
             found.go.push(namespace);

@@ -72,10 +72,13 @@ async fn keep(host: &dyn Host, program: &str, arguments: &[String], log: &Path) 
         if let Err(error) = change::before_start(host, &mut |line| note(log, line)) {
             note(log, &format!("a change that was cut short cannot be undone: {error:#}"));
         }
-        let mut child = start(program, arguments, log)?;
-        tokio::select! {
-            ended = child.wait() => drop(ended.context("wait for the program")?),
-            () = stop.wait() => return end(child).await,
+        match start(program, arguments, log) {
+            Ok(mut child) => tokio::select! {
+                ended = child.wait() => drop(ended.context("wait for the program")?),
+                () = stop.wait() => return end(child).await,
+            },
+            // A full disk, or a program that is just being replaced: it may be better the next time.
+            Err(error) => note(log, &format!("{error:#}; again in {} s", AGAIN.as_secs())),
         }
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
@@ -123,7 +126,9 @@ fn running(pid_file: &Path) -> Option<Pid> {
     let pid: i32 = std::fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
     // Ids are used again: only one that was started like this is ended.
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let is_ours = line.split(|byte| *byte == 0).any(|word| word == b"supervise");
+    let mut words = line.split(|byte| *byte == 0);
+    let is_keadm = words.next().is_some_and(|program| program.ends_with(b"keadm"));
+    let is_ours = is_keadm && words.next() == Some(b"supervise".as_slice());
     Pid::from_raw(pid).filter(|_| is_ours)
 }
 

@@ -22,6 +22,7 @@ use crate::objects::{NAME, NAMESPACE, Values};
 
 /// What Helm writes on everything that it makes.
 const RELEASE: &str = "meta.helm.sh/release-name";
+const RELEASE_NAMESPACE: &str = "meta.helm.sh/release-namespace";
 /// On our pods, whoever installed them.
 const CONFIG_HASH: &str = "isthmus.io/config-sha256";
 /// Where what is removed is kept, in the folder that keadm is started in.
@@ -29,9 +30,9 @@ const KEPT: &str = "kubeedge-before-takeover.yaml";
 pub(crate) const WAY_BACK: &str = "kubectl apply -f kubeedge-before-takeover.yaml brings them back";
 /// A Deployment's pods take a while to end.
 const GONE_WITHIN: Duration = Duration::from_secs(120);
-/// Kinds that KubeEdge's chart makes. Not Secrets: those that matter are cloudcore's.
+/// Kinds that KubeEdge's chart makes, in the order in which they go. The Deployment last: by it the next run sees what an
+/// interrupted one has left to do. Not Secrets: those that matter are cloudcore's.
 const KINDS: [(&str, &str, bool); 10] = [
-    ("apps/v1", "Deployment", true),
     ("apps/v1", "DaemonSet", true),
     ("v1", "Service", true),
     ("v1", "ServiceAccount", true),
@@ -41,6 +42,7 @@ const KINDS: [(&str, &str, bool); 10] = [
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", false),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", false),
     ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", false),
+    ("apps/v1", "Deployment", true),
 ];
 
 /// Who installed the cloudcore that is there.
@@ -102,7 +104,10 @@ fn owner(deployment: &Value) -> Owner {
 
 /// By Helm's mark, or by name where KubeEdge's plain manifests were applied.
 fn is_of_release(object: &Value) -> bool {
-    object["metadata"]["annotations"][RELEASE] == NAME || object["metadata"]["name"] == NAME
+    let said = &object["metadata"]["annotations"];
+    // A release of this name in another namespace is somebody else's.
+    let is_here = said[RELEASE_NAMESPACE].is_null() || said[RELEASE_NAMESPACE] == NAMESPACE;
+    is_here && (said[RELEASE] == NAME || object["metadata"]["name"] == NAME)
 }
 
 impl Old {
@@ -215,6 +220,23 @@ mod tests {
         check(json!({RELEASE: "cloudcore"}), json!({CONFIG_HASH: "a"}), Owner::Helm);
         check(json!({RELEASE: "cloudcore"}), Value::Null, Owner::KubeEdge);
         check(Value::Null, Value::Null, Owner::KubeEdge);
+    }
+
+    #[test]
+    fn only_this_release_goes() {
+        let check = |metadata: Value, expected: bool| {
+            assert_eq!(is_of_release(&json!({"metadata": metadata})), expected, "{metadata}");
+        };
+        check(json!({"name": "cloudcore"}), true);
+        check(
+            json!({"name": "x", "annotations": {RELEASE: "cloudcore", RELEASE_NAMESPACE: "kubeedge"}}),
+            true,
+        );
+        check(
+            json!({"name": "cloudcore", "annotations": {RELEASE: "cloudcore", RELEASE_NAMESPACE: "other"}}),
+            false,
+        );
+        check(json!({"name": "x", "annotations": {RELEASE: "other"}}), false);
     }
 
     #[test]

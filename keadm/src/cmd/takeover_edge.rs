@@ -50,24 +50,25 @@ pub(crate) fn run(
     look::judge(&look::ask(host, &edgecore, Path::new(CONFIG))?, say)?;
     let admin = node::admin(&config).map_err(|wrong| Failure::Refused(format!("{CONFIG}: {wrong}")))?;
     let keadm = host.own_program().context("find this program")?;
-    let steps = steps(
-        host,
-        &config,
-        Manager::find(host),
-        &edgecore,
-        &keadm,
-        Step::WaitReady { address: admin, limit },
-    );
+    let steps =
+        steps(host, &config, manager(host), &edgecore, &keadm, Step::WaitReady { address: admin, limit });
     if dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
         return Ok(());
     }
-    let _lock = crate::change::hold(host)?;
     plan::carry_out(host, joined, &steps, say)?;
     say(
         "KubeEdge's files are kept beside ours (*.keadm-before); the way back: keadm reset edge --back-to-kubeedge",
     );
     Ok(())
+}
+
+/// Who keeps KubeEdge's edgecore running: whose unit is there, or who runs here.
+fn manager(host: &dyn Host) -> Manager {
+    match Manager::of_edgecore(host) {
+        Manager::None => Manager::find(host),
+        of_unit => of_unit,
+    }
 }
 
 /// The configuration of KubeEdge's edgecore on this machine.

@@ -21,8 +21,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Failure;
-use super::debug::aligned;
 use crate::host::Host;
+use crate::table::table;
 use file::{Auth, Batch, Node};
 use parcel::Programs;
 use ssh::Trust;
@@ -102,6 +102,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let text = text.ok_or_else(|| Failure::Refused(format!("there is no {}", path.display())))?;
     let wrong = |why| Failure::Refused(format!("{}: {why}; no node was touched", path.display()));
     let batch = file::parse(&String::from_utf8_lossy(&text)).map_err(wrong)?;
+    let n_nodes = batch.nodes.len();
     let own = host.own_program().context("find this program")?;
     let mut programs = BTreeMap::new();
     for (number, node) in batch.nodes.iter().enumerate() {
@@ -131,7 +132,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         let stop = Shutdown::on_signals().context("listen for signals")?;
         anyhow::Ok(work(batch, programs, trust, own, stop, &tell, &log).await)
     })?;
-    report(&outcomes, args.output)
+    report(&outcomes, n_nodes, args.output)
 }
 
 fn gen_config(host: &dyn Host) -> Result<(), Failure> {
@@ -208,6 +209,7 @@ async fn work(
     }
     let mut outcomes: Vec<Outcome> = Vec::new();
     while let Some(ended) = tasks.join_next().await {
+        // Nothing in a task panics or is aborted; should one all the same, its node is missing in the report and says so below.
         let Ok(mut outcome) = ended else { continue };
         outcome.output = redactor.redact(&outcome.output);
         outcome.message = last_word(&outcome.output);
@@ -259,7 +261,7 @@ fn last_word(output: &str) -> String {
     error.or_else(|| lines.next_back()).unwrap_or("it said nothing").to_owned()
 }
 
-fn report(outcomes: &[Outcome], output: Output) -> Result<(), Failure> {
+fn report(outcomes: &[Outcome], n_nodes: usize, output: Output) -> Result<(), Failure> {
     match output {
         Output::Json => println!("{}", serde_json::json!({ "nodes": outcomes })),
         Output::Table => {
@@ -275,15 +277,14 @@ fn report(outcomes: &[Outcome], output: Output) -> Result<(), Failure> {
                     message.clone(),
                 ]
             }));
-            print!("{}", aligned(&rows));
+            print!("{}", table(&rows));
         }
     }
-    let n_bad = outcomes.iter().filter(|outcome| outcome.result != Verdict::Done).count();
-    match n_bad {
+    let n_good = outcomes.iter().filter(|outcome| outcome.result == Verdict::Done).count();
+    match n_nodes.saturating_sub(n_good) {
         0 => Ok(()),
-        _ => Err(Failure::Undone(anyhow!(
-            "{n_bad} of {} nodes are not done; what they said is in {LOG}",
-            outcomes.len()
+        n_bad => Err(Failure::Undone(anyhow!(
+            "{n_bad} of {n_nodes} nodes are not done; what they said is in {LOG}"
         ))),
     }
 }

@@ -53,7 +53,11 @@ pub(super) async fn copy(target: &Target, trust: &Trust, own: &Path, parts: &[&[
 /// Runs keadm on the node, in its folder.
 pub(super) async fn keadm(target: &Target, trust: &Trust, own: &Path, arguments: &str) -> Result<Ended> {
     let sudo = if target.user == "root" { "" } else { "sudo -n " };
-    let script = format!("cd {FOLDER} && {sudo}./keadm {arguments} </dev/null 2>&1\n");
+    // What was copied goes again, tokens in its arguments' files included; keadm's own code is what counts.
+    let script = format!(
+        "cd {FOLDER} && {sudo}./keadm {arguments} </dev/null 2>&1\ncode=$?\ncd / && rm -rf {FOLDER} && \
+         rmdir /tmp/kubeedge 2>/dev/null\nexit $code\n"
+    );
     let output = run(target, trust, own, "sh -s", &[script.as_bytes()]).await?;
     // ssh's own failures have this code; it is none of keadm's.
     let code = output.status.code().filter(|code| *code != 255);

@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use super::age::age;
 use super::devices::{text, twins};
 use super::pods::state;
+use crate::age::age;
 
 /// Keys stand in one column, values in another, sections are indented.
 #[derive(Default)]

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::age::age;
-use super::table::Look;
+use super::Look;
+use crate::age::age;
 
 /// The head and a row for each.
 pub(super) fn rows(devices: &[Value], look: &Look) -> Vec<Vec<String>> {
@@ -57,8 +57,8 @@ pub(super) fn text(object: &Value, pointer: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::table::table;
     use super::*;
+    use crate::table::table;
 
     #[test]
     fn tables_of_devices() {

@@ -1,13 +1,11 @@
 //! `keadm ctl`: pods and devices of this machine, asked of its edgecore over a socket that only root may use. The cloud is not
 //! needed.
 
-mod age;
 mod describe;
 mod devices;
 mod edge;
 mod flags;
 mod pods;
-mod table;
 
 use std::io::{self, ErrorKind, Write};
 
@@ -23,6 +21,14 @@ pub(crate) use self::flags::Args;
 use self::flags::{Describe, Exec, Kind, Logs, Meant, Output, What};
 use super::Failure;
 use crate::host::Host;
+use crate::table::table;
+
+/// How a table is wanted.
+struct Look {
+    is_wide: bool,
+    with_namespace: bool,
+    now: Timestamp,
+}
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
@@ -129,7 +135,7 @@ fn get(edge: &Edge<'_>, kind: &Kind, out: &mut dyn Write) -> Result<(), Failure>
         nothing(&list.meant);
         return Ok(());
     }
-    let look = table::Look {
+    let look = Look {
         is_wide: list.output == Some(Output::Wide),
         with_namespace: list.meant.all_namespaces,
         now: Timestamp::now(),
@@ -138,7 +144,7 @@ fn get(edge: &Edge<'_>, kind: &Kind, out: &mut dyn Write) -> Result<(), Failure>
         Kind::Pod(_) => pods::rows(&typed(objects)?, &look),
         Kind::Device(_) => devices::rows(&objects, &look),
     };
-    show(out, &table::table(&rows))
+    show(out, &table(&rows))
 }
 
 fn nothing(meant: &Meant) {

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
-use super::age::age;
-use super::table::Look;
+use super::Look;
+use crate::age::age;
 
 /// The head and a row for each.
 pub(super) fn rows(pods: &[Pod], look: &Look) -> Vec<Vec<String>> {
@@ -167,8 +167,8 @@ fn own_word(container: &ContainerStatus) -> Option<String> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::table::table;
     use super::*;
+    use crate::table::table;
 
     fn container(name: &str, restarts: u32, state: Value) -> Value {
         let ready = state.get("running").is_some();

@@ -8,9 +8,10 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::edgecore::Edgecore;
-use super::finding::{Finding, tell};
+use super::finding::tell;
 use super::{Failure, Form};
 use crate::host::Host;
+use crate::look::Finding;
 use crate::reach::Reach;
 use crate::render::CONFIG;
 
@@ -317,8 +318,8 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::cmd::debug::finding::Verdict;
     use crate::host::fake::FakeHost;
+    use crate::look::Verdict;
     use crate::render::PROGRAM;
 
     struct Nowhere;

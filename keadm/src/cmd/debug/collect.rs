@@ -106,7 +106,7 @@ fn gather(
     let manager = Manager::find(host);
     put("service.txt", service(host, manager));
     put("edgecore.log", log(host, manager, args));
-    put("machine/disk.txt", format!("{}\n{}", ran(host, "df", &["-Pk"]), ran(host, "df", &["-Pi"])));
+    put("machine/disk.txt", format!("{}\n{}", ran(host, "df", &["-lPk"]), ran(host, "df", &["-lPi"])));
     put(
         "machine/files.txt",
         ran(host, "ls", &["-lAnR", "/etc/kubeedge", "/var/lib/kubeedge", "/var/lib/keadm", PROGRAM]),

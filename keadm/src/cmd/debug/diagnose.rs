@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use super::check::{self, Options};
 use super::edgecore::Edgecore;
-use super::finding::{Finding, tell};
+use super::finding::tell;
 use super::{Failure, Form, get};
 use crate::host::Host;
+use crate::look::Finding;
 use crate::reach::Reach;
 use crate::render::CONFIG;
 use crate::service::Manager;

@@ -2,16 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::finding::Finding;
 use crate::binary;
 use crate::host::Host;
+use crate::look::{self, Finding};
+use crate::node;
 use crate::render::{CONFIG, PROGRAM};
-
-/// Where edgecore says how it is, unless its configuration says otherwise.
-const ADMIN: &str = "127.0.0.1:10560";
 
 pub(super) struct Edgecore<'a> {
     host: &'a dyn Host,
@@ -20,16 +17,13 @@ pub(super) struct Edgecore<'a> {
     pub(super) config: PathBuf,
 }
 
-#[derive(Debug, Deserialize)]
-struct Preflight {
-    findings: Vec<Finding>,
-}
-
 impl<'a> Edgecore<'a> {
-    /// The installed one, else whichever join would install. Errors: one sentence.
+    /// The installed one, if it is ours; else whichever join would install. Errors: one sentence.
     pub(super) fn find(host: &'a dyn Host, config: Option<&Path>) -> Result<Self, String> {
         let installed = PathBuf::from(PROGRAM);
-        let program = if host.exists(&installed) { installed } else { binary::find(host)? };
+        // KubeEdge's takes every question for a start.
+        let is_ours = host.exists(&installed) && node::is_ours(host, &installed);
+        let program = if is_ours { installed } else { binary::find_new(host)? };
         Ok(Self { host, program, config: config.unwrap_or(Path::new(CONFIG)).to_owned() })
     }
 
@@ -50,13 +44,9 @@ impl<'a> Edgecore<'a> {
         serde_json::from_str(&text).map_err(nonsense)
     }
 
-    /// Its look at this machine. It ends with an error when something failed, and has said what.
+    /// Its look at this machine. Errors: its words.
     pub(super) fn preflight(&self) -> Result<Vec<Finding>, String> {
-        let arguments = self.arguments(&["preflight", "--output", "json"]);
-        let ran = self.host.run(&self.program, &arguments).map_err(|error| self.unstarted(&error))?;
-        let report: Option<Preflight> =
-            ran.stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
-        report.map(|report| report.findings).ok_or(ran.stderr)
+        look::preflight(self.host, &self.program, &self.config).map(|report| report.findings)
     }
 
     /// `None`: nothing answers.
@@ -65,14 +55,8 @@ impl<'a> Edgecore<'a> {
     }
 
     fn admin(&self) -> Option<std::net::SocketAddr> {
-        let config = self.host.read(&self.config).ok().flatten().unwrap_or_default();
-        let config: serde_json::Value = serde_saphyr::from_slice(&config).unwrap_or_default();
-        config
-            .pointer("/admin/bindAddress")
-            .and_then(|address| address.as_str())
-            .unwrap_or(ADMIN)
-            .parse()
-            .ok()
+        // Without a configuration it is where edgecore is told nothing.
+        node::admin(&node::read(self.host, &self.config).unwrap_or_default()).ok()
     }
 
     fn run(&self, words: &[&str], input: Option<&str>) -> Result<String, String> {
@@ -92,5 +76,23 @@ impl<'a> Edgecore<'a> {
 
     fn unstarted(&self, error: &std::io::Error) -> String {
         format!("start {}: {error}", self.program.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn kubeedges_edgecore_is_asked_nothing() {
+        let host = FakeHost::new(&[PROGRAM]);
+        host.prints.borrow_mut().push((format!("{PROGRAM} --version"), "KubeEdge v1.23.1".into()));
+        assert!(Edgecore::find(&host, None).is_err(), "there is no other");
+        host.write(Path::new("/opt/keadm/edgecore"), b"ours", 0o755).unwrap();
+        Edgecore::find(&host, None).unwrap().ask(&["objects"]).unwrap();
+        let asked =
+            host.ran.borrow().iter().filter(|line| line.starts_with(PROGRAM)).cloned().collect::<Vec<_>>();
+        assert_eq!(asked, [format!("{PROGRAM} --version"), format!("{PROGRAM} --version")]);
     }
 }

@@ -9,9 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::edgecore::Edgecore;
+use crate::age::age;
 use crate::cmd::Failure;
 use crate::host::Host;
 use crate::render::CONFIG;
+use crate::table::table;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Values of Secrets are shown by their length.")]
@@ -231,7 +233,7 @@ impl Resource {
                 row.insert(0, namespace.to_owned());
             }
         }
-        aligned(&rows)
+        table(&rows)
     }
 
     fn cell(self, head: &str, held: &Object, now: Timestamp) -> String {
@@ -244,7 +246,7 @@ impl Resource {
         let containers = || list("/status/containerStatuses");
         match head {
             "NAME" => held.name.clone(),
-            "AGE" => age(body, now),
+            "AGE" => age(made(body), now),
             "READY" => {
                 let n_ready = containers()
                     .iter()
@@ -314,32 +316,8 @@ fn none_if_empty(text: String) -> String {
     if text.is_empty() { "<none>".to_owned() } else { text }
 }
 
-fn age(body: &Value, now: Timestamp) -> String {
-    let made = body.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
-    let Some(made) = made.and_then(|made| made.parse::<Timestamp>().ok()) else {
-        return "<unknown>".to_owned();
-    };
-    let seconds = now.as_second().saturating_sub(made.as_second()).max(0);
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-/// Columns as wide as their widest cell.
-pub(in crate::cmd) fn aligned(rows: &[Vec<String>]) -> String {
-    let n_columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..n_columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   "));
-        cells.collect::<String>().trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+fn made(body: &Value) -> Option<Timestamp> {
+    body.pointer("/metadata/creationTimestamp").and_then(Value::as_str)?.parse().ok()
 }
 
 /// One requirement of a label selector.

@@ -12,7 +12,6 @@ mod get;
 use super::Failure;
 use crate::host::Host;
 use crate::reach::Internet;
-pub(super) use get::aligned;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

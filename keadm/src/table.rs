@@ -1,16 +1,7 @@
 //! Pure: rows of words as kubectl's tables.
 
-use k8s_openapi::jiff::Timestamp;
-
-/// How a table is wanted.
-pub(super) struct Look {
-    pub(super) is_wide: bool,
-    pub(super) with_namespace: bool,
-    pub(super) now: Timestamp,
-}
-
 /// A column is as wide as its widest word and three blanks; the last one ends with its words.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let words = rows.iter().filter_map(|row| row.get(column));
