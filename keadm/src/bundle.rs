@@ -177,7 +177,7 @@ fn open_for(path: &Path, arch: &str) -> Result<Bundle, String> {
             "{shown} is a bundle of format {}, and this is keadm {}, which reads format {FORMAT}: use the keadm that is in it \
              (tar -xzf {shown} keadm)",
             manifest.format,
-            crate::cmd::version::own()
+            crate::version::own()
         ));
     }
     if let Some(wrong) = manifest.files.iter().find(|listed| !is_place(&listed.path)) {

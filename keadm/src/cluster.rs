@@ -23,6 +23,10 @@ use crate::failure::Failure;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Who is written down as the owner of the fields that keadm sets.
 pub(crate) const MANAGER: &str = "keadm";
+/// On what init made and reset may remove although others could have made it.
+pub(crate) const MADE: &str = "isthmus.io/made-by-keadm";
+/// Of cloudcore's pods.
+pub(crate) const SELECTOR: &str = "k8s-app=kubeedge,kubeedge=cloudcore";
 /// Where kubeconfigs lie when nobody says: KubeEdge's keadm, and K3s.
 const USUAL: [&str; 2] = ["/root/.kube/config", "/etc/rancher/k3s/k3s.yaml"];
 

@@ -29,6 +29,8 @@ mod service;
 mod set;
 mod supplies;
 mod table;
+mod version;
+mod wait;
 
 use failure::Failure;
 use host::Host;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::plan::last_words;
+use crate::plan::{Step, last_words};
 use crate::render::PROGRAM;
 use crate::service::Manager;
 
@@ -15,6 +15,22 @@ use crate::service::Manager;
 pub(crate) const ADMIN: &str = "127.0.0.1:10560";
 /// Its store, unless `database.dataSource` says otherwise.
 pub(crate) const DATABASE: &str = "/var/lib/kubeedge/edgecore.db";
+
+/// Made on the way, with the rights of their files in mind; those that are there stay as they are.
+const FOLDERS: [(&str, u32); 5] = [
+    ("/etc/kubeedge", 0o755),
+    ("/etc/kubeedge/config", 0o755),
+    ("/etc/kubeedge/ca", 0o755),
+    ("/var/lib/kubeedge", 0o700),
+    ("/var/log/kubeedge", 0o755),
+];
+/// Others put things there, too; edgecore clears its own out of them when its pods go.
+const SHARED_FOLDERS: [(&str, u32); 4] = [
+    ("/var/lib/kubelet", 0o750),
+    ("/var/lib/kubelet/pods", 0o750),
+    ("/var/log/pods", 0o755),
+    ("/usr/local/bin", 0o755),
+];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -87,4 +103,11 @@ pub(crate) fn version_of(host: &dyn Host, program: &Path) -> Result<String, Stri
     } else {
         Err(format!("{shown} --version: no version in {:?}", ran.stdout))
     }
+}
+
+/// What edgecore's files are put into.
+pub(crate) fn folders() -> impl Iterator<Item = Step> {
+    let own = FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode });
+    let shared = SHARED_FOLDERS.iter();
+    own.chain(shared.map(|(path, mode)| Step::SharedFolder { path: path.into(), mode: *mode }))
 }

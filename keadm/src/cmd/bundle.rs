@@ -92,7 +92,7 @@ fn create(host: &dyn Host, args: &Create, say: &mut dyn FnMut(&str)) -> Result<(
         }
     }
     sources.extend(images);
-    let version = super::version::own();
+    let version = crate::version::own();
     let manifest = bundle::create(&args.out, version, arch, &sources)
         .map_err(|why| Failure::Undone(anyhow::anyhow!(why)))?;
     list(&manifest, say);
@@ -121,7 +121,7 @@ fn list(manifest: &Manifest, say: &mut dyn FnMut(&str)) {
 /// A node and the keadm that looks after it are of one release. What is for another processor cannot be asked.
 fn is_of_this_release(host: &dyn Host, edgecore: &Path) -> Result<(), Failure> {
     let ran = host.run(edgecore, &["--version".to_owned()]).map_err(anyhow::Error::from)?;
-    let own = super::version::own().trim_start_matches('v');
+    let own = crate::version::own().trim_start_matches('v');
     let said = ran.stdout.trim();
     if ran.is_good && said.split(' ').next_back() == Some(own) {
         return Ok(());

@@ -11,24 +11,18 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
 use super::{Failure, token};
-use crate::cluster::{Cluster, Refused, Write, shown};
+use crate::cluster::{Cluster, MADE, Refused, SELECTOR, Write, shown};
 use crate::objects::{self, NAME, NAMESPACE};
+use crate::wait::wait;
 
 /// Tokens of service accounts that end, and everything else that cloudcore asks for, are there from this on.
 const OLDEST: (u32, u32) = (1, 24);
-/// On what init made and reset may remove although others could have made it.
-pub(crate) const MADE: &str = "isthmus.io/made-by-keadm";
-/// How often is looked whether something is done.
-const LOOK: Duration = Duration::from_millis(500);
-/// A word on what is waited for.
-const TELL: Duration = Duration::from_secs(10);
-
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: keadm init --advertise-address=203.0.113.7\nThen: keadm gettoken, and keadm join on each machine."
@@ -305,9 +299,6 @@ fn wait_ready(cluster: &Cluster, all: &[Value], limit: Instant, say: &dyn Fn(&st
     Ok(())
 }
 
-/// Of cloudcore's pods.
-pub(crate) const SELECTOR: &str = "k8s-app=kubeedge,kubeedge=cloudcore";
-
 /// What keeps a pod from being ready, if anything is known.
 fn reason(pod: &Value) -> Option<String> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
@@ -333,30 +324,6 @@ fn reason(pod: &Value) -> Option<String> {
 fn wait_token(cluster: &Cluster, limit: Instant) -> Result<(), Failure> {
     wait(limit, &|_| {}, || Ok(token::read(cluster).map(drop).map_err(|error| format!("{error:#}"))))
         .map_err(Failure::Halfway)
-}
-
-/// Until `look` says so; what it says meanwhile is told now and then, and at the end.
-pub(crate) fn wait(
-    limit: Instant,
-    say: &dyn Fn(&str),
-    mut look: impl FnMut() -> Result<Result<(), String>>,
-) -> Result<()> {
-    let mut told = Instant::now();
-    loop {
-        let why = match look() {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(why)) => why,
-            Err(error) => format!("{error:#}"),
-        };
-        if Instant::now() >= limit {
-            return Err(anyhow!("{why}")).context("the time is over");
-        }
-        if told.elapsed() >= TELL {
-            told = Instant::now();
-            say(&format!("  still waiting: {why}"));
-        }
-        std::thread::sleep(LOOK);
-    }
 }
 
 fn next(all: &[Value], wanted: &Wanted, say: &dyn Fn(&str)) {

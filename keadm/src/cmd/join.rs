@@ -24,22 +24,6 @@ use crate::supplies::Supplies;
 
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
 const TRIAL: &str = "/run/keadm-join";
-/// Made on the way, with the rights of their files in mind; those that are there stay as they are.
-const FOLDERS: [(&str, u32); 5] = [
-    ("/etc/kubeedge", 0o755),
-    ("/etc/kubeedge/config", 0o755),
-    ("/etc/kubeedge/ca", 0o755),
-    ("/var/lib/kubeedge", 0o700),
-    ("/var/log/kubeedge", 0o755),
-];
-/// Others put things there, too; edgecore clears its own out of them when its pods go.
-const SHARED_FOLDERS: [(&str, u32); 4] = [
-    ("/var/lib/kubelet", 0o750),
-    ("/var/lib/kubelet/pods", 0o750),
-    ("/var/log/pods", 0o755),
-    ("/usr/local/bin", 0o755),
-];
-
 #[derive(Debug, Default, clap::Args)]
 #[command(
     after_help = "Example: keadm join --cloudcore-ipport=10.0.0.1:10000 --edgenode-name=edge-1 --token=$TOKEN\n\
@@ -369,13 +353,6 @@ fn look_once(
     Ok((look::ask(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
 }
 
-/// What edgecore's files are put into.
-pub(super) fn folders() -> impl Iterator<Item = Step> {
-    let own = FOLDERS.iter().map(|(path, mode)| Step::Folder { path: path.into(), mode: *mode });
-    let shared = SHARED_FOLDERS.iter();
-    own.chain(shared.map(|(path, mode)| Step::SharedFolder { path: path.into(), mode: *mode }))
-}
-
 fn steps(
     wanted: &Wanted,
     programs: &[(PathBuf, &str)],
@@ -388,7 +365,7 @@ fn steps(
         ["--config", CONFIG].iter().chain(words).map(|word| (*word).to_owned()).collect()
     };
     let program = PathBuf::from(PROGRAM);
-    let mut steps: Vec<Step> = folders().collect();
+    let mut steps: Vec<Step> = node::folders().collect();
     steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
     let elsewhere = programs.iter().filter(|(from, to)| from != Path::new(to));
     steps.extend(elsewhere.map(|(from, to)| Step::Program { from: from.clone(), to: to.into() }));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{Failure, version};
+use super::Failure;
 use crate::objects::{self, Values};
 
 /// What is to be installed, as both commands and `keadm upgrade cloud` take it.
@@ -184,7 +184,7 @@ pub(crate) fn kubeedges(flag: &str, wanted: &str) -> Result<String, Failure> {
     if is_version {
         return Ok(format!(
             "{flag}{wanted} is a version of KubeEdge: Isthmus {} is installed, which speaks KubeEdge v1.23",
-            version::own()
+            crate::version::own()
         ));
     }
     Err(Failure::Usage(format!("{flag}{wanted}: no version; an example: {flag}v1.23.0")))

@@ -1,7 +1,10 @@
 //! The commands. Called by `main.rs`.
 
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use anyhow::Context as _;
 
 use crate::change::script;
 use crate::failure::Failure;
@@ -50,4 +53,20 @@ impl Around {
     pub(crate) fn limit(&self) -> Duration {
         Duration::from_secs(self.ready_timeout_secs)
     }
+}
+
+/// Asks. `what` goes, says the question.
+fn is_meant(what: &str) -> Result<bool, Failure> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        let why = format!(
+            "this would remove {what} with certificates and data; add --force to do it without asking"
+        );
+        return Err(Failure::Refused(why));
+    }
+    print!("This removes {what} with certificates and data. Type yes to go on: ");
+    std::io::stdout().flush().context("ask")?;
+    let mut answer = String::new();
+    input.lock().read_line(&mut answer).context("read the answer")?;
+    Ok(answer.trim() == "yes")
 }

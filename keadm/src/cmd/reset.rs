@@ -1,12 +1,11 @@
 //! `keadm reset`; of an edge node: takes back what join did, or removes a node of KubeEdge's making. The cloud's
 //! side is in `reset_cloud.rs`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{Failure, reset_cloud};
+use super::{Failure, is_meant, reset_cloud};
 use crate::host::Host;
 use crate::journal::{Journal, Undo, before, take_back};
 use crate::node;
@@ -91,22 +90,6 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         );
     }
     Ok(())
-}
-
-/// Asks. `what` goes, says the question.
-pub(super) fn is_meant(what: &str) -> Result<bool, Failure> {
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        let why = format!(
-            "this would remove {what} with certificates and data; add --force to do it without asking"
-        );
-        return Err(Failure::Refused(why));
-    }
-    print!("This removes {what} with certificates and data. Type yes to go on: ");
-    std::io::stdout().flush().context("ask")?;
-    let mut answer = String::new();
-    input.lock().read_line(&mut answer).context("read the answer")?;
-    Ok(answer.trim() == "yes")
 }
 
 /// What is here of a node that nobody wrote down, in the order in which it goes.

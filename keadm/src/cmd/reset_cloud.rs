@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 
-use super::init::{MADE, SELECTOR, wait};
 use super::takeover::{self, Owner};
-use super::{Failure, reset};
-use crate::cluster::{Cluster, MANAGER, shown};
+use super::{Failure, is_meant};
+use crate::cluster::{Cluster, MADE, MANAGER, SELECTOR, shown};
 use crate::objects::{self, NAMESPACE};
+use crate::wait::wait;
 
 /// A namespace takes a while to go: its pods have to end.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     if !args.force
-        && !reset::is_meant(&format!("cloudcore in {}, and for every edge node its cloud,", cluster.server))?
+        && !is_meant(&format!("cloudcore in {}, and for every edge node its cloud,", cluster.server))?
     {
         return Err(Failure::Refused("nothing was removed".into()));
     }

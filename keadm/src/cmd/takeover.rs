@@ -15,10 +15,10 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::init::wait;
 use super::manifest::Wanted;
 use crate::cluster::{Cluster, shown};
 use crate::objects::{NAME, NAMESPACE, Values};
+use crate::wait::wait;
 
 /// What Helm writes on everything that it makes.
 const RELEASE: &str = "meta.helm.sh/release-name";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::{Failure, join};
+use super::Failure;
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
@@ -117,7 +117,7 @@ fn steps(
     // Undone last: when everything of KubeEdge's is in its place again.
     let mut steps = vec![Step::OnUndo(manager.start_others())];
     steps.push(manager.stop_others(LIMIT));
-    steps.extend(join::folders());
+    steps.extend(node::folders());
     // edgecore sets KubeEdge's store aside under a name of its own; the copy is for the way back.
     steps.extend([
         Step::Keep(database.into()),

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use super::Failure;
+use crate::version::own;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -16,11 +17,6 @@ enum Output {
     Yaml,
     Json,
     Short,
-}
-
-/// This program's version, with the letter that tags have.
-pub(crate) fn own() -> &'static str {
-    concat!("v", env!("CARGO_PKG_VERSION"))
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {

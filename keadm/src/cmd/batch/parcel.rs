@@ -29,7 +29,7 @@ impl Programs {
             }
             return Self::beside(own);
         };
-        let version = if version.is_empty() { crate::cmd::version::own() } else { version };
+        let version = if version.is_empty() { crate::version::own() } else { version };
         // KubeEdge has edgecore in the second.
         let packages =
             ["keadm", "kubeedge"].map(|name| folder.join(format!("{name}-{version}-linux-{arch}.tar.gz")));

@@ -14,7 +14,7 @@ use ke_run::redact::{REDACTED, Redactor};
 use serde_json::Value;
 
 use super::edgecore::Edgecore;
-use crate::cmd::{Failure, version};
+use crate::cmd::Failure;
 use crate::host::{Host, Ran};
 use crate::render::{CERTIFICATES, CONFIG, PROGRAM, TOKEN};
 use crate::service::Manager;
@@ -80,7 +80,7 @@ fn gather(
         Ok(edgecore) => edgecore.ask(words).unwrap_or_else(|why| format!("not collected: {why}")),
         Err(why) => format!("not collected: {why}"),
     };
-    let mut versions = format!("keadm {}\n{}\n", version::own(), ask(&["--version"]));
+    let mut versions = format!("keadm {}\n{}\n", crate::version::own(), ask(&["--version"]));
     for path in ["/proc/version", "/etc/os-release", "/proc/cmdline", "/proc/uptime"] {
         versions += &format!("\n{path}:\n{}", read(host, path));
     }
