@@ -233,7 +233,7 @@ store.commit()
     let taken = bench.machine.run(&bench.keadm, &["join", "--takeover"])?;
     ensure!(taken.status.success() && told(&taken).contains("--back-to-kubeedge"), "{}", told(&taken));
     let log = bench.machine.read("/var/log/kubeedge/edgecore.log")?;
-    ensure!(log.contains("it was KubeEdge's; 1 objects were taken from it"), "{log}");
+    ensure!(log.contains("was KubeEdge's: 1 objects were taken from it"), "{log}");
     ensure!(bench.runtime.running()? == containers, "containers were touched");
     bench.run_pod("comes")?;
     bench.cluster.kubectl_ok(&["delete", "pod", "comes"])?;

@@ -427,17 +427,28 @@ fn is_unreadable(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
+/// What was set aside last, now or by an earlier start.
+pub fn last_aside(path: &Path) -> Option<PathBuf> {
+    (1..).map(|number| aside(path, number)).take_while(|name| name.exists()).last()
+}
+
+fn aside(path: &Path, number: u32) -> PathBuf {
+    beside(path, &format!(".unreadable-{number}"))
+}
+
+fn beside(path: &Path, extra: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(extra);
+    name.into()
+}
+
 fn set_aside(path: &Path) -> Result<PathBuf, DbError> {
-    let named = |extra: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(extra);
-        PathBuf::from(name)
-    };
-    let free = (1..).map(|n| named(&format!(".unreadable-{n}"))).find(|name| !name.exists());
+    let named = |extra: &str| beside(path, extra);
+    let free = (1..).map(|number| aside(path, number)).find(|name| !name.exists());
     let aside = free.unwrap_or_else(|| named(".unreadable"));
     let failed = |source| DbError::File { doing: "set aside", path: path.into(), source };
     // The journal first: were the file moved alone, the fresh one would meet a stranger's journal.
-    for extra in ["-wal", "-shm"] {
+    for extra in ["-wal", "-shm", "-journal"] {
         let from = named(extra);
         if from.exists() {
             let mut to = aside.as_os_str().to_owned();
@@ -460,8 +471,10 @@ mod tests {
         std::fs::write(&path, vec![7; 8192]).unwrap();
         let (_db, opened) = Db::open(&path, Synchronous::Full).unwrap();
         let Opened::SetAside(aside, why) = opened else { panic!("{opened:?}") };
-        assert_eq!(std::fs::read(aside).unwrap(), vec![7; 8192]);
+        assert_eq!(std::fs::read(&aside).unwrap(), vec![7; 8192]);
         assert!(!why.is_empty());
+        assert_eq!(last_aside(&path), Some(aside));
+        assert_eq!(last_aside(&folder.path().join("another.db")), None);
     }
 
     #[test]

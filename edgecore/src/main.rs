@@ -183,12 +183,15 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             aside.display()
         ),
     }
-    if let Opened::SetAside(aside, _) = &opened {
-        match edgecore::meta_manager::import(&db, aside).await {
-            Ok(0) => {}
-            Ok(n_objects) => tracing::info!("it was KubeEdge's; {n_objects} objects were taken from it"),
-            Err(error) => tracing::debug!(%error, "nothing was taken from it"),
-        }
+    let aside = edgecore::db::last_aside(&config.database.data_source);
+    match edgecore::meta_manager::import(&db, aside.as_deref()).await {
+        Ok(None) => {}
+        Ok(Some(taken)) => tracing::info!(
+            n_unreadable = taken.n_unreadable,
+            "the store that was set aside was KubeEdge's: {} objects were taken from it",
+            taken.n_objects
+        ),
+        Err(error) => tracing::debug!(%error, "nothing was taken from the store that was set aside"),
     }
 
     let device_counters = device_twin::Counters::new(&mut metrics);
