@@ -38,7 +38,11 @@ pub struct Taken {
 /// `from`: the file that was set aside last. `None`: there is nothing to take, or it was taken at an earlier start.
 pub async fn import(db: &Db, from: Option<&Path>) -> Result<Option<Taken>, DbError> {
     let is_done = |connection: &mut Connection| {
-        connection.query_row("SELECT count(*) > 0 FROM fact WHERE name = ?1", [DONE], |row| row.get(0))
+        let is_done: bool =
+            connection
+                .query_row("SELECT count(*) > 0 FROM fact WHERE name = ?1", [DONE], |row| row.get(0))?;
+        // What the cloud has said since is newer.
+        Ok(is_done || store::is_refilled(connection)?)
     };
     if db.call(is_done).await? {
         return Ok(None);
