@@ -2,6 +2,7 @@
 //!
 //! The archives are those of `pack`, which makes the images that ship. Called by `runtime` and by stories.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -104,7 +105,14 @@ fn shipped_by(
     };
     let version = env!("CARGO_PKG_VERSION");
     let programs = image.programs.iter().map(read).collect::<Result<_>>()?;
-    let release = Release { programs, version, date: DATE, repository, crates: &Crates::default() };
+    let release = Release {
+        programs,
+        version,
+        date: DATE,
+        repository,
+        crates: &Crates::default(),
+        manuals: &BTreeMap::new(),
+    };
     let archive = release.image(image, Packing::Plain)?.context("its program is missing")?;
     let path = folder.join(format!("{name}.tar"));
     fs::write(&path, archive).with_context(|| format!("write {}", path.display()))?;

@@ -33,12 +33,14 @@ impl Packed {
         let version = "1.2.3-rc.1";
         let tree: String = names.map(|name| format!("0{name} v{version} (/here)|Apache-2.0|\n\n")).concat();
         let crates = Crates::read(&tree, "")?;
+        let manuals = [("keadm.8".to_owned(), b".TH keadm 8\n".to_vec())].into();
         let release = Release {
             programs,
             version,
             date: 1_700_000_000,
             repository: "registry.example",
             crates: &crates,
+            manuals: &manuals,
         };
         let files = release.files()?;
         for (name, content) in &files {

@@ -12,6 +12,7 @@ pub mod deb;
 pub mod rpm;
 pub mod oci;
 pub mod sbom;
+pub mod terms;
 pub mod libraries;
 pub mod elf;
 pub mod arch;

@@ -12,6 +12,7 @@ use clap::Parser;
 use pack::release::{Program, Release, sums};
 use pack::sbom::{Crates, TREE_ARGUMENTS};
 use pack::sha256::sha256;
+use pack::terms;
 
 /// The version of the workspace, which is every program's.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -43,13 +44,16 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let lock = fs::read_to_string(source.join("Cargo.lock")).context("read Cargo.lock")?;
-    let crates = Crates::read(&tree(source, target, &args.programs)?, &lock)?;
+    let crates =
+        Crates::read(&tree(source, target, &args.programs)?, &lock)?.with_terms(terms::read(source)?);
+    let manuals = manuals(&args, &programs)?;
     let release = Release {
         programs,
         version: VERSION,
         date: date(source)?,
         repository: &args.repository,
         crates: &crates,
+        manuals: &manuals,
     };
     fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
     for (name, content) in release.files()? {
@@ -68,6 +72,22 @@ fn programs(args: &Args) -> Result<BTreeMap<String, Program>> {
         Ok((name.clone(), program))
     };
     args.programs.iter().map(read).collect()
+}
+
+/// keadm writes them itself, if this machine can run it.
+fn manuals(args: &Args, programs: &BTreeMap<String, Program>) -> Result<BTreeMap<String, Vec<u8>>> {
+    match programs.get("keadm") {
+        None => Ok(BTreeMap::new()),
+        Some(keadm) if keadm.elf().arch.target(keadm.elf().libc()).starts_with(std::env::consts::ARCH) => {
+            terms::manuals(&args.binaries.join("keadm"))
+        }
+        Some(_) => {
+            println!(
+                "keadm is for another processor: its packages have no man pages (keadm man --out FOLDER writes them there)"
+            );
+            Ok(BTreeMap::new())
+        }
+    }
 }
 
 fn tree(source: &Path, target: &str, programs: &[String]) -> Result<String> {

@@ -46,6 +46,8 @@ pub struct Release<'a> {
     /// What stands before an image's name, such as `registry.example/isthmus`.
     pub repository: &'a str,
     pub crates: &'a Crates,
+    /// keadm's man pages: names and texts.
+    pub manuals: &'a BTreeMap<String, Vec<u8>>,
 }
 
 impl Release<'_> {
@@ -164,6 +166,12 @@ impl Release<'_> {
             let text = text.replace(KEADM_PLACE, PACKAGE_PLACE);
             tree = tree.with(&format!("usr/lib/systemd/system/{unit}"), 0o644, Role::Plain, text.as_bytes());
         }
+        if name == "keadm" {
+            for (page, text) in self.manuals {
+                let place = format!("usr/share/man/man8/{page}.gz");
+                tree = tree.with(&place, 0o644, Role::Plain, &gzip(text)?);
+            }
+        }
         let package = Package {
             name,
             version: self.version,
@@ -202,10 +210,19 @@ mod tests {
         bytes
     }
 
+    static NONE: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+
     fn release<'a>(names: &[&str], crates: &'a Crates) -> Release<'a> {
         let programs = names.iter().map(|name| ((*name).to_owned(), Program::new(program()).unwrap()));
         let (version, repository) = ("1.2.3", "registry.example/isthmus");
-        Release { programs: programs.collect(), version, date: 1_700_000_000, repository, crates }
+        Release {
+            programs: programs.collect(),
+            version,
+            date: 1_700_000_000,
+            repository,
+            crates,
+            manuals: &NONE,
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::oci::rfc3339;
 use crate::sha256::sha256;
+use crate::terms::Terms;
 
 /// What `cargo tree` must be asked for, besides the packages: one line a crate, its depth before it, bars before its
 /// licence and the address of its source.
@@ -30,6 +31,7 @@ pub struct Crates {
     described: BTreeMap<Crate, Described>,
     uses: BTreeMap<Crate, BTreeSet<Crate>>,
     checksums: BTreeMap<Crate, String>,
+    terms: Terms,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +76,12 @@ impl Crates {
         Ok(crates)
     }
 
+    /// With the texts of their licences, which the notices then hold.
+    #[must_use]
+    pub fn with_terms(self, terms: Terms) -> Self {
+        Self { terms, ..self }
+    }
+
     pub fn spdx(&self, program: &Program<'_>) -> Result<Value> {
         let root = Crate { name: program.name.to_owned(), version: program.version.to_owned() };
         let below = self.below(&root);
@@ -112,14 +120,15 @@ impl Crates {
         }))
     }
 
-    /// Whose work is in these programs, under what terms, and where its source and their full text are. Nothing of a program
-    /// that `cargo tree` was not asked for; its bill of materials is then an error.
+    /// Whose work is in these programs, under what terms, where its source is, and the terms' texts, each once. Nothing of a
+    /// program that `cargo tree` was not asked for; its bill of materials is then an error.
     pub fn notices(&self, programs: &[&str], version: &str) -> String {
         let roots =
             programs.iter().map(|name| Crate { name: (*name).to_owned(), version: version.to_owned() });
         let below: BTreeSet<Crate> = roots.flat_map(|root| self.below(&root)).collect();
         // Ours come from no registry: no checksum.
-        let lines = below.iter().filter(|found| self.checksums.contains_key(found)).map(|found| {
+        let others = || below.iter().filter(|found| self.checksums.contains_key(found));
+        let lines = others().map(|found| {
             let repository = self.described.get(found).map(|described| described.repository.as_str());
             let address = match repository {
                 None | Some("") => format!("https://crates.io/crates/{}", found.name),
@@ -129,9 +138,24 @@ impl Crates {
         });
         let programs = programs.join(", ");
         format!(
-            "The work of others in {programs} {version}: name and version, licence, source with the licence's text.\n\n{}",
-            lines.collect::<String>()
+            "The work of others in {programs} {version}: name and version, licence, source. The licences' texts follow.\n\n{}{}",
+            lines.collect::<String>(),
+            self.texts(others())
         )
+    }
+
+    /// Each text once, after those whose it is.
+    fn texts<'a>(&self, crates: impl Iterator<Item = &'a Crate>) -> String {
+        let mut whose: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for found in crates {
+            let terms = self.terms.get(&(found.name.clone(), found.version.clone()));
+            for text in terms.into_iter().flatten().filter(|text| !text.is_empty()) {
+                whose.entry(text).or_default().push(format!("{} {}", found.name, found.version));
+            }
+        }
+        let mut whose: Vec<_> = whose.into_iter().map(|(text, names)| (names.join(", "), text)).collect();
+        whose.sort();
+        whose.iter().map(|(names, text)| format!("\n==== {names}\n\n{text}\n")).collect()
     }
 
     fn below(&self, root: &Crate) -> BTreeSet<Crate> {
@@ -296,6 +320,14 @@ mod tests {
             "{text}"
         );
         assert!(!notices(&["keadm"]).contains("mio"));
+
+        let of = |name: &str, version: &str, text: &str| {
+            ((name.to_owned(), version.to_owned()), vec![text.to_owned()])
+        };
+        let terms =
+            [of("mio", "1.0.0", "Permission is granted"), of("tokio", "1.54.1", "of no registry")].into();
+        let text = Crates::read(TREE, LOCK).unwrap().with_terms(terms).notices(&["edgecore"], "0.1.0");
+        assert!(text.ends_with("/mio\n\n==== mio 1.0.0\n\nPermission is granted\n"), "{text}");
     }
 
     #[test]
