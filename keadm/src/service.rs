@@ -18,6 +18,18 @@ const LOG_FILE: &str = "/var/log/kubeedge/edgecore.log";
 const SUPERVISE: [&str; 9] =
     ["supervise", "--pid-file", PID_FILE, "--log", LOG_FILE, "--", PROGRAM, "--config", CONFIG];
 
+/// What a service manager is told about edgecore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Stop,
+    Start,
+    /// With systemd also now.
+    StartAtBoot,
+    /// With systemd it ends, too.
+    NotAtBoot,
+    ReadUnits,
+}
+
 /// Who keeps services running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Manager {
@@ -61,81 +73,97 @@ impl Manager {
         }
     }
 
+    /// What is typed for it; `None`: here it takes no command.
+    fn command(self, act: Act) -> Option<(&'static str, &'static [&'static str])> {
+        Some(match (self, act) {
+            (Self::Systemd, Act::Stop) => ("systemctl", &["stop", "edgecore"]),
+            (Self::Systemd, Act::Start) => ("systemctl", &["start", "edgecore"]),
+            (Self::Systemd, Act::StartAtBoot) => ("systemctl", &["enable", "--now", "edgecore"]),
+            (Self::Systemd, Act::NotAtBoot) => ("systemctl", &["disable", "--now", "edgecore"]),
+            (Self::Systemd, Act::ReadUnits) => ("systemctl", &["daemon-reload"]),
+            (Self::Openrc, Act::Stop) => ("rc-service", &["--ifstarted", "edgecore", "stop"]),
+            (Self::Openrc, Act::Start) => ("rc-service", &["edgecore", "start"]),
+            (Self::Openrc, Act::StartAtBoot) => ("rc-update", &["add", "edgecore", "default"]),
+            (Self::Openrc, Act::NotAtBoot) => ("rc-update", &["delete", "edgecore", "default"]),
+            (Self::None, Act::Stop) => (KEADM, &["supervise", "--pid-file", PID_FILE, "--stop"]),
+            (Self::Openrc, Act::ReadUnits)
+            | (Self::None, Act::Start | Act::StartAtBoot | Act::NotAtBoot | Act::ReadUnits) => return None,
+        })
+    }
+
+    /// As a step of a plan.
+    fn step(self, act: Act, what: &str) -> Option<Step> {
+        let (program, arguments) = self.command(act)?;
+        Some(Step::Run { what: what.to_owned(), program: program.into(), arguments: texts(arguments) })
+    }
+
+    /// As a way back. `why`: of a sentence that begins with "cannot".
+    fn undo(self, act: Act, why: &str) -> Option<Undo> {
+        let (program, arguments) = self.command(act)?;
+        // Without the unit it was done before; that units are to be read anew is so after it is gone.
+        let needs = self.unit().filter(|_| act != Act::ReadUnits).map(PathBuf::from);
+        Some(Undo::Run { why: why.to_owned(), program: program.into(), arguments: texts(arguments), needs })
+    }
+
     /// Ends edgecore and leaves its pods; success where it does not run.
     pub(crate) fn stop(self, host: &dyn Host) -> Result<()> {
-        let (program, arguments): (&str, &[&str]) = match self {
-            Self::Systemd => ("systemctl", &["stop", "edgecore"]),
-            Self::Openrc => ("rc-service", &["--ifstarted", "edgecore", "stop"]),
-            Self::None => (KEADM, &["supervise", "--pid-file", PID_FILE, "--stop"]),
-        };
-        must_run(host, program, arguments).context("stop edgecore")
+        self.must(host, Act::Stop).context("stop edgecore")
     }
 
     /// Starts edgecore and does not wait for it.
     pub(crate) fn start(self, host: &dyn Host) -> Result<()> {
         let started = match self {
-            Self::Systemd => must_run(host, "systemctl", &["start", "edgecore"]),
-            Self::Openrc => must_run(host, "rc-service", &["edgecore", "start"]),
+            Self::Systemd | Self::Openrc => self.must(host, Act::Start),
             Self::None => host.start_aside(KEADM.as_ref(), &texts(&SUPERVISE)).map_err(Into::into),
         };
         started.context("start edgecore")
     }
 
+    fn must(self, host: &dyn Host, act: Act) -> Result<()> {
+        let Some((program, arguments)) = self.command(act) else { return Ok(()) };
+        let ran = host.run(program.as_ref(), &texts(arguments)).with_context(|| format!("run {program}"))?;
+        if !ran.is_good {
+            bail!("{program} {}: {}", arguments.join(" "), last_words(&ran.stderr));
+        }
+        Ok(())
+    }
+
     /// How an edgecore that another made a service is started again, once everything of it is back.
     pub(crate) fn start_others(self) -> Undo {
-        let run = |program: &str, arguments: &[&str]| Undo::Run {
-            why: "start the edgecore that was here before".to_owned(),
-            program: program.into(),
-            arguments: texts(arguments),
-            needs: None,
-        };
-        match self {
-            Self::Systemd => run("systemctl", &["enable", "--now", "edgecore"]),
-            Self::Openrc => run("rc-service", &["edgecore", "start"]),
-            Self::None => Undo::Start { program: PROGRAM.into(), arguments: texts(&["--config", CONFIG]) },
+        let act = if self == Self::Systemd { Act::StartAtBoot } else { Act::Start };
+        match self.undo(act, "start the edgecore that was here before") {
+            Some(Undo::Run { why, program, arguments, .. }) => {
+                Undo::Run { why, program, arguments, needs: None }
+            }
+            _ => Undo::Start { program: PROGRAM.into(), arguments: texts(&["--config", CONFIG]) },
         }
     }
 
     /// Ends it; its pods run on.
     pub(crate) fn stop_others(self, limit: std::time::Duration) -> Step {
-        let run = |program: &str, arguments: &[&str]| Step::Run {
-            what: "stop the edgecore that is here".to_owned(),
-            program: program.into(),
-            arguments: texts(arguments),
-        };
-        match self {
-            Self::Systemd => run("systemctl", &["stop", "edgecore"]),
-            Self::Openrc => run("rc-service", &["--ifstarted", "edgecore", "stop"]),
-            Self::None => Step::End { program: PROGRAM.into(), limit },
-        }
+        // Where no service manager runs, nobody has a command for it.
+        let managed = self.step(Act::Stop, "stop the edgecore that is here").filter(|_| self != Self::None);
+        managed.unwrap_or_else(|| Step::End { program: PROGRAM.into(), limit })
     }
 
     /// Ends an edgecore that nobody wrote down, and takes it out of the boot, in this order.
     pub(crate) fn forget(self) -> Vec<Undo> {
-        let run = |why: &str, program: &str, arguments: &[&str]| Undo::Run {
-            why: why.to_owned(),
-            program: program.into(),
-            arguments: texts(arguments),
-            needs: self.unit().filter(|_| arguments != ["daemon-reload"]).map(PathBuf::from),
-        };
-        match self {
-            Self::Systemd => vec![
-                run("stop edgecore", "systemctl", &["disable", "--now", "edgecore"]),
-                Undo::RemoveFile(UNIT.into()),
-                Undo::RemoveFile(crate::journal::before(UNIT.as_ref())),
-                run("tell systemd that the unit is gone", "systemctl", &["daemon-reload"]),
-            ],
-            Self::Openrc => vec![
-                run("stop edgecore", "rc-service", &["--ifstarted", "edgecore", "stop"]),
-                run("take edgecore out of the boot", "rc-update", &["delete", "edgecore", "default"]),
-                Undo::RemoveFile(INIT_SCRIPT.into()),
-                Undo::RemoveFile(crate::journal::before(INIT_SCRIPT.as_ref())),
-            ],
-            Self::None => vec![
-                run("stop edgecore", KEADM, &["supervise", "--pid-file", PID_FILE, "--stop"]),
-                Undo::End(PROGRAM.into()),
-            ],
+        let mut undo = Vec::new();
+        if self != Self::Systemd {
+            undo.extend(self.undo(Act::Stop, "stop edgecore"));
         }
+        undo.extend(self.undo(Act::NotAtBoot, "take edgecore out of the boot"));
+        if let Some(unit) = self.unit() {
+            undo.extend([
+                Undo::RemoveFile(unit.into()),
+                Undo::RemoveFile(crate::journal::before(unit.as_ref())),
+            ]);
+        }
+        undo.extend(self.undo(Act::ReadUnits, "tell systemd that the unit is gone"));
+        if self == Self::None {
+            undo.push(Undo::End(PROGRAM.into()));
+        }
+        undo
     }
 
     /// Where edgecore's log is read.
@@ -148,53 +176,34 @@ impl Manager {
 
     /// Makes edgecore a service and starts it. keadm is installed before.
     pub(crate) fn steps(self) -> Vec<Step> {
-        let run = |what: &str, program: &str, arguments: &[&str]| Step::Run {
-            what: what.to_owned(),
-            program: program.into(),
-            arguments: texts(arguments),
-        };
-        let undo = |why: &str, program: &str, arguments: &[&str]| {
-            Step::OnUndo(Undo::Run {
-                why: why.to_owned(),
-                program: program.into(),
-                arguments: texts(arguments),
-                needs: self.unit().filter(|_| arguments != ["daemon-reload"]).map(PathBuf::from),
-            })
-        };
+        let back = |act, why| self.undo(act, why).map(Step::OnUndo);
         let file = |path: &str, mode, body: &str| Step::File { path: path.into(), mode, body: body.into() };
-        match self {
+        let steps = match self {
             Self::Systemd => vec![
-                undo("tell systemd that the unit is gone", "systemctl", &["daemon-reload"]),
-                file(UNIT, 0o644, include_str!("../units/edgecore.service")),
-                run("tell systemd of it", "systemctl", &["daemon-reload"]),
-                undo("stop edgecore", "systemctl", &["disable", "--now", "edgecore"]),
-                run("start edgecore, now and at boot", "systemctl", &["enable", "--now", "edgecore"]),
+                back(Act::ReadUnits, "tell systemd that the unit is gone"),
+                Some(file(UNIT, 0o644, include_str!("../units/edgecore.service"))),
+                self.step(Act::ReadUnits, "tell systemd of it"),
+                back(Act::NotAtBoot, "stop edgecore"),
+                self.step(Act::StartAtBoot, "start edgecore, now and at boot"),
             ],
             Self::Openrc => vec![
-                file(INIT_SCRIPT, 0o755, include_str!("../units/edgecore.openrc")),
-                undo("take edgecore out of the boot", "rc-update", &["delete", "edgecore", "default"]),
-                run("start edgecore at boot", "rc-update", &["add", "edgecore", "default"]),
-                undo("stop edgecore", "rc-service", &["--ifstarted", "edgecore", "stop"]),
-                run("start edgecore", "rc-service", &["edgecore", "start"]),
+                Some(file(INIT_SCRIPT, 0o755, include_str!("../units/edgecore.openrc"))),
+                back(Act::NotAtBoot, "take edgecore out of the boot"),
+                self.step(Act::StartAtBoot, "start edgecore at boot"),
+                back(Act::Stop, "stop edgecore"),
+                self.step(Act::Start, "start edgecore"),
             ],
             Self::None => vec![
-                undo("stop edgecore", KEADM, &["supervise", "--pid-file", PID_FILE, "--stop"]),
-                Step::Aside {
+                back(Act::Stop, "stop edgecore"),
+                Some(Step::Aside {
                     what: "start edgecore (no service manager here: not at boot)".to_owned(),
                     program: KEADM.into(),
                     arguments: texts(&SUPERVISE),
-                },
+                }),
             ],
-        }
+        };
+        steps.into_iter().flatten().collect()
     }
-}
-
-fn must_run(host: &dyn Host, program: &str, arguments: &[&str]) -> Result<()> {
-    let ran = host.run(program.as_ref(), &texts(arguments)).with_context(|| format!("run {program}"))?;
-    if !ran.is_good {
-        bail!("{program} {}: {}", arguments.join(" "), last_words(&ran.stderr));
-    }
-    Ok(())
 }
 
 fn texts(words: &[&str]) -> Vec<String> {
