@@ -1,8 +1,7 @@
 //! `keadm backup edge`: keeps the edge node as it is. edgecore stands still for the time of a copy of its store; pods go on.
 
 use super::{Around, Failure, script};
-use crate::backup::Scope;
-use crate::change::{self, Change, New, Report};
+use crate::change;
 use crate::host::Host;
 use crate::node::Node;
 
@@ -27,22 +26,7 @@ fn edge(host: &dyn Host, around: &Around, say: &mut dyn FnMut(&str)) -> Result<(
     let lock = change::begin(host, say)?;
     let node = Node::look(host, &around.config)?;
     script(host, around.pre_run.as_deref(), "--pre-run")?;
-    let report = Report {
-        event_type: "Backup".into(),
-        from_version: node.version.clone(),
-        to_version: node.version.clone(),
-        ..Report::default()
-    };
-    let change = Change {
-        node: &node,
-        report,
-        scope: Scope::All,
-        new: New::Nothing,
-        admin: node.admin,
-        limit: around.limit(),
-        post_run: around.post_run.as_deref(),
-    };
-    change::carry_out(host, &lock, &change, say)?;
+    change::carry_out(host, &lock, &around.change("Backup", &node, &node.version), say)?;
     say("edgecore runs on; `keadm rollback edge` goes back to this");
     Ok(())
 }

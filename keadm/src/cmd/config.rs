@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::{Around, Failure, script};
 use crate::backup::Scope;
-use crate::change::{self, Change, New, Report};
+use crate::change::{self, Change, New};
 use crate::host::Host;
 use crate::node::{self, Node};
 use crate::plan::last_words;
@@ -64,20 +64,11 @@ fn change_config(host: &dyn Host, args: &Update, say: &mut dyn FnMut(&str)) -> R
     check(host, &text)?;
     let admin = node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))?;
     script(host, around.pre_run.as_deref(), "--pre-run")?;
-    let report = Report {
-        event_type: "ConfigUpdate".into(),
-        from_version: node.version.clone(),
-        to_version: node.version.clone(),
-        ..Report::default()
-    };
     let change = Change {
-        node: &node,
-        report,
         scope: Scope::Config,
         new: New::Config(text),
         admin,
-        limit: around.limit(),
-        post_run: around.post_run.as_deref(),
+        ..around.change("ConfigUpdate", &node, &node.version)
     };
     change::carry_out(host, &lock, &change, say)?;
     say(&format!("edgecore runs with the new {}", around.config.display()));

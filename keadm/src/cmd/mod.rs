@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::change::script;
+use crate::backup::Scope;
+use crate::change::{Change, New, Report, script};
 use crate::failure::Failure;
+use crate::node::Node;
 use crate::render::CONFIG;
 
 pub(crate) mod backup;
@@ -50,8 +52,23 @@ pub(crate) struct Around {
 }
 
 impl Around {
-    pub(crate) fn limit(&self) -> Duration {
-        Duration::from_secs(self.ready_timeout_secs)
+    /// A change of all of that node which puts nothing in place yet. `event_type`: of its report.
+    fn change<'a>(&'a self, event_type: &str, node: &'a Node, to_version: &str) -> Change<'a> {
+        let report = Report {
+            event_type: event_type.to_owned(),
+            from_version: node.version.clone(),
+            to_version: to_version.to_owned(),
+            ..Report::default()
+        };
+        Change {
+            node,
+            report,
+            scope: Scope::All,
+            new: New::Nothing,
+            admin: node.admin,
+            limit: Duration::from_secs(self.ready_timeout_secs),
+            post_run: self.post_run.as_deref(),
+        }
     }
 }
 

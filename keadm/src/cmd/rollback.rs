@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use super::{Around, Failure, script};
-use crate::backup::{self, Backup, Scope};
-use crate::change::{self, Change, New, Report};
+use crate::backup::{self, Backup};
+use crate::change::{self, Change, New};
 use crate::host::Host;
 use crate::node::{self, Node};
 
@@ -50,24 +50,10 @@ fn rollback(
     script(host, around.pre_run.as_deref(), "--pre-run")?;
     let to = backup.version().to_owned();
     say(&format!("going back from {} to {to} as kept in {}", node.version, backup.folder.display()));
-    let report = Report {
-        event_type: "Rollback".into(),
-        from_version: node.version.clone(),
-        to_version: to.clone(),
-        ..Report::default()
-    };
     let admin = node::read(host, &backup.folder.join("edgecore.yaml"))
         .and_then(|config| node::admin(&config))
         .map_err(Failure::Refused)?;
-    let change = Change {
-        node: &node,
-        report,
-        scope: Scope::All,
-        new: New::Backup(backup.clone()),
-        admin,
-        limit: around.limit(),
-        post_run: around.post_run.as_deref(),
-    };
+    let change = Change { new: New::Backup(backup.clone()), admin, ..around.change("Rollback", &node, &to) };
     change::carry_out(host, &lock, &change, say)?;
     say(&format!("this node runs {to}"));
     Ok(())

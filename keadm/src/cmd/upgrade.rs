@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{Around, Failure, script};
-use crate::backup::{Scope, must_have_room};
-use crate::change::{self, Change, New, Report};
+use crate::backup::must_have_room;
+use crate::change::{self, Change, New};
 use crate::host::Host;
 use crate::node::{self, Node};
 use crate::plan::last_words;
@@ -99,23 +99,9 @@ fn upgrade(host: &dyn Host, args: &Edge, say: &mut dyn FnMut(&str)) -> Result<()
     let n_bytes = programs.iter().filter_map(|(from, _)| host.size(from).ok().flatten()).sum();
     must_have_room(host, Path::new(PROGRAM).parent().unwrap_or(Path::new("/")), n_bytes)
         .map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))?;
-    let report = Report {
-        event_type: "Upgrade".into(),
-        from_version: node.version.clone(),
-        to_version: version.clone(),
-        upgrade_id: args.upgrade_id.clone(),
-        history_id: args.history_id.clone(),
-        ..Report::default()
-    };
-    let change = Change {
-        node: &node,
-        report,
-        scope: Scope::All,
-        new: New::Programs(programs),
-        admin: node.admin,
-        limit: around.limit(),
-        post_run: around.post_run.as_deref(),
-    };
+    let mut change = Change { new: New::Programs(programs), ..around.change("Upgrade", &node, &version) };
+    change.report.upgrade_id.clone_from(&args.upgrade_id);
+    change.report.history_id.clone_from(&args.history_id);
     change::carry_out(host, &lock, &change, say)?;
     say(&format!("this node runs {version}; `keadm rollback edge` goes back to {}", node.version));
     Ok(())
