@@ -1,15 +1,20 @@
 # Everything people type. CARGO_TARGET_DIR and ISTHMUS_CACHE are respected; builds that outlive a clone go to the latter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
 .PHONY: help demo demo-down test unit e2e bench lint dist packages devcluster
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# Stories share one machine's cores and clocks: one at a time. Their names are the files in e2e/tests.
+# Their names are the files and folders in e2e/tests. They wait more than they work: two at a time, the longest first, so that
+# no long one is left alone at the end. What one says is told when it has ended.
 STORY_FLAGS := -p e2e --features stories --no-fail-fast
+STORIES_AT_ONCE ?= 2
+LONG_STORIES := keadm_join upgrade_power_cut install chart durability device_storm
+ALL_STORIES := $(LONG_STORIES) $(filter-out $(LONG_STORIES),$(sort $(basename $(notdir $(wildcard e2e/tests/*.rs))) \
+	$(notdir $(patsubst %/main.rs,%,$(wildcard e2e/tests/*/main.rs)))))
 SHIPPED := cloudcore edgecore keadm mapper-virtual mapper-modbus mapper-mqtt mapper-opcua
 # FOR=aarch64-unknown-linux-gnu makes what ships for another processor; see docs/packages.md.
 SHIPPED_TO := $(TARGET)/$(if $(FOR),$(FOR)/)dist
-STORIES := $(if $(STORY),--test $(STORY),--tests)
 
 help:
 	@echo 'make demo             from nothing to a running edge node; leaves it running (DEMO_ONCE=1: check and tear down)'
@@ -38,7 +43,16 @@ unit:
 	cargo test --workspace
 
 e2e: binaries
-	cargo test $(STORY_FLAGS) $(STORIES) -- --test-threads=1 --nocapture
+	cargo test $(STORY_FLAGS) $(if $(STORY),--test $(STORY),--tests) --no-run
+ifdef STORY
+	@$(MAKE) --no-print-directory story-$(STORY)
+else
+	@$(MAKE) --no-print-directory -j$(STORIES_AT_ONCE) --keep-going --output-sync=target $(addprefix story-,$(ALL_STORIES))
+endif
+
+story-%:
+	@begun=$$(date +%s); cargo test --quiet $(STORY_FLAGS) --test $* -- --test-threads=1 --nocapture && \
+		echo "story $* is good after $$(($$(date +%s) - begun)) s"
 
 # The simulated nodes are built as the binaries are, so that the client's share of the machine stays small.
 bench: shipped
