@@ -45,7 +45,7 @@ pub use handle::{DeviceInbox, FromEdge};
 /// Devices that are being written at once. Half of what `cluster.rs` lets through: Pods and leases go on beside them.
 const WRITES: usize = 32;
 /// Reports that come before all devices are known wait; more drop the oldest, which its node repeats after a minute. Some
-/// thousand nodes' first words, or all that some fully loaded ones have kept, in the seconds that the lists take; about 8 MB.
+/// thousand nodes' first words, or all that some fully loaded ones have kept, in the seconds that the lists take.
 const MAX_EARLY: usize = 16_384;
 /// How often devices whose node is not there are looked at.
 const LOOK: Duration = Duration::from_secs(2);

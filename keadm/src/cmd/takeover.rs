@@ -138,7 +138,7 @@ impl Old {
         }
         std::fs::write(KEPT, text).with_context(|| format!("write {KEPT}"))?;
         say(&format!(
-            "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud --keep-secrets, then kubectl apply -f {KEPT}"
+            "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud, then kubectl apply -f {KEPT}"
         ));
         for object in &self.objects {
             cluster

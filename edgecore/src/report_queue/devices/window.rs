@@ -15,7 +15,7 @@ use crate::device_id::DeviceId;
 /// Rows read from disk at once.
 pub(super) const PAGE: usize = 256;
 /// Parcels under way at once: more than most nodes have devices that report values by themselves, so that one whose value
-/// cannot be stored now holds up no other's. Some 200 bytes each.
+/// cannot be stored now holds up no other's.
 const UNDER_WAY: usize = 2048;
 /// Unconfirmed for this long, a parcel goes again. KubeEdge's edges wait as long.
 const PATIENCE: Duration = Duration::from_secs(60);
