@@ -89,13 +89,12 @@ impl EdgeHub {
         let backoff = Backoff::full_jitter(Duration::from_secs(1), self.config.reconnect_max_secs.secs());
         let mut attempt = 0_u32;
         loop {
-            let started = Instant::now();
             let ended = self.one_connection(&shutdown).await;
             // Nobody waits for an answer of a link that is gone, and everything under way goes again.
             self.inbox.set(LinkState::Away);
             self.refuse_requests();
             // A link that stood until it fell silent was good, however often that happens: begin anew with the short delay.
-            if ended.is_ok() && started.elapsed() >= self.config.heartbeat.secs() * 2 {
+            if ended.as_ref().is_ok_and(|ended| ended.stood >= self.config.heartbeat.secs() * 2) {
                 attempt = 0;
             }
             let _ = self.outbox.verdicts.send(Verdict::LinkLost).await;
@@ -104,7 +103,9 @@ impl EdgeHub {
                 return Ok(());
             }
             match ended {
-                Ok(why) => tracing::warn!(why, "the link to the cloud ended; this node goes on without it"),
+                Ok(Ended { why, .. }) => {
+                    tracing::warn!(why, "the link to the cloud ended; this node goes on without it")
+                }
                 Err(LinkError::Identity(error)) if error.is_final() && self.joined == Joined::Never => {
                     return Err(error);
                 }
@@ -124,7 +125,7 @@ impl EdgeHub {
         }
     }
 
-    async fn one_connection(&mut self, shutdown: &Shutdown) -> Result<String, LinkError> {
+    async fn one_connection(&mut self, shutdown: &Shutdown) -> Result<Ended, LinkError> {
         let dialled = async {
             self.identity.ensure().await?;
             Ok::<_, LinkError>(dial::websocket(&self.config, &self.node, &self.identity).await?)
@@ -132,15 +133,17 @@ impl EdgeHub {
         // Only dialling may be dropped anywhere; the link itself ends in order.
         let conn = tokio::select! {
             conn = dialled => conn?,
-            () = shutdown.wait() => return Ok("edgecore stops".into()),
+            () = shutdown.wait() => return Ok(Ended { why: "edgecore stops".into(), stood: Duration::ZERO }),
         };
+        let connected = Instant::now();
         self.joined = Joined::Before;
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
         self.inbox.set(LinkState::Connected(self.n_connections));
         let ends = Ends { inbox: &mut self.inbox, outbox: &mut self.outbox, devices: &mut self.devices };
         let link = link::Link::new(conn, &self.config, &self.meta, ends);
-        Ok(link.run(&mut self.identity, shutdown).await)
+        let why = link.run(&mut self.identity, shutdown).await;
+        Ok(Ended { why, stood: connected.elapsed() })
     }
 
     fn refuse_requests(&mut self) {
@@ -163,6 +166,13 @@ fn refuse(request: Request) {
         Request::Ask(_, reply) => drop(reply.send(Err(AskError::Offline))),
         Request::Kept(_) | Request::Tell(_) => {}
     }
+}
+
+/// How a link ended.
+struct Ended {
+    why: String,
+    /// Since it was connected; dialling does not count.
+    stood: Duration,
 }
 
 /// Why there is no link.
