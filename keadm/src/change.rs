@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::{self, Backup, Draft, Scope, Store};
 use crate::failure::Failure;
-use crate::health::{self, Bar};
+use crate::health::{self, Bar, STEADY};
 use crate::host::{Host, Lock, Rights};
 use crate::journal::FOLDER;
 use crate::node::Node;
@@ -207,7 +207,7 @@ fn steps(
     }
     node.manager.start(host)?;
     say(&format!("edgecore is started; waiting until {bar}"));
-    health::wait(host, change.admin, bar, change.limit, say)?;
+    health::wait(host, change.admin, bar, change.limit, STEADY, say)?;
     script(host, change.post_run, "--post-run").map_err(|failure| anyhow!("{failure}"))?;
     journal.report.success = true;
     write_report(host, &journal.report, say);
@@ -225,7 +225,7 @@ fn undo(
     let Some(journal) = Journal::read(host)? else { return Ok("nothing was changed") };
     let was_changed = journal.state != State::Stopped;
     let admin = settle(host, why, say)?.unwrap_or(journal.admin);
-    Ok(match (was_changed, health::wait(host, admin, bar, limit, say)) {
+    Ok(match (was_changed, health::wait(host, admin, bar, limit, STEADY, say)) {
         (true, Ok(())) => "was undone",
         (false, Ok(())) => "nothing was changed",
         (_, Err(error)) => {

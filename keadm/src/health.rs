@@ -1,4 +1,4 @@
-//! Whether edgecore is as well after a change as it was before.
+//! Whether edgecore is as well as it should be: after a change as it was before, after a join Ready.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,8 +10,9 @@ use crate::host::Host;
 
 /// How often it is asked.
 const LOOK: Duration = Duration::from_millis(250);
-/// It must be well for so long at a stretch: a program that ends soon after it started is started again every 10 s.
-const STEADY: Duration = Duration::from_secs(12);
+/// After a change it must be well for so long at a stretch: a program that ends soon after it started is started again every
+/// 10 s.
+pub(crate) const STEADY: Duration = Duration::from_secs(12);
 /// A word on what is waited for.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -43,6 +44,16 @@ impl Bar {
     }
 }
 
+impl Bar {
+    fn missed(self) -> &'static str {
+        match self {
+            Self::Runs => "edgecore does not run",
+            Self::Works => "edgecore does not run, or the container runtime does not answer it,",
+            Self::Ready => "the node is not Ready",
+        }
+    }
+}
+
 impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -53,12 +64,13 @@ impl fmt::Display for Bar {
     }
 }
 
-/// Until edgecore has been well for a while. It has `limit` to become so.
+/// Until edgecore has been well for `steady`. It has `limit` to become so.
 pub(crate) fn wait(
     host: &dyn Host,
     address: SocketAddr,
     bar: Bar,
     limit: Duration,
+    steady: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let begin = host.elapsed();
@@ -73,14 +85,14 @@ pub(crate) fn wait(
         match why {
             None => {
                 let since = *good_since.get_or_insert(now);
-                if now.saturating_sub(since) >= STEADY {
+                if now.saturating_sub(since) >= steady {
                     return Ok(());
                 }
             }
             Some(why) => {
                 good_since = None;
                 if now.saturating_sub(begin) >= limit {
-                    bail!("not so after {} s that {bar}: {why}", limit.as_secs());
+                    bail!("{} after {} s: {why}", bar.missed(), limit.as_secs());
                 }
                 if now.saturating_sub(told) >= TELL {
                     told = now;
@@ -120,7 +132,7 @@ mod tests {
             let host = FakeHost::new(&[]);
             *host.node.borrow_mut() = answers.iter().map(|status| (*status, "why".to_owned())).collect();
             let limit = Duration::from_secs(30);
-            let done = wait(&host, address(), Bar::Ready, limit, &mut |_| {});
+            let done = wait(&host, address(), Bar::Ready, limit, STEADY, &mut |_| {});
             assert_eq!(done.is_ok(), expected, "{answers:?}: {done:?}");
         };
         check(&[503, 200], true);

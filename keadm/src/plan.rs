@@ -9,13 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::failure::Failure;
+use crate::health::{self, Bar};
 use crate::host::{Host, Rights};
 use crate::journal::{Joined, Journal, Undo, set_aside};
-
-/// How often a node that is not Ready yet is looked at.
-const LOOK: Duration = Duration::from_millis(250);
-/// A word on what is waited for.
-const TELL: Duration = Duration::from_secs(10);
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +179,9 @@ fn take(host: &dyn Host, journal: &mut Journal, step: &Step, say: &mut dyn FnMut
         }
         Step::OnUndo(undo) => journal.will(host, undo.clone())?,
         Step::Aside { program, arguments, .. } => host.start_aside(program, arguments)?,
-        Step::WaitReady { address, limit } => wait_ready(host, *address, *limit, say)?,
+        Step::WaitReady { address, limit } => {
+            health::wait(host, *address, Bar::Ready, *limit, Duration::ZERO, say)?
+        }
         Step::Drop(path) => host.remove_file(path)?,
     }
     Ok(())
@@ -205,32 +203,6 @@ fn install(host: &dyn Host, journal: &mut Journal, from: &Path, to: &Path) -> Re
     }
     keep(host, journal, to)?;
     Ok(host.copy(from, to, Rights::Program)?)
-}
-
-fn wait_ready(
-    host: &dyn Host,
-    address: SocketAddr,
-    limit: Duration,
-    say: &mut dyn FnMut(&str),
-) -> Result<()> {
-    let begin = host.elapsed();
-    let mut told = begin;
-    loop {
-        let why = match host.get(address, "/node") {
-            Ok((200, _)) => return Ok(()),
-            Ok((_, why)) => why,
-            Err(error) => format!("edgecore does not answer at {address} yet: {error}"),
-        };
-        let now = host.elapsed();
-        if now.saturating_sub(begin) >= limit {
-            bail!("the node is not Ready after {} s: {why}", limit.as_secs());
-        }
-        if now.saturating_sub(told) >= TELL {
-            told = now;
-            say(&format!("  still waiting: {why}"));
-        }
-        host.sleep(LOOK);
-    }
 }
 
 /// The end of what a program said: the last lines say why.

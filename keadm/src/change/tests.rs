@@ -198,7 +198,7 @@ fn a_version_that_is_not_well_is_taken_back() {
     };
     check(
         "new dead",
-        "the upgrade failed and was undone: not so after 120 s that the node is Ready: edgecore does not",
+        "the upgrade failed and was undone: the node is not Ready after 120 s: edgecore does not",
     );
     check("new unready", "the node is Ready: the network is not ready");
 }
