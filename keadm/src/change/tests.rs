@@ -200,7 +200,7 @@ fn a_version_that_is_not_well_is_taken_back() {
         "new dead",
         "the upgrade failed and was undone: the node is not Ready after 120 s: edgecore does not",
     );
-    check("new unready", "the node is Ready: the network is not ready");
+    check("new unready", "the node is not Ready after 120 s: the network is not ready");
 }
 
 #[test]
