@@ -297,7 +297,7 @@ pub(crate) fn before_start(host: &dyn Host, say: &mut dyn FnMut(&str)) -> Result
 pub(crate) fn restart(host: &dyn Host, limit: Duration, say: &mut dyn FnMut(&str)) -> Result<()> {
     match host.lock(Path::new(LOCK), limit).with_context(|| format!("lock {LOCK}"))? {
         Some(_lock) => settle(host, "it was cut short", say).map(drop),
-        None => bail!("another keadm is changing this node: wait until it has ended"),
+        None => bail!("another keadm is changing this machine: wait until it has ended"),
     }
 }
 
@@ -305,7 +305,7 @@ pub(crate) fn restart(host: &dyn Host, limit: Duration, say: &mut dyn FnMut(&str
 pub(crate) fn hold(host: &dyn Host) -> Result<Lock, Failure> {
     let lock = host.lock(Path::new(LOCK), LOCK_WITHIN).with_context(|| format!("lock {LOCK}"))?;
     lock.ok_or_else(|| {
-        Failure::Refused("another keadm is changing this node: wait until it has ended".to_owned())
+        Failure::Refused("another keadm is changing this machine: wait until it has ended".to_owned())
     })
 }
 

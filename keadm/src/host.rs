@@ -18,6 +18,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 /// An answer on loopback is small; more than this is somebody else's.
 const MAX_ANSWER: u64 = 64 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -508,4 +511,37 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) mod fake;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_the_lock_and_its_file_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let take = |limit| Machine::new().lock(&path, limit).unwrap();
+        let held = take(Duration::ZERO).unwrap();
+        assert!(take(Duration::ZERO).is_none());
+        std::thread::scope(|scope| {
+            // Who waited gets it, under the file that is there then.
+            let waiting = scope.spawn(|| take(Duration::from_secs(30)));
+            std::thread::sleep(TRY);
+            drop(held);
+            let got = waiting.join().unwrap().unwrap();
+            assert!(take(Duration::ZERO).is_none());
+            drop(got);
+        });
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_hangs_is_ended() {
+        let child =
+            Command::new("sleep").arg("100").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let error = output(child, Path::new("sleep"), Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(error.to_string().contains("sleep has not ended within"), "{error}");
+        let ran =
+            Machine::new().run(Path::new("sh"), &["-c".into(), "echo a; echo b >&2; exit 3".into()]).unwrap();
+        assert_eq!(ran, Ran { is_good: false, stdout: "a".into(), stderr: "b".into() });
+    }
+}

@@ -460,6 +460,17 @@ mod tests {
     }
 
     #[test]
+    fn two_joins_at_once_are_one() {
+        let host = machine();
+        let before = host.files.borrow().clone();
+        host.is_locked.set(true);
+        let (done, _) = try_join(&host, GOOD);
+        let Err(Failure::Refused(why)) = done else { panic!("{done:?}") };
+        assert!(why.contains("another keadm"), "{why}");
+        assert_eq!(*host.files.borrow(), before);
+    }
+
+    #[test]
     fn a_proxy_of_join_is_edgecores() {
         let host = machine();
         host.variables.borrow_mut().push(("HTTPS_PROXY".into(), "http://u:secret@p:1".into()));
