@@ -117,9 +117,12 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
             undo.push(Undo::RemoveFolder(folder.into()));
         }
     }
-    let programs = [PROGRAM, KEADM].map(|program| before(Path::new(program)));
-    let programs = std::iter::once(PathBuf::from(PROGRAM)).chain(programs);
-    undo.extend(programs.filter(|path| host.exists(path)).map(Undo::RemoveFile));
+    let programs = [PathBuf::from(PROGRAM), before(Path::new(PROGRAM))];
+    undo.extend(programs.into_iter().filter(|path| host.exists(path)).map(Undo::RemoveFile));
+    // A keadm is no part of the node: the one that was here before has its place again.
+    if host.exists(&before(Path::new(KEADM))) {
+        undo.push(Undo::PutBack(KEADM.into()));
+    }
     undo
 }
 
@@ -138,6 +141,9 @@ mod tests {
             PROGRAM,
             "/usr/bin/keep",
         ]);
+        // As a takeover leaves it.
+        host.write(Path::new(KEADM), b"ours", 0o755).unwrap();
+        host.write(&before(Path::new(KEADM)), b"KubeEdge's", 0o755).unwrap();
         let args = Args {
             side: Some(Side::Edge(Edge {
                 force: true,
@@ -146,11 +152,13 @@ mod tests {
             })),
         };
         run(&host, &args).unwrap();
-        assert_eq!(host.paths(), ["/usr/bin/keep", "/var/lib/kubelet"]);
+        assert_eq!(host.paths(), ["/usr/bin/keep", "/usr/local/bin/keadm", "/var/lib/kubelet"]);
+        assert_eq!(host.read(Path::new(KEADM)).unwrap().unwrap(), b"KubeEdge's");
         let ran = host.ran.borrow();
         assert_eq!(ran.iter().filter(|line| line.contains("remove-pods")).count(), 1, "{ran:?}");
         assert!(ran.iter().any(|line| line == "systemctl disable --now edgecore"), "{ran:?}");
         drop(ran);
+        assert!(strange(&host).is_empty());
         run(&host, &args).unwrap();
     }
     #[test]
