@@ -15,6 +15,7 @@ pub mod databases;
 pub mod devices;
 pub mod forgetful;
 pub mod images;
+pub mod joined;
 pub mod leftovers;
 pub mod machine;
 pub mod need;

@@ -5,17 +5,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use e2e::cluster::{Cluster, Options};
-use e2e::machine::Machine;
-use e2e::node::{CloudCore, binary};
-use e2e::runtime::Runtime;
-use e2e::site::{PATIENCE, shell_pod};
-use e2e::wait::{Seen, eventually};
+use e2e::joined::{Joined, must, told, wait_running};
+use e2e::node::CloudCore;
+use e2e::site::shell_pod;
 use serde_json::{Value, json};
 
 const NODE: &str = "edge-debug";
@@ -23,48 +20,21 @@ const PASSWORD: &str = "correct-horse-battery-staple";
 /// Short, and only found by knowing it.
 const PIN: &str = "zq7x";
 
-fn told(output: &Output) -> String {
-    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    format!("{:?}\n{}", output.status.code(), text.concat())
-}
-
 #[test]
 fn a_bundle_holds_what_helps_and_no_secret() -> Result<()> {
-    let keadm = binary("keadm", "ISTHMUS_KEADM")?;
-    binary("edgecore", "ISTHMUS_EDGECORE")?;
     let cluster = Cluster::start(&Options::default())?;
     let mut cloud = CloudCore::start(&cluster, &Value::Null)?;
     let token = cloud.token(&cluster)?;
-    let machine = Machine::start("debug-bundle")?;
-    let runtime = Runtime::start_in("debug-bundle", Some(&machine))?;
+    let edge = Joined::prepare(NODE, &cloud)?;
+    let machine = &edge.machine;
     let run_dir = machine.run_dir();
-    let ask = |words: &[&str]| machine.run(&keadm, words);
+    let ask = |words: &[&str]| edge.keadm(words);
 
     // Before the machine is a node.
     let nothing = ask(&["debug", "diagnose", "node"])?;
     ensure!(nothing.status.code() == Some(1) && told(&nothing).contains("keadm join"), "{}", told(&nothing));
 
-    let set = format!(
-        "admin.bindAddress=127.0.0.1:{},modules.eventBus.mqttServerInternal=tcp://127.0.0.1:{},\
-         modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\
-         modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%,\
-         modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%",
-        run_dir.port()?,
-        run_dir.port()?,
-        e2e::images::PAUSE,
-        runtime.cgroup_root(),
-    );
-    let joined = ask(&[
-        "join",
-        &format!("--cloudcore-ipport={}", cloud.websocket()),
-        &format!("--certport={}", cloud.https().port()),
-        &format!("--remote-runtime-endpoint={}", runtime.endpoint()),
-        &format!("--edgenode-name={NODE}"),
-        &format!("--token={token}"),
-        "--set",
-        &set,
-    ])?;
-    ensure!(joined.status.success(), "{}", told(&joined));
+    must(&edge.join(&token, &[])?)?;
 
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "door"},
         "stringData": {"password": PASSWORD, "pin": PIN}});
@@ -73,10 +43,7 @@ fn a_bundle_holds_what_helps_and_no_secret() -> Result<()> {
         {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "door", "key": "password"}}},
     ]}]});
     cluster.apply(&shell_pod("web", "exec sleep 100000", &more))?;
-    eventually(PATIENCE, "the pod to run", || {
-        let phase = cluster.kubectl_ok(&["get", "pod", "web", "--output=jsonpath={.status.phase}"])?;
-        Ok(if phase == "Running" { Seen::Yes(()) } else { Seen::NotYet(phase) })
-    })?;
+    wait_running(&cluster, "web")?;
 
     // The secrets, everywhere where a careless program could have left them.
     let key = machine.read("/etc/kubeedge/certs/server.key")?;

@@ -5,16 +5,16 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::cluster::{Cluster, Options};
+use e2e::joined::{Joined, must, told};
 use e2e::machine::Machine;
 use e2e::network::Network;
 use e2e::node::binary;
 use e2e::process::Process;
 use e2e::run_dir::RunDir;
-use e2e::runtime::Runtime;
 use e2e::site::{PATIENCE, shell_pod};
 use e2e::stock::StockNode;
 use e2e::wait::{Seen, eventually};
@@ -57,17 +57,13 @@ impl Proxy {
 /// A machine that is to become a node, on a network of its own.
 struct Edge {
     is_behind_proxy: bool,
-    name: String,
-    runtime: Runtime,
-    machine: Machine,
+    joined: Joined,
 }
 
 impl Bench {
     /// A cluster with one ordinary node, which has cloudcore's image, and `names` of machines that are no nodes yet.
     fn start(names: &[&str]) -> Result<Self> {
         let keadm = binary("keadm", "ISTHMUS_KEADM")?;
-        // Found beside it.
-        binary("edgecore", "ISTHMUS_EDGECORE")?;
         let cluster = Cluster::start(&Options { listens_everywhere: true, ..Options::default() })?;
         let network = Network::start()?;
         let cloud = StockNode::start(&cluster, &network, "cloud")?;
@@ -86,8 +82,8 @@ impl Bench {
             }
             // As where there was a kubelet before: keadm does not remove folders that it did not make.
             machine.run(Path::new("/bin/mkdir"), &["-p", "/var/log/pods", "/var/lib/kubelet"])?;
-            let runtime = Runtime::start_in(name, Some(&machine))?;
-            Ok(Edge { is_behind_proxy, name: (*name).to_owned(), runtime, machine })
+            let joined = Joined::prepare_at(machine, name, format!("{}:10000", cloud.address()), 10002)?;
+            Ok(Edge { is_behind_proxy, joined })
         };
         let edges = names.iter().enumerate().map(edge).collect::<Result<_>>()?;
         Ok(Self { edges, proxy, cloud, cluster, _network: network, keadm })
@@ -113,33 +109,14 @@ impl Bench {
     }
 
     fn join(&self, edge: &Edge, token: &str) -> Result<()> {
-        // How full the disk of the machine below is has no part in this.
-        let set = format!(
-            "modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%,\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%",
-            images::PAUSE,
-            edge.runtime.cgroup_root(),
-        );
-        let arguments = [
-            "join",
-            &format!("--cloudcore-ipport={}:10000", self.cloud.address()),
-            &format!("--remote-runtime-endpoint={}", edge.runtime.endpoint()),
-            &format!("--edgenode-name={}", edge.name),
-            &format!("--token={token}"),
-            "--set",
-            &set,
-        ];
-        let joined = edge.machine.run(&self.keadm, &arguments)?;
+        let joined = edge.joined.join(token, &[])?;
         if !edge.is_behind_proxy {
             ensure!(joined.status.success(), "{}", told(&joined));
             return Ok(());
         }
         ensure!(joined.status.code() == Some(3) && told(&joined).contains("refused"), "{}", told(&joined));
-        let (proxy, keadm) = (format!("HTTPS_PROXY={}", self.proxy.url), self.keadm.display().to_string());
-        let arguments: Vec<&str> = [&*proxy, &*keadm].into_iter().chain(arguments).collect();
-        let joined = edge.machine.run(Path::new("/usr/bin/env"), &arguments)?;
-        ensure!(joined.status.success(), "{}", told(&joined));
+        let proxy = format!("HTTPS_PROXY={}", self.proxy.url);
+        must(&edge.joined.join_after(&["/usr/bin/env", &proxy], token, &[])?)?;
         let link = format!("CONNECT {}:10000", self.cloud.address());
         ensure!(self.proxy.process.log().contains(&link), "{}", self.proxy.process.log());
         Ok(())
@@ -147,10 +124,12 @@ impl Bench {
 
     /// It joins, runs a pod and is reset, and nothing of it is left.
     fn comes_and_goes(&self, edge: &Edge, token: &str, round: u32) -> Result<()> {
-        let before = edge.machine.made()?;
+        let Joined { machine, runtime, .. } = &edge.joined;
+        let name = edge.joined.node();
+        let before = machine.made()?;
         self.join(edge, token)?;
-        let pod = format!("web-{}-{round}", edge.name);
-        let there = json!({"nodeName": edge.name});
+        let pod = format!("web-{name}-{round}");
+        let there = json!({"nodeName": name});
         self.cluster.apply(&shell_pod(&pod, "exec sleep 100000", &there))?;
         self.cluster.kubectl_ok(&[
             "wait",
@@ -158,15 +137,14 @@ impl Bench {
             &format!("pod/{pod}"),
             "--timeout=60s",
         ])?;
-        ensure!(edge.runtime.running()?.len() == 2, "the pod and its sandbox");
-        let reset = edge.machine.run(&self.keadm, &["reset", "edge", "--force"])?;
-        ensure!(reset.status.success(), "{}", told(&reset));
-        ensure!(edge.runtime.running()?.is_empty(), "containers run on");
-        let after = edge.machine.made()?;
+        ensure!(runtime.running()?.len() == 2, "the pod and its sandbox");
+        must(&edge.joined.reset()?)?;
+        ensure!(runtime.running()?.is_empty(), "containers run on");
+        let after = machine.made()?;
         let left: Vec<&String> = after.iter().filter(|path| !before.contains(path)).collect();
         ensure!(left.is_empty(), "left behind: {left:?}");
         self.cluster.kubectl_ok(&["delete", "pod", &pod, "--force", "--grace-period=0"])?;
-        self.cluster.kubectl_ok(&["delete", "node", &edge.name])?;
+        self.cluster.kubectl_ok(&["delete", "node", name])?;
         Ok(())
     }
 }
@@ -178,11 +156,6 @@ fn asking_pod() -> Value {
         "nodeName": "cloud", "restartPolicy": "Never",
         "containers": [{"name": "main", "image": images::APP, "command": ["sh", "-c", script]}],
     }})
-}
-
-fn told(output: &Output) -> String {
-    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    format!("{:?}\n{}", output.status.code(), text.concat())
 }
 
 #[test]
@@ -240,7 +213,7 @@ fn a_cluster_gets_its_edge() -> Result<()> {
         for edge in &bench.edges {
             bench
                 .comes_and_goes(edge, &token, round)
-                .with_context(|| format!("{} in round {round}", edge.name))?;
+                .with_context(|| format!("{} in round {round}", edge.joined.node()))?;
         }
     }
     let log = cluster.kubectl_ok(&["logs", "deployment/cloudcore", "--namespace=kubeedge"])?;

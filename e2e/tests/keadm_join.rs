@@ -5,98 +5,58 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::cluster::{Cluster, Options};
-use e2e::machine::Machine;
-use e2e::node::{CloudCore, binary};
-use e2e::runtime::Runtime;
-use e2e::site::{PATIENCE, shell_pod};
+use e2e::joined::{Joined, run_pod, told};
+use e2e::node::CloudCore;
 use e2e::wait::{Seen, eventually};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const NODE: &str = "edge-keadm";
 
+/// Dropped from top to bottom: the node before its cloud.
 struct Bench {
-    keadm: PathBuf,
-    machine: Machine,
-    runtime: Runtime,
+    edge: Joined,
     cluster: Cluster,
-    cloud: CloudCore,
+    _cloud: CloudCore,
     token: String,
-    set: String,
 }
 
 impl Bench {
     fn start() -> Result<Self> {
-        let keadm = binary("keadm", "ISTHMUS_KEADM")?;
-        // Found beside it.
-        binary("edgecore", "ISTHMUS_EDGECORE")?;
         let cluster = Cluster::start(&Options::default())?;
         let mut cloud = CloudCore::start(&cluster, &Value::Null)?;
         let secret = cloud.token(&cluster)?;
-        let machine = Machine::start("keadm-join")?;
-        let runtime = Runtime::start_in("keadm-join", Some(&machine))?;
-        // Several machines share this one's network here, and how full its disk is has no part in this.
-        let run_dir = machine.run_dir();
-        let set = format!(
-            "admin.bindAddress=127.0.0.1:{},modules.eventBus.mqttServerInternal=tcp://127.0.0.1:{},\
-             modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%,\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%",
-            run_dir.port()?,
-            run_dir.port()?,
-            e2e::images::PAUSE,
-            runtime.cgroup_root(),
-        );
+        let edge = Joined::prepare(NODE, &cloud)?;
         let kubeconfig = cluster.kubeconfig().display().to_string();
-        let told = machine.run(&keadm, &["gettoken", "--kube-config", &kubeconfig])?;
+        let told = edge.keadm(&["gettoken", "--kube-config", &kubeconfig])?;
         let token = String::from_utf8_lossy(&told.stdout).trim().to_owned();
         ensure!(token == secret, "gettoken: {}", String::from_utf8_lossy(&told.stderr));
-        Ok(Self { keadm, machine, runtime, cluster, cloud, token, set })
+        Ok(Self { edge, cluster, _cloud: cloud, token })
     }
 
     fn join(&self, token: &str, more: &[&str]) -> Result<Output> {
-        let cloud = format!("--cloudcore-ipport={}", self.cloud.websocket());
-        let port = format!("--certport={}", self.cloud.https().port());
-        let runtime = format!("--remote-runtime-endpoint={}", self.runtime.endpoint());
-        let (name, token) = (format!("--edgenode-name={NODE}"), format!("--token={token}"));
-        let mut arguments = vec!["join", &*cloud, &*port, &*runtime, &*name, &*token, "--set", &*self.set];
-        arguments.extend(more);
-        self.machine.run(&self.keadm, &arguments)
-    }
-
-    fn run_pod(&self, pod: &str) -> Result<()> {
-        self.cluster.apply(&shell_pod(pod, "exec sleep 100000", &json!({})))?;
-        eventually(PATIENCE, "the pod to run", || {
-            let phase = self.cluster.kubectl_ok(&["get", "pod", pod, "--output=jsonpath={.status.phase}"])?;
-            Ok(if phase == "Running" { Seen::Yes(()) } else { Seen::NotYet(phase) })
-        })
+        self.edge.join(token, more)
     }
 
     fn reset(&self) -> Result<Output> {
-        self.machine.run(&self.keadm, &["reset", "edge", "--force"])
+        self.edge.reset()
     }
-}
-
-fn told(output: &Output) -> String {
-    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    format!("{:?}\n{}", output.status.code(), text.concat())
 }
 
 #[test]
 fn a_machine_joins_and_is_reset() -> Result<()> {
     let bench = Bench::start()?;
-    let before = bench.machine.made()?;
+    let before = bench.edge.machine.made()?;
 
     // What cannot work touches nothing.
     let check = |output: Output, code: i32, expected: &str| -> Result<()> {
         ensure!(output.status.code() == Some(code), "{}", told(&output));
         ensure!(told(&output).contains(expected), "no {expected:?} in {}", told(&output));
-        ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+        ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
         Ok(())
     };
     let (ca, rest) = bench.token.split_once('.').unwrap_or_default();
@@ -121,19 +81,14 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
         ensure!(again.status.success() && told(&again).contains("already"), "{}", told(&again));
 
         let pod = format!("web-{round}");
-        bench.cluster.apply(&shell_pod(&pod, "exec sleep 100000", &json!({})))?;
-        eventually(PATIENCE, "the pod to run", || {
-            let phase =
-                bench.cluster.kubectl_ok(&["get", "pod", &pod, "--output=jsonpath={.status.phase}"])?;
-            Ok(if phase == "Running" { Seen::Yes(()) } else { Seen::NotYet(phase) })
-        })?;
-        ensure!(bench.runtime.running()?.len() == 2, "the pod and its sandbox");
+        run_pod(&bench.cluster, &pod)?;
+        ensure!(bench.edge.runtime.running()?.len() == 2, "the pod and its sandbox");
 
         let reset = bench.reset()?;
         ensure!(reset.status.success(), "{}", told(&reset));
         ensure!(told(&reset).contains(&format!("kubectl delete node {NODE}")), "{}", told(&reset));
-        ensure!(bench.runtime.running()?.is_empty(), "containers run on");
-        ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+        ensure!(bench.edge.runtime.running()?.is_empty(), "containers run on");
+        ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
         bench.cluster.kubectl_ok(&["delete", "pod", &pod, "--force", "--grace-period=0"])?;
         bench.cluster.kubectl_ok(&["delete", "node", NODE])?;
     }
@@ -141,9 +96,9 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
     // Where no service manager runs, keadm keeps edgecore running.
     let joined = bench.join(&bench.token, &[])?;
     ensure!(joined.status.success(), "{}", told(&joined));
-    let log = bench.machine.read("/var/log/kubeedge/edgecore.log")?;
+    let log = bench.edge.machine.read("/var/log/kubeedge/edgecore.log")?;
     ensure!(log.contains("edgecore starts"), "{log}");
-    let pid = bench.machine.read("/run/edgecore.pid")?;
+    let pid = bench.edge.machine.read("/run/edgecore.pid")?;
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     let edgecore = children.trim().parse::<i32>()?;
     let edgecore = rustix::process::Pid::from_raw(edgecore);
@@ -151,46 +106,46 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
         rustix::process::kill_process(edgecore, rustix::process::Signal::KILL)?;
     }
     eventually(Duration::from_secs(60), "edgecore to be started again", || {
-        let log = bench.machine.read("/var/log/kubeedge/edgecore.log")?;
+        let log = bench.edge.machine.read("/var/log/kubeedge/edgecore.log")?;
         let n_starts = log.matches("edgecore starts").count();
         Ok(if n_starts == 2 { Seen::Yes(()) } else { Seen::NotYet(format!("{n_starts} starts")) })
     })?;
     let reset = bench.reset()?;
     ensure!(reset.status.success(), "{}", told(&reset));
-    ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+    ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
     Ok(())
 }
 
 #[test]
 fn a_machine_without_anything_joins_with_a_bundle() -> Result<()> {
-    let bench = Bench::start()?;
-    let before = bench.machine.made()?;
+    let mut bench = Bench::start()?;
+    let before = bench.edge.machine.made()?;
     // The application comes from nowhere but the bundle, and beside keadm lies no edgecore.
-    let archive = bench.runtime.run_dir().join("images/busybox.tar");
+    let archive = bench.edge.runtime.run_dir().join("images/busybox.tar");
     for image in [e2e::images::APP, e2e::images::APP_LATEST] {
-        bench.runtime.ctr_ok(&["images", "remove", "--sync", image])?;
+        bench.edge.runtime.ctr_ok(&["images", "remove", "--sync", image])?;
     }
-    let stick = bench.machine.run_dir().folder("stick")?;
+    let stick = bench.edge.machine.run_dir().folder("stick")?;
     let (bundle, keadm) = (stick.join("edge.tar.gz"), stick.join("keadm"));
     let (file, image) = (bundle.display().to_string(), archive.display().to_string());
-    let made = bench.machine.run(&bench.keadm, &["bundle", "create", "--out", &file, "--image", &image])?;
+    let made = bench.edge.keadm(&["bundle", "create", "--out", &file, "--image", &image])?;
     ensure!(made.status.success(), "{}", told(&made));
-    fs::copy(&bench.keadm, &keadm)?;
-    let bench = Bench { keadm, ..bench };
+    fs::copy(&bench.edge.keadm, &keadm)?;
+    bench.edge.keadm = keadm;
 
     let cut = stick.join("cut.tar.gz");
     let whole = fs::read(&bundle)?;
     fs::write(&cut, whole.get(..whole.len() / 2).unwrap_or_default())?;
     let refused = bench.join(&bench.token, &[&format!("--offline-bundle={}", cut.display())])?;
     ensure!(refused.status.code() == Some(3), "{}", told(&refused));
-    ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+    ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
 
     let joined = bench.join(&bench.token, &[&format!("--offline-bundle={file}")])?;
     ensure!(joined.status.success(), "{}", told(&joined));
-    bench.run_pod("from-the-bundle")?;
+    run_pod(&bench.cluster, "from-the-bundle")?;
     let reset = bench.reset()?;
     ensure!(reset.status.success(), "{}", told(&reset));
-    ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+    ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
     Ok(())
 }
 
@@ -201,17 +156,13 @@ fn a_node_of_kubeedges_is_taken_over_and_given_back() -> Result<()> {
     let bench = Bench::start()?;
     let joined = bench.join(&bench.token, &[])?;
     ensure!(joined.status.success(), "{}", told(&joined));
-    bench.run_pod("stays")?;
-    let containers = bench.runtime.running()?;
+    run_pod(&bench.cluster, "stays")?;
+    let containers = bench.edge.runtime.running()?;
 
-    let shell = |script: &str| -> Result<String> {
-        let output = bench.machine.run(Path::new("/bin/sh"), &["-ec", script])?;
-        ensure!(output.status.success(), "{script}: {}", told(&output));
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
+    let shell = |script: &str| bench.edge.shell(script);
     let theirs = e2e::need::c_program("pause")?.display().to_string();
     let pod = bench.cluster.kubectl_ok(&["get", "pod", "stays", "--output=json"])?;
-    let pod = bench.machine.run_dir().write("pod.json", pod)?.display().to_string();
+    let pod = bench.edge.machine.run_dir().write("pod.json", pod)?.display().to_string();
     shell(&format!(
         "/usr/local/bin/keadm supervise --pid-file /run/edgecore.pid --stop
          rm -r /var/lib/keadm /usr/local/bin/keadm /var/lib/kubeedge/*
@@ -230,19 +181,19 @@ store.commit()
     let without = bench.join(&bench.token, &[])?;
     ensure!(without.status.code() == Some(3) && told(&without).contains("--takeover"), "{}", told(&without));
 
-    let taken = bench.machine.run(&bench.keadm, &["join", "--takeover"])?;
+    let taken = bench.edge.keadm(&["join", "--takeover"])?;
     ensure!(taken.status.success() && told(&taken).contains("--back-to-kubeedge"), "{}", told(&taken));
-    let log = bench.machine.read("/var/log/kubeedge/edgecore.log")?;
+    let log = bench.edge.machine.read("/var/log/kubeedge/edgecore.log")?;
     ensure!(log.contains("was KubeEdge's: 1 objects were taken from it"), "{log}");
-    ensure!(bench.runtime.running()? == containers, "containers were touched");
-    bench.run_pod("comes")?;
+    ensure!(bench.edge.runtime.running()? == containers, "containers were touched");
+    run_pod(&bench.cluster, "comes")?;
     bench.cluster.kubectl_ok(&["delete", "pod", "comes"])?;
-    let again = bench.machine.run(&bench.keadm, &["join", "--takeover"])?;
+    let again = bench.edge.keadm(&["join", "--takeover"])?;
     ensure!(again.status.success() && told(&again).contains("nothing is changed"), "{}", told(&again));
 
-    let back = bench.machine.run(&bench.keadm, &["reset", "edge", "--back-to-kubeedge", "--force"])?;
+    let back = bench.edge.keadm(&["reset", "edge", "--back-to-kubeedge", "--force"])?;
     ensure!(back.status.success(), "{}", told(&back));
-    ensure!(bench.runtime.running()? == containers, "containers were touched");
+    ensure!(bench.edge.runtime.running()? == containers, "containers were touched");
     ensure!(shell("sha256sum </var/lib/kubeedge/edgecore.db")? == store, "their store is another one");
     shell(&format!("cmp {theirs} /usr/local/bin/edgecore"))?;
     shell(
@@ -250,11 +201,11 @@ store.commit()
     )?;
 
     // Once more, and now it goes for good.
-    let taken = bench.machine.run(&bench.keadm, &["join", "--takeover"])?;
+    let taken = bench.edge.keadm(&["join", "--takeover"])?;
     ensure!(taken.status.success(), "{}", told(&taken));
     let reset = bench.reset()?;
     ensure!(reset.status.success(), "{}", told(&reset));
-    ensure!(bench.runtime.running()?.is_empty(), "containers run on");
+    ensure!(bench.edge.runtime.running()?.is_empty(), "containers run on");
     let left = shell(
         "ls -d /etc/kubeedge /var/lib/kubeedge /var/lib/keadm /usr/local/bin/*edgecore* 2>/dev/null || true",
     )?;

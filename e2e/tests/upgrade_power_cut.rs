@@ -20,13 +20,13 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::changer::Chance;
 use e2e::cluster::{Cluster, Options};
 use e2e::forgetful::Disk;
+use e2e::joined::{Joined, must, run_pod, told};
 use e2e::machine::Machine;
 use e2e::node::{CloudCore, binary};
 use e2e::process::Process;
-use e2e::runtime::Runtime;
-use e2e::site::{PATIENCE, http_get, shell_pod};
+use e2e::site::{PATIENCE, http_get};
 use e2e::wait::{Seen, eventually};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const NODE: &str = "edge-upgraded";
 const PROGRAM: &str = "/usr/local/bin/edgecore";
@@ -43,15 +43,14 @@ const MOUNTS: [(&str, &str); 4] = [
 ];
 
 struct Bench {
-    machine: Machine,
-    runtime: Runtime,
+    edge: Joined,
     cluster: Cluster,
     // After the machine, in which it is mounted.
     disk: Disk,
     admin: u16,
     containers: Vec<String>,
     booted: Option<Process>,
-    cloud: CloudCore,
+    _cloud: CloudCore,
 }
 
 impl Bench {
@@ -71,10 +70,10 @@ impl Bench {
             must(&machine.run(Path::new("/bin/mkdir"), &["-p", place])?)?;
             must(&machine.run(Path::new("/bin/mount"), &["--bind", &from, place])?)?;
         }
-        let runtime = Runtime::start_in("upgrade", Some(&machine))?;
-        let (admin, mqtt) = (machine.run_dir().port()?, machine.run_dir().port()?);
+        let edge = Joined::prepare_in(machine, NODE, &cloud)?;
+        let admin = edge.admin().context("no port for edgecore's state")?;
         let mut bench =
-            Self { machine, runtime, cluster, disk, admin, containers: Vec::new(), booted: None, cloud };
+            Self { edge, cluster, disk, admin, containers: Vec::new(), booted: None, _cloud: cloud };
         let run = |body: &str| format!("#!/bin/sh\n{body}\n");
         let real = binary("edgecore", "ISTHMUS_EDGECORE")?.display().to_string();
         let says =
@@ -85,54 +84,22 @@ impl Bench {
         bench.make("dies", &run(&format!("{}{looks}exit 1", says("0.3.0"))), None)?;
         bench.make("hangs", &run(&format!("{}{looks}exec sleep 100000", says("0.3.0"))), None)?;
 
-        let set = format!(
-            "admin.bindAddress=127.0.0.1:{admin},modules.eventBus.mqttServerInternal=tcp://127.0.0.1:{mqtt},\
-             modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%,\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%",
-            e2e::images::PAUSE,
-            bench.runtime.cgroup_root(),
-        );
-        let (websocket, port) = (bench.cloud.websocket().to_string(), bench.cloud.https().port().to_string());
-        let runtime = bench.runtime.endpoint();
-        let joined = bench.keadm(
-            "v1",
-            &[
-                "join",
-                "--cloudcore-ipport",
-                &websocket,
-                "--certport",
-                &port,
-                "--edgenode-name",
-                NODE,
-                "--remote-runtime-endpoint",
-                &runtime,
-                "--token",
-                &token,
-                "--set",
-                &set,
-            ],
-        )?;
-        must(&joined)?;
-        bench.cluster.apply(&shell_pod("stays", "exec sleep 100000", &json!({})))?;
-        eventually(PATIENCE, "the pod to run", || {
-            let phase =
-                bench.cluster.kubectl_ok(&["get", "pod", "stays", "--output=jsonpath={.status.phase}"])?;
-            Ok(if phase == "Running" { Seen::Yes(()) } else { Seen::NotYet(phase) })
-        })?;
-        bench.containers = bench.runtime.running()?;
+        bench.edge.keadm = bench.version("v1").join("keadm");
+        must(&bench.edge.join(&token, &[])?)?;
+        run_pod(&bench.cluster, "stays")?;
+        bench.containers = bench.edge.runtime.running()?;
         ensure!(bench.containers.len() == 2, "the pod and its sandbox: {:?}", bench.containers);
         bench.must_be("v1")?;
         Ok(bench)
     }
 
     fn version(&self, name: &str) -> PathBuf {
-        self.machine.run_dir().join(name)
+        self.edge.machine.run_dir().join(name)
     }
 
     /// A version's folder: its edgecore, and perhaps a keadm that differs from the others' in its last bytes.
     fn make(&self, name: &str, edgecore: &str, keadm: Option<&str>) -> Result<()> {
-        let folder = self.machine.run_dir().folder(name)?;
+        let folder = self.edge.machine.run_dir().folder(name)?;
         let path = folder.join("edgecore");
         fs::write(&path, edgecore)?;
         fs::set_permissions(&path, Permissions::from_mode(0o755))?;
@@ -147,7 +114,7 @@ impl Bench {
     }
 
     fn keadm(&self, version: &str, arguments: &[&str]) -> Result<Output> {
-        self.machine.run(&self.version(version).join("keadm"), arguments)
+        self.edge.machine.run(&self.version(version).join("keadm"), arguments)
     }
 
     /// The file as the machine's disk has it, without running anything there.
@@ -178,12 +145,12 @@ impl Bench {
     fn must_be(&self, version: &str) -> Result<()> {
         ensure!(self.installed()? == version, "{} is installed", self.installed()?);
         self.wait_ready()?;
-        ensure!(self.runtime.running()? == self.containers, "other containers run");
+        ensure!(self.edge.runtime.running()? == self.containers, "other containers run");
         Ok(())
     }
 
     fn wait_ready(&self) -> Result<()> {
-        let log = || self.machine.read("/var/log/kubeedge/edgecore.log").unwrap_or_default();
+        let log = || self.edge.machine.read("/var/log/kubeedge/edgecore.log").unwrap_or_default();
         eventually(PATIENCE, "the node to be Ready", || {
             Ok(match http_get("127.0.0.1", self.admin, "/node") {
                 Ok(_) => Seen::Yes(()),
@@ -199,12 +166,12 @@ impl Bench {
 
     /// The machine comes up as it would with a service manager: edgecore is started, and keadm looks before.
     fn boot(&self) -> Result<Process> {
-        let (nsenter, words) = self.machine.enter()?;
+        let (nsenter, words) = self.edge.machine.enter()?;
         let words = words.iter().map(String::as_str);
         let supervise =
             ["supervise", "--pid-file", "/run/edgecore.pid", "--log", "/var/log/kubeedge/edgecore.log"];
         let all = words.chain([KEADM]).chain(supervise).chain(["--", PROGRAM, "--config", CONFIG]);
-        let mut boot = Process::new(self.machine.run_dir().path(), "boot", &nsenter, all);
+        let mut boot = Process::new(self.edge.machine.run_dir().path(), "boot", &nsenter, all);
         boot.start()?;
         Ok(boot)
     }
@@ -214,8 +181,8 @@ impl Bench {
     fn cut(&mut self, n_changes: u64, n_more: Option<u64>) -> Result<&'static str> {
         let (from, to) = if self.installed()? == "v1" { ("v1", "v2") } else { ("v2", "v1") };
         self.disk.cut_after(n_changes)?;
-        let told = self.keadm(to, &["upgrade", "edge"])?;
-        self.machine.kill_all()?;
+        let said = self.keadm(to, &["upgrade", "edge"])?;
+        self.edge.machine.kill_all()?;
         if let Some(mut booted) = self.booted.take() {
             booted.kill9()?;
         }
@@ -231,34 +198,24 @@ impl Bench {
                     self.disk.counts()?.is_dark || http_get("127.0.0.1", self.admin, "/healthz").is_ok();
                 Ok(if is_over { Seen::Yes(()) } else { Seen::NotYet("neither".into()) })
             })?;
-            self.machine.kill_all()?;
+            self.edge.machine.kill_all()?;
             boot.kill9()?;
             self.disk.power_on()?;
         }
         let mut boot = self.boot()?;
-        self.wait_ready().with_context(|| text(&told))?;
-        let installed = self.installed().with_context(|| text(&told))?;
+        self.wait_ready().with_context(|| told(&said))?;
+        let installed = self.installed().with_context(|| told(&said))?;
         eprintln!(
             "cut at {n_changes}, {n_more:?}: {from} to {to}, dark {was_dark}, torn {was_torn}: {installed}"
         );
         // One that said it was done stays done.
-        ensure!(!told.status.success() || installed == to, "it was told to be done: {}", text(&told));
+        ensure!(!said.status.success() || installed == to, "it was told to be done: {}", told(&said));
         self.must_be(installed)?;
         // As if a service manager had started it: for the next upgrade to stop.
         ensure!(boot.is_running(), "{}", boot.log_end(10));
         self.booted = Some(boot);
         Ok(installed)
     }
-}
-
-fn text(output: &Output) -> String {
-    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    format!("{:?}\n{}", output.status.code(), text.concat())
-}
-
-fn must(output: &Output) -> Result<()> {
-    ensure!(output.status.success(), "{}", text(output));
-    Ok(())
 }
 
 #[test]
@@ -269,12 +226,12 @@ fn a_node_is_never_between_two_versions() -> Result<()> {
     let before = bench.disk.counts()?.n_changes;
     let upgraded = bench.keadm("v2", &["upgrade", "edge", "--toVersion=v0.2.0"])?;
     must(&upgraded)?;
-    eprintln!("{}", text(&upgraded));
+    eprintln!("{}", told(&upgraded));
     bench.must_be("v2")?;
     let n_changes = bench.disk.counts()?.n_changes - before;
     ensure!(bench.report()?["success"] == true && bench.report()?["toVersion"] == "v0.2.0");
     let again = bench.keadm("v2", &["upgrade", "edge"])?;
-    ensure!(text(&again).contains("installed already"), "{}", text(&again));
+    ensure!(told(&again).contains("installed already"), "{}", told(&again));
     must(&bench.keadm("v2", &["rollback", "edge"])?)?;
     bench.must_be("v1")?;
 
@@ -282,31 +239,31 @@ fn a_node_is_never_between_two_versions() -> Result<()> {
     for (name, why) in [("dies", "does not answer"), ("hangs", "does not answer")] {
         let new = bench.version(name).join("edgecore").display().to_string();
         let tried = bench.keadm("v1", &["upgrade", "edge", "--edgecore", &new, "--ready-timeout-secs=5"])?;
-        ensure!(tried.status.code() == Some(1) && text(&tried).contains(why), "{}", text(&tried));
+        ensure!(tried.status.code() == Some(1) && told(&tried).contains(why), "{}", told(&tried));
         bench.must_be("v1")?;
         ensure!(bench.report()?["rolledBack"] == true, "{}", bench.report()?);
     }
     let config = bench.on_disk(CONFIG)?;
     let away = "--set=modules.edgeHub.websocket.server=127.0.0.1:1";
     let tried = bench.keadm("v1", &["config", "update", away, "--ready-timeout-secs=5"])?;
-    ensure!(tried.status.code() == Some(1) && text(&tried).contains("the cloud is away"), "{}", text(&tried));
+    ensure!(tried.status.code() == Some(1) && told(&tried).contains("the cloud is away"), "{}", told(&tried));
     ensure!(bench.on_disk(CONFIG)? == config, "the configuration is another one");
     bench.must_be("v1")?;
     let refused = bench.keadm("v1", &["config-update", "--set=modules.edgd.x=1"])?;
     ensure!(
-        refused.status.code() == Some(3) && text(&refused).contains("modules.edgd"),
+        refused.status.code() == Some(3) && told(&refused).contains("modules.edgd"),
         "{}",
-        text(&refused)
+        told(&refused)
     );
     must(&bench.keadm("v1", &["config", "update", "--set=modules.edged.nodeLabels.site=hall-3"])?)?;
     bench.must_be("v1")?;
     ensure!(String::from_utf8_lossy(&bench.on_disk(CONFIG)?).contains("hall-3"));
 
     // A keadm that is killed: who waited for its end cleans up.
-    let (nsenter, words) = bench.machine.enter()?;
+    let (nsenter, words) = bench.edge.machine.enter()?;
     let keadm = bench.version("v2").join("keadm").display().to_string();
     let all = words.iter().map(String::as_str).chain([&*keadm, "upgrade", "edge"]);
-    let mut upgrade = Process::new(bench.machine.run_dir().path(), "killed", &nsenter, all);
+    let mut upgrade = Process::new(bench.edge.machine.run_dir().path(), "killed", &nsenter, all);
     upgrade.start()?;
     eventually(PATIENCE, "the upgrade to be half-way", || {
         let journal = bench.on_disk(JOURNAL).unwrap_or_default();
