@@ -148,10 +148,8 @@ impl Edge {
     /// The runtime is where everybody looks for it.
     fn link_runtime(&self) -> Result<()> {
         let socket = self.runtime.socket().display();
-        self.sh(&format!(
-            "mkdir -p /run/containerd && ln -s {socket} /run/containerd/containerd.sock"
-        ))
-        .map(drop)
+        self.sh(&format!("mkdir -p /run/containerd && ln -s {socket} /run/containerd/containerd.sock"))
+            .map(drop)
     }
 
     /// As the other machines on the network see it.

@@ -111,7 +111,8 @@ pub(crate) fn images() -> Result<Vec<Row>> {
     for image in IMAGES {
         let read = |(name, _): &(&str, &str)| -> Result<(String, Program)> {
             let path = folder.join(name);
-            let bytes = fs::read(&path).with_context(|| format!("read {}; type: make dist", path.display()))?;
+            let bytes =
+                fs::read(&path).with_context(|| format!("read {}; type: make dist", path.display()))?;
             Ok(((*name).to_owned(), Program::new(bytes)?))
         };
         let programs: BTreeMap<String, Program> = image.programs.iter().map(read).collect::<Result<_>>()?;

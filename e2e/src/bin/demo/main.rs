@@ -26,6 +26,9 @@ use crate::terminal::{Clock, Terminal};
 /// The manifest that every integrator starts from.
 const MAPPER: &str = include_str!("../../../../mappers/daemonset.yaml");
 
+/// Which it mounts, and which is made for it.
+const MAPPERS_FOLDER: &str = "+/var/lib/isthmus";
+
 fn main() -> ExitCode {
     let command = std::env::args().nth(1).unwrap_or_else(|| "up".into());
     let result = match command.as_str() {
@@ -64,7 +67,9 @@ fn up() -> Result<()> {
     clock.step("this machine has what the demo needs");
     let ground = Ground::start(NODE, &|text| clock.step(text))?;
     let (address, subnet) = (ground.edge.address()?, ground.edge.runtime.subnet());
-    clock.step(&format!("{NODE} is a machine of its own, {address}, with containerd; its pods get addresses of {subnet}"));
+    clock.step(&format!(
+        "{NODE} is a machine of its own, {address}, with containerd; its pods get addresses of {subnet}"
+    ));
     let run_dir = RunDir::new("demo")?;
     let thermometer = ModbusDevice::start_at(ground.network.gateway())?;
     let terminal = Terminal::new(&ground, &run_dir)?;
@@ -93,7 +98,7 @@ impl Demo {
         let token = String::from_utf8_lossy(&told.stdout).trim().to_owned();
         let join = self.ground.join(NODE).join(" ");
         self.terminal.edge(&format!("keadm join {join} --token=$TOKEN"), &token)?;
-        let nodes = self.terminal.cloud("kubectl get nodes -o wide")?;
+        let nodes = self.terminal.cloud("kubectl get nodes")?;
         ensure!(nodes.lines().any(|line| line.starts_with(NODE) && line.contains("agent,edge")), "{nodes}");
         self.clock.step(&format!("node {NODE} is Ready with roles agent,edge"));
         Ok(())
@@ -119,7 +124,10 @@ impl Demo {
     fn show_device(&self) -> Result<()> {
         let at = self.thermometer.address();
         self.thermometer.set(HEAT, 253)?;
-        self.run_dir.write("mapper-modbus.yaml", MAPPER.replace("registry.example/mapper-modbus:1", &self.mapper()?))?;
+        self.run_dir.write(
+            "mapper-modbus.yaml",
+            MAPPER.replace("registry.example/mapper-modbus:1", &self.mapper()?),
+        )?;
         let mut oven: Value = serde_json::from_str(&oven(at.port(), "20"))?;
         oven["spec"]["protocol"]["configData"]["ip"] = at.ip().to_string().into();
         self.manifest("oven.yaml", &[&oven_model(), &oven.to_string()])?;
@@ -204,7 +212,8 @@ impl Demo {
     fn tear_down(self, before: &[String]) -> Result<()> {
         take_back(&self.terminal)?;
         let after = self.ground.edge.machine.made()?;
-        let left: Vec<&String> = after.iter().filter(|path| !before.contains(path)).collect();
+        let left: Vec<&String> =
+            after.iter().filter(|path| !before.contains(path) && *path != MAPPERS_FOLDER).collect();
         ensure!(left.is_empty(), "keadm reset edge has left behind: {left:?}");
         let running = self.ground.edge.runtime.running()?;
         ensure!(running.is_empty(), "containers run on: {running:?}");
@@ -245,7 +254,7 @@ impl Demo {
 fn take_back(terminal: &Terminal) -> Result<()> {
     terminal.edge("keadm reset edge --force", "")?;
     terminal.cloud(&format!("kubectl delete node {NODE}"))?;
-    terminal.cloud("keadm reset cloud --force").map(drop)
+    terminal.cloud("keadm reset cloud --force --with-devices").map(drop)
 }
 
 fn down() -> Result<()> {

@@ -29,12 +29,14 @@ impl Demo {
         let running = self.ground.edge.runtime.running()?;
         self.terminal.cloud("kubectl scale deployment cloudcore --namespace kubeedge --replicas=0")?;
         until(PATIENCE, "cloudcore to be gone", || {
-            let pods = self.ground.cluster.kubectl_ok(&["get", "pods", "--namespace=kubeedge", "--output=name"])?;
+            let pods =
+                self.ground.cluster.kubectl_ok(&["get", "pods", "--namespace=kubeedge", "--output=name"])?;
             Ok(pods.is_empty())
         })?;
         let supervisor = self.ground.edge.sh("cat /run/edgecore.pid")?;
         let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"))?;
-        let edgecore = children.trim().parse().with_context(|| format!("edgecore's process: {children:?}"))?;
+        let edgecore =
+            children.trim().parse().with_context(|| format!("edgecore's process: {children:?}"))?;
         signal(edgecore, Signal::KILL);
         eventually(PATIENCE, "edgecore to go on with what its store holds", || {
             let log = self.ground.edge.sh(&format!("cat {LOG}"))?;
