@@ -94,7 +94,9 @@ impl Terminal {
     /// In the cloud; gives what it prints.
     pub(crate) fn cloud(&self, line: &str) -> Result<String> {
         println!("$ {line}");
-        self.run(Command::new("/bin/sh"), line)
+        let mut shell = Command::new("/bin/sh");
+        shell.env(MARK, &self.folder);
+        self.run(shell, line)
     }
 
     /// On the edge machine. `secret`: the value of `$TOKEN`.
