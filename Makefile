@@ -57,7 +57,7 @@ story-%:
 # The simulated nodes are built as the binaries are, so that the client's share of the machine stays small.
 bench: shipped
 	cargo build --profile dist -p edgemark
-	set -e; for name in cloudcore edgecore edgemark dmimark mapper-modbus; do \
+	set -e; for name in cloudcore edgecore keadm edgemark dmimark mapper-modbus; do \
 		export ISTHMUS_$$(echo $$name | tr a-z- A-Z_)="$(abspath $(TARGET))/dist/$$name"; done; \
 		cargo run --quiet -p e2e --bin bench -- $(BENCH)
 

@@ -1,6 +1,6 @@
 """A Modbus TCP device and a serial line with another, both of pymodbus, and a line protocol by which a story plays their physics.
 
-Usage: modbus_device.py MODBUS_PORT CONTROL_PORT. Both listen on 127.0.0.1. On TCP all four kinds of register share one block; on
+Usage: modbus_device.py MODBUS_PORT CONTROL_PORT FOLDER ADDRESS. Both listen on that address. On TCP all four kinds of register share one block; on
 the serial line, a pair of pseudo terminals, each has its own.
 Control, one line each: `set ADDRESS VALUE`, `get ADDRESS`, `requests` (how many were served on TCP), `fail NAME` (every request
 there gets this Modbus exception, such as DEVICE_FAILURE; `fail none` ends it); `line` (the device file of the serial line),
@@ -85,13 +85,13 @@ async def control(server, line_server, path, reader, writer):
 
 
 async def main():
-    modbus_port, control_port = int(sys.argv[1]), int(sys.argv[2])
+    modbus_port, control_port, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4]
     device = SimDevice(
         id=UNIT,
         simdata=SimData(address=0, count=1000, values=0, datatype=DataType.REGISTERS),
         action=on_access,
     )
-    server = ModbusTcpServer(device, address=("127.0.0.1", modbus_port))
+    server = ModbusTcpServer(device, address=(address, modbus_port))
     await server.serve_forever(background=True)
     inner, outer = pair_of_terminals()
     bits, registers = (
@@ -101,7 +101,7 @@ async def main():
     unit = SimDevice(id=UNIT, simdata=(bits, bits, registers, registers))
     line = ModbusSerialServer(unit, port=inner, baudrate=19200)
     await line.serve_forever(background=True)
-    await asyncio.start_server(lambda r, w: control(server, line, outer, r, w), "127.0.0.1", control_port)
+    await asyncio.start_server(lambda r, w: control(server, line, outer, r, w), address, control_port)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -16,6 +16,9 @@ use crate::process::{run, target_dir};
 const BUDGETS: &[(&str, f64)] = &[
     ("binary_cloudcore", 12.0),
     ("binary_edgecore", 12.0),
+    ("binary_keadm", 8.0),
+    ("join_to_ready", 5.0),
+    ("init_to_ready", 30.0),
     ("cloudcore_rss_idle", 20.0),
     ("cloudcore_bytes_per_link_ws", 18_000.0),
     ("cloudcore_bytes_per_node_ws", 24_000.0),
@@ -44,10 +47,15 @@ Written by `make bench`; do not edit. `make bench BENCH=group` measures one grou
 all. The rows lie as JSON in `<target>/bench/<group>.json`.
 
 Binaries are those of `make dist`. The machine is not reserved: rerun on a quiet one before comparing, and compare only rows of
-the same machine. `peer` is empty unless the peer's binaries are named (`PEER_CLOUDCORE`, `PEER_EDGECORE`; sizes only so far).
+the same machine. `peer` is empty unless the peer's binaries are named (`PEER_CLOUDCORE`, `PEER_EDGECORE`, `PEER_KEADM`; sizes only so far).
 
 How each is measured:
 
+- `image_*`: the archives of images that `make dist` makes, layers gzipped, as they lie on a disk.
+- `join_to_ready`, `init_to_ready`: from the Enter key to the end of `keadm join` and `keadm init`, which is when the cloud calls the
+  node Ready and when cloudcore's pod is ready and has made its token; half of ten rounds take no longer, `worst` is the slowest.
+  Images are there before; between the rounds both ends are reset. The control plane, cloudcore's node and the edge machine are on
+  this one machine.
 - `cloudcore_bytes_per_link_ws`, `cloudcore_bytes_per_node_ws`: growth of RssAnon from 1,000 to 3,000 simulated nodes
   (`e2e/edgemark`), divided by 2,000, each after 30 quiet seconds. A node is its link, Node, lease (320 s), one pod and one ConfigMap.
 - `cloudcore_rss_*`, `edgecore_rss_*`: VmRSS after 30 quiet seconds.

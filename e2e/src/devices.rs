@@ -1,6 +1,6 @@
 //! Field devices that nobody here wrote, and mappers as processes.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -60,8 +60,13 @@ pub struct ModbusDevice(Simulator);
 
 impl ModbusDevice {
     pub fn start() -> Result<Self> {
-        let mut simulator =
-            Simulator::new("modbus-device", "modbus_device.py", &["pymodbus==3.16.1", "pyserial==3.5"])?;
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Where other machines reach it: at an address of this one.
+    pub fn start_at(ip: Ipv4Addr) -> Result<Self> {
+        let packages = ["pymodbus==3.16.1", "pyserial==3.5"];
+        let mut simulator = Simulator::new_at(ip, "modbus-device", "modbus_device.py", &packages)?;
         simulator.plug_in()?;
         Ok(Self(simulator))
     }

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod databases;
 pub mod devices;
 pub mod forgetful;
+pub mod ground;
 pub mod images;
 pub mod joined;
 pub mod leftovers;

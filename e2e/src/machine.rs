@@ -86,6 +86,11 @@ impl Machine {
         Ok((NSENTER.into(), words))
     }
 
+    /// The process that holds it, while it is on.
+    pub fn pid(&self) -> Option<u32> {
+        self.holder.pid()
+    }
+
     /// Its own, where it has a network of its own.
     pub fn address(&self) -> Option<Ipv4Addr> {
         self.address
@@ -130,6 +135,11 @@ impl Machine {
 
     pub fn run_dir(&self) -> &RunDir {
         &self.run_dir
+    }
+
+    /// Leaves it and what runs in it after this process.
+    pub fn detach(&mut self) -> Result<()> {
+        self.run_dir.detach()
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Network {
     number: u8,
     n_machines: AtomicU8,
     // Swept when dropped.
-    _run_dir: RunDir,
+    run_dir: RunDir,
 }
 
 impl Network {
@@ -32,9 +32,9 @@ impl Network {
         let run_dir = RunDir::new("network")?;
         let free = |n: u8| !Path::new("/sys/class/net").join(bridge(n)).exists();
         let number = run_dir.number("network", NETWORKS, free)?;
-        let network = Self { number, n_machines: AtomicU8::new(0), _run_dir: run_dir };
+        let network = Self { number, n_machines: AtomicU8::new(0), run_dir: run_dir };
         let (name, address) = (bridge(number), format!("{}/24", network.gateway()));
-        network._run_dir.record(&Leftover::Network(name.clone()))?;
+        network.run_dir.record(&Leftover::Network(name.clone()))?;
         run("ip", &["link", "add", &name, "type", "bridge"])?;
         run("ip", &["address", "add", &address, "dev", &name])?;
         run("ip", &["link", "set", &name, "up"])?;
@@ -68,6 +68,11 @@ impl Network {
     pub fn route(&self, subnet: &str, machine: Ipv4Addr) -> Result<()> {
         run("ip", &["route", "add", subnet, "via", &machine.to_string()])?;
         Ok(())
+    }
+
+    /// It stays when this program ends.
+    pub fn detach(&mut self) -> Result<()> {
+        self.run_dir.detach()
     }
 }
 

@@ -160,9 +160,9 @@ pub fn sweep_detached() -> Result<usize> {
     Ok(n)
 }
 
-/// How many directories `detach` left.
-pub fn n_detached() -> Result<usize> {
-    Ok(run_dirs(&base()?)?.iter().filter(|path| owner_of(path) == Owner::Detached).count())
+/// The directories that `detach` left.
+pub fn detached() -> Result<Vec<PathBuf>> {
+    Ok(run_dirs(&base()?)?.into_iter().filter(|path| owner_of(path) == Owner::Detached).collect())
 }
 
 /// How many directories a process owns.

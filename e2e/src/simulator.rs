@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,19 +25,25 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// `script` is in `e2e/devices` and takes two ports and a directory; the packages of PyPI are pinned, so that a story
+    /// `script` is in `e2e/devices` and takes two ports, a directory and an address; the packages of PyPI are pinned, so that a story
     /// tells the same tomorrow.
     pub fn new(name: &str, script: &str, packages: &[&str]) -> Result<Self> {
+        Self::new_at(Ipv4Addr::LOCALHOST, name, script, packages)
+    }
+
+    /// At another address of this machine, where the script takes one.
+    pub fn new_at(ip: Ipv4Addr, name: &str, script: &str, packages: &[&str]) -> Result<Self> {
         let python = need::python(packages)?;
         let run_dir = RunDir::new(name)?;
-        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let (address, control) = (local(run_dir.port()?), local(run_dir.port()?));
+        let here = |port: u16| SocketAddr::from((ip, port));
+        let (address, control) = (here(run_dir.port()?), here(run_dir.port()?));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("devices").join(script);
-        let arguments: [OsString; 4] = [
+        let arguments: [OsString; 5] = [
             script.into(),
             address.port().to_string().into(),
             control.port().to_string().into(),
             run_dir.join(STATE).into(),
+            ip.to_string().into(),
         ];
         let process = Process::new(run_dir.path(), name, &python, arguments);
         Ok(Self { process, address, control, run_dir })

@@ -30,7 +30,7 @@ pub struct StockNode {
     pub runtime: Runtime,
     name: String,
     address: Ipv4Addr,
-    _machine: Machine,
+    machine: Machine,
 }
 
 impl StockNode {
@@ -52,7 +52,7 @@ impl StockNode {
         let (program, words) = machine.enter()?;
         kubelet.wrap(&program, &words.iter().map(String::as_str).collect::<Vec<_>>());
         kubelet.start()?;
-        let mut node = Self { kubelet, run_dir, runtime, name: name.to_owned(), address, _machine: machine };
+        let mut node = Self { kubelet, run_dir, runtime, name: name.to_owned(), address, machine };
         node.wait_ready(cluster)?;
         Ok(node)
     }
@@ -78,6 +78,13 @@ impl StockNode {
 
     pub fn run_dir(&self) -> &RunDir {
         &self.run_dir
+    }
+
+    /// Leaves the node and its pods running after this process.
+    pub fn detach(&mut self) -> Result<()> {
+        self.run_dir.detach()?;
+        self.runtime.detach()?;
+        self.machine.detach()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `make bench [BENCH=group]`: measures, and writes down what it found, good or bad.
 //!
 //! A peer's binaries are named by `PEER_CLOUDCORE`, `PEER_EDGECORE` and `PEER_KEADM`; without them its column is empty.
-//! What is measured is what ships: `ISTHMUS_CLOUDCORE`, `ISTHMUS_EDGECORE` and `ISTHMUS_EDGEMARK` name the binaries.
+//! What is measured is what ships: `ISTHMUS_CLOUDCORE`, `ISTHMUS_EDGECORE`, `ISTHMUS_KEADM` and `ISTHMUS_EDGEMARK` name the binaries.
 
 // JSON values answer null for what is not there; nothing here is indexed but them.
 #![allow(clippy::indexing_slicing)]
@@ -17,6 +17,7 @@ mod cgroup;
 mod delays;
 mod devices;
 mod fleet;
+mod install;
 mod link;
 mod memory;
 mod modbus;
@@ -28,7 +29,8 @@ type Measure = fn() -> Result<Vec<Row>>;
 
 /// Name, and what is done for it, in this order. One measure that fails does not hold up the others.
 const GROUPS: &[(&str, &[Measure])] = &[
-    ("size", &[size]),
+    ("size", &[size, install::images]),
+    ("install", &[install::init_and_join]),
     ("memory", &[memory::links, memory::nodes, memory::edgecore]),
     ("pod", &[pod::starts_and_restart]),
     ("link", &[link::half_open]),
@@ -80,5 +82,8 @@ fn size() -> Result<Vec<Row>> {
         let peer = std::env::var_os(peer).map(PathBuf::from).map(|path| megabytes(&path)).transpose()?;
         Ok(Row::new(&format!("binary_{name}"), "MB", Some(ours), peer, 1))
     };
-    [("cloudcore", "PEER_CLOUDCORE"), ("edgecore", "PEER_EDGECORE")].into_iter().map(row).collect()
+    [("cloudcore", "PEER_CLOUDCORE"), ("edgecore", "PEER_EDGECORE"), ("keadm", "PEER_KEADM")]
+        .into_iter()
+        .map(row)
+        .collect()
 }
