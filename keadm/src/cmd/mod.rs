@@ -28,6 +28,7 @@ pub(crate) mod supervise;
 pub(crate) mod takeover;
 pub(crate) mod takeover_edge;
 pub(crate) mod token;
+pub(crate) mod tokens;
 pub(crate) mod upgrade;
 pub(crate) mod version;
 

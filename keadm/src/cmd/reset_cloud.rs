@@ -22,8 +22,9 @@ use crate::objects::{self, NAMESPACE};
 
 /// A namespace takes a while to go: its pods have to end.
 const LIMIT: Duration = Duration::from_secs(180);
-/// What cloudcore makes for itself: its CA, its certificate and the join token, under KubeEdge's names.
-const SECRETS: [&str; 3] = ["casecret", "cloudcoresecret", "tokensecret"];
+/// What cloudcore makes for itself: its CA, its certificate and the join token, under KubeEdge's names; and what is noted of
+/// join tokens.
+const SECRETS: [&str; 4] = ["casecret", "cloudcoresecret", "tokensecret", ke_wire::join_tokens::SECRET];
 /// Where init writes objects that are in a namespace.
 const NAMESPACES: [&str; 2] = [NAMESPACE, "kube-node-lease"];
 const KINDS: [(&str, &str); 9] = [

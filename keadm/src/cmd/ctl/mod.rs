@@ -1,13 +1,13 @@
 //! `keadm ctl`: pods and devices of this machine, asked of its edgecore over a socket that only root may use. The cloud is not
 //! needed.
 
-mod age;
+pub(super) mod age;
 mod describe;
 mod devices;
 mod edge;
 mod flags;
 mod pods;
-mod table;
+pub(super) mod table;
 
 use std::io::{self, ErrorKind, Write};
 

@@ -10,7 +10,7 @@ pub(super) struct Look {
 }
 
 /// A column is as wide as its widest word and three blanks; the last one ends with its words.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
+pub(in crate::cmd) fn table(rows: &[Vec<String>]) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let words = rows.iter().filter_map(|row| row.get(column));
