@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
@@ -180,6 +183,14 @@ impl Cluster {
         let answer = self.ask("ask who this is", api.create(&PostParams::default(), &review)).ok();
         let name = answer.and_then(|it| Some(it.data["status"]["userInfo"]["username"].as_str()?.to_owned()));
         name.unwrap_or_default()
+    }
+
+    /// The end of a pod's log. `is_previous`: of its container before the present one. `None`: there is none.
+    pub(crate) fn log(&self, namespace: &str, pod: &str, is_previous: bool, n_lines: u32) -> Option<String> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let params =
+            LogParams { previous: is_previous, tail_lines: Some(n_lines.into()), ..LogParams::default() };
+        self.ask(&format!("read the log of {pod}"), api.logs(pod, &params)).ok()
     }
 
     /// With what it owns. Gone already: success.

@@ -20,6 +20,7 @@ mod journal;
 mod look;
 mod node;
 mod objects;
+mod owned;
 mod plan;
 mod reach;
 mod render;

@@ -30,6 +30,7 @@ pub(crate) mod takeover_edge;
 pub(crate) mod token;
 pub(crate) mod tokens;
 pub(crate) mod upgrade;
+pub(crate) mod upgrade_cloud;
 pub(crate) mod version;
 
 /// How a command failed; the sentences say what to type next.

@@ -101,15 +101,7 @@ struct Found {
 }
 
 fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
-    let mut found = Found { go: Vec::new(), stay: Vec::new() };
-    for (version, kind) in KINDS {
-        for namespace in NAMESPACES {
-            found.go.extend(made(cluster, version, kind, Some(namespace))?);
-        }
-    }
-    for kind in ["ClusterRoleBinding", "ClusterRole"] {
-        found.go.extend(made(cluster, "rbac.authorization.k8s.io/v1", kind, None)?);
-    }
+    let mut found = Found { go: all_made(cluster)?, stay: Vec::new() };
     for name in SECRETS {
         let secret =
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}});
@@ -132,6 +124,20 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         }
     }
     Ok(found)
+}
+
+/// What keadm wrote, but for the namespace and definitions, which others may use too; by kind and name.
+pub(super) fn all_made(cluster: &Cluster) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for (version, kind) in KINDS {
+        for namespace in NAMESPACES {
+            all.extend(made(cluster, version, kind, Some(namespace))?);
+        }
+    }
+    for kind in ["ClusterRoleBinding", "ClusterRole"] {
+        all.extend(made(cluster, "rbac.authorization.k8s.io/v1", kind, None)?);
+    }
+    Ok(all)
 }
 
 /// Of a kind what keadm wrote.
