@@ -42,6 +42,16 @@ impl Bench {
         self.edge.join(token, more)
     }
 
+    /// keadm token, where the kubeconfig is.
+    fn token(&self, words: &[&str]) -> Result<String> {
+        let kubeconfig = self.cluster.kubeconfig().display().to_string();
+        let arguments: Vec<&str> = ["token"].iter().chain(words).copied().collect();
+        let done =
+            self.machine.run(&self.keadm, &[&arguments[..], &["--kube-config", &kubeconfig]].concat())?;
+        ensure!(done.status.success(), "keadm {arguments:?}: {}", told(&done));
+        Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
+    }
+
     fn reset(&self) -> Result<Output> {
         self.edge.reset()
     }
@@ -114,6 +124,57 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
     ensure!(reset.status.success(), "{}", told(&reset));
     ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
     Ok(())
+}
+
+#[test]
+fn tokens_are_made_and_taken_back() -> Result<()> {
+    let bench = Bench::start()?;
+    let before = bench.machine.made()?;
+    let comes_and_goes = |token: &str| -> Result<()> {
+        let joined = bench.join(token, &[])?;
+        ensure!(joined.status.success(), "{}", told(&joined));
+        let reset = bench.reset()?;
+        ensure!(reset.status.success(), "{}", told(&reset));
+        bench.cluster.kubectl_ok(&["delete", "node", NODE])?;
+        Ok(())
+    };
+    let refused = |token: &str, code: i32, expected: &str| -> Result<()> {
+        let output = bench.join(token, &[])?;
+        ensure!(output.status.code() == Some(code), "{}", told(&output));
+        ensure!(told(&output).contains(expected), "no {expected:?} in {}", told(&output));
+        ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+        Ok(())
+    };
+    let short = bench.token(&["create", "--ttl=1m"])?;
+    let made = bench.token(&["create", "--ttl=30m", "--note=hall 3", "--output=json"])?;
+    let made: Value = serde_json::from_str(&made)?;
+    let [id, token] = ["id", "token"].map(|key| made[key].as_str().unwrap_or_default());
+    comes_and_goes(token)?;
+    let said = bench.token(&["revoke", id])?;
+    ensure!(said.contains("nodes that have joined stay"), "{said}");
+    refused(token, 1, "token is revoked")?;
+
+    // The one that everybody knows.
+    bench.token(&["revoke", "current"])?;
+    refused(&bench.token, 1, "token is revoked")?;
+    let kubeconfig = bench.cluster.kubeconfig().display().to_string();
+    let next = bench.machine.run(&bench.keadm, &["gettoken", "--kube-config", &kubeconfig])?;
+    comes_and_goes(String::from_utf8_lossy(&next.stdout).trim())?;
+
+    let list: Vec<Value> = serde_json::from_str(&bench.token(&["list", "--output=json"])?)?;
+    let has = |id: &str, state: &str| list.iter().any(|one| one["id"] == id && one["state"] == state);
+    ensure!(has("cloudcore-0", "revoked") && has("cloudcore-1", "ready") && has(id, "revoked"), "{list:?}");
+    let table = bench.token(&["list"])?;
+    ensure!(table.contains("hall 3") && !table.contains(token), "{table}");
+    eprintln!("{table}");
+    let kept = bench.cluster.kubectl_ok(&["get", "secret", "isthmus-jointokens", "--namespace=kubeedge"])?;
+    ensure!(kept.contains("Opaque"), "{kept}");
+
+    eventually(Duration::from_secs(90), "the short token to end", || {
+        let list = bench.token(&["list"])?;
+        Ok(if list.contains(" ended ") { Seen::Yes(()) } else { Seen::NotYet(list) })
+    })?;
+    refused(&short, 3, "the join token ended")
 }
 
 #[test]

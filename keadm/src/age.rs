@@ -15,7 +15,8 @@ pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     )
 }
 
-fn span(seconds: i64) -> String {
+/// So many seconds.
+pub(crate) fn span(seconds: i64) -> String {
     let two = |large: i64, letter: char, small: i64, second: char| {
         let (first, rest) = (seconds / large, seconds % large / small);
         if rest == 0 { format!("{first}{letter}") } else { format!("{first}{letter}{rest}{second}") }

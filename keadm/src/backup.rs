@@ -286,7 +286,7 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-fn stamp(unix_seconds: i64) -> String {
+pub(crate) fn stamp(unix_seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(unix_seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let (date, clock) = (time.date(), time.time());
     format!(

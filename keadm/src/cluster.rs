@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
@@ -155,6 +158,46 @@ impl Cluster {
                 _ => Err(Refused::Other(error)),
             },
         }
+    }
+
+    /// Lays it over what is there, member by member, or makes it: what others write beside at the same time stays.
+    pub(crate) fn merge(&self, object: &Value) -> Result<()> {
+        let api = self.api(object)?;
+        let (what, params) = (
+            format!("write {}", shown(object)),
+            PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() },
+        );
+        let merge = || self.ask(&what, api.patch(name(object), &params, &Patch::Merge(object))).map(drop);
+        match merge() {
+            Err(error) if is_unknown_kind(&error) => {}
+            done => return done,
+        }
+        let whole = serde_json::from_value(object.clone()).context("write an object")?;
+        match self.ask(&what, api.create(&PostParams::default(), &whole)) {
+            // Somebody else was first.
+            Err(error) if status(&error).is_some_and(|status| status.code == 409) => merge(),
+            done => done.map(drop),
+        }
+    }
+
+    /// Whom the API server takes this kubeconfig's user for; empty where it cannot say (before Kubernetes 1.28).
+    pub(crate) fn who(&self) -> String {
+        let gvk = GroupVersionKind::gvk("authentication.k8s.io", "v1", "SelfSubjectReview");
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &ApiResource::from_gvk(&gvk));
+        let review =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}});
+        let Ok(review) = serde_json::from_value(review) else { return String::new() };
+        let answer = self.ask("ask who this is", api.create(&PostParams::default(), &review)).ok();
+        let name = answer.and_then(|it| Some(it.data["status"]["userInfo"]["username"].as_str()?.to_owned()));
+        name.unwrap_or_default()
+    }
+
+    /// The end of a pod's log. `is_previous`: of its container before the present one. `None`: there is none.
+    pub(crate) fn log(&self, namespace: &str, pod: &str, is_previous: bool, n_lines: u32) -> Option<String> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let params =
+            LogParams { previous: is_previous, tail_lines: Some(n_lines.into()), ..LogParams::default() };
+        self.ask(&format!("read the log of {pod}"), api.logs(pod, &params)).ok()
     }
 
     /// With what it owns. Gone already: success.

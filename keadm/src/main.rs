@@ -22,6 +22,7 @@ mod journal;
 mod look;
 mod node;
 mod objects;
+mod owned;
 mod plan;
 mod reach;
 mod render;
@@ -57,6 +58,8 @@ enum Command {
     Manifest(cmd::manifest::Args),
     /// Print the token that machines join with.
     Gettoken(cmd::token::Args),
+    /// Make join tokens that end when you say, list them, take one back.
+    Token(cmd::tokens::Args),
     /// Make this machine an edge node.
     Join(Box<cmd::join::Args>),
     /// Take back what join or init did.
@@ -122,6 +125,7 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         Command::Init(args) => cmd::init::run(&args),
         Command::Manifest(args) => cmd::manifest::run(&args),
         Command::Gettoken(args) => cmd::token::run(&args),
+        Command::Token(args) => cmd::tokens::run(&args),
         Command::Join(args) => cmd::join::run(host, &args),
         Command::Reset(args) => cmd::reset::run(host, &args),
         Command::Upgrade(args) => cmd::upgrade::run(host, &args),

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
 use ke_wire::enrolment::{self, JoinToken};
+use ke_wire::join_tokens::{self, Claims};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -208,16 +209,17 @@ impl Authority {
     }
 
     async fn refresh_token(&self, secrets: &dyn Secrets) -> Result<(), AuthorityError> {
-        let token = self.token(unix_now() + 2 * self.token_refresh.as_secs());
+        let list = secrets.get(join_tokens::SECRET).await;
+        let list = list.map_err(|why| AuthorityError::Secret(join_tokens::SECRET, why))?;
+        let series = join_tokens::next_series(list.as_ref());
+        let token = self.token(&series, unix_now() + 2 * self.token_refresh.as_secs());
         let data = SecretData::from([("tokendata".to_owned(), token.to_string().into_bytes())]);
         secrets.put(TOKEN_SECRET, data).await.map_err(|why| AuthorityError::Secret(TOKEN_SECRET, why))
     }
 
-    /// A token that ends at this Unix second.
-    pub(super) fn token(&self, expires: u64) -> JoinToken {
-        let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
-        let claims = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expires}}}"));
-        let signed = format!("{header}.{claims}");
+    /// A token of this id that ends at this Unix second.
+    pub(super) fn token(&self, id: &str, expires: u64) -> JoinToken {
+        let signed = Claims { exp: expires, jti: Some(id.to_owned()), iss: None }.to_sign();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.ca_key_sec1);
         let signature = URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes()));
         let digest = ring::digest::digest(&ring::digest::SHA256, &self.ca);
@@ -225,8 +227,9 @@ impl Authority {
         JoinToken { ca_hash, jwt: format!("{signed}.{signature}") }
     }
 
-    /// Checks the part of a token that machines send. `now` in Unix seconds. A token without an end is refused.
-    pub fn check_token(&self, jwt: &str, now: u64) -> Result<(), SigningError> {
+    /// Checks the part of a token that machines send. `now` in Unix seconds. A token without an end is refused. Whether it was
+    /// revoked is not known here.
+    pub fn check_token(&self, jwt: &str, now: u64) -> Result<Shown, SigningError> {
         #[derive(Deserialize)]
         struct Header {
             alg: String,
@@ -235,6 +238,8 @@ impl Authority {
         struct Claims {
             exp: Option<f64>,
             nbf: Option<f64>,
+            jti: Option<String>,
+            iss: Option<String>,
         }
         let bad = |why| Err(SigningError::Token(why));
         let Some((signed, signature)) = jwt.rsplit_once('.') else { return bad("token cannot be split") };
@@ -258,7 +263,7 @@ impl Authority {
         if ring::hmac::verify(&key, signed.as_bytes(), &signature).is_err() {
             return bad("err: signature is invalid");
         }
-        let Ok(Claims { exp, nbf }) = serde_json::from_slice(&claims) else {
+        let Ok(Claims { exp, nbf, jti, iss }) = serde_json::from_slice(&claims) else {
             return bad("err: token is malformed");
         };
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in a double")]
@@ -268,7 +273,10 @@ impl Authority {
             Some(_) => return bad("err: token is expired"),
             None => return bad("err: token has no end"),
         }
-        if nbf.is_some_and(|nbf| nbf > now) { bad("err: token is not valid yet") } else { Ok(()) }
+        if nbf.is_some_and(|nbf| nbf > now) {
+            return bad("err: token is not valid yet");
+        }
+        Ok(Shown { id: jti, made_by: iss })
     }
 
     /// Signs a machine's request. Its subject must be this node's: unlike KubeEdge, which signs any name.
@@ -302,6 +310,15 @@ impl Authority {
         let certificate = request.signed_by(&self.issuer).map_err(|error| refuse(&error.to_string()))?;
         Ok(SignedEdge { certificate: certificate.der().to_vec(), fingerprint })
     }
+}
+
+/// A rightly signed token that has not ended, by what it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// `None`: KubeEdge's, which cannot be revoked.
+    pub id: Option<String>,
+    /// `None`: a cloudcore.
+    pub made_by: Option<String>,
 }
 
 /// What clients dial.

@@ -14,10 +14,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ke_run::shutdown::Shutdown;
-use ke_wire::NodeName;
+use ke_wire::{NodeName, join_tokens};
 use tokio::sync::Semaphore;
 
-use super::authority::{Authority, ClientCertificate, unix_now};
+use super::authority::{Authority, ClientCertificate, Secrets, Shown, unix_now};
 use super::listen::Port;
 use super::pins::{self, Pin, Pins, Told};
 use super::{admit, listen};
@@ -39,6 +39,7 @@ pub trait NodeLookup: Send + Sync + 'static {
 /// What enrolment needs.
 pub struct Enrolment {
     pub(super) authority: Arc<Authority>,
+    pub(super) secrets: Arc<dyn Secrets>,
     pub(super) pins: Arc<dyn Pins>,
     pub(super) nodes: Arc<dyn NodeLookup>,
     pub(super) told: Arc<Told>,
@@ -147,8 +148,23 @@ impl Enrolment {
             },
             None => {
                 let authorization = header("Authorization");
-                if let Err(error) = check_authorization(&self.authority, &authorization) {
-                    return self.refuse(&node, from, StatusCode::UNAUTHORIZED, error);
+                let shown = match check_authorization(&self.authority, &authorization) {
+                    Ok(shown) => shown,
+                    Err(error) => return self.refuse(&node, from, StatusCode::UNAUTHORIZED, error),
+                };
+                match self.revocation(&shown).await {
+                    Ok(None) => {}
+                    Ok(Some(why)) => {
+                        let why = format!("token validation failure, err: {why}");
+                        return self.refuse(&node, from, StatusCode::UNAUTHORIZED, why);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%node, error, "read the list of join tokens");
+                        return text(
+                            StatusCode::SERVICE_UNAVAILABLE,
+                            "whether this token was revoked cannot be read now; try again",
+                        );
+                    }
                 }
                 None
             }
@@ -206,6 +222,14 @@ impl Enrolment {
         }
     }
 
+    /// Why this token was taken back, asked anew each time: machines enrol rarely, and a revoked token must open nothing
+    /// from that moment on.
+    async fn revocation(&self, shown: &Shown) -> Result<Option<&'static str>, String> {
+        let Some(id) = &shown.id else { return Ok(None) };
+        let list = self.secrets.get(join_tokens::SECRET).await?;
+        Ok(join_tokens::refusal(list.as_ref(), id, shown.made_by.as_deref()))
+    }
+
     fn refuse(
         &self,
         node: &NodeName,
@@ -218,7 +242,7 @@ impl Enrolment {
     }
 }
 
-fn check_authorization(authority: &Authority, header: &str) -> Result<(), String> {
+fn check_authorization(authority: &Authority, header: &str) -> Result<Shown, String> {
     if header.is_empty() {
         return Err("token validation failure, token is empty".into());
     }

@@ -151,6 +151,7 @@ impl CloudHub {
         let enrolment = Arc::new(Enrolment {
             told: Arc::clone(&told),
             authority: Arc::clone(&self.parts.authority),
+            secrets: Arc::clone(&self.parts.secrets),
             pins: Arc::clone(&self.parts.pins),
             nodes: Arc::clone(&self.parts.nodes),
         });

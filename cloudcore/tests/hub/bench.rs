@@ -40,13 +40,17 @@ use tokio_tungstenite::tungstenite::{self, Message};
 /// Longer than anything here takes; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// As long as a Secret of this name is there, none can be read.
+pub(crate) const AWAY: &str = "api-server-is-away";
+
 #[derive(Default)]
 pub(crate) struct MemorySecrets(pub(crate) Mutex<BTreeMap<String, SecretData>>);
 
 #[async_trait]
 impl Secrets for MemorySecrets {
     async fn get(&self, name: &str) -> Result<Option<SecretData>, String> {
-        Ok(self.0.lock().unwrap().get(name).cloned())
+        let secrets = self.0.lock().unwrap();
+        if secrets.contains_key(AWAY) { Err(AWAY.into()) } else { Ok(secrets.get(name).cloned()) }
     }
     async fn create(&self, name: &str, data: SecretData) -> Result<bool, String> {
         Ok(self.0.lock().unwrap().insert(name.to_owned(), data).is_none())
@@ -355,6 +359,11 @@ pub(crate) fn csr(node: &str) -> (KeyPair, Vec<u8>) {
 pub(crate) fn jwt(key: &[u8], expires: u64) -> String {
     let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expires}}}")));
+    sign(key, &signed)
+}
+
+/// Header and claims with a good signature.
+pub(crate) fn sign(key: &[u8], signed: &str) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes())))
 }

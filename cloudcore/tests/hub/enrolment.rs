@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::bench::{Bench, csr, jwt};
+use ke_wire::join_tokens::{self, Claims};
+
+use crate::bench::{AWAY, Bench, csr, jwt, sign};
 
 #[tokio::test]
 async fn a_machine_with_the_token_gets_a_certificate_of_its_name_only() {
@@ -78,4 +80,42 @@ async fn what_machines_ask_before_they_join() {
     check("/node/edge-b", 404).await;
     check("/node/..%2fx", 400).await;
     check("/else", 404).await;
+}
+
+#[tokio::test]
+async fn a_revoked_token_opens_nothing_from_that_moment_on() {
+    let bench = Bench::start().await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let token = |id: Option<&str>, made_by: Option<&str>| {
+        let claims = Claims { exp: now + 60, jti: id.map(str::to_owned), iss: made_by.map(str::to_owned) };
+        format!("Bearer {}", sign(&bench.ca_key(), &claims.to_sign()))
+    };
+    let write = |name: &str, id: &str, entry: &str| {
+        let list = [(id.to_owned(), entry.as_bytes().to_vec())].into();
+        bench.secrets.0.lock().unwrap().insert(name.to_owned(), list);
+    };
+    let check = async |token: &str, expected: (u16, &str)| {
+        let headers = [("Nodename", "edge-a"), ("Authorization", token)];
+        let (status, said) = bench.get("/edge.crt", &headers, &csr("edge-a").1, None).await;
+        let said = String::from_utf8_lossy(&said);
+        assert!(status == expected.0 && said.contains(expected.1), "{expected:?}: {status} {said}");
+    };
+    let ours = token(Some("abc"), Some(join_tokens::KEADM));
+    check(&ours, (401, "token is in no list any more")).await;
+    write(join_tokens::SECRET, "abc", r#"{"made":1,"ends":2}"#);
+    check(&ours, (200, "")).await;
+    check(&token(Some("abd"), Some(join_tokens::KEADM)), (401, "keadm token create")).await;
+    write(join_tokens::SECRET, "abc", r#"{"made":1,"ends":2,"revoked":2}"#);
+    check(&ours, (401, "token is revoked")).await;
+
+    // cloudcore's own, and KubeEdge's.
+    let own = format!("Bearer {}", bench.jwt());
+    check(&own, (200, "")).await;
+    check(&token(None, None), (200, "")).await;
+    write(AWAY, "", "");
+    check(&own, (503, "try again")).await;
+    check(&token(None, None), (200, "")).await;
+    bench.secrets.0.lock().unwrap().remove(AWAY);
+    write(join_tokens::SECRET, "cloudcore-0", r#"{"revoked":2}"#);
+    check(&own, (401, "token is revoked")).await;
 }

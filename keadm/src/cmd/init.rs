@@ -18,7 +18,7 @@ use super::manifest::Wanted;
 use super::takeover::{self, Owner};
 use super::{Failure, token};
 use crate::cluster::{Cluster, MADE, Refused, SELECTOR, Write, shown};
-use crate::objects::{self, NAME, NAMESPACE};
+use crate::objects::{self, NAME, NAMESPACE, Values};
 use crate::wait::wait;
 
 /// Tokens of service accounts that end, and everything else that cloudcore asks for, are there from this on.
@@ -49,21 +49,16 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let say = |line: &str| println!("{line}");
-    let (values, warnings) = args.wanted.values()?;
+    // What is wrong with it is told before anything is asked.
+    args.wanted.values()?;
     let cluster = Cluster::connect(args.kube_config.as_deref())?;
     let limit = Instant::now() + Duration::from_secs(args.ready_timeout_secs);
     let old = look(&cluster, args, &say)?;
-    let (values, more) = match &old {
-        Some(old) => old.values(&args.wanted)?,
-        None => (values, warnings),
+    let (said, warnings) = match &old {
+        Some(old) => old.said(&args.wanted)?,
+        None => args.wanted.said_over(Value::Null)?,
     };
-    for warning in more {
-        say(&format!("warning: {warning}"));
-    }
-    let mut all = objects::crds().map_err(Failure::Refused)?;
-    all.extend(objects::objects(&values));
-    // The namespace first, for whoever reads along.
-    all.sort_by_key(|object| object["kind"] != "Namespace");
+    let all = wanted(&said, warnings, &say)?;
     may_write(&cluster, &all)?;
     if !args.dry_run {
         wait_terminated(&cluster, limit, &say)?;
@@ -91,8 +86,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether cloudcore can be installed here. What of KubeEdge's is to be taken over.
-fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<takeover::Old>, Failure> {
+/// All objects that there are to be, the namespace first, for whoever reads along. `said`: a file of values.
+pub(super) fn wanted(
+    said: &Value,
+    mut warnings: Vec<String>,
+    say: &dyn Fn(&str),
+) -> Result<Vec<Value>, Failure> {
+    let (values, more) = Values::from_layers(std::slice::from_ref(said), &[]).map_err(Failure::Usage)?;
+    warnings.extend(more);
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
+    }
+    let mut all = objects::crds().map_err(Failure::Refused)?;
+    all.extend(objects::objects(&values));
+    objects::remember(&mut all, said);
+    all.sort_by_key(|object| object["kind"] != "Namespace");
+    Ok(all)
+}
+
+/// Whether the cluster is new enough.
+pub(super) fn look_at_version(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
     let (major, minor, text) = cluster.version().map_err(|error| Failure::Refused(format!("{error:#}")))?;
     if (major, minor) < OLDEST {
         let (a, b) = OLDEST;
@@ -102,6 +115,12 @@ fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<tak
         )));
     }
     say(&format!("ok: {} runs Kubernetes {text}", cluster.server));
+    Ok(())
+}
+
+/// Whether cloudcore can be installed here. What of KubeEdge's is to be taken over.
+fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<takeover::Old>, Failure> {
+    look_at_version(cluster, say)?;
     let old = takeover::look(cluster)?;
     match (old.as_ref().map(|old| old.owner), args.takeover) {
         (None | Some(Owner::Keadm), _) => {}
@@ -131,7 +150,7 @@ fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<tak
     Ok(None)
 }
 
-fn may_write(cluster: &Cluster, all: &[Value]) -> Result<(), Failure> {
+pub(super) fn may_write(cluster: &Cluster, all: &[Value]) -> Result<(), Failure> {
     let mut missing = Vec::new();
     for object in all {
         for verb in ["get", "create", "patch"] {
@@ -145,7 +164,7 @@ fn may_write(cluster: &Cluster, all: &[Value]) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Refused(format!(
-        "this kubeconfig's user may not do what init must do, and nothing was changed; use a cluster administrator's \
+        "this kubeconfig's user may not do what this must do, and nothing was changed; use a cluster administrator's \
          (--kube-config FILE):\n  {}",
         missing.join("\n  ")
     )))
@@ -174,7 +193,7 @@ fn plan(cluster: &Cluster, all: &[Value], say: &dyn Fn(&str)) -> Result<(), Fail
         };
         let word = match is_there {
             None => "create",
-            Some(before) => match cluster.apply(object, Write::Try) {
+            Some(before) => match cluster.apply(&marked(object, Some(&before)), Write::Try) {
                 Ok(after) => changed(Some(&before), &after),
                 Err(Refused::Conflict(why)) => {
                     say(&format!("conflict {}: {why}", shown(object)));
@@ -189,7 +208,7 @@ fn plan(cluster: &Cluster, all: &[Value], say: &dyn Fn(&str)) -> Result<(), Fail
     Ok(())
 }
 
-fn changed(before: Option<&Value>, after: &Value) -> &'static str {
+pub(super) fn changed(before: Option<&Value>, after: &Value) -> &'static str {
     // What is seen of an object apart from who wrote it when.
     let seen = |object: &Value| {
         let mut object = object.clone();
@@ -247,15 +266,20 @@ fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -
     Ok(())
 }
 
-fn apply_one(cluster: &Cluster, object: &Value, how: Write) -> Result<&'static str> {
-    let before = cluster.get(object)?;
+/// As it is written: others could have made some kinds, and what is in these is not ours to remove with them then.
+pub(super) fn marked(object: &Value, before: Option<&Value>) -> Value {
     let mut object = object.clone();
-    // Others could have made these, and what is in them is not ours to remove with them then.
     let is_shared = object["kind"] == "Namespace" || object["kind"] == "CustomResourceDefinition";
-    let was_made = before.as_ref().is_none_or(|before| !before["metadata"]["annotations"][MADE].is_null());
+    let was_made = before.is_none_or(|before| !before["metadata"]["annotations"][MADE].is_null());
     if is_shared && was_made {
         object["metadata"]["annotations"] = json!({MADE: "true"});
     }
+    object
+}
+
+pub(super) fn apply_one(cluster: &Cluster, object: &Value, how: Write) -> Result<&'static str> {
+    let before = cluster.get(object)?;
+    let object = marked(object, before.as_ref());
     let how = if object["kind"] == "CustomResourceDefinition" { Write::Over } else { how };
     let after = match cluster.apply(&object, how) {
         Ok(after) => after,
@@ -276,19 +300,7 @@ fn wait_ready(cluster: &Cluster, all: &[Value], limit: Instant, say: &dyn Fn(&st
         say("no cloudcore is wanted (replicaCount 0)");
         return Ok(());
     }
-    wait(limit, say, || {
-        let deployment = cluster.get(wanted)?.ok_or_else(|| anyhow!("{} is gone", shown(wanted)))?;
-        let status = &deployment["status"];
-        let count = |key: &str| status[key].as_i64().unwrap_or_default();
-        let n_wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
-        let is_seen = count("observedGeneration") >= deployment["metadata"]["generation"].as_i64().unwrap_or(1);
-        if is_seen && count("updatedReplicas") >= n_wanted && count("availableReplicas") >= n_wanted {
-            return Ok(Ok(()));
-        }
-        let pods = cluster.list(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": NAMESPACE}}), SELECTOR)?;
-        let why = pods.iter().find_map(reason).unwrap_or_else(|| "it has not started yet".to_owned());
-        Ok(Err(format!("cloudcore is not ready: {why}")))
-    })
+    wait(limit, say, || readiness(cluster, wanted))
     .map_err(|error| {
         Failure::Halfway(error.context(format!(
             "what was written stays; look at: kubectl -n {NAMESPACE} describe pods; type keadm init again when the cause is \
@@ -299,8 +311,28 @@ fn wait_ready(cluster: &Cluster, all: &[Value], limit: Instant, say: &dyn Fn(&st
     Ok(())
 }
 
+/// Whether as many cloudcores as are wanted are ready, all of them as the Deployment is now; if not, why.
+pub(super) fn readiness(cluster: &Cluster, wanted: &Value) -> Result<Result<(), String>> {
+    let deployment = cluster.get(wanted)?.ok_or_else(|| anyhow!("{} is gone", shown(wanted)))?;
+    let status = &deployment["status"];
+    let count = |key: &str| status[key].as_i64().unwrap_or_default();
+    let n_wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
+    let is_seen = count("observedGeneration") >= deployment["metadata"]["generation"].as_i64().unwrap_or(1);
+    if is_seen && count("updatedReplicas") >= n_wanted && count("availableReplicas") >= n_wanted {
+        return Ok(Ok(()));
+    }
+    let why = pods(cluster)?.iter().find_map(reason).unwrap_or_else(|| "it has not started yet".to_owned());
+    Ok(Err(format!("cloudcore is not ready: {why}")))
+}
+
+/// cloudcore's.
+pub(super) fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
+    let like = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": NAMESPACE}});
+    cluster.list(&like, SELECTOR)
+}
+
 /// What keeps a pod from being ready, if anything is known.
-fn reason(pod: &Value) -> Option<String> {
+pub(super) fn reason(pod: &Value) -> Option<String> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
     let waits = containers.iter().find_map(|container| {
@@ -321,7 +353,7 @@ fn reason(pod: &Value) -> Option<String> {
     Some(format!("pod {name}: {why}"))
 }
 
-fn wait_token(cluster: &Cluster, limit: Instant) -> Result<(), Failure> {
+pub(super) fn wait_token(cluster: &Cluster, limit: Instant) -> Result<(), Failure> {
     wait(limit, &|_| {}, || Ok(token::read(cluster).map(drop).map_err(|error| format!("{error:#}"))))
         .map_err(Failure::Halfway)
 }

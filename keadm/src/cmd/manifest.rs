@@ -86,11 +86,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 impl Wanted {
     /// What the flags say, laid over the defaults, and a sentence for each thing that has no effect.
     pub(crate) fn values(&self) -> Result<(Values, Vec<String>), Failure> {
-        self.values_over(Value::Null)
+        let (said, mut warnings) = self.said_over(Value::Null)?;
+        let (values, more) = Values::from_layers(&[said], &[]).map_err(Failure::Usage)?;
+        warnings.extend(more);
+        Ok((values, warnings))
     }
 
-    /// The same over `below`, which is as a values file.
-    pub(crate) fn values_over(&self, below: Value) -> Result<(Values, Vec<String>), Failure> {
+    /// The same as one file of values without the defaults, over `below`, which is such a file; not checked yet.
+    pub(crate) fn said_over(&self, below: Value) -> Result<(Value, Vec<String>), Failure> {
         let mut warnings = Vec::new();
         let mut layers = vec![below];
         match self.profile.as_deref().map(|profile| (profile, profile.split_once('='))) {
@@ -114,9 +117,8 @@ impl Wanted {
             layers.push(file(path, "--values")?);
         }
         layers.push(self.flags()?);
-        let (values, more) = Values::from_layers(&layers, &self.set).map_err(Failure::Usage)?;
-        warnings.extend(more);
-        Ok((values, warnings))
+        let said = Values::said(&layers, &self.set).map_err(Failure::Usage)?;
+        Ok((said, warnings))
     }
 
     /// As a values file would say it.

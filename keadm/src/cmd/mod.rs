@@ -31,7 +31,9 @@ pub(crate) mod supervise;
 pub(crate) mod takeover;
 pub(crate) mod takeover_edge;
 pub(crate) mod token;
+pub(crate) mod tokens;
 pub(crate) mod upgrade;
+pub(crate) mod upgrade_cloud;
 pub(crate) mod version;
 
 /// What every change of an edge node is told.

@@ -22,8 +22,9 @@ use crate::wait::wait;
 
 /// A namespace takes a while to go: its pods have to end.
 const LIMIT: Duration = Duration::from_secs(180);
-/// What cloudcore makes for itself: its CA, its certificate and the join token, under KubeEdge's names.
-const SECRETS: [&str; 3] = ["casecret", "cloudcoresecret", "tokensecret"];
+/// What cloudcore makes for itself: its CA, its certificate and the join token, under KubeEdge's names; and what is noted of
+/// join tokens.
+const SECRETS: [&str; 4] = ["casecret", "cloudcoresecret", "tokensecret", ke_wire::join_tokens::SECRET];
 /// Where init writes objects that are in a namespace.
 const NAMESPACES: [&str; 2] = [NAMESPACE, "kube-node-lease"];
 const KINDS: [(&str, &str); 9] = [
@@ -103,15 +104,7 @@ struct Found {
 }
 
 fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
-    let mut found = Found { go: Vec::new(), stay: Vec::new() };
-    for (version, kind) in KINDS {
-        for namespace in NAMESPACES {
-            found.go.extend(made(cluster, version, kind, Some(namespace))?);
-        }
-    }
-    for kind in ["ClusterRoleBinding", "ClusterRole"] {
-        found.go.extend(made(cluster, "rbac.authorization.k8s.io/v1", kind, None)?);
-    }
+    let mut found = Found { go: all_made(cluster)?, stay: Vec::new() };
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let namespace_found = cluster.get(&namespace)?;
     let was_there = namespace_found.as_ref().is_some_and(|it| it["metadata"]["annotations"][MADE].is_null());
@@ -141,6 +134,20 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         }
     }
     Ok(found)
+}
+
+/// What keadm wrote, but for the namespace and definitions, which others may use too; by kind and name.
+pub(super) fn all_made(cluster: &Cluster) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for (version, kind) in KINDS {
+        for namespace in NAMESPACES {
+            all.extend(made(cluster, version, kind, Some(namespace))?);
+        }
+    }
+    for kind in ["ClusterRoleBinding", "ClusterRole"] {
+        all.extend(made(cluster, "rbac.authorization.k8s.io/v1", kind, None)?);
+    }
+    Ok(all)
 }
 
 /// Of a kind what keadm wrote.

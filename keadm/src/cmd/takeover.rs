@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::manifest::Wanted;
 use crate::cluster::{Cluster, shown};
-use crate::objects::{NAME, NAMESPACE, Values};
+use crate::objects::{NAME, NAMESPACE};
 use crate::wait::wait;
 
 /// What Helm writes on everything that it makes.
@@ -112,8 +112,8 @@ fn is_of_release(object: &Value) -> bool {
 
 impl Old {
     /// What `init` says about KubeEdge's cloudcore.yaml, below what the flags say.
-    pub(crate) fn values(&self, wanted: &Wanted) -> Result<(Values, Vec<String>), Failure> {
-        wanted.values_over(carried_over(&self.config))
+    pub(crate) fn said(&self, wanted: &Wanted) -> Result<(Value, Vec<String>), Failure> {
+        wanted.said_over(carried_over(&self.config))
     }
 
     /// A line for each object that would go.
@@ -169,7 +169,7 @@ impl Old {
 }
 
 /// As it could be applied again.
-fn plain(object: &Value) -> Value {
+pub(crate) fn plain(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(members) = object.as_object_mut() {
         members.remove("status");
@@ -183,7 +183,7 @@ fn plain(object: &Value) -> Value {
 }
 
 /// Of KubeEdge's cloudcore.yaml what edge nodes depend on: addresses, names, ports, and how long things last.
-fn carried_over(config: &Value) -> Value {
+pub(crate) fn carried_over(config: &Value) -> Value {
     let hub = &config["modules"]["cloudHub"];
     let mut said = Map::new();
     for key in ["nodeLimit", "tokenRefreshDuration", "edgeCertSigningDuration"] {

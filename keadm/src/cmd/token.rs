@@ -5,15 +5,19 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::ByteString;
 use ke_wire::enrolment::JoinToken;
-use serde_json::json;
+use ke_wire::join_tokens::{self, List};
+use serde_json::{Value, json};
 
-use super::Failure;
+use super::{Failure, tokens};
 use crate::cluster::Cluster;
 use crate::objects::NAMESPACE;
 
@@ -38,25 +42,53 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
              kubectl -n {NAMESPACE} get pods"
         )));
     }
+    let list = tokens::read(&cluster)?;
+    if token.id().is_some_and(|id| join_tokens::refusal(Some(&list), &id, None).is_some()) {
+        return Err(Failure::Undone(anyhow!(
+            "the token in Secret {NAMESPACE}/{SECRET} is revoked: keadm token revoke current makes a new one in its place"
+        )));
+    }
     println!("{token}");
     Ok(())
 }
 
 /// The token as it stands in the cluster, ended or not.
 pub(crate) fn read(cluster: &Cluster) -> Result<JoinToken> {
-    let secret =
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": NAMESPACE}});
-    let found = cluster.get(&secret).context("may this account read it?")?;
-    let missing = || {
+    find(cluster)?.ok_or_else(|| {
         anyhow!(
             "there is no token in this cluster yet (Secret {NAMESPACE}/{SECRET}): cloudcore makes it when it starts; is it \
              installed? `keadm init` does it"
         )
-    };
-    let data =
-        found.map(|found| found["data"][KEY].clone()).filter(|data| data.is_string()).ok_or_else(missing)?;
+    })
+}
+
+/// The same; `None`: there is none yet.
+pub(crate) fn find(cluster: &Cluster) -> Result<Option<JoinToken>> {
+    let found = cluster.get(&secret()).context("may this account read it?")?;
+    let Some(mut found) = found.as_ref().map(data).transpose()? else { return Ok(None) };
+    let Some(bytes) = found.remove(KEY) else { return Ok(None) };
     let wrong = || format!("the token in {NAMESPACE}/{SECRET} is none");
-    let bytes: ByteString = serde_json::from_value(data).with_context(wrong)?;
-    let text = String::from_utf8(bytes.0).map_err(|_| anyhow!(wrong()))?;
-    text.trim().parse().with_context(wrong)
+    let text = String::from_utf8(bytes).map_err(|_| anyhow!(wrong()))?;
+    text.trim().parse().map(Some).with_context(wrong)
+}
+
+/// Puts another token in its place.
+pub(crate) fn write(cluster: &Cluster, token: &JoinToken) -> Result<()> {
+    let mut object = secret();
+    object["data"] = json!({KEY: BASE64_STANDARD.encode(token.to_string())});
+    cluster.merge(&object)
+}
+
+/// What is in a Secret.
+pub(crate) fn data(secret: &Value) -> Result<List> {
+    if secret["data"].is_null() {
+        return Ok(List::new());
+    }
+    let data: BTreeMap<String, ByteString> =
+        serde_json::from_value(secret["data"].clone()).context("read a Secret")?;
+    Ok(data.into_iter().map(|(key, bytes)| (key, bytes.0)).collect())
+}
+
+fn secret() -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": NAMESPACE}})
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::{Around, Failure, script};
+use super::{Around, Failure, script, upgrade_cloud};
 use crate::backup::must_have_room;
 use crate::change::{self, Change, New};
 use crate::host::Host;
@@ -25,6 +25,8 @@ pub(crate) struct Args {
 enum Side {
     /// Install another version of edgecore on this machine. Pods run on.
     Edge(Box<Edge>),
+    /// Bring cloudcore in the cluster to this keadm's version, or other values. Edge nodes and their pods run on.
+    Cloud(Box<upgrade_cloud::Args>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,8 +65,10 @@ struct Edge {
 }
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
-    let Side::Edge(edge) = &args.side;
-    upgrade(host, edge, &mut |line| println!("{line}"))
+    match &args.side {
+        Side::Edge(edge) => upgrade(host, edge, &mut |line| println!("{line}")),
+        Side::Cloud(cloud) => upgrade_cloud::run(host, cloud),
+    }
 }
 
 fn upgrade(host: &dyn Host, args: &Edge, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {

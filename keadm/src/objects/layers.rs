@@ -14,6 +14,17 @@ impl Values {
     pub(crate) fn from_layers(files: &[Value], sets: &[String]) -> Result<(Self, Vec<String>), String> {
         let defaults: Value = serde_saphyr::from_str(DEFAULTS)
             .map_err(|error| format!("read the chart's own values.yaml: {error}"))?;
+        let said = Self::said(files, sets)?;
+        let mut whole = defaults.clone();
+        lay(&mut whole, said.clone(), Nulls::TakeAway);
+        let values: Self = serde_json::from_value(whole)
+            .map_err(|error| blame(&defaults, &said).unwrap_or_else(|| error.to_string()))?;
+        let warnings = values.warnings();
+        Ok((values, warnings))
+    }
+
+    /// Files and `--set` in one, without the defaults: as a file of values that says the same.
+    pub(crate) fn said(files: &[Value], sets: &[String]) -> Result<Value, String> {
         let mut said = Value::Object(Map::new());
         for file in files.iter().filter(|file| !file.is_null()) {
             if !file.is_object() {
@@ -24,12 +35,7 @@ impl Values {
         for set in sets {
             lay_over(&mut said, set)?;
         }
-        let mut whole = defaults.clone();
-        lay(&mut whole, said.clone(), Nulls::TakeAway);
-        let values: Self = serde_json::from_value(whole)
-            .map_err(|error| blame(&defaults, &said).unwrap_or_else(|| error.to_string()))?;
-        let warnings = values.warnings();
-        Ok((values, warnings))
+        Ok(said)
     }
 }
 

@@ -45,6 +45,24 @@ pub(crate) fn crds() -> Result<Vec<Value>, String> {
     written.map_err(|error| format!("write the resource definitions: {error}"))
 }
 
+/// On the ConfigMap, what was said when cloudcore was installed or changed: a file of values, as JSON.
+const SAID: &str = "isthmus.io/values";
+
+/// Notes with the objects what has led to them, for whoever changes them later without saying all of it again. The chart has no
+/// use for it: Helm remembers by itself.
+pub(crate) fn remember(objects: &mut [Value], said: &Value) {
+    for object in objects.iter_mut().filter(|it| it["kind"] == "ConfigMap" && it["metadata"]["name"] == NAME)
+    {
+        object["metadata"]["annotations"] = json!({SAID: said.to_string()});
+    }
+}
+
+/// What was noted; `None`: nothing, or nothing that can be read.
+pub(crate) fn remembered(config_map: &Value) -> Option<Value> {
+    let text = config_map.pointer("/metadata/annotations")?.get(SAID)?.as_str()?;
+    serde_json::from_str::<Value>(text).ok().filter(Value::is_object)
+}
+
 /// Metadata of an object in a namespace.
 fn named(values: &Values, name: &str, namespace: &str) -> Value {
     json!({"name": name, "namespace": namespace, "labels": values.cloud_core.labels})
@@ -114,6 +132,18 @@ mod tests {
         "Service/cloudcore-internal",
         "Deployment/cloudcore",
     ];
+
+    #[test]
+    fn what_was_said_is_remembered() {
+        let said = json!({"cloudCore": {"replicaCount": 2}});
+        let mut objects = objects(&Values::from_layers(std::slice::from_ref(&said), &[]).unwrap().0);
+        let find = |objects: &[Value]| {
+            objects.iter().find(|object| object["kind"] == "ConfigMap").and_then(remembered)
+        };
+        assert_eq!(find(&objects), None);
+        remember(&mut objects, &said);
+        assert_eq!(find(&objects), Some(said));
+    }
 
     #[test]
     fn the_first_object_is_the_namespace() {

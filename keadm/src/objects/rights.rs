@@ -12,6 +12,7 @@ const LEASES: &str = "kube-node-lease";
 pub(super) fn objects(values: &Values) -> Vec<Value> {
     let own = json!([
         rule("", &["secrets"], &["casecret", "cloudcoresecret", "tokensecret"], &["get", "patch"]),
+        rule("", &["secrets"], &["isthmus-jointokens"], &["get"]),
         rule("", &["secrets"], &[], &["create"]),
         rule("", &["namespaces"], &[NAMESPACE], &["get"]),
     ]);

@@ -40,11 +40,7 @@ impl JoinToken {
     /// When it ends, in Unix seconds, as its claims say: nothing checks its signature here. `None`: they do not say.
     #[must_use]
     pub fn ends(&self) -> Option<i64> {
-        use base64::Engine as _;
-        let claims = self.jwt.split('.').nth(1)?;
-        let claims =
-            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
-        let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+        let claims = self.claims()?;
         let ends = claims.get("exp")?;
         ends.as_i64().or_else(|| {
             // Some writers make every number a float.
@@ -52,6 +48,20 @@ impl JoinToken {
             #[expect(clippy::cast_possible_truncation, reason = "bounded above")]
             Some(ends as i64)
         })
+    }
+
+    /// By what it can be revoked, as its claims say. `None`: one of KubeEdge's.
+    #[must_use]
+    pub fn id(&self) -> Option<String> {
+        Some(self.claims()?.get("jti")?.as_str()?.to_owned())
+    }
+
+    fn claims(&self) -> Option<serde_json::Value> {
+        use base64::Engine as _;
+        let claims = self.jwt.split('.').nth(1)?;
+        let claims =
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+        serde_json::from_slice(&claims).ok()
     }
 }
 

@@ -20,6 +20,7 @@ mod up;
 mod version;
 
 pub mod enrolment;
+pub mod join_tokens;
 pub mod kubeedge;
 
 pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo, PatchOptions};

@@ -62,7 +62,8 @@ async fn a_second_cloudcore_takes_the_first_ones_authority_over() {
     assert_ne!(first.server, third.server, "the certificate must name the new address");
     let token = secrets.0.lock().unwrap()[TOKEN_SECRET]["tokendata"].clone();
     let token: JoinToken = String::from_utf8(token).unwrap().parse().unwrap();
-    assert_eq!(first.check_token(&token.jwt, unix_now()), Ok(()));
+    let shown = Shown { id: Some("cloudcore-0".into()), made_by: None };
+    assert_eq!(first.check_token(&token.jwt, unix_now()), Ok(shown));
 }
 
 /// As seen by whoever starts at the same moment: not there when looked for, there when made.
@@ -103,7 +104,7 @@ async fn a_kubeedge_ca_is_taken_over_as_it_is() {
     let authority = Authority::open(&config(), &secrets).await.unwrap();
     let kept = of_kubeedge().0.lock().unwrap()[CA_SECRET].clone();
     assert_eq!(secrets.0.lock().unwrap()[CA_SECRET], kept);
-    assert_eq!(authority.check_token(GO_JWT, 4_102_444_799), Ok(()));
+    assert_eq!(authority.check_token(GO_JWT, 4_102_444_799), Ok(Shown { id: None, made_by: None }));
     assert!(authority.check_token(GO_JWT, 4_102_444_801).is_err());
     let (_, ca) = X509Certificate::from_der(&authority.ca).unwrap();
     let signed = authority.sign(&"edge-1".parse().unwrap(), &csr("edge-1").1).unwrap();
@@ -155,16 +156,28 @@ async fn tokens_end_and_need_the_right_key() {
     let authority = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
     let other = Authority::open(&config(), &MemorySecrets::default()).await.unwrap();
     let check = |jwt: &str, now, expected: Result<(), &'static str>| {
-        assert_eq!(authority.check_token(jwt, now), expected.map_err(SigningError::Token), "{now}");
+        let found = authority.check_token(jwt, now).map(drop);
+        assert_eq!(found, expected.map_err(SigningError::Token), "{now}");
     };
-    let jwt = authority.token(1000).jwt;
+    let jwt = authority.token("a", 1000).jwt;
     check(&jwt, 999, Ok(()));
     check(&jwt, 1000, Err("err: token is expired"));
-    check(&other.token(1000).jwt, 999, Err("err: signature is invalid"));
+    check(&other.token("a", 1000).jwt, 999, Err("err: signature is invalid"));
     check("", 999, Err("token cannot be split"));
     check("a.b.c", 999, Err("err: token is malformed"));
     let none = format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode("{}"));
     check(&none, 999, Err("err: signing method is invalid"));
+}
+
+#[tokio::test]
+async fn a_series_that_was_revoked_is_not_gone_on_with() {
+    let secrets = MemorySecrets::default();
+    let list = SecretData::from([("cloudcore-0".into(), br#"{"revoked":1}"#.to_vec())]);
+    secrets.put(join_tokens::SECRET, list).await.unwrap();
+    Authority::open(&config(), &secrets).await.unwrap();
+    let token = secrets.0.lock().unwrap()[TOKEN_SECRET]["tokendata"].clone();
+    let token: JoinToken = String::from_utf8(token).unwrap().parse().unwrap();
+    assert_eq!(token.id().as_deref(), Some("cloudcore-1"));
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ impl Bench {
     }
 
     fn token(&self) -> String {
-        self.authority.token(unix_now() + 60).jwt
+        self.authority.token("a", unix_now() + 60).jwt
     }
 }
 
@@ -99,9 +99,9 @@ async fn each_refusal_is_a_sentence() {
     check("a", "a", "", 401, "token validation failure, token is empty").await;
     check("a", "a", "x", 401, "token validation failure, token cannot be split").await;
     check("a", "a", "x.y.z", 401, "token validation failure, err: token is malformed").await;
-    let expired = bench.authority.token(unix_now() - 1).jwt;
+    let expired = bench.authority.token("a", unix_now() - 1).jwt;
     check("a", "a", &expired, 401, "token validation failure, err: token is expired").await;
-    let foreign = other.token(unix_now() + 60).jwt;
+    let foreign = other.token("a", unix_now() + 60).jwt;
     check("a", "a", &foreign, 401, "token validation failure, err: signature is invalid").await;
     check(
         "a",

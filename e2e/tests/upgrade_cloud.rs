@@ -1,0 +1,206 @@
+//! `keadm upgrade cloud`: other values are rolled out, what does not start is taken back, and the edge goes on meanwhile.
+
+// JSON values answer null for what is not there; nothing here is indexed but them.
+#![allow(clippy::indexing_slicing)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::cluster::{Cluster, Options};
+use e2e::images;
+use e2e::machine::Machine;
+use e2e::network::Network;
+use e2e::node::binary;
+use e2e::runtime::Runtime;
+use e2e::site::{PATIENCE, shell_pod};
+use e2e::stock::StockNode;
+use e2e::wait::{Seen, eventually};
+use serde_json::{Value, json};
+
+const EDGE: &str = "edge-1";
+
+/// Dropped from top to bottom: nodes before their cluster.
+struct Bench {
+    runtime: Runtime,
+    machine: Machine,
+    cloud: StockNode,
+    cluster: Cluster,
+    _network: Network,
+    keadm: PathBuf,
+}
+
+impl Bench {
+    /// A cluster with cloudcore as a pod of an ordinary node, and an edge node with a pod.
+    fn start() -> Result<Self> {
+        let keadm = binary("keadm", "ISTHMUS_KEADM")?;
+        // Found beside it.
+        binary("edgecore", "ISTHMUS_EDGECORE")?;
+        let cluster = Cluster::start(&Options { listens_everywhere: true, ..Options::default() })?;
+        let network = Network::start()?;
+        let cloud = StockNode::start(&cluster, &network, "cloud")?;
+        cloud.runtime.import_image(&images::cloudcore(&cloud.run_dir().folder("images")?)?)?;
+        let machine = Machine::start_with_network(EDGE, &network)?;
+        let runtime = Runtime::start_in(EDGE, Some(&machine))?;
+        Ok(Self { runtime, machine, cloud, cluster, _network: network, keadm })
+    }
+
+    fn keadm(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.keadm);
+        command.args(arguments).env("KUBECONFIG", self.cluster.kubeconfig()).stdin(Stdio::null());
+        command.output().context("run keadm")
+    }
+
+    fn keadm_ok(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.keadm(arguments)?;
+        ensure!(output.status.success(), "keadm {}: {}", arguments.join(" "), told(&output));
+        Ok(told(&output))
+    }
+
+    fn upgrade(&self, more: &[&str]) -> Result<Output> {
+        let folder = self.cloud.run_dir().folder("backup")?;
+        let folder = format!("--backup-dir={}", folder.display());
+        self.keadm(&[&["upgrade", "cloud", &folder][..], more].concat())
+    }
+
+    fn upgrade_ok(&self, more: &[&str]) -> Result<String> {
+        let output = self.upgrade(more)?;
+        ensure!(output.status.success(), "upgrade cloud {}: {}", more.join(" "), told(&output));
+        Ok(told(&output))
+    }
+
+    fn join(&self) -> Result<()> {
+        let token = self.keadm(&["gettoken"])?;
+        let token = String::from_utf8_lossy(&token.stdout).trim().to_owned();
+        // How full the disk of the machine below is has no part in this.
+        let set = format!(
+            "modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\
+             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%,\
+             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%",
+            images::PAUSE,
+            self.runtime.cgroup_root(),
+        );
+        let joined = self.machine.run(
+            &self.keadm,
+            &[
+                "join",
+                &format!("--cloudcore-ipport={}:10000", self.cloud.address()),
+                &format!("--remote-runtime-endpoint={}", self.runtime.endpoint()),
+                &format!("--edgenode-name={EDGE}"),
+                &format!("--token={token}"),
+                "--set",
+                &set,
+            ],
+        )?;
+        ensure!(joined.status.success(), "{}", told(&joined));
+        self.cluster.apply(&shell_pod("web", "exec sleep 100000", &json!({"nodeName": EDGE})))?;
+        self.cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"])?;
+        Ok(())
+    }
+
+    /// What is said in the cloud reaches the node, and what it says comes back: a second pod comes and goes.
+    fn edge_hears(&self, pod: &str) -> Result<()> {
+        self.cluster.apply(&shell_pod(pod, "exec sleep 100000", &json!({"nodeName": EDGE})))?;
+        let name = format!("pod/{pod}");
+        self.cluster.kubectl_ok(&["wait", "--for=condition=Ready", &name, "--timeout=60s"])?;
+        self.cluster.kubectl_ok(&["delete", &name, "--grace-period=1"])?;
+        Ok(())
+    }
+
+    fn deployment(&self) -> Result<Value> {
+        self.cluster.kubectl_json(&["get", "deployment/cloudcore", "--namespace=kubeedge"])
+    }
+
+    fn config(&self) -> Result<String> {
+        let path = "--output=jsonpath={.data.cloudcore\\.yaml}";
+        self.cluster.kubectl_ok(&["get", "configmap/cloudcore", "--namespace=kubeedge", path])
+    }
+
+    fn is_ready(&self, node: &str) -> Result<bool> {
+        let path = "--output=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+        Ok(self.cluster.kubectl_ok(&["get", "node", node, path])? == "True")
+    }
+}
+
+fn told(output: &Output) -> String {
+    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    format!("{:?}\n{}", output.status.code(), text.concat())
+}
+
+#[test]
+fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
+    let bench = Bench::start()?;
+    let nothing = bench.upgrade(&[])?;
+    ensure!(
+        nothing.status.code() == Some(3) && told(&nothing).contains("keadm init --advertise-address"),
+        "{}",
+        told(&nothing)
+    );
+    let address = format!("--advertise-address={}", bench.cloud.address());
+    bench.keadm_ok(&["init", &address, "--set=cloudCore.modules.cloudHub.tokenRefreshDuration=7"])?;
+    bench.join()?;
+    let containers = bench.runtime.running()?;
+    let same = bench.upgrade_ok(&[])?;
+    ensure!(same.contains("nothing is changed"), "{same}");
+
+    // Other values, and one object more; what was said at init holds.
+    let changes = "cloudCore.modules.cloudHub.nodeLimit=500,networkPolicy.enable=true";
+    let plan = bench.upgrade_ok(&["--set", changes, "--dry-run"])?;
+    ensure!(
+        plan.contains("create NetworkPolicy") && plan.contains("change ConfigMap kubeedge/cloudcore"),
+        "{plan}"
+    );
+    ensure!(!bench.config()?.contains("nodeLimit: 500"), "a dry run has changed something");
+    let done = bench.upgrade_ok(&["--set", changes])?;
+    eprintln!("{done}");
+    let config = bench.config()?;
+    ensure!(config.contains("nodeLimit: 500") && config.contains("tokenRefreshDuration: 7"), "{config}");
+    ensure!(config.contains(&bench.cloud.address().to_string()), "{config}");
+    bench.edge_hears("after-the-first")?;
+    ensure!(bench.runtime.running()? == containers, "containers were touched");
+    ensure!(bench.upgrade_ok(&[])?.contains("nothing is changed"), "a second time");
+
+    // An image that is nowhere.
+    let before = bench.deployment()?;
+    let bad =
+        ["--set=cloudCore.image.tag=v0.0.0-nowhere,networkPolicy.enable=false", "--ready-timeout-secs=30"];
+    let refused = bench.upgrade(&bad)?;
+    eprintln!("{}", told(&refused));
+    ensure!(refused.status.code() == Some(1), "{}", told(&refused));
+    let said = told(&refused);
+    ensure!(said.contains("the upgrade was taken back") && said.contains("Pull"), "{said}");
+    ensure!(said.contains("the cloudcore of before is ready"), "{said}");
+    let after = bench.deployment()?;
+    ensure!(after["spec"] == before["spec"], "{} is not {}", after["spec"], before["spec"]);
+    ensure!(after["status"]["readyReplicas"] == 1, "{after}");
+    ensure!(bench.config()? == config, "{}", bench.config()?);
+    bench.edge_hears("after-the-second")?;
+    ensure!(bench.runtime.running()? == containers, "containers were touched");
+    let same = bench.upgrade_ok(&[])?;
+    ensure!(same.contains("nothing is changed"), "{same}");
+
+    // A program that is another one.
+    let (repository, tag) = images::APP.rsplit_once(':').unwrap_or_default();
+    let ends = format!("--set=cloudCore.image.repository={repository},cloudCore.image.tag={tag}");
+    let refused = bench.upgrade(&[&ends, "--ready-timeout-secs=30"])?;
+    eprintln!("{}", told(&refused));
+    ensure!(refused.status.code() == Some(1), "{}", told(&refused));
+    ensure!(bench.deployment()?["spec"] == before["spec"], "{}", bench.deployment()?["spec"]);
+
+    // What is wanted no more goes.
+    let done = bench.upgrade_ok(&["--set=networkPolicy.enable=false"])?;
+    ensure!(done.contains("remove NetworkPolicy kubeedge/cloudcore"), "{done}");
+    eventually(PATIENCE, "the edge node to be Ready", || {
+        Ok(if bench.is_ready(EDGE)? { Seen::Yes(()) } else { Seen::NotYet("it is not".into()) })
+    })?;
+    ensure!(bench.runtime.running()? == containers, "containers were touched");
+    let kept = bench.cloud.run_dir().folder("backup")?.join("objects.yaml");
+    ensure!(std::fs::read_to_string(kept)?.contains("nodeLimit: 500"), "the backup");
+    let log = bench.cluster.kubectl_ok(&["logs", "deployment/cloudcore", "--namespace=kubeedge"])?;
+    ensure!(!log.to_lowercase().contains("forbidden"), "cloudcore was refused something:\n{log}");
+
+    let reset = bench.machine.run(Path::new("/usr/local/bin/keadm"), &["reset", "edge", "--force"])?;
+    ensure!(reset.status.success(), "{}", told(&reset));
+    bench.keadm_ok(&["reset", "cloud", "--force"])?;
+    Ok(())
+}

@@ -1,0 +1,406 @@
+//! `keadm token create|list|revoke`: join tokens with an end of one's own choice, and the way to take one back.
+//!
+//! Tokens are signed here with the CA's key out of the cluster; cloudcore takes no part in it. What is noted of them is a list
+//! (`ke_wire::join_tokens`) that cloudcore reads whenever a machine shows one. A token's text is printed once and kept nowhere.
+//! Certificates that machines have got with a token stay good when it is revoked.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON values answer null for what is not there; nothing else is indexed"
+)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, anyhow};
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use clap::ValueEnum;
+use k8s_openapi::jiff::Timestamp;
+use ke_wire::enrolment::JoinToken;
+use ke_wire::join_tokens::{self, Claims, Issued, List};
+use ring::rand::SecureRandom as _;
+use serde_json::{Value, json};
+
+use super::{Failure, token};
+use crate::age::span;
+use crate::cluster::Cluster;
+use crate::objects::NAMESPACE;
+use crate::table::table;
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+/// A token that nobody can revoke any more should not be longer about than the one who made it remembers it.
+const LONGEST: u64 = 365 * DAY;
+/// What has ended is listed for so long.
+const KEPT: u64 = 7 * DAY;
+/// A Secret holds 1 MiB; this and no more of a token's note goes into it.
+const MAX_NOTE: usize = 200;
+/// How the token that `gettoken` prints is called in place of its id.
+const CURRENT: &str = "current";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Make a token that ends when you say, and print it.
+    Create(Create),
+    /// List what is known of tokens; never their text.
+    List(ListArgs),
+    /// Take a token back: no machine gets a certificate with it any more. Nodes that have joined stay.
+    #[command(alias = "delete")]
+    Revoke(Revoke),
+}
+
+#[derive(Debug, clap::Args)]
+struct At {
+    /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
+    #[arg(long, value_name = "FILE")]
+    kube_config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: keadm token create --ttl 30m --note 'hall 3'")]
+struct Create {
+    #[command(flatten)]
+    at: At,
+    /// How long it opens the door: a number and m, h or d; 1 minute to 365 days.
+    #[arg(long, default_value = "24h", value_name = "TIME", value_parser = ttl)]
+    ttl: u64,
+    /// What it is for, for whoever lists tokens later.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT", value_parser = note)]
+    note: String,
+    /// `token`: the token and nothing else; `json`: with its id and its end.
+    #[arg(short, long, value_enum, default_value = "token")]
+    output: Printed,
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    #[command(flatten)]
+    at: At,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: keadm token revoke current")]
+struct Revoke {
+    #[command(flatten)]
+    at: At,
+    /// An id that `keadm token list` shows, or `current`: what gettoken prints; or the token itself.
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Printed {
+    Token,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    match &args.what {
+        What::Create(args) => create(args),
+        What::List(args) => list(args),
+        What::Revoke(args) => revoke(args),
+    }
+}
+
+fn create(args: &Create) -> Result<(), Failure> {
+    let cluster = Cluster::connect(args.at.kube_config.as_deref())?;
+    let ca = Ca::read(&cluster)?;
+    let now = unix_now();
+    let mut random = [0; 10];
+    ring::rand::SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| anyhow!("this machine has no randomness"))?;
+    let id = join_tokens::new_id(random);
+    let (made_by, ends) = (join_tokens::KEADM.to_owned(), now + args.ttl);
+    let token = ca.sign(&Claims { exp: ends, jti: Some(id.clone()), iss: Some(made_by) });
+    let noted = Issued { made: now, ends, by: cluster.who(), note: args.note.clone(), revoked: None };
+    let mut changes: Changes = old(&read(&cluster)?, now).map(|id| (id.clone(), None)).collect();
+    changes.insert(id.clone(), Some(noted));
+    // Noted first: a token that is in no list opens nothing.
+    write(&cluster, &changes)?;
+    match args.output {
+        Printed::Token => {
+            println!("{token}");
+            eprintln!(
+                "its id is {id}; it ends in {}; keadm token revoke {id} ends it at once",
+                span(signed(args.ttl))
+            );
+        }
+        Printed::Json => println!("{}", json!({"id": id, "token": token.to_string(), "ends": shown(ends)})),
+    }
+    Ok(())
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let cluster = Cluster::connect(args.at.kube_config.as_deref())?;
+    let (list, now) = (read(&cluster)?, unix_now());
+    let lines = lines(&list, token::find(&cluster)?.as_ref(), now);
+    match args.output {
+        Output::Json => {
+            let all: Vec<Value> = lines.iter().map(Line::json).collect();
+            println!("{}", serde_json::to_string_pretty(&all).context("write the list")?);
+        }
+        Output::Table => {
+            let head = ["ID", "MADE", "ENDS", "STATE", "BY", "NOTE"].map(str::to_owned).to_vec();
+            let rows: Vec<Vec<String>> =
+                [head].into_iter().chain(lines.iter().map(|line| line.row(now))).collect();
+            print!("{}", table(&rows));
+        }
+    }
+    Ok(())
+}
+
+fn revoke(args: &Revoke) -> Result<(), Failure> {
+    let cluster = Cluster::connect(args.at.kube_config.as_deref())?;
+    let (list, current, now) = (read(&cluster)?, token::find(&cluster)?, unix_now());
+    let order = order(&args.id, &list, current.as_ref(), now).map_err(Failure::Refused)?;
+    let (id, noted) = match order {
+        Order::Nothing(why) => {
+            println!("{why}");
+            return Ok(());
+        }
+        Order::Mark(id, noted) => (id, Some(noted)),
+        Order::Replace(id, noted) => (id, noted),
+    };
+    if let Some(noted) = noted {
+        write(&cluster, &BTreeMap::from([(id.clone(), Some(noted))]))?;
+        println!(
+            "{id} is revoked: no machine gets a certificate with it any more; nodes that have joined stay"
+        );
+    }
+    let Some(current) = current.filter(|current| current.id().as_deref() == Some(&id)) else { return Ok(()) };
+    // As long as the old one would have been good: by then cloudcore has made its next.
+    let exp = current.ends().and_then(|ends| u64::try_from(ends).ok()).unwrap_or(now + DAY);
+    let series = join_tokens::next_series(Some(&read(&cluster)?));
+    let made = Ca::read(&cluster)
+        .and_then(|ca| {
+            let next = ca.sign(&Claims { exp, jti: Some(series), iss: None });
+            Ok(token::write(&cluster, &next)?)
+        })
+        .map_err(|failure| anyhow!("{failure}"));
+    made.context("it is revoked, but there is no new one yet: type keadm token revoke current again")
+        .map_err(Failure::Halfway)?;
+    println!("keadm gettoken prints a new one");
+    Ok(())
+}
+
+/// What is to be done about a token.
+#[derive(Debug, PartialEq, Eq)]
+enum Order {
+    /// It opens nothing already; a sentence.
+    Nothing(String),
+    /// Noted so.
+    Mark(String, Issued),
+    /// It is cloudcore's present one, which has to have a successor. `None`: noted before, and cut short.
+    Replace(String, Option<Issued>),
+}
+
+/// `word`: an id, `current` or a token. Errors: one sentence.
+fn order(word: &str, list: &List, current: Option<&JoinToken>, now: u64) -> Result<Order, String> {
+    let shown: Option<JoinToken> = word.trim().parse().ok();
+    let meant = match (&shown, word) {
+        (Some(token), _) => Some(token),
+        (None, CURRENT) => Some(current.ok_or("there is no token in this cluster yet: cloudcore makes it")?),
+        (None, _) => None,
+    };
+    let id = match meant {
+        None => word.to_owned(),
+        Some(token) => token.id().ok_or_else(|| {
+            let ends = token.ends().map(|ends| span(ends.saturating_sub(signed(now))));
+            format!(
+                "this token has no id, as KubeEdge makes them, and cannot be revoked by itself. It ends {}; all tokens end at \
+                 once with the CA, and with it every node's certificate: keadm reset cloud, then keadm init",
+                ends.map_or_else(|| "never".to_owned(), |ends| format!("in {ends}"))
+            )
+        })?,
+    };
+    let is_current = current.is_some_and(|current| current.id().as_ref() == Some(&id));
+    if let Some(entry) = list.get(&id) {
+        // What cannot be read opens nothing.
+        let noted: Issued = serde_json::from_slice(entry).unwrap_or_default();
+        return Ok(match noted.revoked {
+            Some(_) if is_current => Order::Replace(id, None),
+            Some(_) => Order::Nothing(format!("{id} is revoked already")),
+            None if noted.ends <= now => Order::Nothing(format!("{id} has ended already")),
+            None => Order::Mark(id, Issued { revoked: Some(now), ..noted }),
+        });
+    }
+    let ends = meant.or(current.filter(|_| is_current)).and_then(JoinToken::ends);
+    let ends = u64::try_from(ends.unwrap_or_default()).unwrap_or_default();
+    let noted = Issued { ends, revoked: Some(now), note: "of cloudcore".into(), ..Issued::default() };
+    match meant {
+        _ if is_current => Ok(Order::Replace(id, Some(noted))),
+        Some(_) if ends <= now => Ok(Order::Nothing(format!("{id} has ended already"))),
+        Some(_) => Ok(Order::Mark(id, noted)),
+        None => Err(format!("there is no token {word:?}: keadm token list shows those that are")),
+    }
+}
+
+/// One line of the list.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    id: String,
+    issued: Issued,
+    state: &'static str,
+}
+
+impl Line {
+    fn row(&self, now: u64) -> Vec<String> {
+        let Issued { made, ends, by, note, .. } = &self.issued;
+        let ago = |then: u64| span(signed(now.saturating_sub(then)));
+        let ends = if *ends > now {
+            format!("in {}", span(signed(ends - now)))
+        } else {
+            format!("{} ago", ago(*ends))
+        };
+        let made = if *made == 0 { "-".to_owned() } else { format!("{} ago", ago(*made)) };
+        vec![self.id.clone(), made, ends, self.state.to_owned(), by.clone(), note.clone()]
+    }
+
+    fn json(&self) -> Value {
+        let Issued { made, ends, by, note, revoked } = &self.issued;
+        let made = Some(*made).filter(|made| *made > 0).map(shown);
+        json!({"id": self.id, "made": made, "ends": shown(*ends), "state": self.state, "by": by, "note": note,
+            "revoked": revoked.map(shown)})
+    }
+}
+
+/// The present token of cloudcore first, then those that end last.
+fn lines(list: &List, current: Option<&JoinToken>, now: u64) -> Vec<Line> {
+    let state = |issued: &Issued| match issued {
+        Issued { revoked: Some(_), .. } => "revoked",
+        Issued { ends, .. } if *ends <= now => "ended",
+        Issued { .. } => "ready",
+    };
+    let line = |(id, entry): (&String, &Vec<u8>)| {
+        let issued = serde_json::from_slice::<Issued>(entry);
+        let state = issued.as_ref().map_or("unreadable", state);
+        Line { id: id.clone(), issued: issued.unwrap_or_default(), state }
+    };
+    let mut lines: Vec<Line> = list.iter().map(line).collect();
+    lines.sort_by_key(|line| (std::cmp::Reverse(line.issued.ends), line.id.clone()));
+    let id = current.map(|current| current.id().unwrap_or_else(|| CURRENT.to_owned()));
+    if let (Some(current), Some(id)) = (current, id.filter(|id| !list.contains_key(id))) {
+        let ends = current.ends().and_then(|ends| u64::try_from(ends).ok()).unwrap_or_default();
+        let note = "current: gettoken prints it, cloudcore renews it".to_owned();
+        let issued = Issued { ends, note, ..Issued::default() };
+        lines.insert(0, Line { id, state: state(&issued), issued });
+    }
+    lines
+}
+
+/// Those of keadm's that have ended a while ago. What is noted of cloudcore's stays: their numbers count on.
+fn old(list: &List, now: u64) -> impl Iterator<Item = &String> {
+    let is_old = move |entry: &[u8]| {
+        let issued: Option<Issued> = serde_json::from_slice(entry).ok();
+        issued.is_some_and(|issued| issued.made > 0 && issued.ends.saturating_add(KEPT) < now)
+    };
+    list.iter().filter(move |(_, entry)| is_old(entry)).map(|(id, _)| id)
+}
+
+/// What signs.
+struct Ca {
+    hash: String,
+    key: Vec<u8>,
+}
+
+impl Ca {
+    fn read(cluster: &Cluster) -> Result<Self, Failure> {
+        let found = cluster.get(&secret("casecret")).context("may this account read it?")?;
+        let found = found.as_ref().map(token::data).transpose()?.unwrap_or_default();
+        let (Some(ca), Some(key)) = (found.get("cadata"), found.get("cakeydata")) else {
+            return Err(Failure::Refused(format!(
+                "there is no CA in this cluster yet (Secret {NAMESPACE}/casecret): cloudcore makes it when it starts; is it \
+                 installed? `keadm init` does it"
+            )));
+        };
+        let digest = ring::digest::digest(&ring::digest::SHA256, ca);
+        let hash = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { hash, key: key.clone() })
+    }
+
+    fn sign(&self, claims: &Claims) -> JoinToken {
+        let signed = claims.to_sign();
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.key);
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes()));
+        JoinToken { ca_hash: self.hash.clone(), jwt: format!("{signed}.{signature}") }
+    }
+}
+
+/// `None` takes an entry away.
+type Changes = BTreeMap<String, Option<Issued>>;
+
+/// The list as it stands; empty where there is none yet.
+pub(crate) fn read(cluster: &Cluster) -> Result<List> {
+    let found = cluster.get(&secret(join_tokens::SECRET)).context("may this account read it?")?;
+    found.as_ref().map_or_else(|| Ok(List::new()), token::data)
+}
+
+/// Each entry by itself: what another keadm notes at the same time stays.
+fn write(cluster: &Cluster, changes: &Changes) -> Result<()> {
+    let mut object = secret(join_tokens::SECRET);
+    for (id, noted) in changes {
+        let noted = noted.as_ref().map(serde_json::to_vec).transpose().context("write what is noted")?;
+        object["data"][id] = noted.map_or(Value::Null, |noted| BASE64_STANDARD.encode(noted).into());
+    }
+    cluster.merge(&object)
+}
+
+fn secret(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}})
+}
+
+fn ttl(text: &str) -> Result<u64, String> {
+    let wrong = || {
+        format!("{text:?} must be a number and m, h or d, from 1 minute to 365 days; examples: 30m, 24h, 7d")
+    };
+    let unit = match text.chars().last() {
+        Some('m') => MINUTE,
+        Some('h') => HOUR,
+        Some('d') => DAY,
+        _ => return Err(wrong()),
+    };
+    let number = text.get(..text.len() - 1).and_then(|number| number.parse::<u64>().ok());
+    let seconds = number.and_then(|number| number.checked_mul(unit));
+    seconds.filter(|seconds| (MINUTE..=LONGEST).contains(seconds)).ok_or_else(wrong)
+}
+
+fn note(text: &str) -> Result<String, String> {
+    if text.len() > MAX_NOTE || text.chars().any(char::is_control) {
+        return Err(format!("it must be one line of at most {MAX_NOTE} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// As `2026-11-22T06:00:00Z`.
+fn shown(seconds: u64) -> String {
+    Timestamp::from_second(signed(seconds)).map_or_else(|_| seconds.to_string(), |time| time.to_string())
+}
+
+fn signed(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,423 @@
+//! `keadm upgrade cloud`: another version of cloudcore, or other values, in place of what keadm has installed.
+//!
+//! In this order: flags, a look at the cluster, every object tried (nothing is written until that is good), a backup, the objects
+//! by server-side apply, the rollout. If cloudcore does not become ready, the objects are put back as they were. Edge nodes and
+//! their pods are not touched. Resource definitions are only ever widened and stay so: a narrower one could make Devices that
+//! were stored meanwhile unreadable.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON values answer null for what is not there; nothing else is indexed"
+)]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::{Value, json};
+
+use super::init::{
+    apply_one, changed, look_at_version, marked, may_write, pods, readiness, wait_token, wanted,
+};
+use super::manifest::Wanted;
+use super::takeover::{self, Owner};
+use super::{Failure, reset_cloud};
+use crate::backup::stamp;
+use crate::cluster::{Cluster, Refused, Write, shown};
+use crate::host::Host;
+use crate::objects::{self, NAME, NAMESPACE};
+use crate::owned;
+use crate::wait::wait;
+
+/// Where the objects of before are kept, a folder for each run.
+const BACKUPS: &str = "/etc/kubeedge/backup-cloud";
+/// In such a folder.
+const OBJECTS: &str = "objects.yaml";
+/// Lines of a pod's log that are told.
+const N_LINES: u32 = 10;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: unpack the new version's archive and type ./keadm upgrade cloud in its folder.\n\
+                  What was said at init, and since, holds; --set and the other flags are laid over it."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
+    #[arg(long, value_name = "FILE")]
+    kube_config: Option<PathBuf>,
+    /// Take back what others have changed about cloudcore's objects since.
+    #[arg(long)]
+    force: bool,
+    /// Print what would be done.
+    #[arg(short, long)]
+    dry_run: bool,
+    /// How long cloudcore may take to be ready. Seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    ready_timeout_secs: u64,
+    /// Folder for the objects of before; it may be there.
+    #[arg(long, value_name = "FOLDER")]
+    backup_dir: Option<PathBuf>,
+    /// Forget what was said at init and since.
+    #[arg(long)]
+    reset_values: bool,
+    /// Print the values that hold, as far as they are not the defaults.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    print_final_values: Option<bool>,
+    /// KubeEdge's; what was said before always holds.
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    reuse_values: Option<bool>,
+}
+
+pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
+    let say = |line: &str| println!("{line}");
+    // What is wrong with it is told before anything is asked.
+    args.wanted.values()?;
+    let cluster = Cluster::connect(args.kube_config.as_deref())?;
+    let refused = |error: anyhow::Error| Failure::Refused(format!("nothing was changed: {error:#}"));
+    look(&cluster, &say)?;
+    let present = cluster.get(&like("v1", "ConfigMap")).map_err(refused)?;
+    let (said, warnings) = args.wanted.said_over(below(present.as_ref(), args.reset_values, &say))?;
+    if args.print_final_values == Some(true) {
+        print!("{}", serde_saphyr::to_string(&said).context("write the values")?);
+    }
+    let all = wanted(&said, warnings, &say)?;
+    may_write(&cluster, &all)?;
+    let how = if args.force { Write::Over } else { Write::Careful };
+    let before = Before::read(&cluster, &all).map_err(refused)?;
+    let steps = before.steps(&cluster, &all, how).map_err(refused)?;
+    if steps.is_empty() {
+        return same(&cluster, &say);
+    }
+    if let Some((old, new)) = images(&before, &all) {
+        say(&format!("cloudcore's image: {old} -> {new}"));
+    }
+    if args.dry_run {
+        steps.iter().for_each(|step| say(step));
+        say("nothing was changed");
+        return Ok(());
+    }
+    let folder =
+        args.backup_dir.clone().unwrap_or_else(|| Path::new(BACKUPS).join(stamp(host.unix_seconds())));
+    before.keep(host, &folder).map_err(refused)?;
+    say(&format!("what is there is kept in {}", folder.join(OBJECTS).display()));
+
+    let limit = Duration::from_secs(args.ready_timeout_secs);
+    if let Err(why) = carry_out(&cluster, &all, how, limit, &say) {
+        return Err(take_back(&cluster, &before, &all, &folder, (limit, why), &say));
+    }
+    before.prune(&cluster, &say).map_err(|error| {
+        Failure::Halfway(
+            error.context("cloudcore is upgraded, but something of before is still there; type it again"),
+        )
+    })?;
+    wait_token(&cluster, Instant::now() + limit)?;
+    say("cloudcore is upgraded; edge nodes connect again by themselves");
+    Ok(())
+}
+
+/// Whether there is something that can be upgraded here.
+fn look(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
+    look_at_version(cluster, say)?;
+    let owner = takeover::look(cluster)?.map(|old| old.owner);
+    let why = match owner {
+        Some(Owner::Keadm) => return Ok(()),
+        None => format!(
+            "there is no cloudcore in {} (Deployment {NAMESPACE}/{NAME}): keadm init --advertise-address=ADDRESS installs it",
+            cluster.server
+        ),
+        Some(Owner::Helm) => {
+            "cloudcore was installed here with Helm: helm upgrade brings it to another version, after \
+                              kubectl apply --server-side -f charts/cloudcore/crds"
+                .to_owned()
+        }
+        Some(Owner::KubeEdge) => format!(
+            "Deployment {NAMESPACE}/{NAME} is KubeEdge's: keadm init --takeover puts Isthmus in its place"
+        ),
+    };
+    Err(Failure::Refused(why))
+}
+
+/// What holds unless flags say otherwise: a file of values.
+fn below(config_map: Option<&Value>, is_forgotten: bool, say: &dyn Fn(&str)) -> Value {
+    if is_forgotten {
+        return Value::Null;
+    }
+    config_map.and_then(objects::remembered).unwrap_or_else(|| {
+        // Written by `keadm manifest generate`, for one.
+        say(
+            "warning: what was said at the installation is not noted in the cluster: addresses, names, ports and durations \
+             are those of the present cloudcore.yaml, all else is the default unless you say it now",
+        );
+        let text = config_map.and_then(|it| it["data"]["cloudcore.yaml"].as_str()).unwrap_or_default();
+        takeover::carried_over(&serde_saphyr::from_str(text).unwrap_or_default())
+    })
+}
+
+/// The objects as they are before anything is changed.
+struct Before {
+    /// Those that are to be written, where they are there.
+    present: Vec<Value>,
+    /// keadm's of an earlier version or with other values, which are not wanted any more.
+    gone: Vec<Value>,
+}
+
+impl Before {
+    fn read(cluster: &Cluster, all: &[Value]) -> Result<Self> {
+        let read = |object: &Value| cluster.get(object).transpose();
+        let present = all.iter().filter_map(read).collect::<Result<_>>()?;
+        let made = reset_cloud::all_made(cluster)?;
+        let is_gone = |object: &&Value| !all.iter().any(|one| is_same(one, object));
+        let gone = made.iter().filter(is_gone).filter_map(read).collect::<Result<_>>()?;
+        Ok(Self { present, gone })
+    }
+
+    /// A line for each object that would be another one. Errors: it would be refused.
+    fn steps(&self, cluster: &Cluster, all: &[Value], how: Write) -> Result<Vec<String>> {
+        let mut steps = Vec::new();
+        for object in all {
+            let word = match self.of(object) {
+                None => "create",
+                Some(before) => match cluster.apply(&marked(object, Some(before)), Write::Try) {
+                    Ok(after) => changed(Some(before), &after),
+                    Err(Refused::Conflict(_)) if how == Write::Over => "change",
+                    Err(Refused::Conflict(why)) => {
+                        return Err(anyhow!(
+                            "{} was changed by somebody else: {why}; add --force to take that back",
+                            shown(object)
+                        ));
+                    }
+                    Err(Refused::Other(error)) => return Err(error),
+                },
+            };
+            if word != "keep" {
+                steps.push(format!("{word} {}", shown(object)));
+            }
+        }
+        steps.extend(self.gone.iter().map(|object| format!("remove {}", shown(object))));
+        Ok(steps)
+    }
+
+    fn of(&self, object: &Value) -> Option<&Value> {
+        self.present.iter().find(|one| is_same(one, object))
+    }
+
+    fn keep(&self, host: &dyn Host, folder: &Path) -> Result<()> {
+        let mut text = format!(
+            "# cloudcore's objects before keadm upgrade cloud. The way back:\n\
+             # kubectl apply --server-side --force-conflicts --field-manager=keadm -f {OBJECTS}\n"
+        );
+        // Definitions and namespace as they are; of the rest what keadm has written, so that what others have stays theirs.
+        for object in self.present.iter().chain(&self.gone) {
+            let object =
+                if is_shared(object) { takeover::plain(object) } else { owned::as_it_was(object, None) };
+            let one = serde_saphyr::to_string(&object).context("write an object")?;
+            text += &format!("---\n{}\n", one.trim_end());
+        }
+        let advice = || format!("write {}; another folder: --backup-dir FOLDER", folder.display());
+        let mut above: Vec<&Path> = folder.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+        above.reverse();
+        for path in above.into_iter().filter(|path| !host.exists(path)) {
+            host.make_folder(path, 0o755).with_context(advice)?;
+        }
+        host.write(&folder.join(OBJECTS), text.as_bytes(), 0o600).with_context(advice)
+    }
+
+    fn prune(&self, cluster: &Cluster, say: &dyn Fn(&str)) -> Result<()> {
+        self.gone.iter().try_for_each(|object| {
+            cluster.delete(object)?;
+            say(&format!("remove {}", shown(object)));
+            Ok(())
+        })
+    }
+
+    /// As it was, but for namespace and definitions.
+    fn put_back(&self, cluster: &Cluster, all: &[Value], say: &dyn Fn(&str)) -> Vec<String> {
+        let mut left = Vec::new();
+        for object in all.iter().filter(|object| !is_shared(object)) {
+            let done = match self.of(object) {
+                Some(before) => cluster.get(object).and_then(|now| {
+                    let was = owned::as_it_was(before, now.as_ref());
+                    cluster.apply(&was, Write::Over).map_err(|refused| match refused {
+                        Refused::Conflict(why) => anyhow!(why),
+                        Refused::Other(error) => error,
+                    })?;
+                    Ok(())
+                }),
+                None => cluster.delete(object),
+            };
+            if let Err(error) = done {
+                left.push(format!("{}: {error:#}", shown(object)));
+            }
+        }
+        if left.is_empty() {
+            say("the objects of before are back");
+        }
+        left
+    }
+}
+
+/// Written and ready, or why not.
+fn carry_out(
+    cluster: &Cluster,
+    all: &[Value],
+    how: Write,
+    limit: Duration,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    for object in all {
+        let word = apply_one(cluster, object, how)?;
+        if word != "keep" {
+            say(&format!("{word} {}", shown(object)));
+        }
+    }
+    ready(cluster, limit, say)?;
+    say("cloudcore is ready");
+    Ok(())
+}
+
+fn ready(cluster: &Cluster, limit: Duration, say: &dyn Fn(&str)) -> Result<()> {
+    wait(Instant::now() + limit, say, || readiness(cluster, &like("apps/v1", "Deployment")))
+}
+
+/// Puts everything back, and says what it was that was seen.
+fn take_back(
+    cluster: &Cluster,
+    before: &Before,
+    all: &[Value],
+    folder: &Path,
+    (limit, why): (Duration, anyhow::Error),
+    say: &dyn Fn(&str),
+) -> Failure {
+    // Before the pod that knows it is replaced.
+    let said = last_words(cluster);
+    say(&format!("cloudcore is not as wanted ({why:#}): putting back what was there"));
+    let left = before.put_back(cluster, all, say);
+    let why = why.context(format!("the upgrade was taken back{said}"));
+    let file = folder.join(OBJECTS);
+    if !left.is_empty() {
+        return Failure::Halfway(why.context(format!(
+            "not everything could be put back; kubectl apply --server-side --force-conflicts --field-manager=keadm -f {} \
+             does it when the cause is gone:\n  {}",
+            file.display(),
+            left.join("\n  ")
+        )));
+    }
+    match ready(cluster, limit, say) {
+        Ok(()) => {
+            say("the cloudcore of before is ready");
+            Failure::Undone(why)
+        }
+        Err(error) => Failure::Halfway(why.context(format!(
+            "the objects of before are back, but their cloudcore is not ready ({error:#}); look at: kubectl -n {NAMESPACE} \
+             describe pods"
+        ))),
+    }
+}
+
+/// The last lines of the log of a pod that is not ready.
+fn last_words(cluster: &Cluster) -> String {
+    let pods = pods(cluster).unwrap_or_default();
+    let failing = pods.iter().find(|pod| {
+        let containers = pod["status"]["containerStatuses"].as_array();
+        containers.is_some_and(|all| all.iter().any(|container| container["ready"] != true))
+    });
+    let Some(name) = failing.and_then(|pod| pod["metadata"]["name"].as_str()) else { return String::new() };
+    let logs = [true, false].map(|is_previous| cluster.log(NAMESPACE, name, is_previous, N_LINES));
+    let Some(log) = logs.into_iter().flatten().find(|log| !log.trim().is_empty()) else {
+        return String::new();
+    };
+    format!("; the last lines of pod {name}:\n  {}\n", log.trim_end().replace('\n', "\n  "))
+}
+
+fn same(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
+    match readiness(cluster, &like("apps/v1", "Deployment"))? {
+        Ok(()) => {
+            say("all of that is so already: nothing is changed");
+            Ok(())
+        }
+        Err(why) => Err(Failure::Undone(anyhow!(
+            "all of that is so already, and nothing is changed, but {why}; look at: kubectl -n {NAMESPACE} describe pods"
+        ))),
+    }
+}
+
+/// The present image and the next, if they differ.
+fn images(before: &Before, all: &[Value]) -> Option<(String, String)> {
+    let new = all.iter().find(|object| object["kind"] == "Deployment")?;
+    let image =
+        |of: &Value| of["spec"]["template"]["spec"]["containers"][0]["image"].as_str().map(str::to_owned);
+    let (old, new) = (image(before.of(new)?)?, image(new)?);
+    (old != new).then_some((old, new))
+}
+
+/// Others use these, too: they are widened, and never put back.
+fn is_shared(object: &Value) -> bool {
+    object["kind"] == "Namespace" || object["kind"] == "CustomResourceDefinition"
+}
+
+fn is_same(one: &Value, other: &Value) -> bool {
+    let metadata = |key: &str| one["metadata"][key] == other["metadata"][key];
+    one["kind"] == other["kind"] && metadata("name") && metadata("namespace")
+}
+
+/// cloudcore's object of this kind.
+fn like(version: &str, kind: &str) -> Value {
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": NAME, "namespace": NAMESPACE}})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn what_was_said_holds() {
+        let check = |config_map: Value, is_forgotten: bool, expected: Value, n_warnings: usize| {
+            let told = RefCell::new(0);
+            let found = below(Some(&config_map), is_forgotten, &|_| *told.borrow_mut() += 1);
+            assert_eq!((found, *told.borrow()), (expected, n_warnings), "{config_map}");
+        };
+        let said = json!({"cloudCore": {"replicaCount": 2}});
+        let noted = json!({"metadata": {"annotations": {"isthmus.io/values": said.to_string()}}, "data": {}});
+        check(noted.clone(), false, said, 0);
+        check(noted, true, Value::Null, 0);
+        let yaml = "modules:\n  cloudHub:\n    advertiseAddress: [192.0.2.1]\n    websocket: {port: 11000}\n";
+        let hub = json!({"advertiseAddress": ["192.0.2.1"], "websocket": {"port": 11000}});
+        let expected = json!({"cloudCore": {"modules": {"cloudHub": hub}}});
+        check(json!({"data": {"cloudcore.yaml": yaml}}), false, expected, 1);
+    }
+
+    #[test]
+    fn the_backup_can_be_applied() {
+        let ours = json!([{"manager": "keadm", "operation": "Apply", "fieldsV1": {"f:data": {"f:a": {}}}}]);
+        let present = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cloudcore", "namespace": "kubeedge",
+            "uid": "1", "managedFields": ours}, "data": {"a": "1", "b": "theirs"}});
+        let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "d", "uid": "2"}, "spec": {"x": 1}, "status": {}});
+        let before = Before { present: vec![definition, present], gone: Vec::new() };
+        let host = FakeHost::new(&["/", "/etc"]);
+        before.keep(&host, Path::new("/etc/kubeedge/backup-cloud/now")).unwrap();
+        let text = host.read(Path::new("/etc/kubeedge/backup-cloud/now/objects.yaml")).unwrap().unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(
+            text.contains("--field-manager=keadm") && text.contains("a: \"1\"") && text.contains("x: 1"),
+            "{text}"
+        );
+        assert!(!text.contains("theirs") && !text.contains("uid"), "{text}");
+    }
+
+    #[test]
+    fn the_image_is_told_if_it_is_another() {
+        let deployment = |image: &str| {
+            let pod = json!({"spec": {"containers": [{"image": image}]}});
+            json!({"kind": "Deployment", "metadata": {"name": NAME}, "spec": {"template": pod}})
+        };
+        let before = Before { present: vec![deployment("a:1")], gone: Vec::new() };
+        assert_eq!(images(&before, &[deployment("a:2")]), Some(("a:1".into(), "a:2".into())));
+        assert_eq!(images(&before, &[deployment("a:1")]), None);
+    }
+}
