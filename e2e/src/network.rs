@@ -32,7 +32,7 @@ impl Network {
         let run_dir = RunDir::new("network")?;
         let free = |n: u8| !Path::new("/sys/class/net").join(bridge(n)).exists();
         let number = run_dir.number("network", NETWORKS, free)?;
-        let network = Self { number, n_machines: AtomicU8::new(0), run_dir: run_dir };
+        let network = Self { number, n_machines: AtomicU8::new(0), run_dir };
         let (name, address) = (bridge(number), format!("{}/24", network.gateway()));
         network.run_dir.record(&Leftover::Network(name.clone()))?;
         run("ip", &["link", "add", &name, "type", "bridge"])?;

@@ -145,3 +145,25 @@ fn echo(reader: impl Read) -> Result<String> {
     }
     Ok(told)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_machine_that_is_still_on_is_entered() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Terminal::of(folder.path()).is_none(), "no demo");
+        let this = std::process::id();
+        let check = |pid: u32, start_time: Option<u64>, expected: bool| {
+            let edge = EdgeMachine { pid, start_time, run_dir: "/x".into() };
+            let [folder_of, programs, kubeconfig, home] = ["/a", "/b", "/c", "/d"].map(PathBuf::from);
+            let terminal = Terminal { folder: folder_of, programs, kubeconfig, home, edge };
+            std::fs::write(folder.path().join(FILE), serde_json::to_vec(&terminal).unwrap()).unwrap();
+            assert_eq!(Terminal::of(folder.path()).is_some(), expected, "{pid} {start_time:?}");
+        };
+        check(this, start_time(this), true);
+        check(this, start_time(this).map(|time| time + 1), false);
+        check(u32::MAX, None, false);
+    }
+}
