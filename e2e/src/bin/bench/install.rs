@@ -118,7 +118,8 @@ pub(crate) fn images() -> Result<Vec<Row>> {
         let programs: BTreeMap<String, Program> = image.programs.iter().map(read).collect::<Result<_>>()?;
         let crates = Crates::default();
         let (version, repository) = (env!("CARGO_PKG_VERSION"), "docker.io/isthmus");
-        let release = Release { programs, version, date: 1, repository, crates: &crates };
+        let release =
+            Release { programs, version, date: 1, repository, crates: &crates, manuals: &BTreeMap::new() };
         let archive = release.image(image, Packing::Gzip)?.context("a program is missing")?;
         let name = format!("image_{}", image.name.replace('-', "_"));
         rows.push(Row::new(&name, "MB", Some(archive.len() as f64 / 1e6), None, 1));
