@@ -46,8 +46,7 @@ impl Bench {
     fn token(&self, words: &[&str]) -> Result<String> {
         let kubeconfig = self.cluster.kubeconfig().display().to_string();
         let arguments: Vec<&str> = ["token"].iter().chain(words).copied().collect();
-        let done =
-            self.machine.run(&self.keadm, &[&arguments[..], &["--kube-config", &kubeconfig]].concat())?;
+        let done = self.edge.keadm(&[&arguments[..], &["--kube-config", &kubeconfig]].concat())?;
         ensure!(done.status.success(), "keadm {arguments:?}: {}", told(&done));
         Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
     }
@@ -129,7 +128,7 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
 #[test]
 fn tokens_are_made_and_taken_back() -> Result<()> {
     let bench = Bench::start()?;
-    let before = bench.machine.made()?;
+    let before = bench.edge.machine.made()?;
     let comes_and_goes = |token: &str| -> Result<()> {
         let joined = bench.join(token, &[])?;
         ensure!(joined.status.success(), "{}", told(&joined));
@@ -142,7 +141,7 @@ fn tokens_are_made_and_taken_back() -> Result<()> {
         let output = bench.join(token, &[])?;
         ensure!(output.status.code() == Some(code), "{}", told(&output));
         ensure!(told(&output).contains(expected), "no {expected:?} in {}", told(&output));
-        ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
+        ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
         Ok(())
     };
     let short = bench.token(&["create", "--ttl=1m"])?;
@@ -158,7 +157,7 @@ fn tokens_are_made_and_taken_back() -> Result<()> {
     bench.token(&["revoke", "current"])?;
     refused(&bench.token, 1, "token is revoked")?;
     let kubeconfig = bench.cluster.kubeconfig().display().to_string();
-    let next = bench.machine.run(&bench.keadm, &["gettoken", "--kube-config", &kubeconfig])?;
+    let next = bench.edge.keadm(&["gettoken", "--kube-config", &kubeconfig])?;
     comes_and_goes(String::from_utf8_lossy(&next.stdout).trim())?;
 
     let list: Vec<Value> = serde_json::from_str(&bench.token(&["list", "--output=json"])?)?;
