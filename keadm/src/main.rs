@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod age;
+mod apply;
 mod backup;
 mod binary;
 mod bundle;
@@ -26,6 +27,7 @@ mod owned;
 mod plan;
 mod reach;
 mod render;
+mod rollout;
 mod service;
 mod set;
 mod supplies;

@@ -32,3 +32,15 @@ pub(crate) fn wait(
         std::thread::sleep(LOOK);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_ends_with_the_last_word() {
+        let error = wait(Instant::now(), &|_| {}, || Ok(Err("not yet".into()))).unwrap_err();
+        assert_eq!(format!("{error:#}"), "the time is over: not yet");
+        wait(Instant::now(), &|_| {}, || Ok(Ok(()))).unwrap();
+    }
+}

@@ -11,18 +11,18 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::anyhow;
 use serde_json::{Value, json};
 
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
 use super::{Failure, token};
-use crate::cluster::{Cluster, MADE, Refused, SELECTOR, Write, shown};
-use crate::objects::{self, NAME, NAMESPACE, Values};
+use crate::apply::{apply_one, changed, look_at_version, marked, may_write, wanted};
+use crate::cluster::{Cluster, Refused, Write, shown};
+use crate::objects::{NAME, NAMESPACE};
+use crate::rollout::readiness;
 use crate::wait::wait;
 
-/// Tokens of service accounts that end, and everything else that cloudcore asks for, are there from this on.
-const OLDEST: (u32, u32) = (1, 24);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: keadm init --advertise-address=203.0.113.7\nThen: keadm gettoken, and keadm join on each machine."
@@ -81,40 +81,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => failure,
     })?;
     wait_ready(&cluster, &all, limit, &say)?;
-    wait_token(&cluster, limit)?;
+    token::wait_for(&cluster, limit)?;
     next(&all, &args.wanted, &say);
-    Ok(())
-}
-
-/// All objects that there are to be, the namespace first, for whoever reads along. `said`: a file of values.
-pub(super) fn wanted(
-    said: &Value,
-    mut warnings: Vec<String>,
-    say: &dyn Fn(&str),
-) -> Result<Vec<Value>, Failure> {
-    let (values, more) = Values::from_layers(std::slice::from_ref(said), &[]).map_err(Failure::Usage)?;
-    warnings.extend(more);
-    for warning in warnings {
-        say(&format!("warning: {warning}"));
-    }
-    let mut all = objects::crds().map_err(Failure::Refused)?;
-    all.extend(objects::objects(&values));
-    objects::remember(&mut all, said);
-    all.sort_by_key(|object| object["kind"] != "Namespace");
-    Ok(all)
-}
-
-/// Whether the cluster is new enough.
-pub(super) fn look_at_version(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
-    let (major, minor, text) = cluster.version().map_err(|error| Failure::Refused(format!("{error:#}")))?;
-    if (major, minor) < OLDEST {
-        let (a, b) = OLDEST;
-        return Err(Failure::Refused(format!(
-            "{} runs Kubernetes {text}; cloudcore needs {a}.{b} or newer: upgrade the cluster first",
-            cluster.server
-        )));
-    }
-    say(&format!("ok: {} runs Kubernetes {text}", cluster.server));
     Ok(())
 }
 
@@ -148,26 +116,6 @@ fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<tak
         n_ready => say(&format!("ok: {n_ready} nodes are Ready to run cloudcore")),
     }
     Ok(None)
-}
-
-pub(super) fn may_write(cluster: &Cluster, all: &[Value]) -> Result<(), Failure> {
-    let mut missing = Vec::new();
-    for object in all {
-        for verb in ["get", "create", "patch"] {
-            if !cluster.may(verb, object).map_err(|error| Failure::Refused(format!("{error:#}")))? {
-                missing.push(format!("{verb} {}", shown(object)));
-                break;
-            }
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Refused(format!(
-        "this kubeconfig's user may not do what this must do, and nothing was changed; use a cluster administrator's \
-         (--kube-config FILE):\n  {}",
-        missing.join("\n  ")
-    )))
 }
 
 /// A namespace that goes takes everything with it that is put into it meanwhile.
@@ -206,24 +154,6 @@ fn plan(cluster: &Cluster, all: &[Value], say: &dyn Fn(&str)) -> Result<(), Fail
     }
     say("nothing was changed");
     Ok(())
-}
-
-pub(super) fn changed(before: Option<&Value>, after: &Value) -> &'static str {
-    // What is seen of an object apart from who wrote it when.
-    let seen = |object: &Value| {
-        let mut object = object.clone();
-        for key in ["managedFields", "resourceVersion", "generation"] {
-            if let Some(metadata) = object["metadata"].as_object_mut() {
-                metadata.remove(key);
-            }
-        }
-        object
-    };
-    match before {
-        None => "create",
-        Some(before) if seen(before) == seen(after) => "keep",
-        Some(_) => "change",
-    }
 }
 
 /// Writes everything; if it cannot, what was made goes again.
@@ -266,34 +196,6 @@ fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -
     Ok(())
 }
 
-/// As it is written: others could have made some kinds, and what is in these is not ours to remove with them then.
-pub(super) fn marked(object: &Value, before: Option<&Value>) -> Value {
-    let mut object = object.clone();
-    let is_shared = object["kind"] == "Namespace" || object["kind"] == "CustomResourceDefinition";
-    let was_made = before.is_none_or(|before| !before["metadata"]["annotations"][MADE].is_null());
-    if is_shared && was_made {
-        object["metadata"]["annotations"] = json!({MADE: "true"});
-    }
-    object
-}
-
-pub(super) fn apply_one(cluster: &Cluster, object: &Value, how: Write) -> Result<&'static str> {
-    let before = cluster.get(object)?;
-    let object = marked(object, before.as_ref());
-    let how = if object["kind"] == "CustomResourceDefinition" { Write::Over } else { how };
-    let after = match cluster.apply(&object, how) {
-        Ok(after) => after,
-        Err(Refused::Conflict(why)) => {
-            let shown = shown(&object);
-            return Err(anyhow!(
-                "{shown} was changed by somebody else: {why}; add --force to take that back"
-            ));
-        }
-        Err(Refused::Other(error)) => return Err(error),
-    };
-    Ok(changed(before.as_ref(), &after))
-}
-
 fn wait_ready(cluster: &Cluster, all: &[Value], limit: Instant, say: &dyn Fn(&str)) -> Result<(), Failure> {
     let Some(wanted) = all.iter().find(|object| object["kind"] == "Deployment") else { return Ok(()) };
     if wanted["spec"]["replicas"] == 0 {
@@ -309,53 +211,6 @@ fn wait_ready(cluster: &Cluster, all: &[Value], limit: Instant, say: &dyn Fn(&st
     })?;
     say("cloudcore is ready");
     Ok(())
-}
-
-/// Whether as many cloudcores as are wanted are ready, all of them as the Deployment is now; if not, why.
-pub(super) fn readiness(cluster: &Cluster, wanted: &Value) -> Result<Result<(), String>> {
-    let deployment = cluster.get(wanted)?.ok_or_else(|| anyhow!("{} is gone", shown(wanted)))?;
-    let status = &deployment["status"];
-    let count = |key: &str| status[key].as_i64().unwrap_or_default();
-    let n_wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
-    let is_seen = count("observedGeneration") >= deployment["metadata"]["generation"].as_i64().unwrap_or(1);
-    if is_seen && count("updatedReplicas") >= n_wanted && count("availableReplicas") >= n_wanted {
-        return Ok(Ok(()));
-    }
-    let why = pods(cluster)?.iter().find_map(reason).unwrap_or_else(|| "it has not started yet".to_owned());
-    Ok(Err(format!("cloudcore is not ready: {why}")))
-}
-
-/// cloudcore's.
-pub(super) fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
-    let like = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": NAMESPACE}});
-    cluster.list(&like, SELECTOR)
-}
-
-/// What keeps a pod from being ready, if anything is known.
-pub(super) fn reason(pod: &Value) -> Option<String> {
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
-    let waits = containers.iter().find_map(|container| {
-        let waiting = &container["state"]["waiting"];
-        let last = &container["lastState"]["terminated"];
-        let reason = waiting["reason"].as_str()?;
-        let message = waiting["message"].as_str().or(last["message"].as_str()).unwrap_or_default();
-        Some(format!("{reason} {message}").trim_end().to_owned())
-    });
-    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let condition = |kind: &str| {
-        let found = conditions
-            .iter()
-            .find(|condition| condition["type"] == kind && condition["status"] == "False")?;
-        found["message"].as_str().filter(|message| !message.is_empty()).map(str::to_owned)
-    };
-    let why = condition("PodScheduled").or(waits).or_else(|| condition("Ready"))?;
-    Some(format!("pod {name}: {why}"))
-}
-
-pub(super) fn wait_token(cluster: &Cluster, limit: Instant) -> Result<(), Failure> {
-    wait(limit, &|_| {}, || Ok(token::read(cluster).map(drop).map_err(|error| format!("{error:#}"))))
-        .map_err(Failure::Halfway)
 }
 
 fn next(all: &[Value], wanted: &Wanted, say: &dyn Fn(&str)) {
@@ -385,42 +240,4 @@ fn next(all: &[Value], wanted: &Wanted, say: &dyn Fn(&str)) {
         "then, on each machine: keadm join --cloudcore-ipport={host}:{}{certificates} --token=TOKEN",
         port("cloudhub").unwrap_or(10000)
     ));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_seen_is_a_change() {
-        let object = |version: &str, replicas: u32| json!({"metadata": {"name": "a", "resourceVersion": version, "managedFields": [version]}, "spec": {"replicas": replicas}});
-        assert_eq!(changed(None, &object("1", 1)), "create");
-        assert_eq!(changed(Some(&object("1", 1)), &object("2", 1)), "keep");
-        assert_eq!(changed(Some(&object("1", 1)), &object("2", 2)), "change");
-    }
-
-    #[test]
-    fn what_keeps_a_pod_is_told() {
-        let check = |status: Value, expected: Option<&str>| {
-            let pod = json!({"metadata": {"name": "cloudcore-1"}, "status": status});
-            assert_eq!(reason(&pod).as_deref(), expected);
-        };
-        check(json!({}), None);
-        check(
-            json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}]}),
-            Some("pod cloudcore-1: 0/3 nodes are available"),
-        );
-        check(
-            json!({"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}),
-            Some("pod cloudcore-1: ImagePullBackOff no such image"),
-        );
-        check(json!({"containerStatuses": [{"state": {"running": {}}}]}), None);
-    }
-
-    #[test]
-    fn waiting_ends_with_the_last_word() {
-        let error = wait(Instant::now(), &|_| {}, || Ok(Err("not yet".into()))).unwrap_err();
-        assert_eq!(format!("{error:#}"), "the time is over: not yet");
-        wait(Instant::now(), &|_| {}, || Ok(Ok(()))).unwrap();
-    }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
 use base64::Engine as _;
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::{Failure, tokens};
 use crate::cluster::Cluster;
 use crate::objects::NAMESPACE;
+use crate::wait::wait;
 
 /// KubeEdge's names.
 const SECRET: &str = "tokensecret";
@@ -50,6 +51,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     println!("{token}");
     Ok(())
+}
+
+/// Until cloudcore has made one.
+pub(super) fn wait_for(cluster: &Cluster, limit: Instant) -> Result<(), Failure> {
+    wait(limit, &|_| {}, || Ok(read(cluster).map(drop).map_err(|error| format!("{error:#}"))))
+        .map_err(Failure::Halfway)
 }
 
 /// The token as it stands in the cluster, ended or not.

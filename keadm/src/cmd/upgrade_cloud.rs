@@ -16,17 +16,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 
-use super::init::{
-    apply_one, changed, look_at_version, marked, may_write, pods, readiness, wait_token, wanted,
-};
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
-use super::{Failure, reset_cloud};
+use super::{Failure, reset_cloud, token};
+use crate::apply::{apply_one, changed, look_at_version, marked, may_write, wanted};
 use crate::backup::stamp;
 use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::host::Host;
 use crate::objects::{self, NAME, NAMESPACE};
 use crate::owned;
+use crate::rollout::{pods, readiness};
 use crate::wait::wait;
 
 /// Where the objects of before are kept, a folder for each run.
@@ -112,7 +111,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
             error.context("cloudcore is upgraded, but something of before is still there; type it again"),
         )
     })?;
-    wait_token(&cluster, Instant::now() + limit)?;
+    token::wait_for(&cluster, Instant::now() + limit)?;
     say("cloudcore is upgraded; edge nodes connect again by themselves");
     Ok(())
 }

@@ -1,0 +1,129 @@
+//! Objects into a cluster: all that there are to be, whether they may be written, what writing one would change, and how it is
+//! marked as keadm's. For init and upgrade cloud.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON values answer null for what is not there; nothing else is indexed"
+)]
+
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, MADE, Refused, Write, shown};
+use crate::failure::Failure;
+use crate::objects::{self, Values};
+
+/// Tokens of service accounts that end, and everything else that cloudcore asks for, are there from this on.
+const OLDEST: (u32, u32) = (1, 24);
+/// All objects that there are to be, the namespace first, for whoever reads along. `said`: a file of values.
+pub(crate) fn wanted(
+    said: &Value,
+    mut warnings: Vec<String>,
+    say: &dyn Fn(&str),
+) -> Result<Vec<Value>, Failure> {
+    let (values, more) = Values::from_layers(std::slice::from_ref(said), &[]).map_err(Failure::Usage)?;
+    warnings.extend(more);
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
+    }
+    let mut all = objects::crds().map_err(Failure::Refused)?;
+    all.extend(objects::objects(&values));
+    objects::remember(&mut all, said);
+    all.sort_by_key(|object| object["kind"] != "Namespace");
+    Ok(all)
+}
+
+/// Whether the cluster is new enough.
+pub(crate) fn look_at_version(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
+    let (major, minor, text) = cluster.version().map_err(|error| Failure::Refused(format!("{error:#}")))?;
+    if (major, minor) < OLDEST {
+        let (a, b) = OLDEST;
+        return Err(Failure::Refused(format!(
+            "{} runs Kubernetes {text}; cloudcore needs {a}.{b} or newer: upgrade the cluster first",
+            cluster.server
+        )));
+    }
+    say(&format!("ok: {} runs Kubernetes {text}", cluster.server));
+    Ok(())
+}
+
+/// Refuses if this kubeconfig's user may not write one of them.
+pub(crate) fn may_write(cluster: &Cluster, all: &[Value]) -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    for object in all {
+        for verb in ["get", "create", "patch"] {
+            if !cluster.may(verb, object).map_err(|error| Failure::Refused(format!("{error:#}")))? {
+                missing.push(format!("{verb} {}", shown(object)));
+                break;
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "this kubeconfig's user may not do what this must do, and nothing was changed; use a cluster administrator's \
+         (--kube-config FILE):\n  {}",
+        missing.join("\n  ")
+    )))
+}
+
+/// In a word.
+pub(crate) fn changed(before: Option<&Value>, after: &Value) -> &'static str {
+    // What is seen of an object apart from who wrote it when.
+    let seen = |object: &Value| {
+        let mut object = object.clone();
+        for key in ["managedFields", "resourceVersion", "generation"] {
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                metadata.remove(key);
+            }
+        }
+        object
+    };
+    match before {
+        None => "create",
+        Some(before) if seen(before) == seen(after) => "keep",
+        Some(_) => "change",
+    }
+}
+
+/// As it is written: others could have made some kinds, and what is in these is not ours to remove with them then.
+pub(crate) fn marked(object: &Value, before: Option<&Value>) -> Value {
+    let mut object = object.clone();
+    let is_shared = object["kind"] == "Namespace" || object["kind"] == "CustomResourceDefinition";
+    let was_made = before.is_none_or(|before| !before["metadata"]["annotations"][MADE].is_null());
+    if is_shared && was_made {
+        object["metadata"]["annotations"] = json!({MADE: "true"});
+    }
+    object
+}
+
+pub(crate) fn apply_one(cluster: &Cluster, object: &Value, how: Write) -> Result<&'static str> {
+    let before = cluster.get(object)?;
+    let object = marked(object, before.as_ref());
+    let how = if object["kind"] == "CustomResourceDefinition" { Write::Over } else { how };
+    let after = match cluster.apply(&object, how) {
+        Ok(after) => after,
+        Err(Refused::Conflict(why)) => {
+            let shown = shown(&object);
+            return Err(anyhow!(
+                "{shown} was changed by somebody else: {why}; add --force to take that back"
+            ));
+        }
+        Err(Refused::Other(error)) => return Err(error),
+    };
+    Ok(changed(before.as_ref(), &after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_seen_is_a_change() {
+        let object = |version: &str, replicas: u32| json!({"metadata": {"name": "a", "resourceVersion": version, "managedFields": [version]}, "spec": {"replicas": replicas}});
+        assert_eq!(changed(None, &object("1", 1)), "create");
+        assert_eq!(changed(Some(&object("1", 1)), &object("2", 1)), "keep");
+        assert_eq!(changed(Some(&object("1", 1)), &object("2", 2)), "change");
+    }
+}
