@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use crate::need;
@@ -131,6 +131,13 @@ impl Machine {
         }
         made.sort();
         Ok(made)
+    }
+
+    /// Nothing is there that was not there, or is gone that was, since [`Self::made`] gave `before`.
+    pub fn must_be_as(&self, before: &[String]) -> Result<()> {
+        let made = self.made()?;
+        ensure!(made == before, "left behind: {made:?}; before: {before:?}");
+        Ok(())
     }
 
     pub fn run_dir(&self) -> &RunDir {

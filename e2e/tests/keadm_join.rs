@@ -65,7 +65,7 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
     let check = |output: Output, code: i32, expected: &str| -> Result<()> {
         ensure!(output.status.code() == Some(code), "{}", told(&output));
         ensure!(told(&output).contains(expected), "no {expected:?} in {}", told(&output));
-        ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
+        bench.edge.machine.must_be_as(&before)?;
         Ok(())
     };
     let (ca, rest) = bench.token.split_once('.').unwrap_or_default();
@@ -97,7 +97,7 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
         ensure!(reset.status.success(), "{}", told(&reset));
         ensure!(told(&reset).contains(&format!("kubectl delete node {NODE}")), "{}", told(&reset));
         ensure!(bench.edge.runtime.running()?.is_empty(), "containers run on");
-        ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
+        bench.edge.machine.must_be_as(&before)?;
         bench.cluster.kubectl_ok(&["delete", "pod", &pod, "--force", "--grace-period=0"])?;
         bench.cluster.kubectl_ok(&["delete", "node", NODE])?;
     }
@@ -121,7 +121,7 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
     })?;
     let reset = bench.reset()?;
     ensure!(reset.status.success(), "{}", told(&reset));
-    ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
+    bench.edge.machine.must_be_as(&before)?;
     Ok(())
 }
 
@@ -141,7 +141,7 @@ fn tokens_are_made_and_taken_back() -> Result<()> {
         let output = bench.join(token, &[])?;
         ensure!(output.status.code() == Some(code), "{}", told(&output));
         ensure!(told(&output).contains(expected), "no {expected:?} in {}", told(&output));
-        ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
+        bench.edge.machine.must_be_as(&before)?;
         Ok(())
     };
     let short = bench.token(&["create", "--ttl=1m"])?;
@@ -198,14 +198,14 @@ fn a_machine_without_anything_joins_with_a_bundle() -> Result<()> {
     fs::write(&cut, whole.get(..whole.len() / 2).unwrap_or_default())?;
     let refused = bench.join(&bench.token, &[&format!("--offline-bundle={}", cut.display())])?;
     ensure!(refused.status.code() == Some(3), "{}", told(&refused));
-    ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
+    bench.edge.machine.must_be_as(&before)?;
 
     let joined = bench.join(&bench.token, &[&format!("--offline-bundle={file}")])?;
     ensure!(joined.status.success(), "{}", told(&joined));
     run_pod(&bench.cluster, "from-the-bundle")?;
     let reset = bench.reset()?;
     ensure!(reset.status.success(), "{}", told(&reset));
-    ensure!(bench.edge.machine.made()? == before, "left behind: {:?}", bench.edge.machine.made()?);
+    bench.edge.machine.must_be_as(&before)?;
     Ok(())
 }
 
