@@ -26,6 +26,8 @@ pub(crate) enum Undo {
     /// With all that came into it: it was not there before.
     RemoveFolder(PathBuf),
     RemoveFile(PathBuf),
+    /// Others may have come to use it meanwhile: then it stays.
+    RemoveEmptyFolder(PathBuf),
     /// What stood there before goes back to its place, with its rights.
     PutBack(PathBuf),
     /// Ends every process that runs this program.
@@ -158,6 +160,9 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
         Undo::RemoveFile(path) => {
             host.remove_file(path).map_err(|error| format!("{}: {error}", path.display()))
         }
+        Undo::RemoveEmptyFolder(path) => {
+            remove_if_empty(host, path).map_err(|error| format!("{}: {error}", path.display()))
+        }
         Undo::PutBack(path) => put_back(host, path).map_err(|error| format!("{}: {error}", path.display())),
         Undo::End(program) => host.end(program, END_WITHIN).map_err(|error| error.to_string()),
         Undo::Start { program, arguments } => host
@@ -172,6 +177,10 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
             Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
         },
     }
+}
+
+fn remove_if_empty(host: &dyn Host, path: &Path) -> io::Result<()> {
+    if host.list(path)?.is_empty() { host.remove_tree(path) } else { Ok(()) }
 }
 
 /// Copies what stands at `path`, so that [`Undo::PutBack`] finds it.

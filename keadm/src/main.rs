@@ -21,6 +21,7 @@ mod look;
 mod node;
 mod objects;
 mod plan;
+mod pod_network;
 mod reach;
 mod render;
 mod service;
