@@ -10,6 +10,8 @@ use ke_run::config::{ConfigFile, Problem, Within};
 use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::edge_controller::Pool;
+
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -228,11 +230,47 @@ pub struct EdgeControllerConfig {
     /// How long pods stay on an edge node that the cluster cannot reach, before Kubernetes removes them. Seconds, 0 to
     /// 31536000; null: for ever. Not in KubeEdge.
     pub pod_toleration_secs: Option<Within<0, 31_536_000>>,
+    /// Ranges of pod addresses for edge nodes in a cluster that gives its Nodes none. Not in KubeEdge.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: PodCidrConfig,
 }
 
 impl Default for EdgeControllerConfig {
     fn default() -> Self {
-        Self { enable: true, pod_toleration_secs: None }
+        Self { enable: true, pod_toleration_secs: None, pod_cidr: PodCidrConfig::default() }
+    }
+}
+
+/// `modules.edgeController.podCIDR`
+///
+/// Given to edge nodes that ask for one (edgecore's `modules.edged.podNetwork.manage`, which `keadm join` sets on machines
+/// without a network of their own), and only while nobody else gives ranges: as soon as any Node of the cluster has a
+/// `spec.podCIDR` that is not from here, none is given. What a node has it keeps until its Node is deleted.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodCidrConfig {
+    /// What the ranges are cut from, such as 10.208.0.0/12 or fd00:1::/48; must be nobody else's address in the networks of the
+    /// edge machines. Empty: none is given. Once nodes have some, it may grow or move, and they keep theirs.
+    pub range: String,
+    /// Bits of one node's range, 9 to 126: 24 is 254 addresses. Longer than the bits of `range`; with them it says for how many
+    /// nodes there is room: 10.208.0.0/12 has 4096 of 24 bits.
+    pub node_mask_size: Within<9, 126>,
+}
+
+impl PodCidrConfig {
+    /// What may be given; `None`: nothing. Errors: the key below this section, and what is wrong with it.
+    pub fn pool(&self) -> Result<Option<Pool>, (&'static str, String)> {
+        if self.range.trim().is_empty() {
+            return Ok(None);
+        }
+        let prefix = u8::try_from(self.node_mask_size.to_u32()).unwrap_or(u8::MAX);
+        Pool::new(self.range.trim(), prefix).map(Some)
+    }
+}
+
+impl Default for PodCidrConfig {
+    fn default() -> Self {
+        Self { range: "10.208.0.0/12".to_owned(), node_mask_size: Within::of::<24>() }
     }
 }
 
@@ -326,6 +364,9 @@ impl ConfigFile for CloudCoreConfig {
         if let Some(bad) = hub.advertise_address.iter().find(is_bad) {
             let text = format!("found \"{bad}\", expected IP addresses; a name belongs into dnsNames");
             problems.push(Problem::new("modules.cloudHub.advertiseAddress", text));
+        }
+        if let Err((key, text)) = self.modules.edge_controller.pod_cidr.pool() {
+            problems.push(Problem::new(&format!("modules.edgeController.podCIDR.{key}"), text));
         }
         let service = &self.modules.device_controller.conversion.service;
         let is_named = |(namespace, name): (&str, &str)| !namespace.is_empty() && !name.is_empty();

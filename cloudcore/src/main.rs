@@ -66,6 +66,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         api_server_ca: cluster.ca.clone(),
         address: advertised.or(cluster.own_address).map(|address| address.to_string()).unwrap_or_default(),
         pod_toleration_secs: config.modules.edge_controller.pod_toleration_secs.map(|secs| secs.to_u32()),
+        pod_ranges: config.modules.edge_controller.pod_cidr.pool().ok().flatten(),
         admission_toleration_secs: cluster::admission_toleration_secs(&cluster.client).await,
     };
     let (ledger, ledger_writer) = ObjectSyncLedger::open(cluster.client.clone()).await?;

@@ -20,6 +20,19 @@ use crate::wait::{Seen, eventually, until};
 
 /// Laid over; /run is new.
 const OVER: [&str; 4] = ["/etc", "/var/lib", "/var/log", "/usr/local"];
+/// What this machine has of a node is not that one's, and may come and go while others work here.
+const OF_A_NODE: [&str; 10] = [
+    "/etc/kubeedge",
+    "/var/lib/kubeedge",
+    "/var/lib/keadm",
+    "/var/log/kubeedge",
+    "/usr/local/bin/edgecore",
+    "/usr/local/bin/keadm",
+    "/var/lib/kubelet",
+    "/var/lib/cni",
+    "/var/log/pods",
+    "/var/log/containers",
+];
 /// The programs that make and enter namespaces, of util-linux.
 const UNSHARE: &str = "/usr/bin/unshare";
 const NSENTER: &str = "/usr/bin/nsenter";
@@ -55,9 +68,7 @@ impl Machine {
                 "mount -t overlay overlay -o lowerdir={folder},upperdir={upper},workdir={work} {folder}\n"
             );
         }
-        // What this machine has of a node is not that one's.
-        script += "rm -rf /etc/kubeedge /var/lib/kubeedge /var/lib/keadm /var/log/kubeedge /usr/local/bin/edgecore /usr/local/bin/keadm \
-                   /var/lib/kubelet /var/lib/cni /var/log/pods /var/log/containers\n";
+        script += &format!("rm -rf {}\n", OF_A_NODE.join(" "));
         // Folders that are changed would count as made, as would those that network plugins make.
         script += "touch /usr/local/bin\nmkdir -p /var/lib/cni/results\n";
         let ready = run_dir.join("ready");
@@ -129,6 +140,7 @@ impl Machine {
         for (number, folder) in OVER.iter().enumerate() {
             below(&upper(&self.run_dir, number), Path::new(folder), &mut made)?;
         }
+        made.retain(|line| !line.strip_prefix('-').is_some_and(|path| OF_A_NODE.contains(&path)));
         made.sort();
         Ok(made)
     }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
 use crate::event_bus::EventBusConfig;
+use crate::pod_network::PodNetworkConfig;
 pub use thresholds::{EvictionHard, Threshold};
 
 /// The whole file.
@@ -204,6 +205,8 @@ pub struct EdgedConfig {
     pub root_directory: PathBuf,
     /// Image of the container that holds a pod's network. Empty: the runtime's own choice.
     pub pod_sandbox_image: String,
+    /// The pods' network of a machine that has none. Not in KubeEdge.
+    pub pod_network: PodNetworkConfig,
     /// The kubelet keys we know.
     pub tailored_kubelet_config: KubeletConfig,
 }
@@ -219,6 +222,7 @@ impl Default for EdgedConfig {
             report_event: true,
             root_directory: "/var/lib/kubelet".into(),
             pod_sandbox_image: String::new(),
+            pod_network: PodNetworkConfig::default(),
             tailored_kubelet_config: KubeletConfig::default(),
         }
     }
@@ -375,6 +379,12 @@ impl ConfigFile for EdgeCoreConfig {
         if !edged.node_ip.is_empty() && edged.node_ip.parse::<IpAddr>().is_err() {
             let text = format!("found \"{}\", expected an IP address", edged.node_ip);
             problems.push(Problem::new("modules.edged.nodeIP", text));
+        }
+        if !edged.pod_network.conf_dir.is_absolute() {
+            let found = edged.pod_network.conf_dir.display();
+            let text =
+                format!("found \"{found}\", expected the whole path of a folder, such as /etc/cni/net.d");
+            problems.push(Problem::new("modules.edged.podNetwork.confDir", text));
         }
         let kubelet = &edged.tailored_kubelet_config;
         let (low, high) = (kubelet.image_gc_low_threshold_percent, kubelet.image_gc_high_threshold_percent);

@@ -9,6 +9,7 @@ pub mod meta_manager;
 pub mod db;
 pub mod edged;
 pub mod node;
+pub mod pod_network;
 pub mod quantity;
 pub mod device_twin;
 pub mod device_id;

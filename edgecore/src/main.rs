@@ -25,6 +25,7 @@ use edgecore::edged::{Edged, Parts, Settings};
 use edgecore::event_bus::{EventBus, Upload};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
+use edgecore::pod_network::{self, PodNetwork};
 use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
 use k8s_openapi::api::core::v1::Taint;
@@ -139,6 +140,9 @@ async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {
     let cgroups = cgroups(&edged.tailored_kubelet_config);
     let logs = &edged.tailored_kubelet_config.pod_logs_dir;
     let n_pods = leaving::remove_pods(&runtime, &edged.root_directory, logs, cgroups.as_ref()).await?;
+    if edged.pod_network.manage {
+        pod_network::remove(&edged.pod_network.conf_dir)?;
+    }
     println!("{n_pods} pods were removed");
     Ok(())
 }
@@ -293,7 +297,12 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         lease_duration: kubelet.node_lease_duration_seconds.secs(),
         eviction_hard: kubelet.eviction_hard,
         kubelet_port: 10350,
+        asks_for_pod_range: edged_config.pod_network.manage,
     };
+    let pod_network = edged_config
+        .pod_network
+        .manage
+        .then(|| PodNetwork::new(&edged_config.pod_network, known.as_ref(), nodes.clone()));
     let node = NodeAgent::new(
         node_config,
         name,
@@ -337,6 +346,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     }
     if kubelet.register_node {
         tasks.add("node", |stop| node.run(stop));
+    }
+    if let Some(pod_network) = pod_network {
+        tasks.add("pod_network", |stop| pod_network.run(stop));
     }
     tasks.add("admin", |stop| admin.run(stop));
     if let Some(control) = control {

@@ -25,6 +25,7 @@ mod node;
 mod objects;
 mod owned;
 mod plan;
+mod pod_network;
 mod reach;
 mod render;
 mod rollout;

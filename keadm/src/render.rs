@@ -1,5 +1,7 @@
 //! Pure: what a join writes. Only what differs from edgecore's defaults; edgecore itself checks it.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Map, Value, json};
 
 /// Where edgecore's configuration is, as everywhere in KubeEdge's documents.
@@ -59,6 +61,8 @@ pub(crate) struct Wanted {
     pub(crate) labels: Vec<(String, String)>,
     /// A KubeletConfiguration; null if there is none.
     pub(crate) kubelet: Value,
+    /// Where edgecore is to write the configuration of pods' network; `None`: it makes none.
+    pub(crate) pod_network: Option<PathBuf>,
     pub(crate) set: Vec<String>,
 }
 
@@ -74,6 +78,13 @@ pub(crate) fn config(wanted: &Wanted, token: &str) -> Result<Value, String> {
         let labels: Map<String, Value> =
             wanted.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
         put(&mut edged, "nodeLabels", labels);
+    }
+    if let Some(conf_dir) = &wanted.pod_network {
+        let mut network = json!({"manage": true});
+        if conf_dir != Path::new(crate::pod_network::CONF_DIR) {
+            put(&mut network, "confDir", json!(conf_dir));
+        }
+        put(&mut edged, "podNetwork", network);
     }
     let mut hub = json!({
         "httpServer": format!("https://{}:{}", wanted.host, wanted.certificate_port),
@@ -186,6 +197,12 @@ mod tests {
         let of =
             |kind: &str| json!({"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": kind, "maxPods": 50});
         let more = Wanted { kubelet: of("KubeletConfiguration"), ..more };
+        let network = |conf_dir: &str| {
+            let wanted = Wanted { pod_network: Some(conf_dir.into()), ..wanted() };
+            config(&wanted, TOKEN).unwrap()["modules"]["edged"]["podNetwork"].clone()
+        };
+        assert_eq!(network("/etc/cni/net.d"), json!({"manage": true}));
+        assert_eq!(network("/k/net.d"), json!({"manage": true, "confDir": "/k/net.d"}));
         let wrong = config(&Wanted { kubelet: of("Pod"), ..more.clone() }, TOKEN).unwrap_err();
         assert!(wrong.contains("kind \"Pod\""), "{wrong}");
         let config = config(&more, "/run/keadm/token").unwrap();

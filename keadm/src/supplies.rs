@@ -15,7 +15,7 @@ const FOLDER: &str = "/var/lib/keadm-unpacked";
 /// edgecore imports what it finds here.
 const IMAGES: &str = "/var/lib/kubeedge/images";
 /// Where plugins are looked for by container runtimes that are told nothing, and by Debian's.
-const PLUGIN_FOLDERS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+pub(crate) const PLUGIN_FOLDERS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 
 /// Until it is [cleared](Supplies::clear).
 #[derive(Debug, Default)]
@@ -58,15 +58,20 @@ impl Supplies {
         }
     }
 
-    /// Images into edgecore's folder, plugins where there are none.
-    pub(crate) fn steps(&self, host: &dyn Host) -> Vec<Step> {
+    /// Images into edgecore's folder.
+    pub(crate) fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         if !self.images.is_empty() {
             steps.push(Step::Folder { path: IMAGES.into(), mode: 0o700 });
             steps.extend(copies(&self.images, Path::new(IMAGES), false));
         }
-        let has_plugins = PLUGIN_FOLDERS.iter().any(|folder| host.exists(&Path::new(folder).join("bridge")));
-        if !self.plugins.is_empty() && !has_plugins {
+        steps
+    }
+
+    /// Plugins where there are none. Before anything that makes pods: these go by the plugins.
+    pub(crate) fn plugin_steps(&self, host: &dyn Host) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !self.plugins.is_empty() && !has_plugins(host) {
             let [folder, _] = PLUGIN_FOLDERS;
             let above = ["/opt", "/opt/cni", folder];
             steps.extend(above.map(|path| Step::SharedFolder { path: path.into(), mode: 0o755 }));
@@ -75,10 +80,21 @@ impl Supplies {
         steps
     }
 
+    /// Where the bundle's plugins will be, if it has all of these and this machine has none.
+    pub(crate) fn plugin_folder(&self, host: &dyn Host, plugins: &[String]) -> Option<&'static Path> {
+        let brings = |name: &String| self.plugins.iter().any(|from| from.ends_with(name));
+        let [folder, _] = PLUGIN_FOLDERS;
+        (!has_plugins(host) && plugins.iter().all(brings)).then_some(Path::new(folder))
+    }
+
     /// What was unpacked is of no more use.
     pub(crate) fn clear(&self, host: &dyn Host) -> Result<(), Failure> {
         Ok(host.remove_tree(Path::new(FOLDER)).with_context(|| format!("clear {FOLDER}"))?)
     }
+}
+
+fn has_plugins(host: &dyn Host) -> bool {
+    PLUGIN_FOLDERS.iter().any(|folder| host.exists(&Path::new(folder).join("bridge")))
 }
 
 fn copies<'a>(files: &'a [PathBuf], folder: &'a Path, are_programs: bool) -> impl Iterator<Item = Step> + 'a {
@@ -105,7 +121,7 @@ mod tests {
             let bundle = Some(Path::new("/media/edge.tar.gz"));
             let supplies = Supplies::gather(&host, bundle, &mut |_| {}).unwrap();
             assert_eq!(supplies.edgecore, Path::new("/var/lib/keadm-unpacked/edgecore"));
-            let lines = plan::print(&supplies.steps(&host));
+            let lines = plan::print(&[supplies.steps(), supplies.plugin_steps(&host)].concat());
             let installed: Vec<&str> =
                 lines.iter().filter_map(|line| line.rsplit_once(' ').map(|(_, to)| to)).collect();
             assert_eq!(installed, expected);

@@ -114,6 +114,9 @@ modules:
   edgeController:
     enable: {{ $edge.enable }}
     podTolerationSecs: {{ if eq (toString $edge.podTolerationSecs) "forever" }}null{{ else }}{{ int $edge.podTolerationSecs }}{{ end }}
+    podCIDR:
+      range: {{ toJson $edge.podCIDR.range }}
+      nodeMaskSize: {{ int $edge.podCIDR.nodeMaskSize }}
   deviceController:
     enable: {{ $device.enable }}
     conversion:

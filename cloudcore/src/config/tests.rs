@@ -92,6 +92,28 @@ fn a_service_has_a_namespace() {
 }
 
 #[test]
+fn ranges_that_cannot_be_given() {
+    let key = "modules.edgeController.podCIDR";
+    let check = |section: &str, expected: &str| {
+        refuses(
+            &format!("modules: {{edgeController: {{podCIDR: {{{section}}}}}}}"),
+            &[&format!("{key}.{expected}")],
+        );
+    };
+    check("range: 10.0.0.0", "range: found \"10.0.0.0\", expected a range such as 10.208.0.0/12");
+    check(
+        "range: 10.208.1.0/12",
+        "range: found \"10.208.1.0/12\", which is in the middle of 10.208.0.0/12: write that",
+    );
+    check("nodeMaskSize: 12", "nodeMaskSize: found 12, expected 13 to 30 for a range of 10.208.0.0/12");
+    check(
+        "range: 'fd00::/48', nodeMaskSize: 31",
+        "nodeMaskSize: found 31, expected 49 to 126 for a range of fd00::/48",
+    );
+    assert!(read("modules: {edgeController: {podCIDR: {range: ''}}}").is_ok());
+}
+
+#[test]
 fn how_long_pods_stay() {
     for (yaml, expected) in [
         ("", None),

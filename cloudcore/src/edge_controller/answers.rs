@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use hyper::Method;
 use ke_api::object::{self, ObjectError};
+use ke_api::pod_network::POD_NETWORK;
 use ke_wire::{
     Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Up,
     Version,
@@ -369,7 +370,9 @@ fn let_only_own_words(node: &mut Value) {
         let (domain, name) = label.split_once('/').unwrap_or(("", label));
         match domain {
             "node-role.kubernetes.io" => matches!(name, "edge" | "agent"),
-            "node-restriction.kubernetes.io" | "isthmus.io" => false,
+            // By this one it asks for a range of pod addresses.
+            "isthmus.io" => label == POD_NETWORK,
+            "node-restriction.kubernetes.io" => false,
             domain => !domain.ends_with(".node-restriction.kubernetes.io"),
         }
     };

@@ -349,10 +349,10 @@ async fn a_node_says_its_status_and_no_more() {
     check(question, &format!(r#"{call} {{"metadata":{{"uid":"u"}},"status":{{"phase":"Running"}}}}"#)).await;
     let labels = json!({"node-role.kubernetes.io/edge": "", "node-role.kubernetes.io/control-plane": "", "site": "x",
         "a.node-restriction.kubernetes.io/b": "c"});
-    let body =
-        json!({"metadata": {"name": "e1", "labels": labels, "annotations": {"isthmus.io/node-key": "mine"}}});
+    let annotations = json!({"isthmus.io/node-key": "mine", "isthmus.io/pod-network": "managed", "isthmus.io/pod-range": "x"});
+    let body = json!({"metadata": {"name": "e1", "labels": labels, "annotations": annotations}});
     let question =
         Question::Update { key: ObjectKey::cluster(Kind::Node, "e1".parse().unwrap()), body: bytes(body) };
-    let left = r#"{"metadata":{"annotations":{},"labels":{"node-role.kubernetes.io/edge":"","site":"x"}}}"#;
+    let left = r#"{"metadata":{"annotations":{"isthmus.io/pod-network":"managed"},"labels":{"node-role.kubernetes.io/edge":"","site":"x"}}}"#;
     check(question, &format!("PATCH /api/v1/nodes/e1 application/merge-patch+json {left}")).await;
 }

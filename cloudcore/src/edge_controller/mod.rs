@@ -10,6 +10,7 @@ mod graph;
 mod handle;
 mod observed;
 mod placement;
+mod pod_ranges;
 mod tolerate;
 mod tolerations;
 mod upstream;
@@ -40,6 +41,7 @@ pub(crate) use api::{ApiServer, Call, Content, object_path};
 pub(crate) use fetch::vanished;
 pub use graph::Graph;
 pub use handle::{FromNode, Upstream};
+pub use pod_ranges::Pool;
 
 /// Reads that are under way at once: data named for the first time, Pods of a node that came late.
 const FETCHES: usize = 16;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub pod_toleration_secs: Option<u32>,
     /// What the API server's admission gives to Pods that say nothing. Seconds.
     pub admission_toleration_secs: i64,
+    /// From what edge nodes get ranges of pod addresses; nothing: they get none.
+    pub pod_ranges: Option<Pool>,
 }
 
 /// The module. `run` it.
@@ -134,6 +138,7 @@ struct Downstreaming {
     graph: Graph,
     policy: Policy,
     orders: mpsc::Sender<tolerate::Order>,
+    ranges: mpsc::Sender<()>,
     complete: state::Sender<bool>,
     links: HashMap<NodeName, Link>,
     fetches: JoinSet<Fetched>,
@@ -187,6 +192,8 @@ impl EdgeController {
         let (tell, news) = mpsc::channel(4096);
         // Emptied at once: `tolerate` keeps the newest per Pod.
         let (order, orders) = mpsc::channel(64);
+        // Full: that somebody asks for a range of pod addresses is known already.
+        let (ask, asked) = mpsc::channel(1);
         let answers = Answers {
             api: api.clone(),
             graph: graph.clone(),
@@ -202,6 +209,7 @@ impl EdgeController {
             graph,
             policy,
             orders: order,
+            ranges: ask,
             complete,
             links: HashMap::new(),
             fetches: JoinSet::new(),
@@ -209,7 +217,8 @@ impl EdgeController {
             n_orders: numbers.orders,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(named("watch", watch::run(client, seen, stop.clone())));
+        tasks.spawn(named("watch", watch::run(client.clone(), seen, stop.clone())));
+        tasks.spawn(named("pod ranges", pod_ranges::run(client, settings.pod_ranges, asked, stop.clone())));
         tasks.spawn(named("tolerate", tolerate::run(api, policy, orders, stop.clone())));
         tasks.spawn(named("upstream", upstream::run(answers, inbox, tell, stop.clone())));
         tasks.spawn(named("downstream", downstreaming.run(events, news, passes, stop.clone())));
@@ -263,6 +272,9 @@ impl Downstreaming {
     async fn on_watch(&mut self, event: WatchEvent) {
         let was_complete = *self.complete.borrow();
         self.tolerate(&event).await;
+        if pod_ranges::asks(&event) {
+            let _ = self.ranges.try_send(());
+        }
         let (effects, is_complete) = {
             let mut placement = self.graph.write();
             let effects = placement.on_event(event);

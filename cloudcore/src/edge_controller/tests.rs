@@ -52,6 +52,7 @@ fn downstream() -> Bench {
         graph: Graph::default(),
         policy: Policy { stay: Stay::Forever, admission_secs: 300 },
         orders: fixes,
+        ranges: mpsc::channel(1).0,
         complete: state::channel(false).0,
         links: HashMap::new(),
         fetches: JoinSet::new(),

@@ -65,6 +65,11 @@ fn what_cannot_work_is_refused() {
            \"modules.edged.tailoredKubeletConfig.clusterDNS\"? (line 1)"],
     );
     refuses(
+        "modules: {edged: {podNetwork: {manage: true, confDir: net.d}}}",
+        &["modules.edged.podNetwork.confDir: found \"net.d\", expected the whole path of a folder, such as \
+           /etc/cni/net.d"],
+    );
+    refuses(
         "modules: {edged: {nodeIP: x, tailoredKubeletConfig: {imageGCLowThresholdPercent: 90}}}",
         &[
             "modules.edged.nodeIP: found \"x\", expected an IP address",

@@ -65,6 +65,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn status(&self) -> Result<v1::StatusResponse, RuntimeError>;
     /// The runtime's cgroup driver; `None` when it cannot tell (containerd before 2.0).
     async fn cgroup_driver(&self) -> Result<Option<v1::CgroupDriver>, RuntimeError>;
+    /// Its own configuration, in its own form, where it shows it.
+    async fn shown_config(&self) -> Result<Option<String>, RuntimeError>;
     /// Tells the pod address range to runtimes that set up their network from it.
     async fn set_pod_cidr(&self, pod_cidr: &str) -> Result<(), RuntimeError>;
 
@@ -238,12 +240,16 @@ impl Runtime for CriClient {
             Ok(response) => Ok(response.linux.map(|linux| linux.cgroup_driver())),
             // containerd before 2.0: it shows its configuration to who asks for everything.
             Err(RuntimeError::NotOffered(_)) => {
-                let request = v1::StatusRequest { verbose: true };
-                let status = self.ask("Status", SHORT, self.runtime.clone().status(request)).await?;
-                Ok(status.info.get("config").and_then(|config| driver_in_config(config)))
+                Ok(self.shown_config().await?.as_deref().and_then(driver_in_config))
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn shown_config(&self) -> Result<Option<String>, RuntimeError> {
+        let request = v1::StatusRequest { verbose: true };
+        let mut status = self.ask("Status", SHORT, self.runtime.clone().status(request)).await?;
+        Ok(status.info.remove("config"))
     }
 
     async fn set_pod_cidr(&self, pod_cidr: &str) -> Result<(), RuntimeError> {

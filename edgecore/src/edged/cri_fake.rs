@@ -151,7 +151,15 @@ impl FakeRuntime {
     /// Names of the calls that change something, in order, as `name subject`.
     #[must_use]
     pub fn changes(&self) -> Vec<String> {
-        let reading = ["version", "status", "cgroup_driver", "events", "container_stats", "image_fs_info"];
+        let reading = [
+            "version",
+            "status",
+            "cgroup_driver",
+            "shown_config",
+            "events",
+            "container_stats",
+            "image_fs_info",
+        ];
         let calls = self.calls();
         let changing = calls.iter().filter(|call| {
             !(reading.contains(&call.name)
@@ -307,6 +315,11 @@ impl Runtime for FakeRuntime {
 
     async fn cgroup_driver(&self) -> Result<Option<v1::CgroupDriver>, RuntimeError> {
         self.enter("cgroup_driver", "").await?;
+        Ok(None)
+    }
+
+    async fn shown_config(&self) -> Result<Option<String>, RuntimeError> {
+        self.enter("shown_config", "").await?;
         Ok(None)
     }
 

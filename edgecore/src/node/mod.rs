@@ -34,6 +34,8 @@ use crate::meta_manager::Meta;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// After a failure the same is tried again this soon, whatever the normal pace.
 const RETRY: Duration = Duration::from_secs(2);
+/// While the network that we make ourselves is on its way, so that nobody waits for the next turn to hear that it is there.
+const NETWORK_LOOK: Duration = Duration::from_secs(1);
 
 /// The module.
 pub struct NodeAgent {
@@ -44,7 +46,7 @@ pub struct NodeAgent {
     meta: Meta,
     runtime: Arc<dyn Runtime>,
     nodes: watch::Receiver<Option<Arc<Node>>>,
-    /// Whether the store was empty at start: then the cloud must send all it thinks this node has.
+    /// Whether the store was empty at start: then the cloud must send all it thinks this node has. Or the Node lacks a word.
     must_register: bool,
     known: Option<Node>,
     wanted_ip: Option<IpAddr>,
@@ -52,6 +54,8 @@ pub struct NodeAgent {
     lease: Option<Value>,
     last_told: Option<(Instant, Value)>,
     standing: watch::Sender<Standing>,
+    /// Whether the runtime had no network for pods when it was looked at last.
+    has_no_network: bool,
 }
 
 /// What the cloud has been told of this Node since this process runs.
@@ -102,7 +106,8 @@ impl NodeAgent {
         addresses: watch::Sender<Vec<IpAddr>>,
         standing: watch::Sender<Standing>,
     ) -> Self {
-        let must_register = known.is_none();
+        // A Node that does not ask yet: it was registered before this machine made its network itself.
+        let must_register = known.as_ref().is_none_or(|known| status::is_to_ask(&config, known));
         Self {
             config,
             name,
@@ -118,6 +123,7 @@ impl NodeAgent {
             lease: None,
             last_told: None,
             standing,
+            has_no_network: false,
         }
     }
 
@@ -160,6 +166,8 @@ impl NodeAgent {
                 tracing::warn!(%error, "node status or lease; trying again");
                 status.reset_after(RETRY);
                 lease.reset_after(RETRY);
+            } else if self.has_no_network && self.config.asks_for_pod_range {
+                status.reset_after(NETWORK_LOOK);
             }
         }
     }
@@ -293,15 +301,17 @@ impl NodeAgent {
         self.addresses.borrow().clone()
     }
 
-    async fn status(&self) -> Value {
+    async fn status(&mut self) -> Value {
+        self.has_no_network = false;
         let runtime = match (self.runtime.status().await, self.runtime.version().await) {
             (Ok(status), Ok(version)) => {
                 let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
                 let unready = conditions.iter().find(|condition| !condition.status);
+                self.has_no_network = unready.is_some_and(|one| one.r#type == status::NETWORK_READY);
                 RuntimeState {
                     version: format!("{}://{}", version.runtime_name, version.runtime_version),
-                    unready: unready.map(|condition| {
-                        format!("container runtime {} is not ready: {}", condition.r#type, condition.message)
+                    unready: unready.map(|one| {
+                        status::runtime_unready(&self.config, self.known.as_ref(), &one.r#type, &one.message)
                     }),
                 }
             }

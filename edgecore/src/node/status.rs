@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{NodeCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
+use ke_api::pod_network::{MANAGED, POD_NETWORK};
 use ke_wire::NodeName;
 use serde_json::{Value, json};
 
 use super::host::{Host, Measured};
 use super::pressure::{Pressure, judge};
 use crate::config::EvictionHard;
+use crate::pod_network;
+
+/// The runtime's word for pods' network.
+pub(super) const NETWORK_READY: &str = "NetworkReady";
 
 /// The version that the Node shows. Its form is read by programs that look for the KubeEdge version a node speaks.
 const KUBELET_VERSION: &str = concat!("v1.32.10-kubeedge-v1.23.1+isthmus-", env!("CARGO_PKG_VERSION"));
@@ -36,6 +41,8 @@ pub struct NodeConfig {
     pub eviction_hard: EvictionHard,
     /// Port told as the kubelet's.
     pub kubelet_port: u16,
+    /// Whether the cloud is asked for a range of pod addresses, since pods' network is made here.
+    pub asks_for_pod_range: bool,
 }
 
 /// What the container runtime says of itself.
@@ -63,16 +70,43 @@ pub(super) fn node_object(name: &NodeName, config: &NodeConfig, host: &Host, sta
     if let (false, Ok(taints)) = (config.taints.is_empty(), serde_json::to_value(&config.taints)) {
         spec = json!({"taints": taints});
     }
+    let mut annotations =
+        BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach", "true")]);
+    if config.asks_for_pod_range {
+        annotations.insert(POD_NETWORK, MANAGED);
+    }
     json!({
         "metadata": {
             "name": name.as_str(),
             "creationTimestamp": null,
             "labels": labels,
-            "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+            "annotations": annotations,
         },
         "spec": spec,
         "status": status,
     })
+}
+
+/// Whether the Node in the cloud does not say yet that it asks for a range.
+pub(super) fn is_to_ask(config: &NodeConfig, known: &Node) -> bool {
+    let said = known.metadata.annotations.as_ref().and_then(|all| all.get(POD_NETWORK));
+    config.asks_for_pod_range && said.is_none_or(|word| word != MANAGED)
+}
+
+/// Why a runtime that says this of one of its conditions is not ready. `known`: this Node as the cloud has it.
+pub(super) fn runtime_unready(
+    config: &NodeConfig,
+    known: Option<&Node>,
+    condition: &str,
+    message: &str,
+) -> String {
+    let has_range = known.is_some_and(|node| !pod_network::ranges(node).is_empty());
+    if condition == NETWORK_READY && config.asks_for_pod_range && !has_range {
+        return "pods have no network yet: waiting for the cloud to give this Node a range of pod addresses \
+                (spec.podCIDR); if it does not come, cloudcore's log says why"
+            .to_owned();
+    }
+    format!("container runtime {condition} is not ready: {message}")
 }
 
 /// What was looked at for a status.
@@ -278,6 +312,37 @@ mod tests {
         check(None, Pressure { disk: true, ..FINE }, ["False", "True", "False", "True"]);
         check(None, Pressure { pids: true, ..FINE }, ["False", "False", "True", "True"]);
         check(Some("no socket"), FINE, ["False", "False", "False", "False"]);
+    }
+
+    #[test]
+    fn a_node_that_waits_for_its_range_says_so() {
+        let config = |asks_for_pod_range| NodeConfig {
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            max_pods: 1,
+            status_period: Duration::ZERO,
+            report_period: Duration::ZERO,
+            lease_duration: Duration::ZERO,
+            eviction_hard: EvictionHard::default(),
+            kubelet_port: 0,
+            asks_for_pod_range,
+        };
+        let node = |body: Value| serde_json::from_value::<Node>(body).unwrap();
+        let bare = node(json!({"metadata": {}}));
+        let given = node(json!({"metadata": {}, "spec": {"podCIDR": "10.208.0.0/24"}}));
+        let check = |asks, known: Option<&Node>, condition: &str, expected: &str| {
+            let why = runtime_unready(&config(asks), known, condition, "no CNI");
+            assert!(why.contains(expected), "{why}");
+        };
+        check(true, Some(&bare), "NetworkReady", "waiting for the cloud");
+        check(true, None, "NetworkReady", "waiting for the cloud");
+        check(true, Some(&given), "NetworkReady", "NetworkReady is not ready: no CNI");
+        check(true, Some(&bare), "RuntimeReady", "RuntimeReady is not ready: no CNI");
+        check(false, Some(&bare), "NetworkReady", "NetworkReady is not ready: no CNI");
+
+        let asking = node(json!({"metadata": {"annotations": {POD_NETWORK: MANAGED}}}));
+        assert!(is_to_ask(&config(true), &bare) && !is_to_ask(&config(true), &asking));
+        assert!(!is_to_ask(&config(false), &bare));
     }
 
     #[test]

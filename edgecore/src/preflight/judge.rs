@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::network::OwnNetwork;
 use crate::config::CgroupDriver;
 
 /// 2024-01-01. A clock before that was never set; certificates would look as if they were of the future.
@@ -36,6 +37,8 @@ pub(super) struct Facts {
     pub(super) cloud: String,
     /// What stands between this machine and the cloud.
     pub(super) identity: Result<&'static str, String>,
+    /// The network that edgecore is to make; `None`: it makes none, or none is needed.
+    pub(super) own_network: Option<OwnNetwork>,
 }
 
 /// A runtime that answers.
@@ -208,15 +211,51 @@ fn judge_runtime(facts: &Facts, say: &mut impl FnMut(Check, Verdict, String, &st
         }
         (Some(_), Ok(())) => say(Check::Cgroups, Fine, format!("the cgroup driver is {wanted}"), ""),
     }
-    match &runtime.no_network {
-        None => say(Check::Network, Fine, "the container runtime has a network for pods".into(), ""),
-        Some(why) => say(
+    match (&runtime.no_network, &facts.own_network) {
+        (None, _) => say(Check::Network, Fine, "the container runtime has a network for pods".into(), ""),
+        (Some(why), None) => say(
             Check::Network,
             Warning,
             format!("the container runtime has no network for pods yet: {why}"),
-            "put a CNI configuration into /etc/cni/net.d and its plugins into /opt/cni/bin; until then the node is not Ready",
+            "put a CNI configuration into /etc/cni/net.d and its plugins into /opt/cni/bin, or set \
+             modules.edged.podNetwork.manage to true; until then the node is not Ready",
         ),
+        (Some(why), Some(own)) => judge_own_network(why, own, say),
     }
+}
+
+fn judge_own_network(why: &str, own: &OwnNetwork, say: &mut impl FnMut(Check, Verdict, String, &str)) {
+    use Verdict::{Failed, Ok as Fine, Warning};
+    let conf_dir = own.conf_dir.display();
+    if let Some(folder) = &own.elsewhere {
+        let folder = folder.display();
+        let found = format!("the container runtime looks for its network in {folder}, not in {conf_dir}");
+        return say(
+            Check::Network,
+            Failed,
+            found,
+            &format!("set modules.edged.podNetwork.confDir to {folder}"),
+        );
+    }
+    if let Some(name) = &own.stranger {
+        let found = format!("the container runtime cannot use {conf_dir}/{name}: {why}");
+        return say(
+            Check::Network,
+            Warning,
+            found,
+            "set it right, or remove it; until then the node is not Ready",
+        );
+    }
+    if !own.missing.is_empty() {
+        let folders: Vec<String> = own.plugin_folders.iter().map(|path| path.display().to_string()).collect();
+        let found =
+            format!("the network plugins {} are not in {}", own.missing.join(", "), folders.join(", "));
+        let advice = "install them (apt-get install containernetworking-plugins), or put them there; until then the node \
+                      is not Ready";
+        return say(Check::Network, Warning, found, advice);
+    }
+    let found = "pods get a network as soon as the cloud has given this node a range of addresses";
+    say(Check::Network, Fine, found.into(), "");
 }
 
 #[cfg(test)]
@@ -242,6 +281,7 @@ mod tests {
             clock: CLOCK_WAS_SET,
             cloud: "https://10.0.0.1:10002".into(),
             identity: Ok("the token fits"),
+            own_network: None,
         }
     }
 
@@ -288,6 +328,31 @@ mod tests {
             Warning,
             "/etc/cni/net.d",
         );
+        let own = |change: &dyn Fn(&mut OwnNetwork)| {
+            let mut own = OwnNetwork {
+                conf_dir: "/etc/cni/net.d".into(),
+                stranger: None,
+                elsewhere: None,
+                missing: Vec::new(),
+                plugin_folders: vec!["/opt/cni/bin".into()],
+            };
+            change(&mut own);
+            move |facts: &mut Facts| {
+                runtime(facts, &|it| it.no_network = Some("no CNI".into()));
+                facts.own_network = Some(own.clone());
+            }
+        };
+        let mut facts = good();
+        own(&|_| {})(&mut facts);
+        assert!(judge(&facts).iter().all(|finding| finding.verdict == Verdict::Ok));
+        check(
+            &own(&|own| own.missing = vec!["bridge"]),
+            Check::Network,
+            Warning,
+            "containernetworking-plugins",
+        );
+        check(&own(&|own| own.stranger = Some("a.conf".into())), Check::Network, Warning, "set it right");
+        check(&own(&|own| own.elsewhere = Some("/cni".into())), Check::Network, Failed, "confDir to /cni");
         check(
             &|facts| facts.taken = vec![("127.0.0.1:10560".into(), "in use".into())],
             Check::Ports,

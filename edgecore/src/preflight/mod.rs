@@ -4,6 +4,7 @@
 //! Ready. Called by `main.rs`.
 
 mod judge;
+mod network;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -15,6 +16,8 @@ use serde::Serialize;
 
 pub use judge::{Check, Finding, Verdict};
 use judge::{Facts, RuntimeFacts, judge};
+pub use network::NoNetwork;
+use network::{OwnNetwork, no_network};
 
 use crate::config::{CgroupDriver, EdgeCoreConfig};
 use crate::edge_hub::{self, Prospect};
@@ -33,6 +36,9 @@ pub struct Report {
     /// The container runtime's cgroup driver, as `--cgroupdriver` takes it; absent when it does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup_driver: Option<CgroupDriver>,
+    /// Absent when pods have a network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_network: Option<NoNetwork>,
 }
 
 impl Report {
@@ -53,10 +59,17 @@ pub async fn look(
 ) -> Report {
     let edged = &config.modules.edged;
     let hub = &config.modules.edge_hub;
-    let runtime = match runtime {
-        Ok(runtime) => look_at_runtime(runtime).await,
-        Err(why) => Err(why),
+    let (runtime, no_network) = match runtime {
+        Ok(runtime) => {
+            let facts = look_at_runtime(runtime).await;
+            let has_none = facts.as_ref().is_ok_and(|facts| facts.no_network.is_some());
+            let shown = if has_none { runtime.shown_config().await.ok().flatten() } else { None };
+            (facts, has_none.then(|| no_network(shown.as_deref())))
+        }
+        Err(why) => (Err(why), None),
     };
+    let own_network = no_network.as_ref().filter(|_| edged.pod_network.manage);
+    let own_network = own_network.map(|runtime| OwnNetwork::look(&edged.pod_network, runtime));
     let identity = match &node {
         Ok(node) => edge_hub::look(hub, node.clone(), now).await.map_err(|error| error.to_string()),
         Err(_) => Err("this machine's certificate needs the node's name".to_owned()),
@@ -83,9 +96,10 @@ pub async fn look(
         cloud: hub.http_server.clone(),
         identity,
         runtime,
+        own_network,
     };
     let cgroup_driver = facts.runtime.as_ref().ok().and_then(|runtime| runtime.driver);
-    Report { findings: judge(&facts), cgroup_driver }
+    Report { findings: judge(&facts), cgroup_driver, no_network }
 }
 
 fn taken(admin: SocketAddr) -> Vec<(String, String)> {

@@ -18,6 +18,7 @@ use crate::journal::{Joined, Journal, Undo};
 use crate::look::{self, Preflight};
 use crate::node;
 use crate::plan::{self, Step};
+use crate::pod_network;
 use crate::render::{self, CERTIFICATES, CONFIG, ENVIRONMENT, KEADM, PROGRAM, TOKEN, Wanted};
 use crate::service::Manager;
 use crate::supplies::Supplies;
@@ -160,7 +161,7 @@ fn join_with(
     supplies: &Supplies,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
-    let admin = look(host, &supplies.edgecore, wanted, token, say)?;
+    let admin = look(host, supplies, wanted, token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
     let config = render::config(wanted, TOKEN)
@@ -169,12 +170,16 @@ fn join_with(
     let limit = Duration::from_secs(args.ready_timeout_secs);
     let environment = render::environment(|name| host.variable(name)).map_err(Failure::Usage)?;
     let programs = [(supplies.edgecore.clone(), PROGRAM), (supplies.keadm.clone(), KEADM)];
-    let mut service = supplies.steps(host);
+    let mut service = supplies.steps();
     if let Some(text) = environment {
         service.push(Step::File { path: ENVIRONMENT.into(), mode: 0o600, body: text.into() });
     }
     service.extend(manager.steps());
-    let steps = steps(wanted, &programs, &config, token, service, (admin, limit));
+    // Taken back after the pods, which need it to go.
+    let mut all = supplies.plugin_steps(host);
+    all.extend(wanted.pod_network.iter().flat_map(|folder| pod_network::steps(host, folder)));
+    all.extend(steps(wanted, &programs, &config, token, service, (admin, limit)));
+    let steps = all;
     if args.dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
         return Ok(());
@@ -220,6 +225,7 @@ fn wanted(host: &dyn Host, args: &Args) -> Result<Wanted, Failure> {
         cgroup_driver: args.cgroupdriver.clone(),
         labels: args.labels.iter().map(label).collect::<Result<_, _>>()?,
         kubelet: kubelet_config(host, args.kubelet_config.as_deref())?,
+        pod_network: None,
         set: args.set.clone(),
     })
 }
@@ -310,11 +316,11 @@ fn is_there(host: &dyn Host, joined: &Joined, say: &mut dyn FnMut(&str)) -> Resu
     }
 }
 
-/// Lets edgecore look at the machine and the cloud, and takes the runtime's cgroup driver where nobody named one. Gives the
-/// address at which edgecore will say how the node stands.
+/// Lets edgecore look at the machine and the cloud, takes the runtime's cgroup driver where nobody named one, and has edgecore
+/// make pods' network where there is none. Gives the address at which edgecore will say how the node stands.
 fn look(
     host: &dyn Host,
-    edgecore: &Path,
+    supplies: &Supplies,
     wanted: &mut Wanted,
     token: &str,
     say: &mut dyn FnMut(&str),
@@ -322,15 +328,20 @@ fn look(
     let trial = Path::new(TRIAL);
     host.remove_tree(trial).context("clear /run/keadm-join")?;
     host.make_folder(trial, 0o700).context("make /run/keadm-join")?;
+    let edgecore = &supplies.edgecore;
     let looked = look_once(host, edgecore, wanted, token).and_then(|(report, config)| {
-        match report.cgroup_driver.clone().filter(|_| wanted.cgroup_driver.is_none()) {
-            None => Ok((report, config)),
-            // Nobody named one: it is the runtime's.
-            Some(driver) => {
-                wanted.cgroup_driver = Some(driver);
-                look_once(host, edgecore, wanted, token)
-            }
+        // Nobody named one: it is the runtime's.
+        let driver = report.cgroup_driver.clone().filter(|_| wanted.cgroup_driver.is_none());
+        let is_said = config.pointer("/modules/edged/podNetwork/manage").is_some();
+        let no_network = report.no_network.as_ref().filter(|_| !is_said);
+        wanted.pod_network = pod_network::wanted(host, no_network, supplies, say)?;
+        match (driver, &wanted.pod_network) {
+            (None, None) => return Ok((report, config)),
+            (Some(driver), _) => wanted.cgroup_driver = Some(driver),
+            (None, Some(_)) => {}
         }
+        let (report, config) = look_once(host, edgecore, wanted, token)?;
+        Ok((if wanted.pod_network.is_some() { report.without_network() } else { report }, config))
     });
     host.remove_tree(trial).context("clear /run/keadm-join")?;
     let (report, config) = looked?;
@@ -468,6 +479,29 @@ mod tests {
         let Err(Failure::Refused(why)) = done else { panic!("{done:?}") };
         assert!(why.contains("another keadm"), "{why}");
         assert_eq!(*host.files.borrow(), before);
+    }
+
+    #[test]
+    fn a_machine_without_a_network_gets_one() {
+        let host = machine();
+        let report = r#"{"findings":[],"noNetwork":{"confDir":"/etc/cni/net.d","pluginFolders":["/opt/cni/bin"],"plugins":["bridge"]}}"#;
+        *host.prints.borrow_mut() = vec![("/opt/keadm/edgecore".into(), report.into())];
+        let before = host.files.borrow().clone();
+        let (done, _) = try_join(&host, GOOD);
+        let Err(Failure::Refused(why)) = done else { panic!("there are no plugins") };
+        assert!(why.contains("apt-get install containernetworking-plugins"), "{why}");
+        assert_eq!(*host.files.borrow(), before);
+        // Who says that he makes it himself is believed.
+        let (done, _) =
+            try_join(&host, &format!("{GOOD} --dry-run --set modules.edged.podNetwork.manage=false"));
+        done.unwrap();
+
+        host.write(Path::new("/opt/cni/bin/bridge"), b"", 0o755).unwrap();
+        let (done, said) = try_join(&host, GOOD);
+        done.unwrap();
+        assert!(said.iter().any(|line| line.contains("edgecore makes one")), "{said:?}");
+        let config = host.read(Path::new(CONFIG)).unwrap().unwrap();
+        assert!(String::from_utf8(config).unwrap().contains("manage: true"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(super) fn objects(values: &Values) -> Vec<Value> {
         rule("", &["secrets"], &["isthmus-jointokens"], &["get"]),
         rule("", &["secrets"], &[], &["create"]),
         rule("", &["namespaces"], &[NAMESPACE], &["get"]),
+        rule("coordination.k8s.io", &["leases"], &[], &["get", "create", "delete"]),
     ]);
     let leases = json!([rule("coordination.k8s.io", &["leases"], &[], &["get", "create", "update"])]);
     let everywhere = json!({"name": NAME, "labels": values.cloud_core.labels});

@@ -152,6 +152,15 @@ text!(
     Address, "an IP address; names belong into dnsNames",
     |text| text.is_empty() || text.parse::<IpAddr>().is_ok()
 );
+text!(
+    /// Empty: none. cloudcore itself looks closer.
+    AddressRange, "a range of addresses such as 10.208.0.0/12",
+    |text| text.is_empty() || text.split_once('/').is_some_and(|(address, bits)| {
+        let is_address = |letter: char| letter.is_ascii_hexdigit() || ".:".contains(letter);
+        let is_digit = |letter: char| letter.is_ascii_digit();
+        !address.is_empty() && address.chars().all(is_address) && (1..=3).contains(&bits.len()) && bits.chars().all(is_digit)
+    })
+);
 text!(DnsName, "a DNS name", |text| only(text, ".*_-"));
 text!(Advertise, "a host, or host:port", |text| only(text, ".:_[]-"));
 text!(Repository, "an image name such as registry.example/isthmus/cloudcore", |text| text
@@ -210,6 +219,10 @@ mod tests {
         check::<Address>(
             &[json!("192.0.2.1"), json!("2001:db8::1"), json!("")],
             &[json!("a.example"), json!("300.1.1.1")],
+        );
+        check::<AddressRange>(
+            &[json!("10.208.0.0/12"), json!("fd00::/48"), json!("")],
+            &[json!("10.208.0.0"), json!("/12"), json!("10.0.0.0/x"), json!("10.0.0.0/1000"), json!("a b/1")],
         );
         check::<DnsName>(&[json!("*.a-b.example"), json!("")], &[json!("a b"), json!("https://a")]);
         check::<Repository>(&[json!("reg.example:5000/a/b")], &[json!(""), json!("/a"), json!("a b")]);

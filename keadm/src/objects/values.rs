@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::scalars::{
-    Address, Advertise, DnsName, Interval, Labels, Levels, ListenAddress, Object, Port, Quoted, Repository,
-    Switch, Tag, Texts, Toleration,
+    Address, AddressRange, Advertise, DnsName, Interval, Labels, Levels, ListenAddress, Object, Port, Quoted,
+    Repository, Switch, Tag, Texts, Toleration,
 };
 
 /// The whole file. Keys that nobody reads are there to be checked.
@@ -158,9 +158,18 @@ pub(super) struct Listener {
 pub(super) struct EdgeController {
     pub(super) enable: Switch,
     pub(super) pod_toleration_secs: Toleration,
+    #[serde(rename = "podCIDR")]
+    pub(super) pod_cidr: PodCidr,
     /// KubeEdge's; node status is written when it arrives.
     #[serde(default, rename = "nodeUpdateFrequency")]
     _node_update_frequency: Value,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct PodCidr {
+    pub(super) range: AddressRange,
+    pub(super) node_mask_size: Within<9, 126>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

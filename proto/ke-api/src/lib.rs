@@ -7,6 +7,7 @@
 
 pub mod object;
 pub mod object_sync;
+pub mod pod_network;
 mod free_object;
 pub mod push_method;
 pub mod device;
