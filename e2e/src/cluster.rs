@@ -31,6 +31,8 @@ pub struct Options {
     pub eviction_secs: u32,
     /// Whether nodes on networks of their own come (`stock`): the API server then listens on every address of this machine.
     pub listens_everywhere: bool,
+    /// Whether kubelets must show a certificate of the cluster's authority when the API server calls them.
+    pub verifies_kubelets: bool,
     /// More flags for the API server.
     pub apiserver: Vec<String>,
     /// More flags for the controller manager.
@@ -43,6 +45,7 @@ impl Default for Options {
             node_monitor_grace_secs: 50,
             eviction_secs: 300,
             listens_everywhere: false,
+            verifies_kubelets: false,
             apiserver: Vec::new(),
             controller_manager: Vec::new(),
         }
@@ -125,6 +128,9 @@ impl Cluster {
             flag("default-not-ready-toleration-seconds", &options.eviction_secs),
             flag("default-unreachable-toleration-seconds", &options.eviction_secs),
         ];
+        if options.verifies_kubelets {
+            flags.push(flag("kubelet-certificate-authority", &ca.files.cert.display()));
+        }
         flags.extend(options.apiserver.iter().cloned());
         let apiserver = Process::new(run_dir.path(), "kube-apiserver", binary, flags);
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::machine::Machine;
 use crate::need;
 use crate::node::{EdgeCore, binary};
 use crate::process::{self, Process};
@@ -247,6 +248,17 @@ impl Mapper {
         Self::start_as(name, name, protocol, edge, &[])
     }
 
+    /// In a machine whose edgecore listens at `socket`. Its REST API is on this machine's network.
+    pub fn start_in(machine: &Machine, name: &str, protocol: &str, socket: &str) -> Result<Self> {
+        let mut mapper = Self::prepare(name, name, protocol, Path::new(socket), &[])?;
+        let (nsenter, words) = machine.enter()?;
+        let words: Vec<&str> =
+            words.iter().map(String::as_str).filter(|word| !word.starts_with("--net=")).collect();
+        mapper.process.wrap(&nsenter, &words);
+        mapper.process.start()?;
+        Ok(mapper)
+    }
+
     /// Of a binary, under a name of its own: a node has each name and each protocol once. `environment`: variables and values;
     /// `{run}` in a value is the mapper's own directory.
     pub fn start_as(
@@ -254,6 +266,18 @@ impl Mapper {
         name: &str,
         protocol: &str,
         edge: &EdgeCore,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut mapper = Self::prepare(binary, name, protocol, &edge.dmi_socket(), environment)?;
+        mapper.process.start()?;
+        Ok(mapper)
+    }
+
+    fn prepare(
+        binary: &str,
+        name: &str,
+        protocol: &str,
+        socket: &Path,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
         let run_dir = RunDir::new(name)?;
@@ -266,7 +290,7 @@ impl Mapper {
                 "api_version": "v1.0.0",
                 "protocol": protocol,
                 "address": "127.0.0.1",
-                "edgecore_sock": edge.dmi_socket(),
+                "edgecore_sock": socket,
                 "http_port": rest.port().to_string(),
             },
         });
@@ -276,7 +300,6 @@ impl Mapper {
         for (variable, value) in environment {
             process.set_env(variable, value.replace("{run}", &run_dir.path().to_string_lossy()));
         }
-        process.start()?;
         Ok(Self { process, rest, run_dir })
     }
 

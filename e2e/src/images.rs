@@ -40,12 +40,22 @@ struct Start<'a> {
 /// Makes the archive of every image above in `folder`.
 pub fn make_all(folder: &Path) -> Result<Vec<PathBuf>> {
     let pause = pause_layer()?;
-    let busybox = busybox_layer()?;
+    let busybox = busybox_layer(&[])?;
     let shell = Start { entrypoint: &[], command: &["sh"] };
     Ok(vec![
         archive(folder, "pause", &[PAUSE], &pause, &Start { entrypoint: &["/pause"], command: &[] })?,
         archive(folder, "busybox", &[BUSYBOX, APP, APP_LATEST], &busybox, &shell)?,
     ])
+}
+
+/// An image that goes by another's names: it serves at `port` how it was started. It is also the program `/bin/<also>`, which
+/// finds a port by itself.
+pub fn stand_in(folder: &Path, tags: &[&str], port: &str, also: &str) -> Result<PathBuf> {
+    let script = "#!/bin/sh\nport=10261\ncase \"$1\" in [0-9]*) port=$1; shift;; esac\nmkdir -p /tmp/www\n\
+                  printf '%s\\n' \"$@\" >/tmp/www/arguments\nexec httpd -f -p $port -h /tmp/www\n";
+    let layer = busybox_layer(&[("bin/stand-in", script), (&format!("bin/{also}"), script)])?;
+    let start = Start { entrypoint: &["/bin/stand-in", port], command: &[] };
+    archive(folder, also, tags, &layer, &start)
 }
 
 /// What a Dockerfile of one program makes, but on this machine's libraries. `program`: what the word of its COPY names.
@@ -80,6 +90,11 @@ pub fn shipped(
     program: impl Fn(&str) -> Result<PathBuf>,
 ) -> Result<(PathBuf, String)> {
     shipped_by("registry.example", folder, name, program)
+}
+
+/// What that of [`cloudcore`] is called.
+pub fn cloudcore_name() -> String {
+    format!("docker.io/isthmus/cloudcore:v{}", env!("CARGO_PKG_VERSION"))
 }
 
 /// The archive of cloudcore's image under the name that the chart has for it, as a runtime completes it.
@@ -126,7 +141,8 @@ fn pause_layer() -> Result<Vec<u8>> {
     Ok(layer.finish())
 }
 
-fn busybox_layer() -> Result<Vec<u8>> {
+/// `more`: programs beside busybox.
+fn busybox_layer(more: &[(&str, &str)]) -> Result<Vec<u8>> {
     need::packages(&["busybox-static"])?;
     let program = fs::read("/bin/busybox").context("read busybox")?;
     let mut layer = Tar::dated(DATE);
@@ -142,6 +158,9 @@ fn busybox_layer() -> Result<Vec<u8>> {
         b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     )?;
     layer.file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
+    for (path, script) in more {
+        layer.file(path, 0o755, script.as_bytes())?;
+    }
     layer.file("bin/busybox", 0o755, &program)?;
     for applet in run("/bin/busybox", &["--list"])?.lines().filter(|name| *name != "busybox") {
         layer.link(&format!("bin/{applet}"), "/bin/busybox")?;

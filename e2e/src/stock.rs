@@ -109,7 +109,12 @@ fn flags(
     name: &str,
     address: Ipv4Addr,
 ) -> Result<Vec<String>> {
-    let config = run_dir.write("kubelet.yaml", config(cluster, runtime, run_dir).to_string())?;
+    let mut config = config(cluster, runtime, run_dir);
+    let serving =
+        cluster.ca().issue(&format!("kubelet-{name}-serving"), name, &[], &[&address.to_string()])?;
+    config["tlsCertFile"] = serving.cert.to_string_lossy().into();
+    config["tlsPrivateKeyFile"] = serving.key.to_string_lossy().into();
+    let config = run_dir.write("kubelet.yaml", config.to_string())?;
     let server = format!("https://{KUBERNETES_SERVICE}");
     let user = format!("system:node:{name}");
     let kubeconfig = cluster.kubeconfig_for(&server, &format!("kubelet-{name}"), &user, &["system:nodes"])?;

@@ -3,6 +3,7 @@
 //! The doc line of a key is its manual. A key that KubeEdge has and we do not stands in `config/kubeedge_keys.txt`
 //! and only warns. Read once by `main.rs`, which hands each module its own section; never written.
 
+mod reserved;
 mod thresholds;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
 use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
+pub use reserved::{Reserve, Reserved};
 pub use thresholds::{EvictionHard, Threshold};
 
 /// The whole file.
@@ -284,6 +286,10 @@ pub struct KubeletConfig {
     /// Below which amounts the Node says that it is short of memory, disk or process ids, and gets no new pods. A key that is
     /// left out keeps its default. Amounts such as `100Mi`, or shares such as `10%`; `0`: never.
     pub eviction_hard: EvictionHard,
+    /// What the Node keeps from pods for the system's own programs.
+    pub system_reserved: Reserved,
+    /// What it keeps for edgecore and the container runtime, beside `systemReserved`.
+    pub kube_reserved: Reserved,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
 }
@@ -314,6 +320,8 @@ impl Default for KubeletConfig {
             image_gc_high_threshold_percent: Within::of::<85>(),
             image_gc_low_threshold_percent: Within::of::<80>(),
             eviction_hard: EvictionHard::default(),
+            system_reserved: Reserved::default(),
+            kube_reserved: Reserved::default(),
             pod_logs_dir: "/var/log/pods".into(),
         }
     }

@@ -166,6 +166,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let name = node_name(&edged_config.hostname_override)?;
     let wanted_ip: Option<IpAddr> = edged_config.node_ip.parse().ok();
     let host = Host::read(&edged_config.root_directory);
+    for sentence in edgecore::node::nothing_left(&host, &kubelet.eviction_hard, &kubelet.reserved()) {
+        tracing::warn!("{sentence}; pods that ask for any of it stay Pending");
+    }
 
     let runtime: Arc<dyn Runtime> = Arc::new(CriClient::connect(&kubelet.container_runtime_endpoint)?);
     if let Err(error) = runtime.version().await {
@@ -296,6 +299,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         report_period: kubelet.node_status_report_frequency.get(),
         lease_duration: kubelet.node_lease_duration_seconds.secs(),
         eviction_hard: kubelet.eviction_hard,
+        reserved: kubelet.reserved(),
         kubelet_port: 10350,
         asks_for_pod_range: edged_config.pod_network.manage,
     };
@@ -383,7 +387,7 @@ fn settings(config: &EdgedConfig, name: &NodeName, host: &Host) -> Settings {
         seccomp_default: false,
         n_cpus: host.n_cpus,
         memory_capacity: i64::try_from(host.memory_bytes).unwrap_or(i64::MAX),
-        allocatable: edgecore::node::allocatable(host, &kubelet.eviction_hard),
+        allocatable: edgecore::node::allocatable(host, &kubelet.eviction_hard, &kubelet.reserved()),
         n_pids: Some(kubelet.pod_pids_limit.get()).filter(|n_pids| *n_pids > 0),
     }
 }

@@ -6,6 +6,7 @@
 mod address;
 mod host;
 mod pressure;
+mod room;
 mod status;
 
 use std::net::IpAddr;
@@ -23,8 +24,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use address::{address, first_address};
 pub use host::{Host, free_bytes};
+pub use room::{allocatable, nothing_left};
+pub use status::NodeConfig;
 use status::RuntimeState;
-pub use status::{NodeConfig, allocatable};
 
 use crate::edge_hub::{AskError, Cloud, LinkState};
 use crate::edged::Runtime;

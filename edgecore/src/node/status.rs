@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::host::{Host, Measured};
 use super::pressure::{Pressure, judge};
-use crate::config::EvictionHard;
+use super::room::{allocatable, kib};
+use crate::config::{EvictionHard, Reserved};
 use crate::pod_network;
 
 /// The runtime's word for pods' network.
@@ -39,6 +40,8 @@ pub struct NodeConfig {
     pub lease_duration: Duration,
     /// When the Node says that it is short of something.
     pub eviction_hard: EvictionHard,
+    /// What pods do not get.
+    pub reserved: Reserved,
     /// Port told as the kubelet's.
     pub kubelet_port: u16,
     /// Whether the cloud is asked for a range of pod addresses, since pods' network is made here.
@@ -145,7 +148,7 @@ pub(super) fn node_status(
             "ephemeral-storage": kib(host.disk_bytes),
             "pods": pods,
         },
-        "allocatable": with_pods(allocatable(host, &config.eviction_hard), &pods),
+        "allocatable": with_pods(allocatable(host, &config.eviction_hard, &config.reserved), &pods),
         "conditions": conditions(seen.runtime, judge(&config.eviction_hard, seen.measured), before, seen.at),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": {
@@ -161,22 +164,6 @@ pub(super) fn node_status(
             "architecture": host.architecture,
         },
     })
-}
-
-fn kib(bytes: u64) -> String {
-    format!("{}Ki", bytes / 1024)
-}
-
-/// What the node gives to pods: all but that whose lack would make it short.
-#[must_use]
-pub fn allocatable(host: &Host, hard: &EvictionHard) -> BTreeMap<String, Quantity> {
-    let memory = host.memory_bytes.saturating_sub(hard.memory.of(host.memory_bytes));
-    let disk = host.disk_bytes.saturating_sub(hard.disk.of(host.disk_bytes));
-    BTreeMap::from([
-        ("cpu".to_owned(), Quantity(host.n_cpus.to_string())),
-        ("memory".to_owned(), Quantity(kib(memory))),
-        ("ephemeral-storage".to_owned(), Quantity(disk.to_string())),
-    ])
 }
 
 fn with_pods(mut resources: BTreeMap<String, Quantity>, pods: &str) -> BTreeMap<String, Quantity> {
@@ -326,6 +313,7 @@ mod tests {
             eviction_hard: EvictionHard::default(),
             kubelet_port: 0,
             asks_for_pod_range,
+            reserved: Reserved::default(),
         };
         let node = |body: Value| serde_json::from_value::<Node>(body).unwrap();
         let bare = node(json!({"metadata": {}}));

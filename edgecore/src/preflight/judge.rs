@@ -30,6 +30,8 @@ pub(super) struct Facts {
     pub(super) taken: Vec<(String, String)>,
     /// Whether a kubelet answers on its port.
     pub(super) has_kubelet: bool,
+    /// Sentences about reservations that leave nothing for pods.
+    pub(super) nothing_left: Vec<String>,
     /// Folder, and the bytes that are free where it is.
     pub(super) disks: Vec<(PathBuf, Option<u64>)>,
     /// Unix seconds.
@@ -96,6 +98,8 @@ pub enum Check {
     Ports,
     /// Another node agent.
     Kubelet,
+    /// What is left for pods.
+    Allocatable,
     /// Room.
     Disk,
     /// The time.
@@ -148,6 +152,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             "a kubelet answers on port 10250, and two node agents remove each other's pods".into(),
             "stop and disable it first: systemctl disable --now kubelet",
         ),
+    }
+    for found in &facts.nothing_left {
+        let advice = "pods that ask for any of it stay Pending: reserve less";
+        say(Check::Allocatable, Warning, found.clone(), advice);
     }
     for (folder, free) in &facts.disks {
         let shown = folder.display();
@@ -277,6 +285,7 @@ mod tests {
             cgroups: Ok(()),
             taken: Vec::new(),
             has_kubelet: false,
+            nothing_left: Vec::new(),
             disks: vec![("/var/lib/kubeedge".into(), Some(5 << 30))],
             clock: CLOCK_WAS_SET,
             cloud: "https://10.0.0.1:10002".into(),
@@ -361,6 +370,12 @@ mod tests {
         );
         check(&|facts| facts.has_kubelet = true, Check::Kubelet, Failed, "disable --now kubelet");
         check(&|facts| facts.disks[0].1 = Some(1), Check::Disk, Failed, "make room");
+        check(
+            &|facts| facts.nothing_left = vec!["no cpu is left".into()],
+            Check::Allocatable,
+            Warning,
+            "reserve less",
+        );
         check(&|facts| facts.disks[0].1 = Some(NO_DISK), Check::Disk, Warning, "make room");
         check(&|facts| facts.disks[0].1 = None, Check::Disk, Warning, "make room");
         check(&|facts| facts.clock = 0, Check::Clock, Failed, "NTP");

@@ -90,6 +90,11 @@ pub async fn look(
         wanted_driver: edged.tailored_kubelet_config.cgroup_driver,
         cgroups,
         taken: taken(config.admin.bind_address),
+        nothing_left: machine::nothing_left(
+            &machine::Host::read(&edged.root_directory),
+            &edged.tailored_kubelet_config.eviction_hard,
+            &edged.tailored_kubelet_config.reserved(),
+        ),
         has_kubelet: TcpStream::connect_timeout(&KUBELET, Duration::from_millis(500)).is_ok(),
         disks: [store, &edged.root_directory].map(|path| (path.to_owned(), machine::free_bytes(path))).into(),
         clock: now,

@@ -68,10 +68,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         if let Some(old) = &old {
             old.plan().iter().for_each(|line| say(line));
         }
-        return plan(&cluster, &all, &say);
+        return plan(&cluster, &all, old.as_ref(), &say);
     }
     if let Some(old) = &old {
-        old.remove(&cluster, &say)?;
+        old.remove(&cluster, &all, &say)?;
     }
     let written = apply_all(&cluster, &all, how, &say);
     written.map_err(|failure| match &old {
@@ -132,11 +132,18 @@ fn wait_terminated(cluster: &Cluster, limit: Instant, say: &dyn Fn(&str)) -> Res
     .map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))
 }
 
-fn plan(cluster: &Cluster, all: &[Value], say: &dyn Fn(&str)) -> Result<(), Failure> {
+fn plan(
+    cluster: &Cluster,
+    all: &[Value],
+    old: Option<&takeover::Old>,
+    say: &dyn Fn(&str),
+) -> Result<(), Failure> {
     let has_namespace = cluster.get(all.first().unwrap_or(&Value::Null))?.is_some();
     for object in all {
         let is_there = match object["metadata"]["namespace"].as_str() {
             Some(NAMESPACE) if !has_namespace => None,
+            // Ours is not written over KubeEdge's, but once that is gone.
+            _ if old.is_some_and(|old| old.has(object)) => None,
             _ => cluster.get(object)?,
         };
         let word = match is_there {

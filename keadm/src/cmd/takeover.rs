@@ -110,6 +110,12 @@ fn is_of_release(object: &Value) -> bool {
     is_here && (said[RELEASE] == NAME || object["metadata"]["name"] == NAME)
 }
 
+/// Whether one of them has the kind and name of this object.
+fn is_among(object: &Value, others: &[Value]) -> bool {
+    let name = |object: &Value| (object["apiVersion"].clone(), shown(object));
+    others.iter().any(|other| name(other) == name(object))
+}
+
 impl Old {
     /// What `init` says about KubeEdge's cloudcore.yaml, below what the flags say.
     pub(crate) fn said(&self, wanted: &Wanted) -> Result<(Value, Vec<String>), Failure> {
@@ -121,8 +127,18 @@ impl Old {
         self.objects.iter().map(|object| format!("remove {} (KubeEdge's)", shown(object))).collect()
     }
 
-    /// Writes KubeEdge's objects to a file and removes them from the cluster. Helm forgets its release.
-    pub(crate) fn remove(&self, cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
+    /// Whether what would go has the name of this object.
+    pub(crate) fn has(&self, object: &Value) -> bool {
+        is_among(object, &self.objects)
+    }
+
+    /// Writes KubeEdge's objects to a file and removes them from the cluster. Helm forgets its release. `ours`: what comes.
+    pub(crate) fn remove(
+        &self,
+        cluster: &Cluster,
+        ours: &[Value],
+        say: &dyn Fn(&str),
+    ) -> Result<(), Failure> {
         if self.objects.is_empty() {
             return Ok(());
         }
@@ -153,9 +169,11 @@ impl Old {
             release["kind"] = "Secret".into();
             cluster.delete(&release)?;
         }
-        // What is written over an object that goes, goes with it.
+        // What is written over an object that goes, goes with it. Nothing else is waited for: pods of KubeEdge's DaemonSets on
+        // edge nodes end only when these have a cloudcore again.
+        let replaced: Vec<&Value> = self.objects.iter().filter(|old| is_among(old, ours)).collect();
         let gone = wait(Instant::now() + GONE_WITHIN, say, || {
-            for object in &self.objects {
+            for object in &replaced {
                 let is_same = |found: &Value| found["metadata"]["uid"] == object["metadata"]["uid"];
                 if cluster.get(object)?.as_ref().is_some_and(is_same) {
                     return Ok(Err(format!("{} is still going", shown(object))));
@@ -237,6 +255,14 @@ mod tests {
             false,
         );
         check(json!({"name": "x", "annotations": {RELEASE: "other"}}), false);
+    }
+
+    #[test]
+    fn objects_are_told_apart_by_kind_and_name() {
+        let of = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"namespace": "kubeedge", "name": name}});
+        let all = [of("Service", "cloudcore"), of("ConfigMap", "cloudcore")];
+        assert!(is_among(&of("Service", "cloudcore"), &all));
+        assert!(!is_among(&of("Service", "other"), &all) && !is_among(&of("Secret", "cloudcore"), &all));
     }
 
     #[test]
