@@ -266,7 +266,7 @@ fn down() -> Result<()> {
     for terminal in run_dir::detached()?.iter().filter_map(|folder| Terminal::of(folder)) {
         // What it could not do is done below.
         if let Err(error) = take_back(&terminal) {
-            eprintln!("demo: {error:#}");
+            eprintln!("demo: {error:#}; now everything is removed without it");
         }
     }
     let n = run_dir::sweep_detached()?;
