@@ -56,6 +56,9 @@ How each is measured:
   node Ready and when cloudcore's pod is ready and has made its token; half of ten rounds take no longer, `worst` is the slowest.
   Images are there before; between the rounds both ends are reset. The control plane, cloudcore's node and the edge machine are on
   this one machine.
+- `demo_first_run`, `demo_second_run` have no row: `make demo` says itself how long it took. 2026-11-22 on this machine with a
+  load of 9 to 18 on its two cores, with debug binaries whose build is not counted: 508 s the first time, of which 479 s went
+  into the control plane with its Go modules; 25 to 41 s later.
 - `cloudcore_bytes_per_link_ws`, `cloudcore_bytes_per_node_ws`: growth of RssAnon from 1,000 to 3,000 simulated nodes
   (`e2e/edgemark`), divided by 2,000, each after 30 quiet seconds. A node is its link, Node, lease (320 s), one pod and one ConfigMap.
 - `cloudcore_rss_*`, `edgecore_rss_*`: VmRSS after 30 quiet seconds.

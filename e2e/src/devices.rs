@@ -239,7 +239,8 @@ impl MqttBroker {
 pub struct Mapper {
     pub process: Process,
     rest: SocketAddr,
-    run_dir: RunDir,
+    // Swept when dropped.
+    _run_dir: RunDir,
 }
 
 impl Mapper {
@@ -300,17 +301,12 @@ impl Mapper {
         for (variable, value) in environment {
             process.set_env(variable, value.replace("{run}", &run_dir.path().to_string_lossy()));
         }
-        Ok(Self { process, rest, run_dir })
+        Ok(Self { process, rest, _run_dir: run_dir })
     }
 
     /// Where its REST API listens.
     pub fn rest(&self) -> SocketAddr {
         self.rest
-    }
-
-    /// It stays when this program ends.
-    pub fn detach(&mut self) -> Result<()> {
-        self.run_dir.detach()
     }
 }
 

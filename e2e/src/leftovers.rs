@@ -113,6 +113,13 @@ fn remove_network(name: &str) -> Result<()> {
     if Path::new("/sys/class/net").join(name).exists() {
         run("ip", &["link", "delete", name])?;
     }
+    // Links to machines outlive them while the kernel closes their connections; they may go by themselves meanwhile.
+    for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+        let link = entry.file_name().to_string_lossy().into_owned();
+        if link.starts_with(&format!("{name}-")) {
+            run("ip", &["link", "delete", &link]).ok();
+        }
+    }
     for iptables in ["iptables", "ip6tables"] {
         remove_port_mappings(iptables, name)?;
     }

@@ -1,7 +1,7 @@
 //! cloudcore and edgecore as processes, each with its files, ports and state inside one directory.
 //!
 //! The binaries are built before (`cargo build`); environment variables name others, such as a peer's. Configuration
-//! files are JSON, which is YAML. Called by stories and the demo.
+//! files are JSON, which is YAML. Called by stories and benchmarks.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -125,10 +125,6 @@ impl CloudCore {
 
     pub fn run_dir(&self) -> &RunDir {
         &self.run_dir
-    }
-
-    pub fn detach(&mut self) -> Result<()> {
-        self.run_dir.detach()
     }
 }
 
@@ -275,10 +271,6 @@ impl EdgeCore {
 
     pub fn run_dir(&self) -> &RunDir {
         &self.run_dir
-    }
-
-    pub fn detach(&mut self) -> Result<()> {
-        self.run_dir.detach()
     }
 
     /// Waits until the API server calls the node Ready.

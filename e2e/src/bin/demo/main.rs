@@ -26,6 +26,9 @@ use crate::terminal::{Clock, Terminal};
 /// The manifest that every integrator starts from.
 const MAPPER: &str = include_str!("../../../../mappers/daemonset.yaml");
 
+/// What the thermometer says, as the cloud knows it.
+const VALUES: &str = "kubectl get device oven-1 --namespace plant \
+                      -o jsonpath='{range .status.twins[*]}{.propertyName}={.reported.value}{\"\\n\"}{end}'";
 /// Which it mounts, and which is made for it.
 const MAPPERS_FOLDER: &str = "+/var/lib/isthmus";
 
@@ -136,12 +139,14 @@ impl Demo {
         self.terminal.cloud("kubectl create namespace plant && kubectl apply -f oven.yaml")?;
         self.wait_reported("heat", "25.3")?;
         self.terminal.cloud("kubectl get devices --namespace plant")?;
+        self.terminal.cloud(VALUES)?;
         self.thermometer.set(HEAT, 301)?;
         self.wait_reported("heat", "30.1")?;
         self.terminal.cloud(
             r#"kubectl patch device oven-1 --namespace plant --type=json --patch='[{"op": "replace", "path": "/spec/properties/1/desired/value", "value": "22"}]'"#,
         )?;
         self.wait_reported("limit", "22")?;
+        self.terminal.cloud(VALUES)?;
         let limit = self.thermometer.get(LIMIT)?;
         ensure!(limit == 22, "the register holds {limit}");
         self.clock.step("the thermometer shows 25.3, then 30.1 degrees in kubectl get device; its desired limit 22 is in the register");
@@ -239,11 +244,11 @@ impl Demo {
         println!("  kubectl get nodes,pods -A -o wide\n  curl http://{page}:8080/");
         println!(r#"  kubectl patch configmap shop-page --patch '{{"data":{{"index.html":"hello"}}}}'"#);
         println!("  kubectl get devices --namespace plant");
-        println!("  kubectl get device oven-1 --namespace plant -o jsonpath='{{.status.twins}}'");
+        println!("  {VALUES}");
         let shell = self.terminal.edge_shell();
         println!("\nOn the machine, also while the cloud is away:");
         println!("  {shell} keadm ctl get pods -A");
-        println!("  {shell} keadm ctl get device -n plant");
+        println!("  {shell} keadm ctl get device -n plant -o wide");
         println!("  {shell}        # a root shell there, for a mapper of your own (docs/mapper-guide.md)");
         println!("\nWhen done:\n  make demo-down");
         Ok(())
@@ -261,7 +266,7 @@ fn down() -> Result<()> {
     for terminal in run_dir::detached()?.iter().filter_map(|folder| Terminal::of(folder)) {
         // What it could not do is done below.
         if let Err(error) = take_back(&terminal) {
-            eprintln!("demo: {error:#}");
+            eprintln!("demo: {error:#}; now everything is removed without it");
         }
     }
     let n = run_dir::sweep_detached()?;

@@ -128,7 +128,7 @@ impl Terminal {
         let told = echo(reader)?;
         let status = child.wait().with_context(|| format!("wait for `{line}`"))?;
         if !status.success() {
-            bail!("`{line}` failed ({status}): {}", told.trim());
+            bail!("`{line}` failed ({status}); what it said is above");
         }
         Ok(told)
     }
