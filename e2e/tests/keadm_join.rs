@@ -91,6 +91,14 @@ impl Bench {
     }
 }
 
+/// Nothing is there that was not there before.
+fn is_clean(bench: &Bench, before: &[String]) -> Result<()> {
+    let after = bench.machine.made()?;
+    let left: Vec<&String> = after.iter().filter(|path| !before.contains(path)).collect();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
+
 fn told(output: &Output) -> String {
     let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     format!("{:?}\n{}", output.status.code(), text.concat())
@@ -174,6 +182,7 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
 fn tokens_are_made_and_taken_back() -> Result<()> {
     let bench = Bench::start()?;
     let before = bench.machine.made()?;
+    eprintln!("{before:?}");
     let comes_and_goes = |token: &str| -> Result<()> {
         let joined = bench.join(token, &[])?;
         ensure!(joined.status.success(), "{}", told(&joined));
@@ -186,8 +195,7 @@ fn tokens_are_made_and_taken_back() -> Result<()> {
         let output = bench.join(token, &[])?;
         ensure!(output.status.code() == Some(code), "{}", told(&output));
         ensure!(told(&output).contains(expected), "no {expected:?} in {}", told(&output));
-        ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
-        Ok(())
+        is_clean(&bench, &before)
     };
     let short = bench.token(&["create", "--ttl=1m"])?;
     let made = bench.token(&["create", "--ttl=30m", "--note=hall 3", "--output=json"])?;
@@ -252,6 +260,61 @@ fn a_machine_without_anything_joins_with_a_bundle() -> Result<()> {
     ensure!(reset.status.success(), "{}", told(&reset));
     ensure!(bench.machine.made()? == before, "left behind: {:?}", bench.machine.made()?);
     Ok(())
+}
+
+#[test]
+fn a_machine_with_keadm_alone_joins_from_an_image() -> Result<()> {
+    let bench = Bench::start()?;
+    let before = bench.machine.made()?;
+    let folder = bench.machine.run_dir().folder("alone")?;
+    let keadm = folder.join("keadm");
+    fs::copy(&bench.keadm, &keadm)?;
+    let stripped = bench.machine.run_dir().folder("stripped")?;
+    let program = |name: &str| -> Result<PathBuf> {
+        let built = binary(name, &format!("ISTHMUS_{}", name.to_uppercase()))?;
+        let path = stripped.join(name);
+        e2e::process::run("strip", &["-o", &path.to_string_lossy(), &built.to_string_lossy()])?;
+        Ok(path)
+    };
+    let (archive, image) = e2e::images::shipped(&stripped, "installation-package", program)?;
+    let bench = Bench { keadm, ..bench };
+    let nothing_runs = || -> Result<()> {
+        let left = bench.runtime.ctr_ok(&["containers", "list", "--quiet"])?;
+        ensure!(left.trim().is_empty(), "containers are left: {left}");
+        is_clean(&bench, &before)
+    };
+
+    // Nobody is at that registry.
+    let refused = bench.join(&bench.token, &["--image-repository=127.0.0.1:1/isthmus"])?;
+    eprintln!("{}", told(&refused));
+    ensure!(refused.status.code() == Some(3), "{}", told(&refused));
+    for place in ["--offline-bundle", "/alone/edgecore", "/usr/local/bin/edgecore", "127.0.0.1:1/isthmus"] {
+        ensure!(told(&refused).contains(place), "no {place} in {}", told(&refused));
+    }
+    nothing_runs()?;
+    // An image with other programs.
+    let (repository, tag) = image.rsplit_once("/installation-package").unwrap_or_default();
+    let other = format!("{repository}.other/installation-package{tag}");
+    bench.runtime.ctr_ok(&["images", "tag", e2e::images::APP, &other])?;
+    let refused = bench.join(&bench.token, &[&format!("--image-repository={repository}.other")])?;
+    ensure!(refused.status.code() == Some(3) && told(&refused).contains("start "), "{}", told(&refused));
+    nothing_runs()?;
+
+    bench.runtime.import_image(&archive)?;
+    let from = format!("--image-repository={repository}");
+    let endpoint = format!("--remote-runtime-endpoint={}", bench.runtime.endpoint());
+    let pulled = bench
+        .machine
+        .run(&bench.keadm, &["config", "images", "pull", "--part=edge", &from, &endpoint])?;
+    ensure!(told(&pulled).contains(&format!("here already: {image}")), "{}", told(&pulled));
+    let joined = bench.join(&bench.token, &[&from])?;
+    eprintln!("{}", told(&joined));
+    ensure!(joined.status.success(), "{}", told(&joined));
+    bench.run_pod("from-the-image")?;
+    ensure!(bench.runtime.running()?.len() == 2, "the pod and its sandbox, and nothing else");
+    let reset = bench.reset()?;
+    ensure!(reset.status.success(), "{}", told(&reset));
+    nothing_runs()
 }
 
 /// A node as KubeEdge leaves it: its program (here one that only waits), its store, no journal of keadm's. The containers are

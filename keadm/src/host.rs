@@ -1,4 +1,5 @@
-//! The machine: files, programs, processes. The only file that touches it, but for `bundle.rs`, whose files go through in pieces.
+//! The machine: files, programs, processes. The only file that touches it, but for `bundle.rs`, whose files go through in pieces, and
+//! `cri.rs`, which asks its container runtime.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ring::digest;
 
 use crate::bundle::{self, Unpacked};
+use crate::cri;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
@@ -103,6 +105,10 @@ pub(crate) trait Host {
     ) -> io::Result<u16>;
     /// Unpacks a bundle into a folder that is there. Errors: one sentence.
     fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String>;
+    /// Has the container runtime pull an image. `false`: it was there. Errors: one sentence.
+    fn pull(&self, runtime: &str, image: &str) -> Result<bool, String>;
+    /// Copies edgecore and keadm out of an image into a folder that is there and empty. Errors: one sentence.
+    fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String>;
     /// Where this program lies.
     fn own_program(&self) -> io::Result<PathBuf>;
     /// Folders of PATH.
@@ -357,6 +363,14 @@ impl Host for Machine {
 
     fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String> {
         bundle::open(bundle)?.unpack(Some(folder))
+    }
+
+    fn pull(&self, runtime: &str, image: &str) -> Result<bool, String> {
+        cri::pull(runtime, image)
+    }
+
+    fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String> {
+        cri::fetch(runtime, image, folder)
     }
 
     fn own_program(&self) -> io::Result<PathBuf> {
@@ -654,6 +668,18 @@ pub(crate) mod fake {
                 plugins: vec![put("cni/bridge")?],
                 images: vec![put("images/app.tar")?],
             })
+        }
+
+        fn pull(&self, runtime: &str, _: &str) -> Result<bool, String> {
+            if self.exists(Path::new(runtime)) { Ok(true) } else { Err(format!("nobody is at {runtime}")) }
+        }
+
+        fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String> {
+            self.pull(runtime, image)?;
+            for name in ["edgecore", "keadm"] {
+                self.write(&folder.join(name), image.as_bytes(), 0o755).map_err(|error| error.to_string())?;
+            }
+            Ok(())
         }
 
         fn own_program(&self) -> io::Result<PathBuf> {

@@ -14,6 +14,7 @@ mod bundle;
 mod change;
 mod cluster;
 mod cmd;
+mod cri;
 mod health;
 mod host;
 mod journal;
@@ -65,7 +66,7 @@ enum Command {
     Backup(cmd::backup::Args),
     /// Go back to the version before.
     Rollback(cmd::rollback::Args),
-    /// Change the edge node's configuration.
+    /// Change the edge node's configuration; the images of both sides.
     Config(cmd::config::Args),
     /// As `config update`.
     #[command(hide = true)]
@@ -97,6 +98,9 @@ enum Command {
     /// Keep a program running where no service manager does; join starts it.
     #[command(hide = true)]
     Supervise(cmd::supervise::Args),
+    /// Copy keadm and edgecore into a folder; runs in the image that join takes them from.
+    #[command(hide = true)]
+    InstallInto(cmd::install_into::Args),
 }
 
 fn main() -> ExitCode {
@@ -139,6 +143,7 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         Command::Beta => cmd::deprecated::beta(),
         Command::Recover(args) => cmd::recover::run(host, &args),
         Command::Supervise(args) => cmd::supervise::run(host, &args),
+        Command::InstallInto(args) => cmd::install_into::run(host, &args),
     }
 }
 
