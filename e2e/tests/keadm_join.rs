@@ -81,7 +81,8 @@ impl Bench {
     fn token(&self, words: &[&str]) -> Result<String> {
         let kubeconfig = self.cluster.kubeconfig().display().to_string();
         let arguments: Vec<&str> = ["token"].iter().chain(words).copied().collect();
-        let done = self.machine.run(&self.keadm, &[&arguments[..], &["--kube-config", &kubeconfig]].concat())?;
+        let done =
+            self.machine.run(&self.keadm, &[&arguments[..], &["--kube-config", &kubeconfig]].concat())?;
         ensure!(done.status.success(), "keadm {arguments:?}: {}", told(&done));
         Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
     }
@@ -303,9 +304,8 @@ fn a_machine_with_keadm_alone_joins_from_an_image() -> Result<()> {
     bench.runtime.import_image(&archive)?;
     let from = format!("--image-repository={repository}");
     let endpoint = format!("--remote-runtime-endpoint={}", bench.runtime.endpoint());
-    let pulled = bench
-        .machine
-        .run(&bench.keadm, &["config", "images", "pull", "--part=edge", &from, &endpoint])?;
+    let pulled =
+        bench.machine.run(&bench.keadm, &["config", "images", "pull", "--part=edge", &from, &endpoint])?;
     ensure!(told(&pulled).contains(&format!("here already: {image}")), "{}", told(&pulled));
     let joined = bench.join(&bench.token, &[&from])?;
     eprintln!("{}", told(&joined));

@@ -162,7 +162,8 @@ fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
 
     // An image that is nowhere.
     let before = bench.deployment()?;
-    let bad = ["--set=cloudCore.image.tag=v0.0.0-nowhere,networkPolicy.enable=false", "--ready-timeout-secs=30"];
+    let bad =
+        ["--set=cloudCore.image.tag=v0.0.0-nowhere,networkPolicy.enable=false", "--ready-timeout-secs=30"];
     let refused = bench.upgrade(&bad)?;
     eprintln!("{}", told(&refused));
     ensure!(refused.status.code() == Some(1), "{}", told(&refused));

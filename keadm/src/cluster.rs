@@ -159,8 +159,10 @@ impl Cluster {
     /// Lays it over what is there, member by member, or makes it: what others write beside at the same time stays.
     pub(crate) fn merge(&self, object: &Value) -> Result<()> {
         let api = self.api(object)?;
-        let (what, params) =
-            (format!("write {}", shown(object)), PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() });
+        let (what, params) = (
+            format!("write {}", shown(object)),
+            PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() },
+        );
         let merge = || self.ask(&what, api.patch(name(object), &params, &Patch::Merge(object))).map(drop);
         match merge() {
             Err(error) if is_unknown_kind(&error) => {}
@@ -178,7 +180,8 @@ impl Cluster {
     pub(crate) fn who(&self) -> String {
         let gvk = GroupVersionKind::gvk("authentication.k8s.io", "v1", "SelfSubjectReview");
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &ApiResource::from_gvk(&gvk));
-        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}});
+        let review =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}});
         let Ok(review) = serde_json::from_value(review) else { return String::new() };
         let answer = self.ask("ask who this is", api.create(&PostParams::default(), &review)).ok();
         let name = answer.and_then(|it| Some(it.data["status"]["userInfo"]["username"].as_str()?.to_owned()));

@@ -139,7 +139,9 @@ impl Cri {
         let start = v1::StartContainerRequest { container_id: container_id.clone() };
         ask(&format!("start {PROGRAM} of {image}"), SHORT, self.runtime.start_container(start)).await?;
         let ended = timeout(COPY, self.wait(container_id)).await;
-        match ended.map_err(|_| format!("{image} did not copy its programs within {} s", COPY.as_secs()))?? {
+        match ended
+            .map_err(|_| format!("{image} did not copy its programs within {} s", COPY.as_secs()))??
+        {
             0 => Ok(()),
             code => {
                 let log = fs::read_to_string(folder.join(LOG)).unwrap_or_default();
@@ -152,8 +154,7 @@ impl Cri {
     /// Its exit code.
     async fn wait(&mut self, container_id: String) -> Result<i32, String> {
         loop {
-            let request =
-                v1::ContainerStatusRequest { container_id: container_id.clone(), verbose: false };
+            let request = v1::ContainerStatusRequest { container_id: container_id.clone(), verbose: false };
             let found = ask("look at a container", SHORT, self.runtime.container_status(request)).await?;
             match found.status {
                 Some(status) if status.state() == v1::ContainerState::ContainerExited => {

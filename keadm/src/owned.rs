@@ -37,7 +37,9 @@ fn fields(object: &Value) -> Option<&Value> {
 /// Of the value what the fields name. The form is Kubernetes' `FieldsV1`: `f:NAME` a member, `k:{...}` an item by its keys,
 /// `v:...` an item by its value; nothing below: all of it.
 fn part(value: &Value, fields: &Value) -> Value {
-    let Some(members) = fields.as_object().filter(|members| !members.is_empty()) else { return value.clone() };
+    let Some(members) = fields.as_object().filter(|members| !members.is_empty()) else {
+        return value.clone();
+    };
     match value {
         Value::Object(whole) => {
             let kept = members.iter().filter_map(|(field, below)| {
@@ -47,7 +49,9 @@ fn part(value: &Value, fields: &Value) -> Value {
             Value::Object(kept.collect::<Map<_, _>>())
         }
         Value::Array(items) => {
-            let of = |item: &Value| members.iter().find(|(field, _)| names(field, item)).map(|(_, below)| part(item, below));
+            let of = |item: &Value| {
+                members.iter().find(|(field, _)| names(field, item)).map(|(_, below)| part(item, below))
+            };
             Value::Array(items.iter().filter_map(of).collect())
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),

@@ -59,11 +59,7 @@ impl Supplies {
         Ok(Self { edgecore, keadm, images, plugins })
     }
 
-    fn from_image(
-        host: &dyn Host,
-        sources: Sources<'_>,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<Self, Failure> {
+    fn from_image(host: &dyn Host, sources: Sources<'_>, say: &mut dyn FnMut(&str)) -> Result<Self, Failure> {
         let image = of_programs(sources.repository);
         say(&format!("there is no edgecore on this machine: taking it from the image {image}"));
         let fetched = unpack(host, |folder| host.fetch(sources.runtime, &image, folder))?;
@@ -137,7 +133,11 @@ mod tests {
     use crate::plan;
 
     fn from(bundle: Option<&str>) -> Sources<'_> {
-        Sources { bundle: bundle.map(Path::new), runtime: "/run/runtime.sock", repository: Some("r.example/x") }
+        Sources {
+            bundle: bundle.map(Path::new),
+            runtime: "/run/runtime.sock",
+            repository: Some("r.example/x"),
+        }
     }
 
     #[test]
@@ -156,7 +156,12 @@ mod tests {
         assert!(image.starts_with("r.example/x/installation-package:v"), "{image}");
 
         let (Err(Failure::Refused(why)), host) = gather(&[]) else { panic!("there is none") };
-        for place in ["--offline-bundle", "/usr/local/bin/edgecore", "/usr/bin/edgecore", "nobody is at /run/runtime.sock"] {
+        for place in [
+            "--offline-bundle",
+            "/usr/local/bin/edgecore",
+            "/usr/bin/edgecore",
+            "nobody is at /run/runtime.sock",
+        ] {
             assert!(why.contains(place), "{place}: {why}");
         }
         assert!(!host.exists(Path::new(FOLDER)), "left behind");

@@ -127,7 +127,9 @@ fn create(args: &Create) -> Result<(), Failure> {
     let ca = Ca::read(&cluster)?;
     let now = unix_now();
     let mut random = [0; 10];
-    ring::rand::SystemRandom::new().fill(&mut random).map_err(|_| anyhow!("this machine has no randomness"))?;
+    ring::rand::SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| anyhow!("this machine has no randomness"))?;
     let id = join_tokens::new_id(random);
     let (made_by, ends) = (join_tokens::KEADM.to_owned(), now + args.ttl);
     let token = ca.sign(&Claims { exp: ends, jti: Some(id.clone()), iss: Some(made_by) });
@@ -182,7 +184,9 @@ fn revoke(args: &Revoke) -> Result<(), Failure> {
     };
     if let Some(noted) = noted {
         write(&cluster, &BTreeMap::from([(id.clone(), Some(noted))]))?;
-        println!("{id} is revoked: no machine gets a certificate with it any more; nodes that have joined stay");
+        println!(
+            "{id} is revoked: no machine gets a certificate with it any more; nodes that have joined stay"
+        );
     }
     let Some(current) = current.filter(|current| current.id().as_deref() == Some(&id)) else { return Ok(()) };
     // As long as the old one would have been good: by then cloudcore has made its next.
@@ -315,9 +319,7 @@ fn secret(name: &str) -> Value {
 
 fn ttl(text: &str) -> Result<u64, String> {
     let wrong = || {
-        format!(
-            "{text:?} must be a number and m, h or d, from 1 minute to 365 days; examples: 30m, 24h, 7d"
-        )
+        format!("{text:?} must be a number and m, h or d, from 1 minute to 365 days; examples: 30m, 24h, 7d")
     };
     let unit = match text.chars().last() {
         Some('m') => MINUTE,

@@ -97,7 +97,8 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         say("nothing was changed");
         return Ok(());
     }
-    let folder = args.backup_dir.clone().unwrap_or_else(|| Path::new(BACKUPS).join(stamp(host.unix_seconds())));
+    let folder =
+        args.backup_dir.clone().unwrap_or_else(|| Path::new(BACKUPS).join(stamp(host.unix_seconds())));
     before.keep(host, &folder).map_err(refused)?;
     say(&format!("what is there is kept in {}", folder.join(OBJECTS).display()));
 
@@ -106,7 +107,9 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         return Err(take_back(&cluster, &before, &all, &folder, (limit, why), &say));
     }
     before.prune(&cluster, &say).map_err(|error| {
-        Failure::Halfway(error.context("cloudcore is upgraded, but something of before is still there; type it again"))
+        Failure::Halfway(
+            error.context("cloudcore is upgraded, but something of before is still there; type it again"),
+        )
     })?;
     wait_token(&cluster, Instant::now() + limit)?;
     say("cloudcore is upgraded; edge nodes connect again by themselves");
@@ -123,9 +126,11 @@ fn look(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
             "there is no cloudcore in {} (Deployment {NAMESPACE}/{NAME}): keadm init --advertise-address=ADDRESS installs it",
             cluster.server
         ),
-        Some(Owner::Helm) => "cloudcore was installed here with Helm: helm upgrade brings it to another version, after \
+        Some(Owner::Helm) => {
+            "cloudcore was installed here with Helm: helm upgrade brings it to another version, after \
                               kubectl apply --server-side -f charts/cloudcore/crds"
-            .to_owned(),
+                .to_owned()
+        }
         Some(Owner::KubeEdge) => format!(
             "Deployment {NAMESPACE}/{NAME} is KubeEdge's: keadm init --takeover puts Isthmus in its place"
         ),
@@ -216,7 +221,9 @@ fn last_words(cluster: &Cluster) -> String {
     });
     let Some(name) = failing.and_then(|pod| pod["metadata"]["name"].as_str()) else { return String::new() };
     let logs = [true, false].map(|is_previous| cluster.log(NAMESPACE, name, is_previous, N_LINES));
-    let Some(log) = logs.into_iter().flatten().find(|log| !log.trim().is_empty()) else { return String::new() };
+    let Some(log) = logs.into_iter().flatten().find(|log| !log.trim().is_empty()) else {
+        return String::new();
+    };
     format!("; the last lines of pod {name}:\n  {}\n", log.trim_end().replace('\n', "\n  "))
 }
 
@@ -235,7 +242,8 @@ fn same(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
 /// The present image and the next, if they differ.
 fn images(before: &Before, all: &[Value]) -> Option<(String, String)> {
     let new = all.iter().find(|object| object["kind"] == "Deployment")?;
-    let image = |of: &Value| of["spec"]["template"]["spec"]["containers"][0]["image"].as_str().map(str::to_owned);
+    let image =
+        |of: &Value| of["spec"]["template"]["spec"]["containers"][0]["image"].as_str().map(str::to_owned);
     let (old, new) = (image(before.of(new)?)?, image(new)?);
     (old != new).then_some((old, new))
 }

@@ -51,7 +51,8 @@ const SAID: &str = "isthmus.io/values";
 /// Notes with the objects what has led to them, for whoever changes them later without saying all of it again. The chart has no
 /// use for it: Helm remembers by itself.
 pub(crate) fn remember(objects: &mut [Value], said: &Value) {
-    for object in objects.iter_mut().filter(|it| it["kind"] == "ConfigMap" && it["metadata"]["name"] == NAME) {
+    for object in objects.iter_mut().filter(|it| it["kind"] == "ConfigMap" && it["metadata"]["name"] == NAME)
+    {
         object["metadata"]["annotations"] = json!({SAID: said.to_string()});
     }
 }

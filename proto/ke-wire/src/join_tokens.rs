@@ -87,7 +87,9 @@ pub fn refusal(list: Option<&List>, id: &str, made_by: Option<&str>) -> Option<&
         Some(entry) => match serde_json::from_slice::<Issued>(entry) {
             Ok(Issued { revoked: None, .. }) => None,
             Ok(_) => Some("token is revoked; make another one with keadm token create"),
-            Err(_) => Some("what is noted of this token cannot be read; make another one with keadm token create"),
+            Err(_) => {
+                Some("what is noted of this token cannot be read; make another one with keadm token create")
+            }
         },
         None if made_by == Some(KEADM) => {
             Some("token is in no list any more; make another one with keadm token create")

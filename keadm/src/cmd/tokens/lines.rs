@@ -19,8 +19,11 @@ impl Line {
     pub(super) fn row(&self, now: u64) -> Vec<String> {
         let Issued { made, ends, by, note, .. } = &self.issued;
         let ago = |then: u64| span(signed(now.saturating_sub(then)));
-        let ends =
-            if *ends > now { format!("in {}", span(signed(ends - now))) } else { format!("{} ago", ago(*ends)) };
+        let ends = if *ends > now {
+            format!("in {}", span(signed(ends - now)))
+        } else {
+            format!("{} ago", ago(*ends))
+        };
         let made = if *made == 0 { "-".to_owned() } else { format!("{} ago", ago(*made)) };
         vec![self.id.clone(), made, ends, self.state.to_owned(), by.clone(), note.clone()]
     }

@@ -24,7 +24,9 @@ fn times_are_words() {
     check("30m", Some(1800));
     check("24h", Some(86_400));
     check("365d", Some(LONGEST));
-    for wrong in ["", "m", "0m", "366d", "8761h", "90s", "24", "1.5h", "-1h", "1h30m", "9999999999999999999d", "5µ"] {
+    for wrong in
+        ["", "m", "0m", "366d", "8761h", "90s", "24", "1.5h", "-1h", "1h30m", "9999999999999999999d", "5µ"]
+    {
         check(wrong, None);
     }
     assert!(ttl("90s").unwrap_err().contains("30m, 24h, 7d"));

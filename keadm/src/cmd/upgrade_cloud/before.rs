@@ -149,7 +149,10 @@ mod tests {
         before.keep(&host, Path::new("/etc/kubeedge/backup-cloud/now")).unwrap();
         let text = host.read(Path::new("/etc/kubeedge/backup-cloud/now/objects.yaml")).unwrap().unwrap();
         let text = String::from_utf8(text).unwrap();
-        assert!(text.contains("--field-manager=keadm") && text.contains("a: \"1\"") && text.contains("x: 1"), "{text}");
+        assert!(
+            text.contains("--field-manager=keadm") && text.contains("a: \"1\"") && text.contains("x: 1"),
+            "{text}"
+        );
         assert!(!text.contains("theirs") && !text.contains("uid"), "{text}");
     }
 }
