@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ke-run", &[]),
     ("cloudcore", &["ke-wire", "ke-link", "ke-api", "ke-run"]),
     ("edgecore", &["ke-wire", "ke-link", "ke-api", "ke-run", "ke-dmi", "ke-cri", "ke-mqtt"]),
-    ("keadm", &["ke-wire", "ke-api", "ke-run"]),
+    ("keadm", &["ke-wire", "ke-api", "ke-run", "ke-cri"]),
     ("mapper-sdk", &["ke-dmi", "ke-run"]),
     ("mapper-virtual", &["mapper-sdk"]),
     ("mapper-modbus", &["mapper-sdk"]),

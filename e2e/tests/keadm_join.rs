@@ -5,13 +5,14 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::cluster::{Cluster, Options};
 use e2e::joined::{Joined, run_pod, told};
-use e2e::node::CloudCore;
+use e2e::node::{CloudCore, binary};
 use e2e::wait::{Seen, eventually};
 use serde_json::Value;
 
@@ -207,6 +208,59 @@ fn a_machine_without_anything_joins_with_a_bundle() -> Result<()> {
     ensure!(reset.status.success(), "{}", told(&reset));
     bench.edge.machine.must_be_as(&before)?;
     Ok(())
+}
+
+#[test]
+fn a_machine_with_keadm_alone_joins_from_an_image() -> Result<()> {
+    let mut bench = Bench::start()?;
+    let before = bench.edge.machine.made()?;
+    let folder = bench.edge.machine.run_dir().folder("alone")?;
+    let keadm = folder.join("keadm");
+    fs::copy(&bench.edge.keadm, &keadm)?;
+    let stripped = bench.edge.machine.run_dir().folder("stripped")?;
+    let program = |name: &str| -> Result<PathBuf> {
+        let built = binary(name, &format!("ISTHMUS_{}", name.to_uppercase()))?;
+        let path = stripped.join(name);
+        e2e::process::run("strip", &["-o", &path.to_string_lossy(), &built.to_string_lossy()])?;
+        Ok(path)
+    };
+    let (archive, image) = e2e::images::shipped(&stripped, "installation-package", program)?;
+    bench.edge.keadm = keadm;
+    let nothing_runs = || -> Result<()> {
+        let left = bench.edge.runtime.ctr_ok(&["containers", "list", "--quiet"])?;
+        ensure!(left.trim().is_empty(), "containers are left: {left}");
+        bench.edge.machine.must_be_as(&before)
+    };
+
+    // Nobody is at that registry.
+    let refused = bench.join(&bench.token, &["--image-repository=127.0.0.1:1/isthmus"])?;
+    eprintln!("{}", told(&refused));
+    ensure!(refused.status.code() == Some(3), "{}", told(&refused));
+    for place in ["--offline-bundle", "/alone/edgecore", "/usr/local/bin/edgecore", "127.0.0.1:1/isthmus"] {
+        ensure!(told(&refused).contains(place), "no {place} in {}", told(&refused));
+    }
+    nothing_runs()?;
+    // An image with other programs.
+    let (repository, tag) = image.rsplit_once("/installation-package").unwrap_or_default();
+    let other = format!("{repository}.other/installation-package{tag}");
+    bench.edge.runtime.ctr_ok(&["images", "tag", e2e::images::APP, &other])?;
+    let refused = bench.join(&bench.token, &[&format!("--image-repository={repository}.other")])?;
+    ensure!(refused.status.code() == Some(3) && told(&refused).contains("start "), "{}", told(&refused));
+    nothing_runs()?;
+
+    bench.edge.runtime.import_image(&archive)?;
+    let from = format!("--image-repository={repository}");
+    let endpoint = format!("--remote-runtime-endpoint={}", bench.edge.runtime.endpoint());
+    let pulled = bench.edge.keadm(&["config", "images", "pull", "--part=edge", &from, &endpoint])?;
+    ensure!(told(&pulled).contains(&format!("here already: {image}")), "{}", told(&pulled));
+    let joined = bench.join(&bench.token, &[&from])?;
+    eprintln!("{}", told(&joined));
+    ensure!(joined.status.success(), "{}", told(&joined));
+    run_pod(&bench.cluster, "from-the-image")?;
+    ensure!(bench.edge.runtime.running()?.len() == 2, "the pod and its sandbox, and nothing else");
+    let reset = bench.reset()?;
+    ensure!(reset.status.success(), "{}", told(&reset));
+    nothing_runs()
 }
 
 /// A node as KubeEdge leaves it: its program (here one that only waits), its store, no journal of keadm's. The containers are

@@ -179,8 +179,8 @@ fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
     let same = bench.upgrade_ok(&[])?;
     ensure!(same.contains("nothing is changed"), "{same}");
 
-    // A program that is another one.
-    let (repository, tag) = images::APP.rsplit_once(':').unwrap_or_default();
+    // A program that ends at once.
+    let (repository, tag) = images::APP_LATEST.rsplit_once(':').unwrap_or_default();
     let ends = format!("--set=cloudCore.image.repository={repository},cloudCore.image.tag={tag}");
     let refused = bench.upgrade(&[&ends, "--ready-timeout-secs=30"])?;
     eprintln!("{}", told(&refused));

@@ -22,6 +22,12 @@ fn places(host: &dyn Host) -> Vec<PathBuf> {
     places
 }
 
+/// Where it was looked for on this machine, as a reader of an error wants to know it.
+pub(crate) fn looked(host: &dyn Host) -> String {
+    let places: Vec<String> = places(host).iter().map(|place| place.display().to_string()).collect();
+    places.join(", ")
+}
+
 /// The same, but not the installed one: that is to be replaced.
 pub(crate) fn find_new(host: &dyn Host) -> Result<PathBuf, String> {
     let places: Vec<PathBuf> =

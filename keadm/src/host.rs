@@ -1,5 +1,6 @@
 //! The machine: files, programs, processes. What is decided about a machine is decided through this; what only runs on one
-//! touches it directly: `bundle.rs` (files that go through in pieces), `reach.rs` (its network), `cmd/supervise.rs`, `cmd/batch`.
+//! touches it directly: `bundle.rs` (files that go through in pieces), `cri.rs` (its container runtime), `reach.rs` (its network),
+//! `cmd/supervise.rs`, `cmd/batch`.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ring::digest;
 
 use crate::bundle::{self, Unpacked};
+use crate::cri;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
@@ -122,6 +124,10 @@ pub(crate) trait Host {
     ) -> io::Result<u16>;
     /// Unpacks a bundle into a folder that is there. Errors: one sentence.
     fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String>;
+    /// Has the container runtime pull an image. `false`: it was there. Errors: one sentence.
+    fn pull(&self, runtime: &str, image: &str) -> Result<bool, String>;
+    /// Copies edgecore and keadm out of an image into a folder that is there and empty. Errors: one sentence.
+    fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String>;
     /// Removes a folder that holds nothing; one that does stays, as does one that is gone.
     fn remove_empty(&self, path: &Path) -> io::Result<()>;
     /// Where this program lies.
@@ -410,6 +416,14 @@ impl Host for Machine {
             ));
         }
         bundle.unpack(Some(folder))
+    }
+
+    fn pull(&self, runtime: &str, image: &str) -> Result<bool, String> {
+        cri::pull(runtime, image)
+    }
+
+    fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String> {
+        cri::fetch(runtime, image, folder)
     }
 
     fn own_program(&self) -> io::Result<PathBuf> {

@@ -16,9 +16,11 @@ mod bundle;
 mod change;
 mod cluster;
 mod cmd;
+mod cri;
 mod failure;
 mod health;
 mod host;
+mod image;
 mod journal;
 mod look;
 mod node;
@@ -73,7 +75,7 @@ enum Command {
     Backup(cmd::backup::Args),
     /// Go back to the version before.
     Rollback(cmd::rollback::Args),
-    /// Change the edge node's configuration.
+    /// Change the edge node's configuration; the images of both sides.
     Config(cmd::config::Args),
     /// As `config update`.
     #[command(hide = true)]
@@ -105,6 +107,9 @@ enum Command {
     /// Keep a program running where no service manager does; join starts it.
     #[command(hide = true)]
     Supervise(cmd::supervise::Args),
+    /// Copy keadm and edgecore into a folder; runs in the image that join takes them from.
+    #[command(hide = true)]
+    InstallInto(cmd::install_into::Args),
 }
 
 fn main() -> ExitCode {
@@ -147,5 +152,6 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         Command::Beta => cmd::deprecated::beta(),
         Command::Recover(args) => cmd::recover::run(host, &args),
         Command::Supervise(args) => cmd::supervise::run(host, &args),
+        Command::InstallInto(args) => cmd::install_into::run(host, &args),
     }
 }

@@ -112,6 +112,7 @@ pub(crate) fn steps(host: &dyn Host, conf_dir: &Path) -> Vec<Step> {
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
+    use crate::supplies::Sources;
 
     fn found(conf_dir: Option<&str>, folders: &[&str]) -> NoNetwork {
         NoNetwork {
@@ -148,7 +149,8 @@ mod tests {
     fn a_bundle_may_bring_the_plugins() {
         let host = FakeHost::new(&["/media/edge.tar.gz"]);
         let bundle = Some(Path::new("/media/edge.tar.gz"));
-        let supplies = Supplies::gather(&host, bundle, &mut |_| {}).unwrap();
+        let sources = Sources { bundle, runtime: "", repository: None };
+        let supplies = Supplies::gather(&host, sources, &mut |_| {}).unwrap();
         let needs = |folder: &str| NoNetwork { plugins: vec!["bridge".into()], ..found(None, &[folder]) };
         let decide = |folder: &str| wanted(&host, Some(&needs(folder)), &supplies, &mut |_| {});
         assert_eq!(decide("/opt/cni/bin").unwrap().as_deref(), Some(Path::new(CONF_DIR)));

@@ -8,14 +8,25 @@ use crate::binary;
 use crate::bundle::Unpacked;
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::image::of_programs;
 use crate::plan::Step;
 
-/// A bundle lies here unpacked while a join runs. On disk: images are larger than memory.
+/// A bundle, or what an image held, lies here unpacked while a join runs. On disk: images are larger than memory.
 const FOLDER: &str = "/var/lib/keadm-unpacked";
 /// edgecore imports what it finds here.
 const IMAGES: &str = "/var/lib/kubeedge/images";
 /// Where plugins are looked for by container runtimes that are told nothing, and by Debian's.
 pub(crate) const PLUGIN_FOLDERS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+
+/// Where things may come from beside this machine's own folders.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sources<'a> {
+    pub(crate) bundle: Option<&'a Path>,
+    /// Socket of the container runtime, which has the image or pulls it.
+    pub(crate) runtime: &'a str,
+    /// Registry and folder of the image.
+    pub(crate) repository: Option<&'a str>,
+}
 
 /// Until it is [cleared](Supplies::clear).
 #[derive(Debug, Default)]
@@ -28,34 +39,43 @@ pub(crate) struct Supplies {
 }
 
 impl Supplies {
-    /// From the bundle; without one, from this machine.
+    /// From the bundle; without one, from this machine; if there is nothing, from the image.
     pub(crate) fn gather(
         host: &dyn Host,
-        bundle: Option<&Path>,
+        sources: Sources<'_>,
         say: &mut dyn FnMut(&str),
     ) -> Result<Self, Failure> {
         // Of a join that was killed.
         host.remove_tree(Path::new(FOLDER)).with_context(|| format!("clear {FOLDER}"))?;
-        let Some(bundle) = bundle else {
-            let edgecore = binary::find(host).map_err(Failure::Refused)?;
+        let Some(bundle) = sources.bundle else {
+            let Ok(edgecore) = binary::find(host) else { return Self::from_image(host, sources, say) };
             let keadm = host.own_program().context("find this program")?;
             return Ok(Self { edgecore, keadm, ..Self::default() });
         };
         if !host.exists(bundle) {
             return Err(Failure::Usage(format!("--offline-bundle: there is no {}", bundle.display())));
         }
-        let folder = Path::new(FOLDER);
-        host.make_folder(folder, 0o700).with_context(|| format!("make {FOLDER}"))?;
         say(&format!("unpacking {}", bundle.display()));
-        match host.unpack(bundle, folder) {
-            Ok(Unpacked { edgecore, keadm, images, plugins }) => {
-                Ok(Self { edgecore, keadm, images, plugins })
-            }
-            Err(why) => {
-                host.remove_tree(folder).with_context(|| format!("clear {FOLDER}"))?;
-                Err(Failure::Refused(why))
-            }
-        }
+        let Unpacked { edgecore, keadm, images, plugins } =
+            unpack(host, |folder| host.unpack(bundle, folder))?.map_err(Failure::Refused)?;
+        Ok(Self { edgecore, keadm, images, plugins })
+    }
+
+    fn from_image(host: &dyn Host, sources: Sources<'_>, say: &mut dyn FnMut(&str)) -> Result<Self, Failure> {
+        let image = of_programs(sources.repository);
+        say(&format!("there is no edgecore on this machine: taking it from the image {image}"));
+        let fetched = unpack(host, |folder| host.fetch(sources.runtime, &image, folder))?;
+        fetched.map_err(|why| {
+            Failure::Refused(format!(
+                "there is no edgecore to install, and nothing was changed. Looked at:\n  \
+                 a bundle: none was named; --offline-bundle FILE\n  \
+                 beside keadm, the installed one, that of a package, in PATH: {}; put the program beside keadm\n  \
+                 the image {image}: {why}; --image-repository PREFIX names another registry",
+                binary::looked(host)
+            ))
+        })?;
+        let folder = Path::new(FOLDER);
+        Ok(Self { edgecore: folder.join("edgecore"), keadm: folder.join("keadm"), ..Self::default() })
     }
 
     /// Images into edgecore's folder.
@@ -97,6 +117,20 @@ fn has_plugins(host: &dyn Host) -> bool {
     PLUGIN_FOLDERS.iter().any(|folder| host.exists(&Path::new(folder).join("bridge")))
 }
 
+/// Into the folder, which is gone again if that fails.
+fn unpack<T>(
+    host: &dyn Host,
+    fill: impl FnOnce(&Path) -> Result<T, String>,
+) -> Result<Result<T, String>, Failure> {
+    let folder = Path::new(FOLDER);
+    host.make_folder(folder, 0o700).with_context(|| format!("make {FOLDER}"))?;
+    let done = fill(folder);
+    if done.is_err() {
+        host.remove_tree(folder).with_context(|| format!("clear {FOLDER}"))?;
+    }
+    Ok(done)
+}
+
 fn copies<'a>(files: &'a [PathBuf], folder: &'a Path, are_programs: bool) -> impl Iterator<Item = Step> + 'a {
     files.iter().filter_map(move |from| {
         let to = folder.join(from.file_name()?);
@@ -114,12 +148,46 @@ mod tests {
     use crate::host::fake::FakeHost;
     use crate::plan;
 
+    fn from(bundle: Option<&str>) -> Sources<'_> {
+        Sources {
+            bundle: bundle.map(Path::new),
+            runtime: "/run/runtime.sock",
+            repository: Some("r.example/x"),
+        }
+    }
+
+    #[test]
+    fn the_image_comes_last() {
+        let gather = |there: &[&str]| {
+            let host = FakeHost::new(there);
+            let done = Supplies::gather(&host, from(None), &mut |_| {});
+            (done.map(|supplies| supplies.edgecore), host)
+        };
+        let (found, _) = gather(&["/run/runtime.sock", "/usr/bin/edgecore"]);
+        assert_eq!(found.unwrap(), Path::new("/usr/bin/edgecore"));
+        let (found, host) = gather(&["/run/runtime.sock"]);
+        let found = found.unwrap();
+        assert_eq!(found, Path::new("/var/lib/keadm-unpacked/edgecore"));
+        let image = String::from_utf8(host.read(&found).unwrap().unwrap()).unwrap();
+        assert!(image.starts_with("r.example/x/installation-package:v"), "{image}");
+
+        let (Err(Failure::Refused(why)), host) = gather(&[]) else { panic!("there is none") };
+        for place in [
+            "--offline-bundle",
+            "/usr/local/bin/edgecore",
+            "/usr/bin/edgecore",
+            "nobody is at /run/runtime.sock",
+        ] {
+            assert!(why.contains(place), "{place}: {why}");
+        }
+        assert!(!host.exists(Path::new(FOLDER)), "left behind");
+    }
+
     #[test]
     fn a_bundle_brings_all_that_a_machine_lacks() {
         let check = |there: &[&str], expected: &[&str]| {
             let host = FakeHost::new(&[there, &["/media/edge.tar.gz"]].concat());
-            let bundle = Some(Path::new("/media/edge.tar.gz"));
-            let supplies = Supplies::gather(&host, bundle, &mut |_| {}).unwrap();
+            let supplies = Supplies::gather(&host, from(Some("/media/edge.tar.gz")), &mut |_| {}).unwrap();
             assert_eq!(supplies.edgecore, Path::new("/var/lib/keadm-unpacked/edgecore"));
             let lines = plan::print(&[supplies.steps(), supplies.plugin_steps(&host)].concat());
             let installed: Vec<&str> =
@@ -132,7 +200,7 @@ mod tests {
         check(&[], &[&images[..], &["/opt", "/opt/cni", "/opt/cni/bin", "/opt/cni/bin/bridge"]].concat());
         check(&["/usr/lib/cni/bridge"], &images);
         let Err(Failure::Usage(why)) =
-            Supplies::gather(&FakeHost::new(&[]), Some(Path::new("/no/such")), &mut |_| {})
+            Supplies::gather(&FakeHost::new(&[]), from(Some("/no/such")), &mut |_| {})
         else {
             panic!("there is none")
         };

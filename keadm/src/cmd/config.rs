@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::{Around, Failure, script};
+use super::{Around, Failure, images, script};
 use crate::backup::Scope;
 use crate::change::{self, Change, New};
 use crate::host::Host;
@@ -27,6 +27,8 @@ pub(crate) struct Args {
 enum What {
     /// Change keys of edgecore.yaml and start edgecore with them. Comments are lost; the old file is kept as a backup.
     Update(Update),
+    /// The images that init and join use.
+    Images(images::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,8 +41,10 @@ pub(crate) struct Update {
 }
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
-    let What::Update(args) = &args.what;
-    update(host, args)
+    match &args.what {
+        What::Update(args) => update(host, args),
+        What::Images(args) => images::run(host, args),
+    }
 }
 
 pub(crate) fn update(host: &dyn Host, args: &Update) -> Result<(), Failure> {

@@ -21,7 +21,7 @@ use crate::plan::{self, Step};
 use crate::pod_network;
 use crate::render::{self, CERTIFICATES, CONFIG, ENVIRONMENT, KEADM, PROGRAM, TOKEN, Wanted};
 use crate::service::Manager;
-use crate::supplies::Supplies;
+use crate::supplies::{Sources, Supplies};
 
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
 const TRIAL: &str = "/run/keadm-join";
@@ -101,8 +101,8 @@ pub(crate) struct Args {
     /// A bundle made by `keadm bundle create`: edgecore, images and CNI plugins come from it, and nothing from a network.
     #[arg(long, alias = "tarballpath", value_name = "FILE")]
     offline_bundle: Option<PathBuf>,
-    /// Accepted for KubeEdge's sake: edgecore is installed from this machine or a bundle.
-    #[arg(long, hide = true)]
+    /// Registry and folder of the image that edgecore comes from where this machine has none: registry.example/isthmus
+    #[arg(long, value_name = "PREFIX")]
     image_repository: Option<String>,
     /// Accepted for KubeEdge's sake: edgecore has a broker of its own.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", hide = true)]
@@ -141,12 +141,12 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     if args.with_mqtt == Some(true) {
         say("the MQTT broker is built into edgecore: nothing to install for --with-mqtt");
     }
-    if let Some(repository) = &args.image_repository {
-        say(&format!(
-            "warning: --image-repository {repository} has no effect: edgecore comes from this machine, or from --offline-bundle"
-        ));
-    }
-    let supplies = Supplies::gather(host, args.offline_bundle.as_deref(), say)?;
+    let sources = Sources {
+        bundle: args.offline_bundle.as_deref(),
+        runtime: &args.remote_runtime_endpoint,
+        repository: args.image_repository.as_deref(),
+    };
+    let supplies = Supplies::gather(host, sources, say)?;
     let done = join_with(host, args, joined, &mut wanted, &token, &supplies, say);
     let cleared = supplies.clear(host);
     done.and(cleared)

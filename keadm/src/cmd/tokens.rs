@@ -9,6 +9,8 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
+mod lines;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,6 +25,7 @@ use ke_wire::join_tokens::{self, Claims, Issued, List};
 use ring::rand::SecureRandom as _;
 use serde_json::{Value, json};
 
+use self::lines::{Line, lines};
 use super::{Failure, token};
 use crate::age::span;
 use crate::cluster::Cluster;
@@ -251,59 +254,6 @@ fn order(word: &str, list: &List, current: Option<&JoinToken>, now: u64) -> Resu
         Some(_) => Ok(Order::Mark(id, noted)),
         None => Err(format!("there is no token {word:?}: keadm token list shows those that are")),
     }
-}
-
-/// One line of the list.
-#[derive(Debug, PartialEq, Eq)]
-struct Line {
-    id: String,
-    issued: Issued,
-    state: &'static str,
-}
-
-impl Line {
-    fn row(&self, now: u64) -> Vec<String> {
-        let Issued { made, ends, by, note, .. } = &self.issued;
-        let ago = |then: u64| span(signed(now.saturating_sub(then)));
-        let ends = if *ends > now {
-            format!("in {}", span(signed(ends - now)))
-        } else {
-            format!("{} ago", ago(*ends))
-        };
-        let made = if *made == 0 { "-".to_owned() } else { format!("{} ago", ago(*made)) };
-        vec![self.id.clone(), made, ends, self.state.to_owned(), by.clone(), note.clone()]
-    }
-
-    fn json(&self) -> Value {
-        let Issued { made, ends, by, note, revoked } = &self.issued;
-        let made = Some(*made).filter(|made| *made > 0).map(shown);
-        json!({"id": self.id, "made": made, "ends": shown(*ends), "state": self.state, "by": by, "note": note,
-            "revoked": revoked.map(shown)})
-    }
-}
-
-/// The present token of cloudcore first, then those that end last.
-fn lines(list: &List, current: Option<&JoinToken>, now: u64) -> Vec<Line> {
-    let state = |issued: &Issued| match issued {
-        Issued { revoked: Some(_), .. } => "revoked",
-        Issued { ends, .. } if *ends <= now => "ended",
-        Issued { .. } => "ready",
-    };
-    let line = |(id, entry): (&String, &Vec<u8>)| {
-        let issued = serde_json::from_slice::<Issued>(entry);
-        let state = issued.as_ref().map_or("unreadable", state);
-        Line { id: id.clone(), issued: issued.unwrap_or_default(), state }
-    };
-    let mut lines: Vec<Line> = list.iter().map(line).collect();
-    lines.sort_by_key(|line| (std::cmp::Reverse(line.issued.ends), line.id.clone()));
-    let id = current.map(|current| current.id().unwrap_or_else(|| CURRENT.to_owned()));
-    if let (Some(current), Some(id)) = (current, id.filter(|id| !list.contains_key(id))) {
-        let ends = current.ends().and_then(|ends| u64::try_from(ends).ok()).unwrap_or_default();
-        let note = "current: gettoken prints it, cloudcore renews it".to_owned();
-        let issued = Issued { ends, note, ..Issued::default() };
-        lines.insert(0, Line { id, state: state(&issued), issued });
-    }
-    lines
 }
 
 /// Those of keadm's that have ended a while ago. What is noted of cloudcore's stays: their numbers count on.

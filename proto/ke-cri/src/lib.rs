@@ -1,7 +1,7 @@
 //! The container runtime's gRPC interface as Rust types and clients, generated from `cri.proto`.
 //!
-//! Nothing here decides anything: edgecore's `edged/cri.rs` is the only caller. What follows the generated code keeps
-//! passwords and environment values out of debug output.
+//! Nothing here decides anything: edgecore's `edged/cri.rs` is the caller, and keadm's `cri.rs` where there is no edgecore yet. What
+//! follows the generated code keeps passwords and environment values out of debug output.
 
 /// Package `runtime.v1`: messages, [`v1::runtime_service_client`] and [`v1::image_service_client`].
 pub mod v1 {
