@@ -41,6 +41,15 @@ impl Runtime {
 
     /// The same in a machine, whose files its containers then see.
     pub fn start_in(name: &str, machine: Option<&Machine>) -> Result<Self> {
+        Self::start_with(name, machine, true)
+    }
+
+    /// The same, with no network for pods before somebody puts a configuration into the machine's `/etc/cni/net.d`.
+    pub fn start_without_network(name: &str, machine: &Machine) -> Result<Self> {
+        Self::start_with(name, Some(machine), false)
+    }
+
+    fn start_with(name: &str, machine: Option<&Machine>, has_network: bool) -> Result<Self> {
         need::for_runtime()?;
         let run_dir = RunDir::new(name)?;
         let routes = run("ip", &["-4", "route", "show", "table", "all"])?;
@@ -57,10 +66,13 @@ impl Runtime {
         run_dir.record(&Leftover::Cgroup(cgroup_root.clone()))?;
         run_dir.record(&Leftover::ContainerdState(state))?;
         run_dir.record(&Leftover::Network(network.clone()))?;
-        run_dir.folder("cni")?;
-        run_dir.write("cni/10-pods.conflist", conflist(&network, subnet, &run_dir.join("leases")))?;
+        let mut conf_dir = PathBuf::from("/etc/cni/net.d");
+        if has_network {
+            conf_dir = run_dir.folder("cni")?;
+            run_dir.write("cni/10-pods.conflist", conflist(&network, subnet, &run_dir.join("leases")))?;
+        }
         let socket = run_dir.join("containerd.sock");
-        let config = run_dir.write("containerd.toml", config(&run_dir, &socket)?)?;
+        let config = run_dir.write("containerd.toml", config(&run_dir, &socket, &conf_dir)?)?;
         let containerd = Process::new(
             run_dir.path(),
             "containerd",
@@ -221,8 +233,8 @@ fn conflist(network: &str, subnet: u8, leases: &Path) -> String {
     .to_string()
 }
 
-fn config(run_dir: &RunDir, socket: &Path) -> Result<String> {
-    let here = run_dir.path().display();
+fn config(run_dir: &RunDir, socket: &Path, conf_dir: &Path) -> Result<String> {
+    let (here, conf_dir) = (run_dir.path().display(), conf_dir.display());
     // Overlays do not stack: where the run directory is itself on one, files are copied.
     const OVERLAYFS: u64 = 0x794c_7630;
     let on_overlay = rustix::fs::statfs(run_dir.path())?.f_type as u64 == OVERLAYFS;
@@ -250,7 +262,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
-    conf_dir = "{here}/cni"
+    conf_dir = "{conf_dir}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{snapshotter}"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
