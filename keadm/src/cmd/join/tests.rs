@@ -1,0 +1,185 @@
+use clap::Parser;
+
+use super::*;
+use crate::host::fake::FakeHost;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn args(line: &str) -> Args {
+    Line::parse_from(std::iter::once("join").chain(line.split(' '))).args
+}
+
+const GOOD: &str = "--cloudcore-ipport=10.0.0.1:10000 --edgenode-name=edge-1 --token=abc";
+
+fn machine() -> FakeHost {
+    let host = FakeHost::new(&["/opt/keadm/edgecore", "/opt/keadm/keadm", "/var/log/", "/etc/", "/run/"]);
+    let report = r#"{"findings":[{"check":"runtime","verdict":"ok","found":"containerd answers","advice":""}],"cgroupDriver":"systemd"}"#;
+    host.prints.borrow_mut().push(("/opt/keadm/edgecore --config /run/keadm-join/".into(), report.into()));
+    host.node.borrow_mut().push((200, "Ready".into()));
+    host
+}
+
+fn try_join(host: &FakeHost, line: &str) -> (Result<(), Failure>, Vec<String>) {
+    let mut said = Vec::new();
+    let done = join(host, &args(line), &mut |line| said.push(line.to_owned()));
+    (done, said)
+}
+
+#[test]
+fn a_machine_joins_and_joins_again() {
+    let host = machine();
+    let (done, said) = try_join(&host, GOOD);
+    done.unwrap();
+    assert_eq!(
+        said.last().map(String::as_str),
+        Some(
+            "no service manager runs here: after a reboot join's last steps must be done by whoever starts this machine"
+        )
+    );
+    let config = host.read(Path::new(CONFIG)).unwrap().unwrap();
+    let config = String::from_utf8(config).unwrap();
+    assert!(config.contains("cgroupDriver: systemd"), "the runtime's: {config}");
+    assert!(!host.exists(Path::new(TOKEN)) && !host.exists(Path::new(TRIAL)));
+    let ran = host.ran.borrow().clone();
+    assert_eq!(ran.len(), 4, "two looks, enrolment, start: {ran:?}");
+
+    let (done, said) = try_join(&host, GOOD);
+    done.unwrap();
+    assert_eq!(said, ["this machine is node edge-1 of 10.0.0.1:10000 already: nothing is changed"]);
+    let (done, _) = try_join(&host, "--cloudcore-ipport=10.0.0.2 --edgenode-name=edge-1 --token=abc");
+    let Err(Failure::Refused(why)) = done else { panic!("it is another cloud's") };
+    assert!(why.contains("keadm reset edge"), "{why}");
+}
+
+#[test]
+fn two_joins_at_once_are_one() {
+    let host = machine();
+    let before = host.files.borrow().clone();
+    host.is_locked.set(true);
+    let (done, _) = try_join(&host, GOOD);
+    let Err(Failure::Refused(why)) = done else { panic!("{done:?}") };
+    assert!(why.contains("another keadm"), "{why}");
+    assert_eq!(*host.files.borrow(), before);
+}
+
+#[test]
+fn a_machine_without_a_network_gets_one() {
+    let host = machine();
+    let report = r#"{"findings":[],"noNetwork":{"confDir":"/etc/cni/net.d","pluginFolders":["/opt/cni/bin"],"plugins":["bridge"]}}"#;
+    *host.prints.borrow_mut() = vec![("/opt/keadm/edgecore".into(), report.into())];
+    let before = host.files.borrow().clone();
+    let (done, _) = try_join(&host, GOOD);
+    let Err(Failure::Refused(why)) = done else { panic!("there are no plugins") };
+    assert!(why.contains("apt-get install containernetworking-plugins"), "{why}");
+    assert_eq!(*host.files.borrow(), before);
+    // Who says that he makes it himself is believed.
+    let (done, _) = try_join(&host, &format!("{GOOD} --dry-run --set modules.edged.podNetwork.manage=false"));
+    done.unwrap();
+
+    host.write(Path::new("/opt/cni/bin/bridge"), b"", 0o755).unwrap();
+    let (done, said) = try_join(&host, GOOD);
+    done.unwrap();
+    assert!(said.iter().any(|line| line.contains("edgecore makes one")), "{said:?}");
+    let config = host.read(Path::new(CONFIG)).unwrap().unwrap();
+    assert!(String::from_utf8(config).unwrap().contains("manage: true"));
+}
+
+#[test]
+fn a_proxy_of_join_is_edgecores() {
+    let host = machine();
+    host.variables.borrow_mut().push(("HTTPS_PROXY".into(), "http://u:secret@p:1".into()));
+    let (done, said) = try_join(&host, GOOD);
+    done.unwrap();
+    assert!(said.iter().all(|line| !line.contains("secret")), "{said:?}");
+    let kept = host.read(Path::new(ENVIRONMENT)).unwrap().unwrap();
+    assert_eq!(String::from_utf8(kept).unwrap(), "HTTPS_PROXY='http://u:secret@p:1'\n");
+}
+
+#[test]
+fn a_look_that_fails_touches_nothing() {
+    let host = machine();
+    let before = host.files.borrow().clone();
+    let report =
+        r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"}]}"#;
+    *host.prints.borrow_mut() = vec![("/opt/keadm/edgecore".into(), report.into())];
+    let (done, _) = try_join(&host, GOOD);
+    let Err(Failure::Refused(why)) = done else { panic!("{done:?}") };
+    assert!(why.ends_with("runtime: no runtime: start it"), "{why}");
+    assert_eq!(*host.files.borrow(), before);
+    // A key that edgecore does not know.
+    host.prints.borrow_mut().clear();
+    host.fails.borrow_mut().push(("/opt/keadm/edgecore".into(), "modules.edgd: unknown key".into()));
+    let (done, _) = try_join(&host, &format!("{GOOD} --set modules.edgd.x=1"));
+    let Err(Failure::Refused(why)) = done else { panic!("{done:?}") };
+    assert!(why.contains("unknown key"), "{why}");
+    assert_eq!(*host.files.borrow(), before);
+}
+
+#[test]
+fn a_plan_is_shown_and_not_carried_out() {
+    let host = machine();
+    let before = host.files.borrow().clone();
+    let (done, said) = try_join(&host, &format!("{GOOD} --dry-run --service-manager systemd"));
+    done.unwrap();
+    assert!(said.iter().any(|line| line.contains("systemctl enable --now edgecore")), "{said:?}");
+    assert!(said.iter().all(|line| !line.contains("abc")), "no token: {said:?}");
+    assert_eq!(*host.files.borrow(), before);
+}
+
+#[test]
+fn a_join_that_was_cut_short_is_taken_back_first() {
+    for n_changes in 0..60 {
+        let host = machine();
+        host.changes_left.set(Some(n_changes));
+        let (cut, _) = try_join(&host, GOOD);
+        host.changes_left.set(None);
+        // The trial lies in memory, which a power cut clears.
+        host.files.borrow_mut().retain(|path, _| !path.starts_with(TRIAL));
+        let (done, _) = try_join(&host, GOOD);
+        done.unwrap_or_else(|failure| panic!("after {n_changes} changes: {failure}"));
+        assert!(Journal::read(&host).unwrap().unwrap().is_done);
+        if cut.is_ok() {
+            return;
+        }
+    }
+    panic!("the plan is longer than this test thinks");
+}
+
+#[test]
+fn clouds_are_named_in_many_ways() {
+    let check = |text: &str, expected: Option<(&str, u16)>| {
+        assert_eq!(cloud(text).ok(), expected.map(|(host, port)| (host.to_owned(), port)), "{text}");
+    };
+    check("10.0.0.1:10000", Some(("10.0.0.1", 10000)));
+    check("cloud.example", Some(("cloud.example", 10000)));
+    check("[fd00::1]:443", Some(("[fd00::1]", 443)));
+    check("[fd00::1]", Some(("[fd00::1]", 10000)));
+    for wrong in ["", ":1", "a:b", "a:0", "a:70000", "[fd00::1", "[x]:1", "fd00::1", "a b:1", "https://a:1"] {
+        check(wrong, None);
+    }
+}
+
+#[test]
+fn flags_that_cannot_be_meant_are_refused() {
+    let check = |line: &str, expected: &str| {
+        let (done, _) = try_join(&machine(), line);
+        let Err(Failure::Usage(why)) = done else { panic!("{line}: {done:?}") };
+        assert!(why.contains(expected), "{line}: {why}");
+    };
+    check("--cloudcore-ipport=10.0.0.1", "keadm gettoken");
+    check("--cloudcore-ipport=x:y --token=a", "no host:port");
+    check("--cloudcore-ipport=a --token=a --edgenode-name=Edge_1", "--edgenode-name");
+    check("--cloudcore-ipport=a --token=a --labels=x", "no NAME=VALUE");
+    check("--cloudcore-ipport=a --token=a --set=x", "no key=value");
+    check("--cloudcore-ipport=a --token-file=/no/such", "there is no /no/such");
+    check("--cloudcore-ipport=a --token=a --kubelet-config=/no/such", "there is no /no/such");
+    check(
+        "--cloudcore-ipport=a --token=a --kubeedge-version=latest",
+        "an example: --kubeedge-version=v1.23.0",
+    );
+    check("--cloudcore-ipport=a --token=a --profile=edge", "no version=VERSION");
+}
