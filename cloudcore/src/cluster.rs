@@ -15,10 +15,9 @@ use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tower::limit::{ConcurrencyLimitLayer, RateLimitLayer};
 
+use crate::chain::chain;
 use crate::config::KubeApiConfig;
-
-/// Where KubeEdge and we keep certificates and tokens.
-pub const NAMESPACE: &str = "kubeedge";
+use crate::config::NAMESPACE;
 
 /// Calls that wait for the API server at once; the others wait for them. Each has a connection of its own (HTTP/1.1, about
 /// 30 kB here and more over there), which stays for another 90 s: without a bound a thousand nodes that come back at once
@@ -238,20 +237,6 @@ pub(crate) fn pem(certificates: &[Vec<u8>]) -> String {
             let _ = writeln!(text, "{rest}");
         }
         text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
-}
-
-/// An error with its causes; where one repeats the next in its own words, once.
-pub(crate) fn chain(cause: &dyn std::error::Error) -> String {
-    let mut text = cause.to_string();
-    let mut source = cause.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            let _ = write!(text, ": {words}");
-        }
-        source = cause.source();
     }
     text
 }

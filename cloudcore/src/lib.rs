@@ -5,6 +5,8 @@
 
 pub mod config;
 
+mod chain;
+
 pub mod cluster;
 
 pub mod edge_controller;

@@ -18,7 +18,7 @@ use pack::tar::Tar;
 use pack::tree::{Role, Tree};
 
 use crate::need;
-use crate::node::binary;
+use crate::process::binary;
 use crate::process::run;
 
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";

@@ -140,7 +140,13 @@ impl Machine {
         for (number, folder) in OVER.iter().enumerate() {
             below(&upper(&self.run_dir, number), Path::new(folder), &mut made)?;
         }
-        made.retain(|line| !line.strip_prefix('-').is_some_and(|path| OF_A_NODE.contains(&path)));
+        // What is gone here may come there, and what was made above may not be there.
+        let is_expected = |line: &str| match line.split_at_checked(1) {
+            Some(("-", path)) => OF_A_NODE.contains(&path),
+            Some(("+", path)) => ["/var/lib/cni", "/var/lib/cni/results"].contains(&path),
+            _ => false,
+        };
+        made.retain(|line| !is_expected(line));
         made.sort();
         Ok(made)
     }

@@ -9,12 +9,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::leftovers::unmount_below;
-use crate::process::{Process, profile_dir};
+use crate::process::Process;
+pub use crate::process::binary;
 use crate::run_dir::RunDir;
 use crate::runtime::Runtime;
 use crate::wait::{Seen, eventually};
@@ -283,18 +284,6 @@ impl EdgeCore {
             Ok(if status == "True" { Seen::Yes(()) } else { Seen::NotYet(format!("Ready is {status:?}")) })
         })
     }
-}
-
-/// One of our binaries: the one that the environment names, or that of the profile this program was built with.
-pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
-    let path = match std::env::var_os(variable) {
-        Some(path) => PathBuf::from(path),
-        None => profile_dir()?.join(name),
-    };
-    if !path.is_file() {
-        bail!("{} is not there; type: cargo build -p {name}", path.display());
-    }
-    path.canonicalize().with_context(|| format!("find {}", path.display()))
 }
 
 /// Lays `more` over `base`: maps key by key, everything else replaces. `null` takes a key away.

@@ -35,6 +35,7 @@ mod service;
 mod set;
 mod supplies;
 mod table;
+mod token_secrets;
 mod version;
 mod wait;
 

@@ -11,10 +11,9 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::Undo;
 use crate::plan::Step;
+use crate::render::CONF_DIR;
 use crate::supplies::{PLUGIN_FOLDERS, Supplies};
 
-/// Where runtimes look for a configuration, unless they are told otherwise.
-pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
 /// Which endings runtimes read.
 const ENDINGS: [&str; 3] = [".conf", ".conflist", ".json"];
 /// Made by plugins and runtimes on the way, in this order; others may use them as well.

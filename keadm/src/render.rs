@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+/// Where runtimes look for a configuration, unless they are told otherwise.
+pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
 /// Where edgecore's configuration is, as everywhere in KubeEdge's documents.
 pub(crate) const CONFIG: &str = "/etc/kubeedge/config/edgecore.yaml";
 /// Where edgecore is installed.
@@ -81,7 +83,7 @@ pub(crate) fn config(wanted: &Wanted, token: &str) -> Result<Value, String> {
     }
     if let Some(conf_dir) = &wanted.pod_network {
         let mut network = json!({"manage": true});
-        if conf_dir != Path::new(crate::pod_network::CONF_DIR) {
+        if conf_dir != Path::new(CONF_DIR) {
             put(&mut network, "confDir", json!(conf_dir));
         }
         put(&mut edged, "podNetwork", network);

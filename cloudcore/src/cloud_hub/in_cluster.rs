@@ -9,7 +9,7 @@ use ke_wire::NodeName;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::cluster::NAMESPACE;
+use crate::config::NAMESPACE;
 
 use super::authority::{SecretData, Secrets};
 use super::enroll::NodeLookup;

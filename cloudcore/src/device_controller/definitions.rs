@@ -10,7 +10,7 @@ use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::cluster::chain;
+use crate::chain::chain;
 
 const GROUP: &str = "devices.kubeedge.io";
 const AWAY: Backoff =

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::object::{Id, SeenDevice, SeenModel, Unusable, id_of};
 use super::reports::Found;
-use crate::cluster::chain;
+use crate::chain::chain;
 
 const PAGE: u32 = 500;
 const RETRY: Duration = Duration::from_secs(2);

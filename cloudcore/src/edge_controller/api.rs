@@ -15,7 +15,7 @@ use ke_api::object::api_type;
 use ke_wire::{NodeName, ObjectKey, Reason, Refusal, RefusalDetails};
 use kube::client::Body;
 
-use crate::cluster::chain;
+use crate::chain::chain;
 
 /// An edge waits 60 s for its answer; two calls must fit, as a lease or an event may need a second one.
 const TIMEOUT: Duration = Duration::from_secs(20);

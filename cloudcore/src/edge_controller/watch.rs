@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::observed::{Observed, Unusable, WATCHED, WatchEvent};
-use crate::cluster::chain;
+use crate::chain::chain;
 
 /// The label that makes a Node an edge node, with any value.
 pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";

@@ -6,7 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::KubeletConfig;
-use crate::quantity::Amount;
+use crate::quantity::{Amount, written};
 
 /// What is kept for programs that are no pods. Same names and units as the kubelet's; what is left out is `0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -82,7 +82,7 @@ impl Serialize for Reserve {
 
 impl<'de> Deserialize<'de> for Reserve {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let text = written(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
             D::Error::custom(format!("found \"{text}\", expected an amount such as 500m or 512Mi"))
         })
@@ -105,6 +105,8 @@ mod tests {
         check("1.5", 1500, 2, "1500m");
         check("2", 2000, 2, "2");
         check("512Mi", 536_870_912_000, 512 << 20, "512Mi");
+        let bare: Reserved = serde_json::from_str(r#"{"cpu": 1.5, "memory": 1024}"#).unwrap();
+        assert_eq!((bare.cpu.millis(), bare.memory.bytes()), (1500, 1024));
         for wrong in ["", "-1", "-500m", "10%", "half"] {
             assert_eq!(Reserve::parse(wrong), None, "{wrong}");
         }

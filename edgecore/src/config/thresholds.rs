@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::quantity::Amount;
+use crate::quantity::{Amount, written};
 
 /// Below which amount the Node says that it is short. Same names and units as the kubelet's; a key that is left out keeps
 /// its default, and `0` means never short.
@@ -87,7 +87,7 @@ impl Serialize for Threshold {
 
 impl<'de> Deserialize<'de> for Threshold {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let text = written(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
             D::Error::custom(format!(
                 "found \"{text}\", expected an amount such as 100Mi or a share such as 10%"

@@ -334,7 +334,7 @@ impl Identity {
         let bad_address = || IdentityError::Address(self.http_server.clone());
         let authority =
             self.http_server.strip_prefix("https://").ok_or_else(bad_address)?.trim_end_matches('/');
-        let (host, port) = tls::split_authority(authority, 443).ok_or_else(bad_address)?;
+        let (host, port) = super::proxy::split_authority(authority, 443).ok_or_else(bad_address)?;
         let server_name = ServerName::try_from(host.clone()).map_err(|_| bad_address())?;
         let nonsense = |what: String| IdentityError::Nonsense { server: self.http_server.clone(), what };
         let exchange = async {

@@ -10,8 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::tls::split_authority;
-
 /// An answer to CONNECT is a few lines. Bytes.
 const MAX_ANSWER: usize = 8 << 10;
 
@@ -141,6 +139,25 @@ pub(super) async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, target: &str) 
     }
 }
 
+/// Host and port of `host`, `host:port`, `[v6]:port` or `[v6]`.
+pub(super) fn split_authority(text: &str, default_port: u16) -> Option<(String, u16)> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']')?;
+        (host, rest.strip_prefix(':'))
+    } else {
+        match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        }
+    };
+    let port = match port {
+        Some(port) => port.parse().ok()?,
+        None => default_port,
+    };
+    let plausible = !host.is_empty() && !host.contains(['/', ' ', '@']);
+    plausible.then(|| (host.to_owned(), port))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
@@ -154,6 +171,25 @@ mod tests {
             _ => None,
         };
         Ok(to(host, variable)?.map(|proxy| format!("{}:{}", proxy.host, proxy.port)))
+    }
+
+    #[test]
+    fn authorities() {
+        let check = |text: &str, expected: Option<(&str, u16)>| {
+            assert_eq!(
+                split_authority(text, 10000),
+                expected.map(|(host, port)| (host.to_owned(), port)),
+                "{text}"
+            );
+        };
+        check("cloud.example:10000", Some(("cloud.example", 10000)));
+        check("cloud.example", Some(("cloud.example", 10000)));
+        check("10.0.0.1:1", Some(("10.0.0.1", 1)));
+        check("[fd00::1]:1", Some(("fd00::1", 1)));
+        check("[fd00::1]", Some(("fd00::1", 10000)));
+        check("cloud.example:x", None);
+        check(":1", None);
+        check("a/b:1", None);
     }
 
     #[test]

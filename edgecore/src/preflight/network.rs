@@ -1,5 +1,5 @@
-//! Pure but for a look into folders: where a container runtime looks for pods' network, and what is there of the one that
-//! edgecore can make.
+//! Looks where a container runtime looks for pods' network, and says what is there of the one that edgecore can make. Changes
+//! nothing; `judge.rs` decides what it means.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
-use super::{Failure, token};
 use crate::apply::{apply_one, changed, look_at_version, marked, may_write, wanted};
 use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::objects::{NAME, NAMESPACE};
 use crate::rollout::readiness;
+use crate::token_secrets;
 use crate::wait::wait;
 
 #[derive(Debug, clap::Args)]
@@ -81,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => failure,
     })?;
     wait_ready(&cluster, &all, limit, &say)?;
-    token::wait_for(&cluster, limit)?;
+    token_secrets::wait_for(&cluster, limit)?;
     next(&all, &args.wanted, &say);
     Ok(())
 }

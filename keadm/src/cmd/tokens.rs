@@ -16,8 +16,6 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
-use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use k8s_openapi::jiff::Timestamp;
 use ke_wire::enrolment::JoinToken;
@@ -26,11 +24,11 @@ use ring::rand::SecureRandom as _;
 use serde_json::{Value, json};
 
 use self::lines::{Line, lines};
-use super::{Failure, token};
+use super::Failure;
 use crate::age::span;
 use crate::cluster::Cluster;
-use crate::objects::NAMESPACE;
 use crate::table::table;
+use crate::token_secrets::{self, Ca, Changes};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -134,10 +132,11 @@ fn create(args: &Create) -> Result<(), Failure> {
     let (made_by, ends) = (join_tokens::KEADM.to_owned(), now + args.ttl);
     let token = ca.sign(&Claims { exp: ends, jti: Some(id.clone()), iss: Some(made_by) });
     let noted = Issued { made: now, ends, by: cluster.who(), note: args.note.clone(), revoked: None };
-    let mut changes: Changes = old(&read(&cluster)?, now).map(|id| (id.clone(), None)).collect();
+    let mut changes: Changes =
+        old(&token_secrets::list(&cluster)?, now).map(|id| (id.clone(), None)).collect();
     changes.insert(id.clone(), Some(noted));
     // Noted first: a token that is in no list opens nothing.
-    write(&cluster, &changes)?;
+    token_secrets::note(&cluster, &changes)?;
     match args.output {
         Printed::Token => {
             println!("{token}");
@@ -153,8 +152,8 @@ fn create(args: &Create) -> Result<(), Failure> {
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let cluster = Cluster::connect(args.at.kube_config.as_deref())?;
-    let (list, now) = (read(&cluster)?, unix_now());
-    let lines = lines(&list, token::find(&cluster)?.as_ref(), now);
+    let (list, now) = (token_secrets::list(&cluster)?, unix_now());
+    let lines = lines(&list, token_secrets::find(&cluster)?.as_ref(), now);
     match args.output {
         Output::Json => {
             let all: Vec<Value> = lines.iter().map(Line::json).collect();
@@ -172,7 +171,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
 
 fn revoke(args: &Revoke) -> Result<(), Failure> {
     let cluster = Cluster::connect(args.at.kube_config.as_deref())?;
-    let (list, current, now) = (read(&cluster)?, token::find(&cluster)?, unix_now());
+    let (list, current, now) = (token_secrets::list(&cluster)?, token_secrets::find(&cluster)?, unix_now());
     let order = order(&args.id, &list, current.as_ref(), now).map_err(Failure::Refused)?;
     let (id, noted) = match order {
         Order::Nothing(why) => {
@@ -183,7 +182,7 @@ fn revoke(args: &Revoke) -> Result<(), Failure> {
         Order::Replace(id, noted) => (id, noted),
     };
     if let Some(noted) = noted {
-        write(&cluster, &BTreeMap::from([(id.clone(), Some(noted))]))?;
+        token_secrets::note(&cluster, &BTreeMap::from([(id.clone(), Some(noted))]))?;
         println!(
             "{id} is revoked: no machine gets a certificate with it any more; nodes that have joined stay"
         );
@@ -191,11 +190,11 @@ fn revoke(args: &Revoke) -> Result<(), Failure> {
     let Some(current) = current.filter(|current| current.id().as_deref() == Some(&id)) else { return Ok(()) };
     // As long as the old one would have been good: by then cloudcore has made its next.
     let exp = current.ends().and_then(|ends| u64::try_from(ends).ok()).unwrap_or(now + DAY);
-    let series = join_tokens::next_series(Some(&read(&cluster)?));
+    let series = join_tokens::next_series(Some(&token_secrets::list(&cluster)?));
     let made = Ca::read(&cluster)
         .and_then(|ca| {
             let next = ca.sign(&Claims { exp, jti: Some(series), iss: None });
-            Ok(token::write(&cluster, &next)?)
+            Ok(token_secrets::replace(&cluster, &next)?)
         })
         .map_err(|failure| anyhow!("{failure}"));
     made.context("it is revoked, but there is no new one yet: type keadm token revoke current again")
@@ -263,58 +262,6 @@ fn old(list: &List, now: u64) -> impl Iterator<Item = &String> {
         issued.is_some_and(|issued| issued.made > 0 && issued.ends.saturating_add(KEPT) < now)
     };
     list.iter().filter(move |(_, entry)| is_old(entry)).map(|(id, _)| id)
-}
-
-/// What signs.
-struct Ca {
-    hash: String,
-    key: Vec<u8>,
-}
-
-impl Ca {
-    fn read(cluster: &Cluster) -> Result<Self, Failure> {
-        let found = cluster.get(&secret("casecret")).context("may this account read it?")?;
-        let found = found.as_ref().map(token::data).transpose()?.unwrap_or_default();
-        let (Some(ca), Some(key)) = (found.get("cadata"), found.get("cakeydata")) else {
-            return Err(Failure::Refused(format!(
-                "there is no CA in this cluster yet (Secret {NAMESPACE}/casecret): cloudcore makes it when it starts; is it \
-                 installed? `keadm init` does it"
-            )));
-        };
-        let digest = ring::digest::digest(&ring::digest::SHA256, ca);
-        let hash = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { hash, key: key.clone() })
-    }
-
-    fn sign(&self, claims: &Claims) -> JoinToken {
-        let signed = claims.to_sign();
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.key);
-        let signature = BASE64_URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes()));
-        JoinToken { ca_hash: self.hash.clone(), jwt: format!("{signed}.{signature}") }
-    }
-}
-
-/// `None` takes an entry away.
-type Changes = BTreeMap<String, Option<Issued>>;
-
-/// The list as it stands; empty where there is none yet.
-pub(crate) fn read(cluster: &Cluster) -> Result<List> {
-    let found = cluster.get(&secret(join_tokens::SECRET)).context("may this account read it?")?;
-    found.as_ref().map_or_else(|| Ok(List::new()), token::data)
-}
-
-/// Each entry by itself: what another keadm notes at the same time stays.
-fn write(cluster: &Cluster, changes: &Changes) -> Result<()> {
-    let mut object = secret(join_tokens::SECRET);
-    for (id, noted) in changes {
-        let noted = noted.as_ref().map(serde_json::to_vec).transpose().context("write what is noted")?;
-        object["data"][id] = noted.map_or(Value::Null, |noted| BASE64_STANDARD.encode(noted).into());
-    }
-    cluster.merge(&object)
-}
-
-fn secret(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}})
 }
 
 fn ttl(text: &str) -> Result<u64, String> {

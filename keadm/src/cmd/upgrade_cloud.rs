@@ -19,15 +19,16 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 
 use self::before::Before;
+use super::Failure;
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
-use super::{Failure, token};
 use crate::apply::{apply_one, look_at_version, may_write, wanted};
 use crate::backup::stamp;
 use crate::cluster::{Cluster, Write, shown};
 use crate::host::Host;
 use crate::objects::{self, NAME, NAMESPACE};
 use crate::rollout::{pods, readiness};
+use crate::token_secrets;
 use crate::wait::wait;
 
 /// Where the objects of before are kept, a folder for each run.
@@ -113,7 +114,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
             error.context("cloudcore is upgraded, but something of before is still there; type it again"),
         )
     })?;
-    token::wait_for(&cluster, Instant::now() + limit)?;
+    token_secrets::wait_for(&cluster, Instant::now() + limit)?;
     say("cloudcore is upgraded; edge nodes connect again by themselves");
     Ok(())
 }

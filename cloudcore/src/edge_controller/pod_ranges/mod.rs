@@ -27,7 +27,7 @@ pub use self::range::Pool;
 use self::range::Range;
 use self::reserve::{Reserved, release, reserve};
 use super::observed::WatchEvent;
-use crate::cluster::chain;
+use crate::chain::chain;
 
 /// Machines join in groups; one list of all Nodes is for all of them.
 const GATHER: Duration = Duration::from_millis(300);

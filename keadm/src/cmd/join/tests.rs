@@ -1,3 +1,5 @@
+//! A machine in memory joins, is refused, and joins again.
+
 use clap::Parser;
 
 use super::*;
