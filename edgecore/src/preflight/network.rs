@@ -1,5 +1,5 @@
-//! Pure but for a look into folders: where a container runtime looks for pods' network, and what is there of the one that
-//! edgecore can make.
+//! Where a container runtime looks for pods' network, and what is there of the one that edgecore can make. Looks into folders,
+//! and changes nothing. Called by `mod.rs`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
