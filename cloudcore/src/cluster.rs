@@ -17,7 +17,7 @@ use tower::limit::{ConcurrencyLimitLayer, RateLimitLayer};
 
 use crate::chain::chain;
 use crate::config::KubeApiConfig;
-use crate::config::NAMESPACE;
+use crate::namespace::NAMESPACE;
 
 /// Calls that wait for the API server at once; the others wait for them. Each has a connection of its own (HTTP/1.1, about
 /// 30 kB here and more over there), which stays for another 90 s: without a bound a thousand nodes that come back at once

@@ -12,9 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::edge_controller::Pool;
 
-/// Where KubeEdge and we keep certificates and tokens.
-pub const NAMESPACE: &str = "kubeedge";
-
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]

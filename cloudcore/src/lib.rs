@@ -7,6 +7,8 @@ pub mod config;
 
 mod chain;
 
+pub mod namespace;
+
 pub mod cluster;
 
 pub mod edge_controller;

@@ -9,7 +9,7 @@ use ke_wire::NodeName;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::config::NAMESPACE;
+use crate::namespace::NAMESPACE;
 
 use super::authority::{SecretData, Secrets};
 use super::enroll::NodeLookup;

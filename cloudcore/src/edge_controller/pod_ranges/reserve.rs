@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::plan::Asking;
 use super::range::Range;
-use crate::config::NAMESPACE;
+use crate::namespace::NAMESPACE;
 
 /// A Lease that is removed by somebody else may be made anew by a third one, and so on; not often.
 const TRIES: u32 = 5;
