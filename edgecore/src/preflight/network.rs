@@ -1,10 +1,5 @@
-<<<<<<< HEAD
 //! Looks where a container runtime looks for pods' network, and says what is there of the one that edgecore can make. Changes
 //! nothing; `judge.rs` decides what it means.
-=======
-//! Where a container runtime looks for pods' network, and what is there of the one that edgecore can make. Looks into folders,
-//! and changes nothing. Called by `mod.rs`.
->>>>>>> net
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
