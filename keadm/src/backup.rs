@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::host::{Host, Rights};
@@ -81,16 +82,18 @@ impl Backup {
     /// `None`: there is no such, or it was never completed.
     pub(crate) fn open(host: &dyn Host, folder: &Path) -> Result<Option<Self>> {
         let body = host.read(&folder.join(MANIFEST)).with_context(|| format!("read {}", folder.display()))?;
-        let Some(manifest) = body.and_then(|body| serde_json::from_slice::<Manifest>(&body).ok()) else {
+        // One that was cut short is no JSON: a manifest is written last, and whole.
+        let Some(tree) = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok()) else {
             return Ok(None);
         };
-        if manifest.format != FORMAT {
+        let shown = folder.display();
+        if tree.get("format").and_then(Value::as_u64) != Some(FORMAT.into()) {
             bail!(
-                "{} is a backup of format {}, and this keadm reads format {FORMAT}: use the keadm that made it",
-                folder.display(),
-                manifest.format
+                "{shown} is a backup of another format than this keadm's {FORMAT}: use the keadm that made it"
             );
         }
+        let manifest =
+            serde_json::from_value(tree).with_context(|| format!("understand the list of {shown}"))?;
         Ok(Some(Self { folder: folder.to_owned(), manifest }))
     }
 

@@ -44,10 +44,15 @@ pub(crate) fn pull(endpoint: &str, image: &str) -> Result<bool, String> {
 }
 
 /// Copies the programs of an image into a folder that is there and empty.
-pub(crate) fn fetch(endpoint: &str, image: &str, folder: &Path) -> Result<(), String> {
+pub(crate) fn fetch(endpoint: &str, image: &str, may_pull: bool, folder: &Path) -> Result<(), String> {
     run(async {
         let mut cri = Cri::connect(endpoint)?;
-        cri.pull(image).await?;
+        if may_pull {
+            cri.pull(image).await?;
+        } else if !cri.is_there(image).await? {
+            return Err("the container runtime has it not, and from which registry to pull it was not said"
+                .to_owned());
+        }
         cri.clear().await?;
         let config = sandbox(folder);
         let request = v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
@@ -99,15 +104,20 @@ impl Cri {
     }
 
     async fn pull(&mut self, image: &str) -> Result<bool, String> {
-        let spec = v1::ImageSpec { image: image.to_owned(), ..Default::default() };
-        let status = v1::ImageStatusRequest { image: Some(spec.clone()), verbose: false };
-        let found = ask(&format!("look for {image}"), SHORT, self.images.image_status(status)).await?;
-        if found.image.is_some() {
+        if self.is_there(image).await? {
             return Ok(false);
         }
+        let spec = v1::ImageSpec { image: image.to_owned(), ..Default::default() };
         let request = v1::PullImageRequest { image: Some(spec), ..Default::default() };
         ask(&format!("pull {image}"), PULL, self.images.pull_image(request)).await?;
         Ok(true)
+    }
+
+    async fn is_there(&mut self, image: &str) -> Result<bool, String> {
+        let image_spec = v1::ImageSpec { image: image.to_owned(), ..Default::default() };
+        let status = v1::ImageStatusRequest { image: Some(image_spec), verbose: false };
+        let found = ask(&format!("look for {image}"), SHORT, self.images.image_status(status)).await?;
+        Ok(found.image.is_some())
     }
 
     /// Of a keadm that was killed.

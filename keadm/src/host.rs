@@ -1,6 +1,6 @@
 //! The machine: files, programs, processes. What is decided about a machine is decided through this; what only runs on one
 //! touches it directly: `bundle.rs` (files that go through in pieces), `cri.rs` (its container runtime), `reach.rs` (its network),
-//! `cmd/supervise.rs`, `cmd/batch`.
+//! `cmd/supervise.rs`, `cmd/batch`; and what writes a file for people where they stand: `manifest`, `documents`, `bundle create`.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -126,8 +126,9 @@ pub(crate) trait Host {
     fn unpack(&self, bundle: &Path, folder: &Path) -> Result<Unpacked, String>;
     /// Has the container runtime pull an image. `false`: it was there. Errors: one sentence.
     fn pull(&self, runtime: &str, image: &str) -> Result<bool, String>;
-    /// Copies edgecore and keadm out of an image into a folder that is there and empty. Errors: one sentence.
-    fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String>;
+    /// Copies edgecore and keadm out of an image into a folder that is there and empty. `may_pull`: an image that is not here
+    /// comes from its registry. Errors: one sentence.
+    fn fetch(&self, runtime: &str, image: &str, may_pull: bool, folder: &Path) -> Result<(), String>;
     /// Removes a folder that holds nothing; one that does stays, as does one that is gone.
     fn remove_empty(&self, path: &Path) -> io::Result<()>;
     /// Where this program lies.
@@ -243,8 +244,12 @@ impl Host for Machine {
         // Of a killed run, and perhaps with other rights.
         self.remove_file(&beside)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        file.write_all(body).and_then(|()| file.sync_all())?;
-        fs::rename(&beside, path)?;
+        let written = file.write_all(body).and_then(|()| file.sync_all());
+        if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
+            // A full disk is not left fuller.
+            let _ = fs::remove_file(&beside);
+            return Err(error);
+        }
         sync_folder_of(path)
     }
 
@@ -311,15 +316,14 @@ impl Host for Machine {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
-        let stdin = child.stdin.take();
-        // Beside the reading of what it says: both pipes have their limits.
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                // One that ends without reading all of it says why.
-                let _ = stdin.map(|mut stdin| stdin.write_all(input));
-            });
-            output(child, program, RUN_WITHIN)
-        })
+        let (stdin, input) = (child.stdin.take(), input.to_vec());
+        // Beside the reading of what it says: both pipes have their limits. Nobody waits for it, since one that is killed may
+        // leave somebody who holds the pipe and does not read.
+        std::thread::spawn(move || {
+            // One that ends without reading all of it says why.
+            let _ = stdin.map(|mut stdin| stdin.write_all(&input));
+        });
+        output(child, program, RUN_WITHIN)
     }
 
     fn start_aside(&self, program: &Path, arguments: &[String]) -> io::Result<()> {
@@ -422,8 +426,8 @@ impl Host for Machine {
         cri::pull(runtime, image)
     }
 
-    fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String> {
-        cri::fetch(runtime, image, folder)
+    fn fetch(&self, runtime: &str, image: &str, may_pull: bool, folder: &Path) -> Result<(), String> {
+        cri::fetch(runtime, image, may_pull, folder)
     }
 
     fn own_program(&self) -> io::Result<PathBuf> {
@@ -503,7 +507,8 @@ fn ran(output: &Output) -> Ran {
     Ran { is_good: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-fn beside(path: &Path) -> PathBuf {
+/// Where a file is written before it is moved to its place; one that was killed leaves it.
+pub(crate) fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".keadm-new");
     name.into()

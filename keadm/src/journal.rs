@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Host, Rights};
+use crate::host::{Host, Rights, beside};
 
 /// Where it is, and whatever else outlives a node's folders.
 pub(crate) const FOLDER: &str = "/var/lib/keadm";
@@ -161,9 +161,13 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
             host.remove_empty(path).map_err(|error| format!("{}: {error}", path.display()))
         }
         Undo::RemoveFile(path) => {
-            host.remove_file(path).map_err(|error| format!("{}: {error}", path.display()))
+            let gone = host.remove_file(&beside(path)).and_then(|()| host.remove_file(path));
+            gone.map_err(|error| format!("{}: {error}", path.display()))
         }
-        Undo::PutBack(path) => put_back(host, path).map_err(|error| format!("{}: {error}", path.display())),
+        Undo::PutBack(path) => {
+            let back = host.remove_file(&beside(path)).and_then(|()| put_back(host, path));
+            back.map_err(|error| format!("{}: {error}", path.display()))
+        }
         Undo::End(program) => host.end(program, END_WITHIN).map_err(|error| error.to_string()),
         Undo::Start { program, arguments } => host
             .start_aside(program, arguments)

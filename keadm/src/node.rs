@@ -59,7 +59,7 @@ impl Node {
             version: version_of(host, Path::new(PROGRAM)).unwrap_or_else(|_| "unknown".to_owned()),
             config: config.to_owned(),
             admin: admin(&tree).map_err(of_file)?,
-            database: tree.pointer("/database/dataSource").and_then(Value::as_str).unwrap_or(DATABASE).into(),
+            database: database(&tree).into(),
             manager: Manager::of_edgecore(host),
         })
     }
@@ -73,6 +73,11 @@ pub(crate) fn read(host: &dyn Host, config: &Path) -> Result<Value, String> {
     tree.map_err(|error| format!("{shown} is no YAML: {error}"))
 }
 
+/// Where edgecore with this configuration keeps its store.
+pub(crate) fn database(config: &Value) -> &str {
+    config.pointer("/database/dataSource").and_then(Value::as_str).unwrap_or(DATABASE)
+}
+
 /// Where edgecore with this configuration says how the node stands.
 pub(crate) fn admin(config: &Value) -> Result<SocketAddr, String> {
     let text = config.pointer("/admin/bindAddress").and_then(Value::as_str).unwrap_or(ADMIN);
@@ -83,6 +88,17 @@ pub(crate) fn admin(config: &Value) -> Result<SocketAddr, String> {
 pub(crate) fn is_ours(host: &dyn Host, program: &Path) -> bool {
     let ran = host.run(program, &["--version".to_owned()]);
     ran.is_ok_and(|ran| ran.is_good && ran.stdout.trim_start().starts_with("edgecore "))
+}
+
+/// To be asked before anything else is.
+pub(crate) fn must_be_ours(host: &dyn Host, program: &Path) -> Result<(), Failure> {
+    if is_ours(host, program) {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "{} is no edgecore of Isthmus (its --version says so), and is asked nothing else; nothing was changed. Put ours beside keadm",
+        program.display()
+    )))
 }
 
 /// What the program says, with the letter that tags have.

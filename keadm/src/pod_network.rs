@@ -148,7 +148,7 @@ mod tests {
     fn a_bundle_may_bring_the_plugins() {
         let host = FakeHost::new(&["/media/edge.tar.gz"]);
         let bundle = Some(Path::new("/media/edge.tar.gz"));
-        let sources = Sources { bundle, runtime: "", repository: None };
+        let sources = Sources { bundle, runtime: "", repository: None, is_dry_run: false };
         let supplies = Supplies::gather(&host, sources, &mut |_| {}).unwrap();
         let needs = |folder: &str| NoNetwork { plugins: vec!["bridge".into()], ..found(None, &[folder]) };
         let decide = |folder: &str| wanted(&host, Some(&needs(folder)), &supplies, &mut |_| {});

@@ -1,4 +1,4 @@
-//! What this machine reaches: names and addresses. With `host.rs` the only file that touches more than memory; it sends one
+//! What this machine reaches: names and addresses. It sends one
 //! question or opens one connection at a time, and nothing else.
 
 use std::io::{self, ErrorKind};

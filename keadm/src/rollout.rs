@@ -17,8 +17,13 @@ pub(crate) fn readiness(cluster: &Cluster, wanted: &Value) -> Result<Result<(), 
     let status = &deployment["status"];
     let count = |key: &str| status[key].as_i64().unwrap_or_default();
     let n_wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
+    // While there are more than are wanted, the available ones may be those of before.
     let is_seen = count("observedGeneration") >= deployment["metadata"]["generation"].as_i64().unwrap_or(1);
-    if is_seen && count("updatedReplicas") >= n_wanted && count("availableReplicas") >= n_wanted {
+    if is_seen
+        && count("updatedReplicas") >= n_wanted
+        && count("availableReplicas") >= n_wanted
+        && count("replicas") <= n_wanted
+    {
         return Ok(Ok(()));
     }
     let why = pods(cluster)?.iter().find_map(reason).unwrap_or_else(|| "it has not started yet".to_owned());

@@ -12,7 +12,7 @@ use crate::image::of_programs;
 use crate::plan::Step;
 
 /// A bundle, or what an image held, lies here unpacked while a join runs. On disk: images are larger than memory.
-const FOLDER: &str = "/var/lib/keadm-unpacked";
+pub(crate) const FOLDER: &str = "/var/lib/keadm-unpacked";
 /// edgecore imports what it finds here.
 const IMAGES: &str = "/var/lib/kubeedge/images";
 /// Where plugins are looked for by container runtimes that are told nothing, and by Debian's.
@@ -26,6 +26,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) runtime: &'a str,
     /// Registry and folder of the image.
     pub(crate) repository: Option<&'a str>,
+    /// No container is run for a look.
+    pub(crate) is_dry_run: bool,
 }
 
 /// Until it is [cleared](Supplies::clear).
@@ -63,14 +65,21 @@ impl Supplies {
 
     fn from_image(host: &dyn Host, sources: Sources<'_>, say: &mut dyn FnMut(&str)) -> Result<Self, Failure> {
         let image = of_programs(sources.repository);
+        if sources.is_dry_run {
+            return Err(Failure::Refused(format!(
+                "there is no edgecore on this machine: join would take it from the image {image}, and what it finds then cannot \
+                 be said without it"
+            )));
+        }
         say(&format!("there is no edgecore on this machine: taking it from the image {image}"));
-        let fetched = unpack(host, |folder| host.fetch(sources.runtime, &image, folder))?;
+        let fetched =
+            unpack(host, |folder| host.fetch(sources.runtime, &image, sources.repository.is_some(), folder))?;
         fetched.map_err(|why| {
             Failure::Refused(format!(
                 "there is no edgecore to install, and nothing was changed. Looked at:\n  \
                  a bundle: none was named; --offline-bundle FILE\n  \
                  beside keadm, the installed one, that of a package, in PATH: {}; put the program beside keadm\n  \
-                 the image {image}: {why}; --image-repository PREFIX names another registry",
+                 the image {image}: {why}; --image-repository PREFIX names the registry that has it",
                 binary::looked(host)
             ))
         })?;
@@ -153,6 +162,7 @@ mod tests {
             bundle: bundle.map(Path::new),
             runtime: "/run/runtime.sock",
             repository: Some("r.example/x"),
+            is_dry_run: false,
         }
     }
 

@@ -24,7 +24,7 @@ use crate::service::Manager;
 use crate::supplies::{Sources, Supplies};
 
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
-const TRIAL: &str = "/run/keadm-join";
+pub(super) const TRIAL: &str = "/run/keadm-join";
 #[derive(Debug, Default, clap::Args)]
 #[command(
     after_help = "Example: keadm join --cloudcore-ipport=10.0.0.1:10000 --edgenode-name=edge-1 --token=$TOKEN\n\
@@ -115,7 +115,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
 }
 
 fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-    let _lock = change::hold(host)?;
+    let lock = change::hold(host)?;
     if args.takeover {
         let limit = Duration::from_secs(args.ready_timeout_secs);
         return takeover_edge::run(host, limit, args.dry_run, say);
@@ -124,7 +124,7 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     let token = token(host, args)?;
     let cloud = format!("{}:{}", wanted.host, wanted.port);
     let joined = Joined { node: wanted.node.clone(), cloud, took_over: false };
-    if is_there(host, &joined, say)? {
+    if is_there(host, &joined, args.dry_run, say)? {
         return Ok(());
     }
     if let Some(wanted) = &args.kubeedge_version {
@@ -145,11 +145,18 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
         bundle: args.offline_bundle.as_deref(),
         runtime: &args.remote_runtime_endpoint,
         repository: args.image_repository.as_deref(),
+        is_dry_run: args.dry_run,
     };
     let supplies = Supplies::gather(host, sources, say)?;
     let done = join_with(host, args, joined, &mut wanted, &token, &supplies, say);
-    let cleared = supplies.clear(host);
-    done.and(cleared)
+    done.and(supplies.clear(host))?;
+    if args.dry_run {
+        return Ok(());
+    }
+    // A site's program may ask keadm for more.
+    drop(lock);
+    script(host, args.post_run.as_deref(), "--post-run")
+        .map_err(|failure| Failure::Halfway(anyhow!("{failure}; node {} is Ready all the same", wanted.node)))
 }
 
 fn join_with(
@@ -164,9 +171,8 @@ fn join_with(
     let admin = look(host, supplies, wanted, token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
-    let config = render::config(wanted, TOKEN)
-        .and_then(|config| render::yaml(&config, "join"))
-        .map_err(Failure::Usage)?;
+    let tree = render::config(wanted, TOKEN).map_err(Failure::Usage)?;
+    let config = render::yaml(&tree, "join").map_err(Failure::Usage)?;
     let limit = Duration::from_secs(args.ready_timeout_secs);
     let environment = render::environment(|name| host.variable(name)).map_err(Failure::Usage)?;
     let programs = [(supplies.edgecore.clone(), PROGRAM), (supplies.keadm.clone(), KEADM)];
@@ -178,7 +184,7 @@ fn join_with(
     // Taken back after the pods, which need it to go.
     let mut all = supplies.plugin_steps(host);
     all.extend(wanted.pod_network.iter().flat_map(|folder| pod_network::steps(host, folder)));
-    all.extend(steps(wanted, &programs, &config, token, service, (admin, limit)));
+    all.extend(steps(wanted, &programs, (&config, node::database(&tree)), token, service, (admin, limit)));
     let steps = all;
     if args.dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
@@ -190,9 +196,6 @@ fn join_with(
         say(&format!("edgecore's own words: {}", manager.log()));
     }
     done?;
-    script(host, args.post_run.as_deref(), "--post-run").map_err(|failure| {
-        Failure::Halfway(anyhow!("{failure}; node {} is Ready all the same", wanted.node))
-    })?;
     say(&format!("node {} is Ready. In the cloud: kubectl get nodes", wanted.node));
     if manager == Manager::None {
         say(
@@ -285,7 +288,12 @@ fn token(host: &dyn Host, args: &Args) -> Result<String, Failure> {
 }
 
 /// Whether this machine is this node already. What an earlier join left half-way is taken back.
-fn is_there(host: &dyn Host, joined: &Joined, say: &mut dyn FnMut(&str)) -> Result<bool, Failure> {
+fn is_there(
+    host: &dyn Host,
+    joined: &Joined,
+    dry_run: bool,
+    say: &mut dyn FnMut(&str),
+) -> Result<bool, Failure> {
     let journal = Journal::read(host).context("read the journal in /var/lib/keadm")?;
     match journal {
         Some(journal) if journal.is_done && journal.joined == *joined => {
@@ -299,6 +307,10 @@ fn is_there(host: &dyn Host, joined: &Joined, say: &mut dyn FnMut(&str)) -> Resu
             "this machine is node {} of {}: type `keadm reset edge` before it joins as {} of {}",
             journal.joined.node, journal.joined.cloud, joined.node, joined.cloud
         ))),
+        Some(_) if dry_run => {
+            say("an earlier join was cut short: it would be taken back first");
+            Ok(true)
+        }
         Some(journal) => {
             say("an earlier join was cut short; taking it back first");
             let left = journal.undo(host);
@@ -367,7 +379,7 @@ fn look_once(
 fn steps(
     wanted: &Wanted,
     programs: &[(PathBuf, &str)],
-    config: &str,
+    (config, database): (&str, &str),
     token: &str,
     service: Vec<Step>,
     (address, limit): (SocketAddr, Duration),
@@ -386,7 +398,7 @@ fn steps(
         Step::OnUndo(Undo::RemoveFolder(crate::backup::FOLDER.into())),
     ]);
     // Of a folder that was there before: the store holds Secrets, and is this node's.
-    let of_store = ["", "-wal", "-shm"].map(|ending| format!("{}{ending}", node::DATABASE));
+    let of_store = ["", "-wal", "-shm"].map(|ending| format!("{database}{ending}"));
     let others = ["edgecore.sock", "images/.imported.json"].map(|name| format!("/var/lib/kubeedge/{name}"));
     steps.extend(of_store.into_iter().chain(others).map(|path| Step::OnUndo(Undo::RemoveFile(path.into()))));
     steps.extend([

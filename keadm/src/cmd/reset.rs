@@ -50,9 +50,8 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
             "--remote-runtime-endpoint {runtime} is passed over: edgecore's configuration names the runtime"
         );
     }
-    // Before it is asked: what was answered is what goes.
-    let _lock = crate::change::hold(host)?;
-    let journal = Journal::read(host).context("read the journal in /var/lib/keadm")?;
+    let read = || Journal::read(host).context("read the journal in /var/lib/keadm");
+    let journal = read()?;
     let strange = strange(host);
     let what = match &journal {
         Some(journal) => format!("the edge node {} of {}", journal.joined.node, journal.joined.cloud),
@@ -71,6 +70,11 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     if !edge.force && !is_meant(&what)? {
         return Err(Failure::Refused("nothing was removed".into()));
     }
+    // Not while somebody thinks about the answer: what a killed upgrade has left is being put back meanwhile.
+    let _lock = crate::change::hold(host)?;
+    if read()? != journal {
+        return Err(Failure::Refused("this machine was changed meanwhile; type the same again".into()));
+    }
     let left = match &journal {
         // What was before is a node, too, and would come back.
         Some(journal) if journal.joined.took_over && !edge.back_to_kubeedge => {
@@ -81,6 +85,10 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     };
     if !left.is_empty() {
         return Err(Failure::LeftBehind(anyhow!("not everything could be removed"), left));
+    }
+    // Of a join that was killed before it wrote anything down.
+    for path in [super::join::TRIAL, crate::supplies::FOLDER] {
+        host.remove_tree(Path::new(path)).with_context(|| format!("remove {path}"))?;
     }
     println!("{what} is removed from this machine");
     if let Some(journal) = journal {
@@ -102,6 +110,12 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
     };
     let mut undo = Vec::new();
     let manager = Manager::of_edgecore(host);
+    // The folders alone may be a cloud's: KubeEdge's cloudcore has its CA there.
+    let is_node =
+        manager != Manager::None || [CONFIG, PROGRAM].iter().any(|path| host.exists(Path::new(path)));
+    if !is_node && !host.exists(Path::new(crate::journal::FOLDER)) {
+        return undo;
+    }
     if manager != Manager::None || host.exists(Path::new(PROGRAM)) {
         undo.extend(manager.forget());
     }
@@ -110,6 +124,12 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
     if host.exists(Path::new(CONFIG)) && is_ours {
         undo.push(run("remove its pods", PROGRAM, &["--config", CONFIG, "remove-pods"]));
     }
+    // It may lie anywhere, and holds Secrets.
+    let config = node::read(host, Path::new(CONFIG)).unwrap_or_default();
+    let store = ["", "-wal", "-shm", "-journal"]
+        .map(|ending| PathBuf::from(format!("{}{ending}", node::database(&config))));
+    let copy = before(&store[0]);
+    undo.extend(store.into_iter().chain([copy]).filter(|path| host.exists(path)).map(Undo::RemoveFile));
     for folder in
         ["/etc/kubeedge", "/var/lib/kubeedge", "/var/lib/edged", "/var/log/kubeedge", crate::journal::FOLDER]
     {

@@ -8,6 +8,7 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,12 @@ impl Old {
                 "{KEPT} of an earlier takeover is in this folder: move it away, or start keadm in another folder"
             )));
         }
-        std::fs::write(KEPT, text).with_context(|| format!("write {KEPT}"))?;
+        // On disk before the first of them goes.
+        let kept = std::fs::File::create_new(KEPT).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        kept.with_context(|| format!("write {KEPT}"))?;
         say(&format!(
             "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud, then kubectl apply -f {KEPT}"
         ));

@@ -15,7 +15,7 @@ use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
 use crate::look;
-use crate::node::{self, DATABASE};
+use crate::node;
 use crate::plan::{self, Step};
 use crate::render::{CERTIFICATES, CONFIG, KEADM, PROGRAM};
 use crate::service::Manager;
@@ -36,6 +36,10 @@ pub(crate) fn run(
                 "this machine is node {} by keadm's doing already: nothing is changed",
                 journal.joined.node
             ));
+            return Ok(());
+        }
+        if dry_run {
+            say("an earlier run was cut short: it would be taken back first");
             return Ok(());
         }
         say("an earlier run was cut short; taking it back first");
@@ -112,7 +116,7 @@ fn steps(
     keadm: &Path,
     ready: Step,
 ) -> Vec<Step> {
-    let database = config.pointer("/database/dataSource").and_then(Value::as_str).unwrap_or(DATABASE);
+    let database = node::database(config);
     let beside = |ending: &str| PathBuf::from(format!("{database}{ending}"));
     // Undone last: when everything of KubeEdge's is in its place again.
     let mut steps = vec![Step::OnUndo(manager.start_others())];
@@ -142,6 +146,7 @@ fn steps(
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
+    use crate::node::DATABASE;
 
     const UNIT: &str = "/etc/systemd/system/edgecore.service";
 

@@ -217,6 +217,12 @@ enum Order {
 /// `word`: an id, `current` or a token. Errors: one sentence.
 fn order(word: &str, list: &List, current: Option<&JoinToken>, now: u64) -> Result<Order, String> {
     let shown: Option<JoinToken> = word.trim().parse().ok();
+    // Ids of cloudcore's own are the same in every cluster.
+    if let (Some(shown), Some(current)) = (&shown, current)
+        && shown.ca_hash != current.ca_hash
+    {
+        return Err("this token is of another cluster: revoke it there (--kube-config FILE)".to_owned());
+    }
     let meant = match (&shown, word) {
         (Some(token), _) => Some(token),
         (None, CURRENT) => Some(current.ok_or("there is no token in this cluster yet: cloudcore makes it")?),

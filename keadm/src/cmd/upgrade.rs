@@ -90,6 +90,7 @@ fn upgrade(host: &dyn Host, args: &Edge, say: &mut dyn FnMut(&str)) -> Result<()
     let lock = change::begin(host, say)?;
     let node = Node::look(host, &around.config)?;
     let program = find(host, args.edgecore.as_deref()).map_err(Failure::Refused)?;
+    node::must_be_ours(host, &program)?;
     let version = node::version_of(host, &program).map_err(Failure::Refused)?;
     is_meant(args.to_version.as_deref(), &version, &program, say)?;
     if version == node.version && !args.force {

@@ -32,7 +32,7 @@ use crate::token_secrets;
 use crate::wait::wait;
 
 /// Where the objects of before are kept, a folder for each run.
-const BACKUPS: &str = "/etc/kubeedge/backup-cloud";
+const BACKUPS: &str = "/var/lib/keadm-cloud";
 /// In such a folder.
 const OBJECTS: &str = "objects.yaml";
 /// Lines of a pod's log that are told.

@@ -238,7 +238,7 @@ impl Host for FakeHost {
         if self.exists(Path::new(runtime)) { Ok(true) } else { Err(format!("nobody is at {runtime}")) }
     }
 
-    fn fetch(&self, runtime: &str, image: &str, folder: &Path) -> Result<(), String> {
+    fn fetch(&self, runtime: &str, image: &str, _: bool, folder: &Path) -> Result<(), String> {
         self.pull(runtime, image)?;
         for name in ["edgecore", "keadm"] {
             self.write(&folder.join(name), image.as_bytes(), 0o755).map_err(|error| error.to_string())?;

@@ -80,7 +80,8 @@ pub fn next_series(list: Option<&List>) -> String {
 /// Why a token with this id that is rightly signed and has not ended opens nothing; `None`: it does open.
 ///
 /// What is in the list in a form that nobody knows counts as revoked, and so does a token of keadm's that is not in it: whoever
-/// removes the list makes no revoked token good again.
+/// removes the list makes none of those good again. Of cloudcore's own the list is all that tells a revoked series: without it
+/// they open again until they end.
 #[must_use]
 pub fn refusal(list: Option<&List>, id: &str, made_by: Option<&str>) -> Option<&'static str> {
     match list.and_then(|list| list.get(id)) {

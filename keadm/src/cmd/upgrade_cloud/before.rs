@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use super::OBJECTS;
@@ -78,6 +78,12 @@ impl Before {
             text += &format!("---\n{}\n", one.trim_end());
         }
         let advice = || format!("write {}; another folder: --backup-dir FOLDER", folder.display());
+        if host.exists(&folder.join(OBJECTS)) {
+            bail!(
+                "{} holds the objects before an earlier upgrade: name another folder with --backup-dir",
+                folder.display()
+            );
+        }
         let mut above: Vec<&Path> = folder.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
         above.reverse();
         for path in above.into_iter().filter(|path| !host.exists(path)) {
@@ -145,9 +151,9 @@ mod tests {
         let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {"name": "d", "uid": "2"}, "spec": {"x": 1}, "status": {}});
         let before = Before { present: vec![definition, present], gone: Vec::new() };
-        let host = FakeHost::new(&["/", "/etc"]);
-        before.keep(&host, Path::new("/etc/kubeedge/backup-cloud/now")).unwrap();
-        let text = host.read(Path::new("/etc/kubeedge/backup-cloud/now/objects.yaml")).unwrap().unwrap();
+        let host = FakeHost::new(&["/", "/var", "/var/lib"]);
+        before.keep(&host, Path::new("/var/lib/keadm-cloud/now")).unwrap();
+        let text = host.read(Path::new("/var/lib/keadm-cloud/now/objects.yaml")).unwrap().unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(
             text.contains("--field-manager=keadm") && text.contains("a: \"1\"") && text.contains("x: 1"),
