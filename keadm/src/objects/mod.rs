@@ -50,6 +50,7 @@ const SAID: &str = "isthmus.io/values";
 
 /// Notes with the objects what has led to them, for whoever changes them later without saying all of it again. The chart has no
 /// use for it: Helm remembers by itself.
+#[expect(clippy::indexing_slicing, reason = "JSON values answer null for what is not there")]
 pub(crate) fn remember(objects: &mut [Value], said: &Value) {
     for object in objects.iter_mut().filter(|it| it["kind"] == "ConfigMap" && it["metadata"]["name"] == NAME)
     {
