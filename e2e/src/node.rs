@@ -18,7 +18,7 @@ use crate::process::{Process, profile_dir};
 use crate::run_dir::RunDir;
 use crate::runtime::Runtime;
 use crate::wait::{Seen, eventually};
-use crate::{images, process};
+use crate::{images, need, process};
 
 /// Where cloudcore keeps its secrets, as KubeEdge does.
 const NAMESPACE: &str = "kubeedge";
@@ -303,6 +303,29 @@ pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
         bail!("{} is not there; type: cargo build -p {name}", path.display());
     }
     path.canonicalize().with_context(|| format!("find {}", path.display()))
+}
+
+/// One of our binaries without what debuggers want, which is nine tenths of it: for stories that copy it about. Made once for
+/// each build, and they lie beside each other. One that the environment names is taken as it is.
+pub fn stripped(name: &str) -> Result<PathBuf> {
+    let variable = format!("ISTHMUS_{}", name.to_uppercase().replace('-', "_"));
+    let built = binary(name, &variable)?;
+    if std::env::var_os(variable).is_some() {
+        return Ok(built);
+    }
+    let folder = profile_dir()?.join("stripped");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(name);
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    let is_fresh = changed(&path).is_ok_and(|at| changed(&built).is_ok_and(|built| built < at));
+    if !is_fresh {
+        need::tool("strip", "apt-get install -y binutils")?;
+        // Other stories do the same at the same time, and run what was there before.
+        let new = folder.join(format!("{name}.{}", std::process::id()));
+        process::run("strip", &["-o", &new.to_string_lossy(), &built.to_string_lossy()])?;
+        fs::rename(&new, &path)?;
+    }
+    Ok(path)
 }
 
 /// Lays `more` over `base`: maps key by key, everything else replaces. `null` takes a key away.
