@@ -18,8 +18,8 @@ use pack::tar::Tar;
 use pack::tree::{Role, Tree};
 
 use crate::need;
-use crate::process::binary;
 use crate::process::run;
+use crate::program::stripped;
 
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";
@@ -99,11 +99,8 @@ pub fn cloudcore_name() -> String {
 
 /// The archive of cloudcore's image under the name that the chart has for it, as a runtime completes it.
 pub fn cloudcore(folder: &Path) -> Result<PathBuf> {
-    let built = binary("cloudcore", "ISTHMUS_CLOUDCORE")?;
-    // What a debugger wants is nine tenths of it.
-    let stripped = folder.join("cloudcore");
-    run("strip", &["-o", &stripped.to_string_lossy(), &built.to_string_lossy()])?;
-    Ok(shipped_by("docker.io/isthmus", folder, "cloudcore", |_| Ok(stripped.clone()))?.0)
+    let program = stripped("cloudcore")?;
+    Ok(shipped_by("docker.io/isthmus", folder, "cloudcore", |_| Ok(program.clone()))?.0)
 }
 
 fn shipped_by(

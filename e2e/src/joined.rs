@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use crate::cluster::Cluster;
 use crate::images;
 use crate::machine::Machine;
-use crate::node::{CloudCore, binary};
+use crate::node::{CloudCore, stripped};
 use crate::runtime::Runtime;
 use crate::site::{PATIENCE, shell_pod};
 use crate::wait::{Seen, eventually};
@@ -49,9 +49,9 @@ impl Joined {
 
     /// A machine with ports of its own, and a cloud that may not be there yet.
     pub fn prepare_at(machine: Machine, node: &str, cloud: String, certport: u16) -> Result<Self> {
-        let keadm = binary("keadm", "ISTHMUS_KEADM")?;
+        let keadm = stripped("keadm")?;
         // Found beside it.
-        binary("edgecore", "ISTHMUS_EDGECORE")?;
+        stripped("edgecore")?;
         let runtime = Runtime::start_in(node, Some(&machine))?;
         // How full the disk of the machine below is has no part in this.
         let set = format!(

@@ -24,6 +24,7 @@ pub mod network;
 pub mod node;
 pub mod pki;
 pub mod process;
+pub mod program;
 pub mod recorder;
 pub mod run_dir;
 pub mod runtime;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::leftovers::unmount_below;
 use crate::process::Process;
-pub use crate::process::binary;
+pub use crate::program::{binary, stripped};
 use crate::run_dir::RunDir;
 use crate::runtime::Runtime;
 use crate::wait::{Seen, eventually};

@@ -306,18 +306,6 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(profile_dir()?.parent().context("the build directory has no parent")?.into())
 }
 
-/// One of our binaries: the one that the environment names, or that of the profile this program was built with.
-pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
-    let path = match std::env::var_os(variable) {
-        Some(path) => PathBuf::from(path),
-        None => profile_dir()?.join(name),
-    };
-    if !path.is_file() {
-        bail!("{} is not there; type: cargo build -p {name}", path.display());
-    }
-    path.canonicalize().with_context(|| format!("find {}", path.display()))
-}
-
 /// `<target>/debug`: where cargo puts the binaries of the profile this program was built with.
 pub fn profile_dir() -> Result<PathBuf> {
     let this = std::env::current_exe().context("find this program")?;

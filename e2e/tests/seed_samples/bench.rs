@@ -1,5 +1,6 @@
 //! Where the samples are typed: a cloud with a stock node, and the machine that becomes `edge-node-1`.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,8 +12,7 @@ use e2e::joined::{Joined, told};
 use e2e::machine::Machine;
 use e2e::need;
 use e2e::network::Network;
-use e2e::node::binary;
-use e2e::process::run;
+use e2e::node::{binary, stripped};
 use e2e::run_dir::RunDir;
 use e2e::site::{PATIENCE, is_ready, shell_pod};
 use e2e::stock::StockNode;
@@ -60,11 +60,7 @@ impl Bench {
         let run_dir = RunDir::new("samples")?;
         let programs = run_dir.folder("programs")?;
         for name in ["keadm", "edgecore"] {
-            let built = binary(name, &format!("ISTHMUS_{}", name.to_uppercase()))?;
-            // Without what debuggers want: it is a tenth.
-            let (from, to) = (built.display().to_string(), programs.join(name).display().to_string());
-            need::tool("strip", "apt-get install -y binutils")?;
-            run("strip", &["-o", &to, &from])?;
+            fs::copy(stripped(name)?, programs.join(name))?;
         }
         let cluster = Cluster::start(&Options { listens_everywhere: true, ..Options::default() })?;
         let network = Network::start()?;

@@ -102,7 +102,7 @@ fn the_machine_joins(seeds: &Seeds, bench: &Bench, token: &str) -> Result<()> {
         let key = "modules.edged.tailoredKubeletConfig.systemReserved.cpu";
         bench.type_on_edge(&format!("{} --dry-run --set {key}={cpu}", as_told(&plain[0])))
     };
-    let warned = must(&reserves("1000")?)?;
+    let warned = must(&reserves("1000000m")?)?;
     ensure!(
         warned.contains("warning: no cpu is left for pods: systemReserved and kubeReserved keep 1000"),
         "{warned}"

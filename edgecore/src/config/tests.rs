@@ -104,11 +104,11 @@ fn what_cannot_work_is_refused() {
     refuses(
         "modules: {edged: {tailoredKubeletConfig: {systemReserved: {memory: -1Gi, cpus: 1}, kubeReserved: {cpu: 10%}}}}",
         &[
-            "modules.edged.tailoredKubeletConfig.kubeReserved.cpu: found \"10%\", expected an amount such as 500m \
-             or 512Mi (line 1)",
-            "modules.edged.tailoredKubeletConfig.systemReserved.cpus: unknown key; did you mean \"cpu\"? (line 1)",
             "modules.edged.tailoredKubeletConfig.systemReserved.memory: found \"-1Gi\", expected an amount such as \
              500m or 512Mi (line 1)",
+            "modules.edged.tailoredKubeletConfig.systemReserved.cpus: unknown key; did you mean \"cpu\"? (line 1)",
+            "modules.edged.tailoredKubeletConfig.kubeReserved.cpu: found \"10%\", expected an amount such as 500m \
+             or 512Mi (line 1)",
         ],
     );
     refuses(
