@@ -281,6 +281,7 @@ fn a_node_of_kubeedges_is_taken_over_and_given_back() -> Result<()> {
         "/usr/local/bin/keadm supervise --pid-file /run/edgecore.pid --stop
          rm -r /var/lib/keadm /usr/local/bin/keadm /var/lib/kubeedge/*
          cp {theirs} /usr/local/bin/edgecore
+         printf '\\377 Go buildinf:' >>/usr/local/bin/edgecore
          /usr/local/bin/edgecore </dev/null >/dev/null 2>&1 &
          python3 -c '
 import sqlite3
@@ -294,6 +295,11 @@ store.commit()
     let store = shell("sha256sum </var/lib/kubeedge/edgecore.db")?;
     let without = bench.join(&bench.token, &[])?;
     ensure!(without.status.code() == Some(3) && told(&without).contains("--takeover"), "{}", told(&without));
+
+    // KubeEdge's takes any words and starts: it is asked nothing.
+    let refused = bench.edge.keadm(&["upgrade", "edge"])?;
+    ensure!(refused.status.code() == Some(3), "{}", told(&refused));
+    ensure!(told(&refused).contains("keadm join --takeover"), "{}", told(&refused));
 
     let taken = bench.edge.keadm(&["join", "--takeover"])?;
     ensure!(taken.status.success() && told(&taken).contains("--back-to-kubeedge"), "{}", told(&taken));
@@ -309,7 +315,7 @@ store.commit()
     ensure!(back.status.success(), "{}", told(&back));
     ensure!(bench.edge.runtime.running()? == containers, "containers were touched");
     ensure!(shell("sha256sum </var/lib/kubeedge/edgecore.db")? == store, "their store is another one");
-    shell(&format!("cmp {theirs} /usr/local/bin/edgecore"))?;
+    shell(&format!("cmp --bytes=$(stat --format=%s {theirs}) {theirs} /usr/local/bin/edgecore"))?;
     shell(
         "for exe in /proc/[0-9]*/exe; do [ \"$(readlink $exe)\" = /usr/local/bin/edgecore ] && exit 0; done; exit 1",
     )?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::host::Host;
+use crate::node;
 use crate::render::PROGRAM;
 
 /// The first that is there: beside keadm, the installed one, in PATH. Errors: all the places, and what else would do.
@@ -36,7 +37,7 @@ pub(crate) fn find_new(host: &dyn Host) -> Result<PathBuf, String> {
 }
 
 fn first(host: &dyn Host, places: &[PathBuf]) -> Result<PathBuf, String> {
-    if let Some(found) = places.iter().find(|place| host.exists(place)) {
+    if let Some(found) = places.iter().find(|place| host.exists(place) && !node::is_kubeedges(host, place)) {
         return Ok(found.clone());
     }
     let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
@@ -59,6 +60,9 @@ mod tests {
         check(&["/usr/bin/edgecore", "/opt/keadm/edgecore"], "/opt/keadm/edgecore");
         check(&["/usr/bin/edgecore", "/usr/local/bin/edgecore"], "/usr/local/bin/edgecore");
         check(&["/usr/bin/edgecore"], "/usr/bin/edgecore");
+        let host = FakeHost::new(&["/usr/bin/edgecore"]);
+        host.write(Path::new("/opt/keadm/edgecore"), node::OF_GO, 0o755).unwrap();
+        assert_eq!(find(&host).unwrap(), Path::new("/usr/bin/edgecore"), "KubeEdge's is none");
         let error = find(&FakeHost::new(&[])).unwrap_err();
         assert!(error.contains("/opt/keadm/edgecore, /usr/local/bin/edgecore, /usr/bin/edgecore"), "{error}");
     }

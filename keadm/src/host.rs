@@ -86,6 +86,8 @@ pub(crate) trait Host {
     fn mode(&self, path: &Path) -> io::Result<u32>;
     /// SHA-256 of a file, in hexadecimal digits.
     fn digest(&self, path: &Path) -> io::Result<String>;
+    /// Whether these bytes, no more than some dozen, are anywhere in a file.
+    fn holds(&self, path: &Path, bytes: &[u8]) -> io::Result<bool>;
     /// Bytes that may still be written where this folder is.
     fn free(&self, folder: &Path) -> io::Result<u64>;
     /// Takes a lock that the kernel lets go with this process, waiting that long. `None`: somebody else holds it.
@@ -197,6 +199,23 @@ impl Host for Machine {
                 0 => return Ok(hexadecimal(digest.finish().as_ref())),
                 n_bytes => digest.update(buffer.get(..n_bytes).unwrap_or_default()),
             }
+        }
+    }
+
+    fn holds(&self, path: &Path, bytes: &[u8]) -> io::Result<bool> {
+        let mut file = File::open(path)?;
+        let (mut seen, mut piece) = (Vec::new(), vec![0; 256 << 10]);
+        loop {
+            let n_bytes = file.read(&mut piece)?;
+            if n_bytes == 0 {
+                return Ok(false);
+            }
+            seen.extend_from_slice(piece.get(..n_bytes).unwrap_or_default());
+            if memchr::memmem::find(&seen, bytes).is_some() {
+                return Ok(true);
+            }
+            // What may be the beginning of it.
+            seen.drain(..seen.len().saturating_sub(bytes.len()));
         }
     }
 
@@ -550,6 +569,17 @@ mod tests {
             drop(got);
         });
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn bytes_are_found_across_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        let mut body = vec![b'x'; (256 << 10) - 3];
+        body.extend(b"needle");
+        fs::write(&path, &body).unwrap();
+        assert!(Machine::new().holds(&path, b"needle").unwrap());
+        assert!(!Machine::new().holds(&path, b"needles").unwrap());
     }
 
     #[test]

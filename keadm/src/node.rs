@@ -53,6 +53,12 @@ impl Node {
                 )));
             }
         }
+        if is_kubeedges(host, Path::new(PROGRAM)) {
+            return Err(Failure::Refused(format!(
+                "{PROGRAM} is KubeEdge's: `keadm join --takeover` puts Isthmus in its place; before that KubeEdge's own keadm \
+                 looks after it"
+            )));
+        }
         let tree = read(host, config).map_err(Failure::Refused)?;
         let of_file = |wrong| Failure::Refused(format!("{}: {wrong}", config.display()));
         Ok(Self {
@@ -84,8 +90,20 @@ pub(crate) fn admin(config: &Value) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("admin.bindAddress: {text:?} is no address:port"))
 }
 
-/// Whether the program is our edgecore. KubeEdge's takes any words and starts: it must not be asked anything else.
+/// At the beginning of what the Go linker writes about a build into every program.
+pub(crate) const OF_GO: &[u8] = b"\xff Go buildinf:";
+
+/// Whether the program is KubeEdge's, which takes any words, `--version` too, and starts: it must not be asked anything. It is
+/// a Go program, and ours are none. One that cannot be read is taken for KubeEdge's.
+pub(crate) fn is_kubeedges(host: &dyn Host, program: &Path) -> bool {
+    host.exists(program) && host.holds(program, OF_GO).unwrap_or(true)
+}
+
+/// Whether the program is our edgecore.
 pub(crate) fn is_ours(host: &dyn Host, program: &Path) -> bool {
+    if is_kubeedges(host, program) {
+        return false;
+    }
     let ran = host.run(program, &["--version".to_owned()]);
     ran.is_ok_and(|ran| ran.is_good && ran.stdout.trim_start().starts_with("edgecore "))
 }
@@ -96,7 +114,7 @@ pub(crate) fn must_be_ours(host: &dyn Host, program: &Path) -> Result<(), Failur
         return Ok(());
     }
     Err(Failure::Refused(format!(
-        "{} is no edgecore of Isthmus (its --version says so), and is asked nothing else; nothing was changed. Put ours beside keadm",
+        "{} is no edgecore of Isthmus, and nothing was changed: put ours beside keadm, or name it",
         program.display()
     )))
 }

@@ -9,6 +9,7 @@ use super::Failure;
 use crate::binary;
 use crate::bundle::{self, EDGECORE, KEADM, Manifest, Source};
 use crate::host::Host;
+use crate::node;
 
 /// What a pod network of one machine needs: keadm's own CNI configuration names these.
 const PLUGINS: [&str; 4] = ["bridge", "portmap", "host-local", "loopback"];
@@ -120,6 +121,12 @@ fn list(manifest: &Manifest, say: &mut dyn FnMut(&str)) {
 
 /// A node and the keadm that looks after it are of one release. What is for another processor cannot be asked.
 fn is_of_this_release(host: &dyn Host, edgecore: &Path) -> Result<(), Failure> {
+    if node::is_kubeedges(host, edgecore) {
+        return Err(Failure::Refused(format!(
+            "{} is KubeEdge's edgecore: name ours with --edgecore FILE",
+            edgecore.display()
+        )));
+    }
     let ran = host.run(edgecore, &["--version".to_owned()]).map_err(anyhow::Error::from)?;
     let own = crate::version::own().trim_start_matches('v');
     let said = ran.stdout.trim();

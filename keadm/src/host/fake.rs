@@ -87,6 +87,10 @@ impl Host for FakeHost {
         Ok(hexadecimal(digest::digest(&digest::SHA256, &body).as_ref()))
     }
 
+    fn holds(&self, path: &Path, bytes: &[u8]) -> io::Result<bool> {
+        Ok(self.read(path)?.is_some_and(|body| body.windows(bytes.len()).any(|window| window == bytes)))
+    }
+
     fn free(&self, _: &Path) -> io::Result<u64> {
         Ok(self.free.get().unwrap_or(u64::MAX))
     }

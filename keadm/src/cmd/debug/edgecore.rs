@@ -87,12 +87,12 @@ mod tests {
     #[test]
     fn kubeedges_edgecore_is_asked_nothing() {
         let host = FakeHost::new(&[PROGRAM]);
-        host.prints.borrow_mut().push((format!("{PROGRAM} --version"), "KubeEdge v1.23.1".into()));
+        host.write(Path::new(PROGRAM), crate::node::OF_GO, 0o755).unwrap();
         assert!(Edgecore::find(&host, None).is_err(), "there is no other");
         host.write(Path::new("/opt/keadm/edgecore"), b"ours", 0o755).unwrap();
         Edgecore::find(&host, None).unwrap().ask(&["objects"]).unwrap();
         let asked =
             host.ran.borrow().iter().filter(|line| line.starts_with(PROGRAM)).cloned().collect::<Vec<_>>();
-        assert_eq!(asked, [format!("{PROGRAM} --version"), format!("{PROGRAM} --version")]);
+        assert!(asked.is_empty(), "{asked:?}");
     }
 }
