@@ -58,7 +58,7 @@ pub(crate) struct Args {
     /// How long cloudcore may take to be ready. Seconds.
     #[arg(long, default_value_t = 120, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     ready_timeout_secs: u64,
-    /// Folder for the objects of before; it may be there.
+    /// Where the objects of before are kept, in a folder of their own [default: /var/lib/keadm-cloud]
     #[arg(long, value_name = "FOLDER")]
     backup_dir: Option<PathBuf>,
     /// Forget what was said at init and since.
@@ -100,8 +100,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         say("nothing was changed");
         return Ok(());
     }
-    let folder =
-        args.backup_dir.clone().unwrap_or_else(|| Path::new(BACKUPS).join(stamp(host.unix_seconds())));
+    let folder = args.backup_dir.as_deref().unwrap_or(Path::new(BACKUPS)).join(stamp(host.unix_seconds()));
     before.keep(host, &folder).map_err(refused)?;
     say(&format!("what is there is kept in {}", folder.join(OBJECTS).display()));
 

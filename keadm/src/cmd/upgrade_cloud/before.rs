@@ -79,10 +79,7 @@ impl Before {
         }
         let advice = || format!("write {}; another folder: --backup-dir FOLDER", folder.display());
         if host.exists(&folder.join(OBJECTS)) {
-            bail!(
-                "{} holds the objects before an earlier upgrade: name another folder with --backup-dir",
-                folder.display()
-            );
+            bail!("{} holds the objects before another upgrade: type the same again", folder.display());
         }
         let mut above: Vec<&Path> = folder.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
         above.reverse();
