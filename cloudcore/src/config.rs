@@ -230,7 +230,7 @@ pub struct EdgeControllerConfig {
     /// How long pods stay on an edge node that the cluster cannot reach, before Kubernetes removes them. Seconds, 0 to
     /// 31536000; null: for ever. Not in KubeEdge.
     pub pod_toleration_secs: Option<Within<0, 31_536_000>>,
-    /// Ranges of pod addresses for edge nodes in a cluster that gives its Nodes none. Not in KubeEdge.
+    /// Ranges of pod addresses for edge nodes to which the cluster gives none. Not in KubeEdge.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: PodCidrConfig,
 }
@@ -244,8 +244,9 @@ impl Default for EdgeControllerConfig {
 /// `modules.edgeController.podCIDR`
 ///
 /// Given to edge nodes that ask for one (edgecore's `modules.edged.podNetwork.manage`, which `keadm join` sets on machines
-/// without a network of their own), and only while nobody else gives ranges: as soon as any Node of the cluster has a
-/// `spec.podCIDR` that is not from here, none is given. What a node has it keeps until its Node is deleted.
+/// without a network of their own) and have no `spec.podCIDR`, as the Node's annotation `isthmus.io/pod-range`; where other
+/// Nodes have a `spec.podCIDR`, 30 seconds later, since the cluster may give one. What a node has it keeps until its Node is
+/// deleted, and uses unless the cluster gives it another one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PodCidrConfig {
@@ -253,7 +254,8 @@ pub struct PodCidrConfig {
     /// edge machines. Empty: none is given. Once nodes have some, it may grow or move, and they keep theirs.
     pub range: String,
     /// Bits of one node's range, 9 to 126: 24 is 254 addresses. Longer than the bits of `range`; with them it says for how many
-    /// nodes there is room: 10.208.0.0/12 has 4096 of 24 bits.
+    /// nodes there is room: 10.208.0.0/12 has 4096 of 24 bits. Not to be changed while several cloudcores run: of two sizes at
+    /// the same time, ranges may overlap.
     pub node_mask_size: Within<9, 126>,
 }
 

@@ -140,9 +140,8 @@ async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {
     let cgroups = cgroups(&edged.tailored_kubelet_config);
     let logs = &edged.tailored_kubelet_config.pod_logs_dir;
     let n_pods = leaving::remove_pods(&runtime, &edged.root_directory, logs, cgroups.as_ref()).await?;
-    if edged.pod_network.manage {
-        pod_network::remove(&edged.pod_network.conf_dir)?;
-    }
+    // Also of a network that was managed once.
+    pod_network::remove(&edged.pod_network.conf_dir)?;
     println!("{n_pods} pods were removed");
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use ke_api::pod_network::{CHECK, NoNetwork};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::pod_network::NoNetwork;
 
 /// What `edgecore preflight --output json` says.
 #[derive(Debug, Deserialize)]
@@ -32,7 +32,7 @@ pub(crate) enum Verdict {
 impl Preflight {
     /// Whoever gives pods a network has judged that already.
     pub(crate) fn without_network(mut self) -> Self {
-        self.findings.retain(|finding| finding.check != "network");
+        self.findings.retain(|finding| finding.check != CHECK);
         self
     }
 }

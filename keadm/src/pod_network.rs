@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use ke_api::pod_network::{FILE, NoNetwork, is_of_others};
 
 use crate::failure::Failure;
 use crate::host::Host;
@@ -14,25 +14,9 @@ use crate::plan::Step;
 use crate::render::CONF_DIR;
 use crate::supplies::{PLUGIN_FOLDERS, Supplies};
 
-/// Which endings runtimes read.
-const ENDINGS: [&str; 3] = [".conf", ".conflist", ".json"];
 /// Made by plugins and runtimes on the way, in this order; others may use them as well.
 const SHARED: [&str; 5] =
     ["/etc/cni", CONF_DIR, "/var/lib/cni", "/var/lib/cni/networks", "/var/lib/cni/results"];
-
-/// What edgecore says of a runtime without a network for pods.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct NoNetwork {
-    /// `None`: the runtime does not tell.
-    #[serde(default)]
-    conf_dir: Option<PathBuf>,
-    /// Empty: the runtime does not tell.
-    #[serde(default)]
-    plugin_folders: Vec<PathBuf>,
-    #[serde(default)]
-    plugins: Vec<String>,
-}
 
 /// The folder of the configuration that edgecore is to write; `None`: pods have a network, or somebody's configuration is
 /// there. Errors: one sentence on the plugins that are missing.
@@ -42,12 +26,15 @@ pub(crate) fn wanted(
     supplies: &Supplies,
     say: &mut dyn FnMut(&str),
 ) -> Result<Option<PathBuf>, Failure> {
-    let Some(found) = found else { return Ok(None) };
-    let conf_dir = found.conf_dir.clone().unwrap_or_else(|| CONF_DIR.into());
+    let conf_dir = found.and_then(|found| found.conf_dir.clone()).unwrap_or_else(|| CONF_DIR.into());
     let held = host.list(&conf_dir).unwrap_or_default();
-    if held.iter().any(|name| ENDINGS.iter().any(|ending| name.ends_with(ending))) {
+    if held.iter().any(|name| is_of_others(name)) {
         return Ok(None);
     }
+    let Some(found) = found else {
+        // Of a node that was here before: the runtime takes it for a network, but nobody would give it this node's range.
+        return Ok(held.iter().any(|name| name == FILE).then_some(conf_dir));
+    };
     let folder = plugins(host, found, supplies).map_err(Failure::Refused)?;
     say(&format!(
         "there is no network for pods in {}: edgecore makes one, with the plugins in {}",
@@ -139,7 +126,13 @@ mod tests {
         check(&BOTH, Some(found(Some("/k/net.d"), &["/usr/lib/cni"])), Ok(Some("/k/net.d")));
         check(&BOTH, Some(found(None, &[])), Ok(Some(CONF_DIR)));
         check(&[&BOTH[..], &["/etc/cni/net.d/10-x.conflist"]].concat(), Some(debians()), Ok(None));
+        check(&[&BOTH[..], &["/etc/cni/net.d/zz.conf"]].concat(), Some(debians()), Ok(None));
         check(&[&BOTH[..], &["/etc/cni/net.d/README"]].concat(), Some(debians()), Ok(Some(CONF_DIR)));
+        // Left over from an edgecore that was here before.
+        let left = [&BOTH[..], &["/etc/cni/net.d/99-isthmus.conflist"]].concat();
+        check(&left, Some(debians()), Ok(Some(CONF_DIR)));
+        check(&left, None, Ok(Some(CONF_DIR)));
+        check(&[&left[..], &["/etc/cni/net.d/10-x.conf"]].concat(), None, Ok(None));
         check(&BOTH[..1], Some(debians()), Err("apt-get install containernetworking-plugins"));
         check(&BOTH, Some(found(None, &["/opt/cni/bin"])), Err("ln -s /usr/lib/cni/* /opt/cni/bin/"));
     }

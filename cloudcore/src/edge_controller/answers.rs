@@ -210,6 +210,10 @@ impl Answers {
         match key.kind {
             Kind::Node => {
                 let_only_own_words(&mut object);
+                // Which addresses its pods have is not a node's to say.
+                if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+                    spec.retain(|field, _| !matches!(field.as_str(), "podCIDR" | "podCIDRs"));
+                }
                 if !self.address.is_empty()
                     && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
                     && let Some(annotations) =

@@ -203,9 +203,12 @@ async fn status_patches_and_pod_ends() {
 async fn registration() {
     let create = || Question::Create {
         key: key("null/node/e1"),
-        body: bytes(json!({"metadata": {"labels": {"node-role.kubernetes.io/edge": ""}, "name": "e1"}})),
+        body: bytes(json!({
+            "metadata": {"annotations": {"isthmus.io/pod-range": "10.0.0.0/8"}, "labels": {"node-role.kubernetes.io/edge": ""}, "name": "e1"},
+            "spec": {"podCIDR": "10.0.0.0/8", "podCIDRs": ["10.0.0.0/8"], "taints": []}
+        })),
     };
-    let call = r#"POST /api/v1/nodes application/json {"apiVersion":"v1","kind":"Node","metadata":{"annotations":{"cloudcore":"10.0.0.9"},"labels":{"node-role.kubernetes.io/edge":""},"name":"e1"}}"#;
+    let call = r#"POST /api/v1/nodes application/json {"apiVersion":"v1","kind":"Node","metadata":{"annotations":{"cloudcore":"10.0.0.9"},"labels":{"node-role.kubernetes.io/edge":""},"name":"e1"},"spec":{"taints":[]}}"#;
     check(
         create(),
         vec![(201, json!({"metadata": {"resourceVersion": "2"}}))],

@@ -106,7 +106,7 @@ pub(super) fn runtime_unready(
     let has_range = known.is_some_and(|node| !pod_network::ranges(node).is_empty());
     if condition == NETWORK_READY && config.asks_for_pod_range && !has_range {
         return "pods have no network yet: waiting for the cloud to give this Node a range of pod addresses \
-                (spec.podCIDR); if it does not come, cloudcore's log says why"
+                (spec.podCIDR, or the annotation isthmus.io/pod-range); if it does not come, cloudcore's log says why"
             .to_owned();
     }
     format!("container runtime {condition} is not ready: {message}")

@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ke_api::pod_network::{FILE, is_of_others};
 use serde_json::{Value, json};
 
-/// The file's name. Runtimes take the first one in the order of names: whatever a cluster's own network installs later counts
-/// before it.
-pub const FILE: &str = "99-isthmus.conflist";
 /// The network's name, by which plugins keep their files.
 pub const NETWORK: &str = "isthmus";
 /// The bridge. Not to be chosen: it goes when the machine is no node any more, and must be nobody else's.
@@ -16,13 +14,11 @@ pub(super) const BRIDGE: &str = "isthmus0";
 pub const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 /// Where `host-local` writes down which address is whose, a folder for each network; its own default.
 pub(super) const LEASES: &str = "/var/lib/cni/networks";
-/// Which endings runtimes read.
-const ENDINGS: [&str; 3] = [".conf", ".conflist", ".json"];
 
 /// What the Node says is no range.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the Node's spec.podCIDR is {0:?}, expected a range with room for pods, such as 10.208.1.0/24: `kubectl delete node` and \
+    "the Node's range of pod addresses (spec.podCIDR, or else the annotation isthmus.io/pod-range) is {0:?}, expected a range with room for pods, such as 10.208.1.0/24: `kubectl delete node` and \
      a restart of edgecore make the cloud give another one"
 )]
 pub struct BadRange(String);
@@ -66,11 +62,10 @@ fn is_v6(range: &str) -> Result<bool, BadRange> {
     if prefix == 0 || prefix > longest { Err(bad()) } else { Ok(address.is_ipv6()) }
 }
 
-/// The first configuration in a folder that is not ours.
+/// The first configuration in a folder, if that is not ours: runtimes take it, and none that comes after ours.
 #[must_use]
 pub fn stranger(names: &BTreeSet<String>) -> Option<String> {
-    let is_read = |name: &&String| ENDINGS.iter().any(|ending| name.ends_with(ending));
-    names.iter().filter(is_read).find(|name| *name != FILE).cloned()
+    names.iter().find(|name| is_of_others(name)).filter(|name| name.as_str() < FILE).cloned()
 }
 
 #[cfg(test)]
@@ -113,6 +108,8 @@ mod tests {
         check(&[FILE, "99-isthmus.conflist.new", "README", ".kubernetes-cni-keep"], None);
         check(&[FILE, "10-flannel.conflist"], Some("10-flannel.conflist"));
         check(&["87-podman.conflist", "a.conf"], Some("87-podman.conflist"));
-        check(&["x.json"], Some("x.json"));
+        check(&["05-x.json"], Some("05-x.json"));
+        // Ours counts before these.
+        check(&["x.json", "a.conf", "99-kind.conflist"], None);
     }
 }

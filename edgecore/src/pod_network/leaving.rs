@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::conflist::{BRIDGE, FILE, LEASES, NETWORK};
+use ke_api::pod_network::FILE;
+
+use super::conflist::{BRIDGE, LEASES, NETWORK};
 use super::link;
 
 /// Chains that `portmap` makes for all networks together, and leaves behind. The first is the one with a rule for each port.

@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use ke_api::pod_network::{FILE, POD_RANGE};
 use ke_run::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-pub use conflist::{BadRange, FILE, NETWORK, PLUGINS, conflist, stranger};
+pub use conflist::{BadRange, NETWORK, PLUGINS, conflist, stranger};
 pub use leaving::{Leaving, remove};
 
 /// A disk that is full or read-only may not stay so.
@@ -32,8 +33,9 @@ const RETRY: Duration = Duration::from_secs(10);
 #[serde(default, rename_all = "camelCase")]
 pub struct PodNetworkConfig {
     /// Whether pods get their network from here: a bridge `isthmus0` with the range of addresses that the Node's
-    /// `spec.podCIDR` names, masked as the machine's own. `keadm join` sets it where no CNI configuration is. Another
-    /// configuration in the folder is never touched, and counts instead.
+    /// `spec.podCIDR` names, or else its annotation `isthmus.io/pod-range`, masked as the machine's own. `keadm join` sets it
+    /// where no CNI configuration is. Another configuration in the folder is never touched, and counts instead if its name
+    /// comes before `99-isthmus.conflist`.
     pub manage: bool,
     /// The folder where the container runtime looks for CNI configurations.
     pub conf_dir: PathBuf,
@@ -147,12 +149,17 @@ impl PodNetwork {
     }
 }
 
-/// Of one family or of both; nothing before the cloud has given any.
+/// The cluster's, of one family or of both; else cloudcore's; nothing before anybody has given any.
 #[must_use]
 pub fn ranges(node: &Node) -> Vec<String> {
-    let Some(spec) = &node.spec else { return Vec::new() };
-    let several = spec.pod_cidrs.clone().unwrap_or_default();
-    if several.is_empty() { spec.pod_cidr.clone().into_iter().collect() } else { several }
+    let of_the_cluster = node.spec.as_ref().map(|spec| match spec.pod_cidrs.as_deref() {
+        None | Some([]) => spec.pod_cidr.clone().into_iter().filter(|range| !range.is_empty()).collect(),
+        Some(several) => several.to_vec(),
+    });
+    let ours = || node.metadata.annotations.as_ref()?.get(POD_RANGE).cloned();
+    of_the_cluster
+        .filter(|ranges: &Vec<String>| !ranges.is_empty())
+        .unwrap_or_else(|| ours().into_iter().collect())
 }
 
 fn write(folder: &Path, ranges: &[String]) -> Result<Written, WriteError> {
@@ -225,9 +232,14 @@ mod tests {
     #[test]
     fn ranges_of_a_node() {
         let check = |spec: serde_json::Value, expected: &[&str]| {
-            let node = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            let mut node: Node = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            assert_eq!(ranges(&node), expected);
+            // What cloudcore gave counts where the cluster gave nothing.
+            node.metadata.annotations = Some([(POD_RANGE.to_owned(), "10.99.0.0/24".to_owned())].into());
+            let expected = if expected.is_empty() { &["10.99.0.0/24"] } else { expected };
             assert_eq!(ranges(&node), expected);
         };
+        check(json!({"podCIDR": "", "podCIDRs": []}), &[]);
         check(json!({}), &[]);
         check(json!({"podCIDR": "10.208.0.0/24"}), &["10.208.0.0/24"]);
         check(
@@ -241,8 +253,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = PodNetworkConfig { manage: true, conf_dir: folder.path().to_owned() };
         let node = |range: Option<&str>| {
-            let spec = range.map(|range| json!({"podCIDR": range})).unwrap_or(json!({}));
-            serde_json::from_value::<Node>(json!({"metadata": {}, "spec": spec})).unwrap()
+            let annotations = range.map(|range| json!({POD_RANGE: range})).unwrap_or(json!({}));
+            serde_json::from_value::<Node>(json!({"metadata": {"annotations": annotations}})).unwrap()
         };
         let (tell, nodes) = watch::channel(None);
         let (trigger, stop) = Shutdown::new();
@@ -263,6 +275,11 @@ mod tests {
         tell.send(Some(Arc::new(node(None)))).unwrap();
         tell.send(Some(Arc::new(node(Some("10.208.8.0/24"))))).unwrap();
         holds("10.208.8.0/24").await;
+        // The cluster gives one later.
+        let mut of_the_cluster = node(Some("10.208.8.0/24"));
+        of_the_cluster.spec = serde_json::from_value(json!({"podCIDR": "10.244.3.0/24"})).unwrap();
+        tell.send(Some(Arc::new(of_the_cluster))).unwrap();
+        holds("10.244.3.0/24").await;
         trigger.stop();
         running.await.unwrap().unwrap();
     }

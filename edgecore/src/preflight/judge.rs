@@ -337,6 +337,8 @@ mod tests {
             Warning,
             "/etc/cni/net.d",
         );
+        // keadm knows these by their word.
+        assert_eq!(serde_json::to_value(Check::Network).unwrap(), ke_api::pod_network::CHECK);
         let own = |change: &dyn Fn(&mut OwnNetwork)| {
             let mut own = OwnNetwork {
                 conf_dir: "/etc/cni/net.d".into(),

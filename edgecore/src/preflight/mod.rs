@@ -10,13 +10,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use ke_api::pod_network::NoNetwork;
 use ke_cri::v1;
 use ke_wire::NodeName;
 use serde::Serialize;
 
 pub use judge::{Check, Finding, Verdict};
 use judge::{Facts, RuntimeFacts, judge};
-pub use network::NoNetwork;
 use network::{OwnNetwork, no_network};
 
 use crate::config::{CgroupDriver, EdgeCoreConfig};

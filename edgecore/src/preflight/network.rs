@@ -4,25 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use ke_api::pod_network::NoNetwork;
 
 use crate::pod_network::{PLUGINS, PodNetworkConfig, stranger};
 
 /// Where runtimes look that are told nothing.
 const PLUGIN_FOLDER: &str = "/opt/cni/bin";
-
-/// A runtime without a network for pods: what a program needs that is to give it one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NoNetwork {
-    /// Where it looks for a configuration; absent when it does not tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub conf_dir: Option<PathBuf>,
-    /// Where it looks for plugins; empty when it does not tell.
-    pub plugin_folders: Vec<PathBuf>,
-    /// The plugins that the network would need.
-    pub plugins: Vec<&'static str>,
-}
 
 /// The network that edgecore is to make, and what stands in its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +36,7 @@ pub(super) fn no_network(shown: Option<&str>) -> NoNetwork {
     let several = several.iter().filter_map(|path| path.as_str()).map(PathBuf::from);
     let mut plugin_folders: Vec<PathBuf> = path("binDir").into_iter().chain(several).collect();
     plugin_folders.dedup();
-    NoNetwork { conf_dir: path("confDir"), plugin_folders, plugins: PLUGINS.to_vec() }
+    NoNetwork { conf_dir: path("confDir"), plugin_folders, plugins: PLUGINS.map(str::to_owned).into() }
 }
 
 impl OwnNetwork {
@@ -110,7 +97,7 @@ mod tests {
         let runtime = NoNetwork {
             conf_dir: Some("/elsewhere".into()),
             plugin_folders: vec![folder.path().to_owned()],
-            plugins: PLUGINS.to_vec(),
+            plugins: PLUGINS.map(str::to_owned).into(),
         };
         let found = OwnNetwork::look(&config, &runtime);
         assert_eq!((found.missing.len(), found.stranger), (PLUGINS.len(), None));

@@ -345,8 +345,9 @@ fn look(
         // Nobody named one: it is the runtime's.
         let driver = report.cgroup_driver.clone().filter(|_| wanted.cgroup_driver.is_none());
         let is_said = config.pointer("/modules/edged/podNetwork/manage").is_some();
-        let no_network = report.no_network.as_ref().filter(|_| !is_said);
-        wanted.pod_network = pod_network::wanted(host, no_network, supplies, say)?;
+        if !is_said {
+            wanted.pod_network = pod_network::wanted(host, report.no_network.as_ref(), supplies, say)?;
+        }
         match (driver, &wanted.pod_network) {
             (None, None) => return Ok((report, config)),
             (Some(driver), _) => wanted.cgroup_driver = Some(driver),

@@ -1,15 +1,17 @@
-//! Gives ranges of pod addresses to edge nodes that ask for one, in a cluster that gives its Nodes none.
+//! Gives ranges of pod addresses to edge nodes that ask for one and get none from the cluster.
 //!
+//! A range is an annotation of the Node, never its `spec.podCIDR`: that field is the cluster's allocator's (`ke_api::pod_network`).
 //! Several cloudcores may do this at once, and there is no leader. A range is a Lease of its name before it is a node's: of two
-//! who make it, the API server lets one. The Lease belongs to the Node and goes when the Node is deleted. So no clock decides,
-//! and a cloudcore that was stopped for an hour in the middle of it can do no harm: the API server lets a Node's range be set
-//! only once. Told by `mod.rs` that somebody asks; reads the Nodes itself, all of them, once for all that ask.
+//! who make it, the API server lets one. The Lease belongs to the Node and goes when the Node is deleted. The annotation is
+//! written only over a Node that was seen without one. So no clock decides whose a range is, and a cloudcore that was stopped for
+//! an hour in the middle of it can do no harm. Told by `mod.rs` that somebody asks; reads the Nodes itself, all of them, once for
+//! all that ask.
 
 mod plan;
 mod range;
 mod reserve;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, Node};
@@ -21,8 +23,9 @@ use ke_wire::Kind;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use self::plan::{Asking, Verdict, plan};
+use self::plan::{Asking, Plan, has_one, plan};
 pub use self::range::Pool;
 use self::range::Range;
 use self::reserve::{Reserved, release, reserve};
@@ -31,11 +34,11 @@ use crate::chain::chain;
 
 /// Machines join in groups; one list of all Nodes is for all of them.
 const GATHER: Duration = Duration::from_millis(300);
-/// Kubernetes' own allocator, where it runs, gives a range within this time of a Node's registration.
-const OTHERS_FIRST: Duration = Duration::from_secs(3);
 /// Before the Nodes are looked at again when somebody still waits.
 const PAUSE: Duration = Duration::from_secs(30);
 const PAGE: u32 = 500;
+/// A Node that changes while it is written is read anew; its status does, not often.
+const TRIES: u32 = 5;
 
 /// Whether this is a Node that asks and has none yet.
 pub(super) fn asks(event: &WatchEvent) -> bool {
@@ -43,25 +46,15 @@ pub(super) fn asks(event: &WatchEvent) -> bool {
     let object = observed.object();
     observed.key.kind == Kind::Node
         && observed.annotation(POD_NETWORK) == Some(MANAGED)
+        && observed.annotation(POD_RANGE).is_none()
         && object.pointer("/spec/podCIDR").and_then(|range| range.as_str()).is_none_or(str::is_empty)
-}
-
-/// How a look at all Nodes ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// Nobody waits.
-    Done,
-    /// Nobody has a range yet: look again a little later, and then give.
-    NotYet,
-    /// Somebody waits, and looking again may help.
-    Waiting,
-    /// Others give ranges, and will tell the Node themselves.
-    LeftToOthers,
 }
 
 struct PodRanges {
     client: kube::Client,
     pool: Pool,
+    /// Since when who asks, by uid.
+    since: BTreeMap<String, Instant>,
     /// What was said last: nothing is said twice in a row.
     told: String,
 }
@@ -74,8 +67,7 @@ pub(super) async fn run(
     stop: Shutdown,
 ) {
     let Some(pool) = pool else { return stop.wait().await };
-    let mut ranges = PodRanges { client, pool, told: String::new() };
-    let mut may_be_first = false;
+    let mut ranges = PodRanges { client, pool, since: BTreeMap::new(), told: String::new() };
     let mut pause = None;
     loop {
         tokio::select! {
@@ -87,52 +79,36 @@ pub(super) async fn run(
             () = stop.wait() => return,
             () = tokio::time::sleep(GATHER) => {}
         }
-        let outcome = match ranges.look(may_be_first).await {
-            Ok(outcome) => outcome,
+        pause = match ranges.look(Instant::now()).await {
+            Ok(pause) => pause,
             Err(cause) => {
                 ranges
                     .tell(format!("nodes wait for ranges of pod addresses, trying again: {}", chain(&cause)));
-                Outcome::Waiting
+                Some(PAUSE)
             }
         };
-        may_be_first = outcome == Outcome::NotYet;
-        pause = match outcome {
-            Outcome::NotYet => Some(OTHERS_FIRST),
-            Outcome::Waiting => Some(PAUSE),
-            Outcome::Done | Outcome::LeftToOthers => None,
-        };
-        if outcome == Outcome::LeftToOthers {
-            // Its Node changes with every status; the others are not listed for each.
-            tokio::select! {
-                () = stop.wait() => return,
-                () = tokio::time::sleep(PAUSE) => {}
-            }
-        }
     }
 }
 
 impl PodRanges {
-    async fn look(&mut self, may_be_first: bool) -> kube::Result<Outcome> {
-        let (to, mut taken) = match plan(&self.nodes().await?) {
-            Verdict::Nothing => return Ok(Outcome::Done),
-            Verdict::Others { node, range } => {
-                self.tell(format!(
-                    "nodes that ask for a range of pod addresses get none from here, since the cluster gives its Nodes ranges \
-                     ({node} has {range}); if it leaves them out, set its controller manager right (--allocate-node-cidrs)"
-                ));
-                return Ok(Outcome::LeftToOthers);
+    /// Gives to all whose time has come. When to look again; `None`: nobody waits.
+    async fn look(&mut self, now: Instant) -> kube::Result<Option<Duration>> {
+        let Plan { asking, mut taken, patience } = plan(&self.nodes().await?);
+        self.since.retain(|uid, _| asking.iter().any(|node| node.uid == *uid));
+        let mut pause: Option<Duration> = None;
+        let mut refused = Vec::new();
+        for node in asking {
+            let since = *self.since.entry(node.uid.clone()).or_insert(now);
+            let left = patience.saturating_sub(now.saturating_duration_since(since));
+            if !left.is_zero() {
+                pause = Some(pause.map_or(left, |pause| pause.min(left)));
+                continue;
             }
-            Verdict::Give { is_first: true, .. } if !may_be_first => return Ok(Outcome::NotYet),
-            Verdict::Give { to, taken, .. } => (to, taken),
-        };
-        let mut outcome = Outcome::Done;
-        for node in to {
             match self.give(&node, &mut taken).await? {
                 Given::Range(range) => tracing::info!(node = node.name, "its pods get addresses of {range}"),
-                Given::NotNeeded(why) => {
-                    tracing::warn!(node = node.name, "its range of pod addresses was not stored: {why}");
-                    outcome = Outcome::Waiting;
-                }
+                Given::NotNeeded => {}
+                // The others are not to wait for this one.
+                Given::Refused(why) => refused.push(format!("{}: {why}", node.name)),
                 Given::Exhausted => {
                     let text = format!(
                         "no range of pod addresses is left in {}: set modules.edgeController.podCIDR.range of cloudcore to a larger \
@@ -142,11 +118,18 @@ impl PodRanges {
                     if self.tell(format!("node {} waits: {text}", node.name)) {
                         self.tell_node(&node, &text).await;
                     }
-                    return Ok(Outcome::Waiting);
+                    return Ok(Some(PAUSE));
                 }
             }
         }
-        Ok(outcome)
+        if let Some(first) = refused.first() {
+            let n_refused = refused.len();
+            self.tell(format!(
+                "{n_refused} nodes wait for ranges of pod addresses that could not be noted, trying again: {first}"
+            ));
+            pause = pause.or(Some(PAUSE));
+        }
+        Ok(pause)
     }
 
     /// All of the cluster, as they are now.
@@ -171,23 +154,36 @@ impl PodRanges {
             if reserve(&self.client, &range, node).await? == Reserved::ByOther {
                 continue;
             }
-            let text = range.to_string();
-            let patch = json!({
-                "metadata": {"uid": node.uid, "annotations": {POD_RANGE: text}},
-                "spec": {"podCIDR": text, "podCIDRs": [text]},
-            });
-            let api = Api::<Node>::all(self.client.clone());
-            return match api.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                Ok(_) => Ok(Given::Range(range)),
-                // It has one from somebody else meanwhile, or is gone, or came back as another one.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {
-                    release(&self.client, &range, node).await?;
-                    Ok(Given::NotNeeded(status.message.clone()))
-                }
-                // The next look finds the reservation and goes on.
-                Err(cause) => Err(cause),
-            };
+            let given = self.note(node, range).await?;
+            if given == Given::NotNeeded {
+                release(&self.client, &range, node).await?;
+            }
+            return Ok(given);
         }
+    }
+
+    /// Writes it on the Node, if that is still the one that asked and still has none.
+    async fn note(&self, node: &Asking, range: Range) -> kube::Result<Given> {
+        let api = Api::<Node>::all(self.client.clone());
+        for _ in 0..TRIES {
+            let now = api.get_opt(&node.name).await?;
+            let now = now.filter(|now| now.metadata.uid.as_ref() == Some(&node.uid));
+            let Some(now) = now.filter(|now| !has_one(now)) else { return Ok(Given::NotNeeded) };
+            let metadata = json!({"resourceVersion": now.metadata.resource_version, "uid": node.uid,
+                "annotations": {POD_RANGE: range.to_string()}});
+            let patch = Patch::Merge(json!({"metadata": metadata}));
+            match api.patch(&node.name, &PatchParams::default(), &patch).await {
+                Ok(_) => return Ok(Given::Range(range)),
+                // It changed meanwhile, or is gone.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                // The range stays this node's: the next look finds the reservation and goes on.
+                Err(kube::Error::Api(status)) if status.code < 500 => {
+                    return Ok(Given::Refused(status.message.clone()));
+                }
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok(Given::Refused("the Node changes all the time".to_owned()))
     }
 
     /// Whether it was new.
@@ -217,10 +213,13 @@ impl PodRanges {
     }
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Given {
     Range(Range),
-    /// Why the Node was not changed.
-    NotNeeded(String),
+    /// It has one meanwhile, or is gone.
+    NotNeeded,
+    /// The API server's words.
+    Refused(String),
     Exhausted,
 }
 

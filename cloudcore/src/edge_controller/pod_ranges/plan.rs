@@ -1,12 +1,18 @@
-//! Pure: who gets a range of pod addresses, if the cluster leaves that to us.
+//! Pure: who gets a range of pod addresses, and how long the cluster has for it before us.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use ke_api::pod_network::{MANAGED, POD_NETWORK, POD_RANGE};
 
 use super::super::watch::EDGE_LABEL;
 use super::range::Range;
+
+/// Where no Node has a range, an allocator may just not have come to the first one.
+pub(super) const OTHERS_FIRST: Duration = Duration::from_secs(3);
+/// Where the cluster gives ranges, but perhaps not to this Node: a provider's allocator knows its own machines only.
+pub(super) const OTHERS_TIME: Duration = Duration::from_secs(30);
 
 /// A node that is to get one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,61 +23,57 @@ pub(super) struct Asking {
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Every node that asks has one.
-    Nothing,
-    /// Somebody else gives ranges to nodes, this one to that.
-    Others { node: String, range: String },
-    /// One to each of these.
-    Give {
-        to: Vec<Asking>,
-        taken: BTreeSet<Range>,
-        /// No Node has any: whoever else gives them may just not have come to it yet.
-        is_first: bool,
-    },
+pub(super) struct Plan {
+    /// Who is to get one.
+    pub(super) asking: Vec<Asking>,
+    /// What somebody has, from whomever.
+    pub(super) taken: BTreeSet<Range>,
+    /// How long each of them is left to the cluster's own allocator.
+    pub(super) patience: Duration,
 }
 
 /// Whether this Node asks for a range and has none.
-pub(super) fn asks(node: &Node) -> bool {
-    let word = |name: &str| node.metadata.annotations.as_ref()?.get(name).map(String::as_str);
+fn asks(node: &Node) -> bool {
     let is_edge = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EDGE_LABEL));
     is_edge
-        && word(POD_NETWORK) == Some(MANAGED)
+        && word(node, POD_NETWORK) == Some(MANAGED)
         && node.metadata.deletion_timestamp.is_none()
-        && held(node).is_empty()
+        && !has_one(node)
+}
+
+/// Whether it needs none from here (any more).
+pub(super) fn has_one(node: &Node) -> bool {
+    word(node, POD_RANGE).is_some() || of_the_cluster(node).next().is_some()
 }
 
 /// `nodes`: all of the cluster.
-pub(super) fn plan(nodes: &[Node]) -> Verdict {
-    let to: Vec<Asking> = nodes.iter().filter(|node| asks(node)).filter_map(asking).collect();
-    if to.is_empty() {
-        return Verdict::Nothing;
-    }
-    let mut taken = BTreeSet::new();
-    let mut is_first = true;
-    for node in nodes {
-        let ranges = held(node);
-        let ours = node.metadata.annotations.as_ref().and_then(|all| all.get(POD_RANGE));
-        if let Some(range) = ranges.first() {
-            is_first = false;
-            if ours != Some(range) {
-                let node = node.metadata.name.clone().unwrap_or_default();
-                return Verdict::Others { node, range: range.clone() };
-            }
-        }
-        taken.extend(ranges.iter().filter_map(|range| range.parse::<Range>().ok()));
-    }
-    Verdict::Give { to, taken, is_first }
+pub(super) fn plan(nodes: &[Node]) -> Plan {
+    let asking = nodes.iter().filter(|node| asks(node)).filter_map(asking).collect();
+    let ours = nodes.iter().filter_map(|node| word(node, POD_RANGE));
+    let taken = ours.chain(nodes.iter().flat_map(of_the_cluster));
+    let taken = taken.filter_map(|range| range.parse::<Range>().ok()).collect();
+    let patience = if nodes.iter().any(|node| of_the_cluster(node).next().is_some()) {
+        OTHERS_TIME
+    } else if nodes.iter().any(has_one) {
+        Duration::ZERO
+    } else {
+        OTHERS_FIRST
+    };
+    Plan { asking, taken, patience }
+}
+
+pub(super) fn word<'n>(node: &'n Node, name: &str) -> Option<&'n str> {
+    node.metadata.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
 fn asking(node: &Node) -> Option<Asking> {
     Some(Asking { name: node.metadata.name.clone()?, uid: node.metadata.uid.clone()? })
 }
 
-fn held(node: &Node) -> Vec<String> {
-    let Some(spec) = &node.spec else { return Vec::new() };
-    let several = spec.pod_cidrs.clone().unwrap_or_default();
-    if several.is_empty() { spec.pod_cidr.clone().into_iter().collect() } else { several }
+fn of_the_cluster(node: &Node) -> impl Iterator<Item = &str> {
+    let spec = node.spec.iter();
+    let all = spec.flat_map(|spec| spec.pod_cidr.iter().chain(spec.pod_cidrs.iter().flatten()));
+    all.map(String::as_str).filter(|range| !range.is_empty())
 }
 
 #[cfg(test)]
@@ -80,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    /// `asks`: the annotation; `range`: what it has; `given`: what we noted.
+    /// `asks`: the annotation; `range`: the cluster's; `given`: ours.
     fn node(name: &str, asks: bool, range: Option<&str>, given: Option<&str>) -> Node {
         let mut annotations = serde_json::Map::new();
         if asks {
@@ -97,28 +99,30 @@ mod tests {
 
     #[test]
     fn who_gets_one() {
-        let check = |nodes: &[Node], expected: Result<(&[&str], bool), &str>| match (plan(nodes), expected) {
-            (Verdict::Give { to, is_first, .. }, Ok((names, first))) => {
-                let to: Vec<&str> = to.iter().map(|asking| asking.name.as_str()).collect();
-                assert_eq!((&*to, is_first), (names, first));
-            }
-            (Verdict::Nothing, Ok(([], _))) => {}
-            (Verdict::Others { node, .. }, Err(name)) => assert_eq!(node, name),
-            (verdict, _) => panic!("{verdict:?}, expected {expected:?}"),
+        let check = |nodes: &[Node], asking: &[&str], taken: &[&str], patience: Duration| {
+            let plan = plan(nodes);
+            let names: Vec<&str> = plan.asking.iter().map(|asking| asking.name.as_str()).collect();
+            let ranges: Vec<String> = plan.taken.iter().map(ToString::to_string).collect();
+            assert_eq!(names, asking);
+            assert_eq!(ranges, taken);
+            assert_eq!(plan.patience, patience);
         };
-        let range = Some("10.208.0.0/24");
-        check(&[], Ok((&[], true)));
-        check(&[node("a", false, None, None)], Ok((&[], true)));
-        check(&[node("a", true, None, None), node("b", false, None, None)], Ok((&["a"], true)));
-        check(&[node("a", true, range, range), node("b", true, None, None)], Ok((&["b"], false)));
-        // Given by the cluster, to whomever, whether or not it asks.
-        check(&[node("a", true, None, None), node("b", false, range, None)], Err("b"));
-        check(&[node("a", true, None, None), node("b", true, range, None)], Err("b"));
-        check(&[node("a", true, None, None), node("b", true, range, Some("10.208.9.0/24"))], Err("b"));
-        check(&[node("a", true, range, None)], Ok((&[], true)));
+        let (one, two) = ("10.208.0.0/24", "10.244.0.0/24");
+        let at_once = Duration::ZERO;
+        check(&[], &[], &[], OTHERS_FIRST);
+        check(&[node("a", false, None, None)], &[], &[], OTHERS_FIRST);
+        check(&[node("a", true, None, None), node("b", false, None, None)], &["a"], &[], OTHERS_FIRST);
+        check(&[node("a", true, None, Some(one)), node("b", true, None, None)], &["b"], &[one], at_once);
+        // The cluster gives some, to whomever, whether or not it asks; the others have to wait, and not for ever.
+        let b = || node("b", true, None, None);
+        check(&[node("a", false, Some(two), None), b()], &["b"], &[two], OTHERS_TIME);
+        check(&[node("a", true, Some(two), None), b()], &["b"], &[two], OTHERS_TIME);
+        check(&[node("a", true, Some(two), Some(one)), b()], &["b"], &[one, two], OTHERS_TIME);
+        check(&[node("a", true, Some(two), None)], &[], &[two], OTHERS_TIME);
+        check(&[node("a", true, Some(""), None)], &["a"], &[], OTHERS_FIRST);
         // Whoever is no edge node has its own agent.
         let mut cloud = node("a", true, None, None);
         cloud.metadata.labels = None;
-        check(&[cloud], Ok((&[], true)));
+        check(&[cloud], &[], &[], OTHERS_FIRST);
     }
 }

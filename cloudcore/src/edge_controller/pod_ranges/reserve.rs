@@ -2,10 +2,11 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use ke_api::pod_network::POD_RANGE;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use serde_json::json;
 
-use super::plan::Asking;
+use super::plan::{Asking, word};
 use super::range::Range;
 use crate::namespace::NAMESPACE;
 
@@ -54,7 +55,7 @@ pub(super) async fn release(client: &kube::Client, range: &Range, node: &Asking)
     let owners = held.metadata.owner_references.unwrap_or_default();
     // A second cloudcore that gave this node this range: the Node has it, and so the Lease stays.
     let node_now = Api::<Node>::all(client.clone()).get_opt(&node.name).await?;
-    let has_it = node_now.and_then(|node| node.spec?.pod_cidr).is_some_and(|held| held == range.to_string());
+    let has_it = node_now.is_some_and(|node| word(&node, POD_RANGE) == Some(&*range.to_string()));
     if has_it || owners.first().is_none_or(|owner| owner.uid != node.uid) {
         return Ok(());
     }

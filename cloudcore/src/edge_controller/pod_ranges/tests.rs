@@ -1,4 +1,4 @@
-//! Several cloudcores against an API server that keeps Nodes and Leases, and lets a range be set once.
+//! Several cloudcores against an API server that keeps Nodes and Leases, and takes no change of a Node that changed meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -8,6 +8,7 @@ use hyper::{Method, Request, Response};
 use kube::client::Body;
 use serde_json::Value;
 
+use super::plan::{OTHERS_FIRST, OTHERS_TIME};
 use super::*;
 
 /// Leases and Nodes by name, and what was told in events.
@@ -16,6 +17,8 @@ struct Cluster {
     nodes: BTreeMap<String, Value>,
     leases: BTreeMap<String, Value>,
     events: Vec<String>,
+    /// Nodes whose patch is refused, with which code.
+    refuses: BTreeMap<String, u16>,
     n_made: u64,
     /// Calls before this one fails; `None`: none fails.
     fails_in: Option<u64>,
@@ -43,7 +46,7 @@ impl Cluster {
     }
 
     fn ranges(&self) -> Vec<&str> {
-        self.nodes.values().filter_map(|node| node["spec"]["podCIDR"].as_str()).collect()
+        self.nodes.values().filter_map(|node| node["metadata"]["annotations"][POD_RANGE].as_str()).collect()
     }
 
     fn call(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
@@ -62,13 +65,19 @@ impl Cluster {
             ("GET", path) if path.starts_with("/api/v1/nodes/") => found(self.nodes.get(&name)),
             ("PATCH", path) if path.starts_with("/api/v1/nodes/") => {
                 let Some(node) = self.nodes.get_mut(&name) else { return (404, json!({})) };
-                let held = &node["spec"]["podCIDR"];
-                let is_other = !held.is_null() && *held != body["spec"]["podCIDR"];
-                if is_other || node["metadata"]["uid"] != body["metadata"]["uid"] {
-                    return (422, json!({}));
+                assert!(body.get("spec").is_none(), "spec.podCIDR is the cluster's: {body}");
+                if let Some(refused) = self.refuses.get(&name) {
+                    return (*refused, json!({}));
                 }
-                node["spec"] = body["spec"].clone();
-                node["metadata"]["annotations"][POD_RANGE] = body["spec"]["podCIDR"].clone();
+                for field in ["uid", "resourceVersion"] {
+                    if node["metadata"][field] != body["metadata"][field] {
+                        return (409, json!({}));
+                    }
+                }
+                self.n_made += 1;
+                node["metadata"]["resourceVersion"] = json!(self.n_made.to_string());
+                node["metadata"]["annotations"][POD_RANGE] =
+                    body["metadata"]["annotations"][POD_RANGE].clone();
                 (200, node.clone())
             }
             ("POST", path) if path.ends_with("/leases") => {
@@ -128,7 +137,20 @@ fn cloudcore(cluster: &Shared, pool: (&str, u8)) -> PodRanges {
         }
     });
     let client = kube::Client::new(service, "default");
-    PodRanges { client, pool: Pool::new(pool.0, pool.1).unwrap(), told: String::new() }
+    PodRanges {
+        client,
+        pool: Pool::new(pool.0, pool.1).unwrap(),
+        since: BTreeMap::new(),
+        told: String::new(),
+    }
+}
+
+impl PodRanges {
+    /// As if everybody had asked for long.
+    async fn look_late(&mut self) -> Option<Duration> {
+        self.look(Instant::now()).await.unwrap();
+        self.look(Instant::now() + OTHERS_TIME).await.unwrap()
+    }
 }
 
 const POOL: (&str, u8) = ("10.208.0.0/20", 24);
@@ -137,26 +159,58 @@ const POOL: (&str, u8) = ("10.208.0.0/20", 24);
 async fn nodes_get_ranges_and_leave_them() {
     let cluster = Cluster::shared(&[("a", json!({})), ("b", json!({}))]);
     let mut ranges = cloudcore(&cluster, POOL);
-    assert_eq!(ranges.look(false).await.unwrap(), Outcome::NotYet, "somebody else may be about to");
-    assert_eq!(ranges.look(true).await.unwrap(), Outcome::Done);
+    let start = Instant::now();
+    assert_eq!(ranges.look(start).await.unwrap(), Some(OTHERS_FIRST), "somebody else may be about to");
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        ranges.look(start + second).await.unwrap(),
+        Some(OTHERS_FIRST - second),
+        "also after another word"
+    );
+    assert!(cluster.lock().unwrap().ranges().is_empty());
+    assert_eq!(ranges.look(start + OTHERS_FIRST).await.unwrap(), None);
     assert_eq!(cluster.lock().unwrap().ranges(), ["10.208.0.0/24", "10.208.1.0/24"]);
 
     // Its Node is deleted; nobody has collected its Lease when the next one comes.
     cluster.lock().unwrap().nodes.remove("a");
     cluster.lock().unwrap().join("c", &json!({}));
-    assert_eq!(ranges.look(false).await.unwrap(), Outcome::Done);
+    assert_eq!(ranges.look(Instant::now()).await.unwrap(), None, "nobody else gives any");
     assert_eq!(cluster.lock().unwrap().ranges(), ["10.208.1.0/24", "10.208.0.0/24"]);
     let holder = cluster.lock().unwrap().leases["pod-range-10.208.0.0-24"]["spec"]["holderIdentity"].clone();
     assert_eq!(holder, "c");
 }
 
 #[tokio::test]
-async fn a_cluster_with_ranges_of_its_own_is_left_alone() {
-    let cluster = Cluster::shared(&[("a", json!({})), ("cloud", json!({"podCIDR": "10.244.0.0/24"}))]);
-    assert_eq!(cloudcore(&cluster, POOL).look(true).await.unwrap(), Outcome::LeftToOthers);
-    let cluster = cluster.lock().unwrap();
-    assert_eq!(cluster.ranges(), ["10.244.0.0/24"]);
-    assert!(cluster.leases.is_empty());
+async fn a_cluster_with_ranges_of_its_own_comes_first() {
+    let cluster = Cluster::shared(&[("a", json!({})), ("cloud", json!({"podCIDR": "10.208.0.0/24"}))]);
+    let mut ranges = cloudcore(&cluster, POOL);
+    let start = Instant::now();
+    assert_eq!(ranges.look(start).await.unwrap(), Some(OTHERS_TIME));
+    // Its allocator comes to one of them.
+    cluster.lock().unwrap().join("b", &json!({"podCIDR": "10.208.1.0/24"}));
+    cluster.lock().unwrap().join("c", &json!({}));
+    assert_eq!(ranges.look(start + OTHERS_FIRST).await.unwrap(), Some(OTHERS_TIME - OTHERS_FIRST));
+    assert!(cluster.lock().unwrap().leases.is_empty());
+    // Not to the other one, for whom there was time; there was not for the last.
+    assert_eq!(ranges.look(start + OTHERS_TIME).await.unwrap(), Some(OTHERS_FIRST));
+    assert_eq!(cluster.lock().unwrap().ranges(), ["10.208.2.0/24"], "neither of the cluster's");
+    assert_eq!(ranges.look(start + OTHERS_TIME * 2).await.unwrap(), None);
+    assert_eq!(cluster.lock().unwrap().ranges(), ["10.208.2.0/24", "10.208.3.0/24"]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_refused_stops_nobody() {
+    let cluster = Cluster::shared(&[("a", json!({})), ("b", json!({}))]);
+    let mut ranges = cloudcore(&cluster, POOL);
+    for code in [400, 403, 422] {
+        cluster.lock().unwrap().refuses.insert("a".into(), code);
+        assert_eq!(ranges.look_late().await, Some(PAUSE), "a waits");
+        assert_eq!(cluster.lock().unwrap().ranges(), ["10.208.1.0/24"]);
+    }
+    cluster.lock().unwrap().refuses.clear();
+    assert_eq!(ranges.look_late().await, None);
+    assert_eq!(cluster.lock().unwrap().ranges(), ["10.208.0.0/24", "10.208.1.0/24"]);
+    assert_eq!(cluster.lock().unwrap().leases.len(), 2);
 }
 
 #[tokio::test]
@@ -165,7 +219,7 @@ async fn a_full_pool_is_told_once() {
     let cluster = Cluster::shared(&nodes);
     let mut ranges = cloudcore(&cluster, ("10.208.0.0/23", 24));
     for _ in 0..2 {
-        assert_eq!(ranges.look(true).await.unwrap(), Outcome::Waiting);
+        assert_eq!(ranges.look_late().await, Some(PAUSE));
     }
     {
         let cluster = cluster.lock().unwrap();
@@ -174,7 +228,7 @@ async fn a_full_pool_is_told_once() {
         assert!(cluster.events[0].contains("modules.edgeController.podCIDR.range"), "{:?}", cluster.events);
     }
     cluster.lock().unwrap().nodes.remove("a");
-    assert_eq!(ranges.look(true).await.unwrap(), Outcome::Done);
+    assert_eq!(ranges.look_late().await, None);
 }
 
 #[tokio::test]
@@ -191,7 +245,7 @@ async fn many_cloudcores_never_give_a_range_twice() {
                 if n % 5 == number {
                     cluster.lock().unwrap().join(name, &json!({}));
                 }
-                ranges.look(true).await.unwrap();
+                ranges.look_late().await;
             }
         });
     }
@@ -206,12 +260,15 @@ async fn many_cloudcores_never_give_a_range_twice() {
 
 #[tokio::test]
 async fn a_cloudcore_that_ends_anywhere_leaves_nothing_undone() {
-    for n_calls in 0..8 {
+    for n_calls in 0..10 {
         let cluster = Cluster::shared(&[("a", json!({})), ("b", json!({}))]);
         cluster.lock().unwrap().fails_in = Some(n_calls);
-        let _ = cloudcore(&cluster, POOL).look(true).await;
+        let mut first = cloudcore(&cluster, POOL);
+        for now in [Instant::now(), Instant::now() + OTHERS_TIME] {
+            let _ = first.look(now).await;
+        }
         cluster.lock().unwrap().fails_in = None;
-        assert_eq!(cloudcore(&cluster, POOL).look(true).await.unwrap(), Outcome::Done);
+        assert_eq!(cloudcore(&cluster, POOL).look_late().await, None);
         let cluster = cluster.lock().unwrap();
         assert_eq!(cluster.ranges(), ["10.208.0.0/24", "10.208.1.0/24"], "after {n_calls} calls");
         assert_eq!(cluster.leases.len(), 2, "after {n_calls} calls");
