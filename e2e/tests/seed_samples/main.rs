@@ -343,13 +343,12 @@ fn a_partial_configuration_is_taken(seeds: &Seeds, bench: &Bench) -> Result<()> 
 
 fn others_are_refused(seeds: &Seeds, bench: &Bench) -> Result<()> {
     for (name, _) in ANSWERS.iter().filter(|(_, answer)| *answer == Answer::Refused) {
-        let file = seeds.theirs(name)?.display().to_string();
-        let output = bench.cluster.kubectl(&["apply", "--dry-run=server", "--filename", &file])?;
-        ensure!(
-            !output.status.success() && told(&output).contains("no matches for kind"),
-            "{name}: {}",
-            told(&output)
-        );
+        for file in seeds.refused(name)? {
+            let file = file.display().to_string();
+            let output = bench.cluster.kubectl(&["apply", "--dry-run=server", "--filename", &file])?;
+            let is_unknown = told(&output).contains("no matches for kind");
+            ensure!(!output.status.success() && is_unknown, "{file}: {}", told(&output));
+        }
     }
     // Nothing of all that has left a pod of ours that is not well.
     for selector in ["app=edge-app", "app=node-exporter", "k8s-app=yurthub"] {

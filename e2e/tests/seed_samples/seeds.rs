@@ -1,5 +1,5 @@
-//! What the published samples are, file by file, and how each is answered here. The samples lie beside the checkout; ours
-//! (`e2e/samples`) have the same fields.
+//! What the published samples are, file by file, and how each is answered here. Ours (`e2e/samples`) have the same fields and
+//! commands; where the published ones are at hand, that is checked.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -75,58 +75,74 @@ pub(crate) const ANSWERS: [(&str, Answer); 37] = [
 const ABOUT: &str = "README.md";
 
 pub(crate) struct Seeds {
-    folder: PathBuf,
+    /// The published ones, where they are at hand; ours are then compared with them.
+    published: Option<PathBuf>,
     shown: RefCell<BTreeSet<String>>,
 }
 
 impl Seeds {
-    /// Finds the folder; every file of it has its answer.
+    /// Where the published files are, every one of them has its answer.
     pub(crate) fn open() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no checkout")?;
-        let beside = root.join("../shared/seed-samples");
-        let folder = std::env::var_os("ISTHMUS_SEED_SAMPLES").map_or(beside, PathBuf::from);
-        let shown = folder.display();
-        let entries = fs::read_dir(&folder).with_context(|| {
-            format!("the samples are not at {shown}; type: export ISTHMUS_SEED_SAMPLES=<their folder>")
-        })?;
-        let mut found = BTreeSet::new();
-        for entry in entries {
-            found.insert(entry?.file_name().to_string_lossy().into_owned());
-        }
-        found.remove(ABOUT);
         let answered: BTreeSet<String> = ANSWERS.iter().map(|(name, _)| (*name).to_owned()).collect();
         ensure!(answered.len() == ANSWERS.len(), "a sample is answered twice");
-        let unanswered: Vec<_> = found.symmetric_difference(&answered).collect();
-        ensure!(unanswered.is_empty(), "in the folder or in ANSWERS, but not in both: {unanswered:?}");
-        Ok(Self { folder, shown: RefCell::default() })
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no checkout")?;
+        let published = std::env::var_os("ISTHMUS_SEED_SAMPLES").map(PathBuf::from);
+        let published = published.or_else(|| {
+            let beside = root.join("../shared/seed-samples");
+            beside.is_dir().then_some(beside)
+        });
+        match &published {
+            None => eprintln!(
+                "the published samples are not at hand (ISTHMUS_SEED_SAMPLES): ours are not compared with them"
+            ),
+            Some(folder) => {
+                let mut found = BTreeSet::new();
+                for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+                    found.insert(entry?.file_name().to_string_lossy().into_owned());
+                }
+                found.remove(ABOUT);
+                let unanswered: Vec<_> = found.symmetric_difference(&answered).collect();
+                ensure!(
+                    unanswered.is_empty(),
+                    "in the folder or in ANSWERS, but not in both: {unanswered:?}"
+                );
+            }
+        }
+        Ok(Self { published, shown: RefCell::default() })
     }
 
-    fn find(&self, id: &str) -> Result<(&'static str, String)> {
+    /// Ours, and the published one.
+    fn find(&self, id: &str) -> Result<(PathBuf, Option<String>)> {
         let (name, _) =
             ANSWERS.iter().find(|(name, _)| name.starts_with(id)).with_context(|| format!("no {id}"))?;
         self.shown.borrow_mut().insert((*name).to_owned());
-        Ok((*name, fs::read_to_string(self.folder.join(name))?))
+        let theirs = self.published.as_ref().map(|folder| fs::read_to_string(folder.join(name)));
+        Ok((Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(name), theirs.transpose()?))
     }
 
     /// Our own file of that sample, which has the same fields.
     pub(crate) fn ours(&self, id: &str) -> Result<String> {
-        let (name, theirs) = self.find(id)?;
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(name);
+        let (path, theirs) = self.find(id)?;
         let ours = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let fields = |text: &str| -> Result<BTreeSet<String>> {
             let mut fields = BTreeSet::new();
             collect(&serde_saphyr::from_str(text)?, "", &mut fields);
             Ok(fields)
         };
-        let (ours_has, theirs_has) = (fields(&ours)?, fields(&theirs)?);
-        let differs: Vec<_> = ours_has.symmetric_difference(&theirs_has).collect();
-        ensure!(differs.is_empty(), "{name}: fields of one only: {differs:?}");
+        let ours_has = fields(&ours)?;
+        if let Some(theirs) = theirs {
+            let theirs_has = fields(&theirs)?;
+            let differs: Vec<_> = ours_has.symmetric_difference(&theirs_has).collect();
+            ensure!(differs.is_empty(), "{id}: fields of one only: {differs:?}");
+        }
         Ok(ours)
     }
 
-    /// The published file itself, for what it is to be refused by.
-    pub(crate) fn theirs(&self, id: &str) -> Result<PathBuf> {
-        Ok(self.folder.join(self.find(id)?.0))
+    /// Files that are to be refused: ours, which has the kind, and the published one.
+    pub(crate) fn refused(&self, id: &str) -> Result<Vec<PathBuf>> {
+        let (ours, _) = self.find(id)?;
+        let theirs = self.published.as_ref().map(|folder| folder.join(id));
+        Ok([ours].into_iter().chain(theirs).collect())
     }
 
     /// The commands of a script that begin with one of these programs, as a reader types them: `fill` gives what stands in
@@ -137,23 +153,15 @@ impl Seeds {
         programs: &[&str],
         fill: &dyn Fn(&str) -> String,
     ) -> Result<Vec<String>> {
-        let (name, text) = self.find(id)?;
-        let whole = text.replace("\\\n", " ");
-        let variable = |name: &str| {
-            let value = whole.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            value.unwrap_or_default().trim_matches('"').to_owned()
-        };
-        let version = variable("KUBEEDGE_VERSION");
-        let mut commands = Vec::new();
-        for line in whole.lines() {
-            let command = line.trim().trim_start_matches("sudo ").trim();
-            if programs.iter().any(|program| command.starts_with(&format!("{program} "))) {
-                let command = command.replace("${KUBEEDGE_VERSION}", &version);
-                commands.push(filled(&command, fill).with_context(|| format!("{name}: {command}"))?);
-            }
+        let (path, theirs) = self.find(id)?;
+        let ours = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let ours = commands_of(&ours, programs, fill).with_context(|| id.to_owned())?;
+        ensure!(!ours.is_empty(), "{id} has no such command");
+        if let Some(theirs) = theirs {
+            let theirs = commands_of(&theirs, programs, fill).with_context(|| id.to_owned())?;
+            ensure!(ours == theirs, "{id}: ours are {ours:?}, the published ones {theirs:?}");
         }
-        ensure!(!commands.is_empty(), "{name} has no such command");
-        Ok(commands)
+        Ok(ours)
     }
 
     /// Whatever ANSWERS calls shown was.
@@ -175,6 +183,26 @@ impl Seeds {
         }
         Ok(())
     }
+}
+
+/// Words with one blank between.
+fn commands_of(text: &str, programs: &[&str], fill: &dyn Fn(&str) -> String) -> Result<Vec<String>> {
+    let whole = text.replace("\\\n", " ");
+    let variable = |name: &str| {
+        let value = whole.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    let version = variable("KUBEEDGE_VERSION");
+    let mut commands = Vec::new();
+    for line in whole.lines() {
+        let command = line.trim().trim_start_matches("sudo ").trim();
+        if programs.iter().any(|program| command.starts_with(&format!("{program} "))) {
+            let command = command.replace("${KUBEEDGE_VERSION}", &version);
+            let command = filled(&command, fill).with_context(|| command.clone())?;
+            commands.push(command.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    Ok(commands)
 }
 
 /// Paths of all keys, those of list members as one.
