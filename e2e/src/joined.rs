@@ -49,10 +49,29 @@ impl Joined {
 
     /// A machine with ports of its own, and a cloud that may not be there yet.
     pub fn prepare_at(machine: Machine, node: &str, cloud: String, certport: u16) -> Result<Self> {
+        let runtime = Runtime::start_in(node, Some(&machine))?;
+        Self::prepare_with(machine, runtime, node, cloud, certport)
+    }
+
+    /// The same without images, a network for pods, or plugins that make one.
+    pub fn prepare_bare(machine: Machine, node: &str, cloud: String, certport: u16) -> Result<Self> {
+        let hide = "mount -t tmpfs tmpfs /opt; mount -t tmpfs tmpfs /usr/lib/cni";
+        let output = machine.run(Path::new("/bin/sh"), &["-ec", hide])?;
+        ensure!(output.status.success(), "{}", told(&output));
+        let runtime = Runtime::start_bare(node, &machine)?;
+        Self::prepare_with(machine, runtime, node, cloud, certport)
+    }
+
+    fn prepare_with(
+        machine: Machine,
+        runtime: Runtime,
+        node: &str,
+        cloud: String,
+        certport: u16,
+    ) -> Result<Self> {
         let keadm = stripped("keadm")?;
         // Found beside it.
         stripped("edgecore")?;
-        let runtime = Runtime::start_in(node, Some(&machine))?;
         // How full the disk of the machine below is has no part in this.
         let set = format!(
             "modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\

@@ -17,6 +17,7 @@ pub mod forgetful;
 pub mod ground;
 pub mod images;
 pub mod joined;
+pub mod joining;
 pub mod leftovers;
 pub mod machine;
 pub mod need;

@@ -33,6 +33,16 @@ pub struct Runtime {
     run_dir: RunDir,
 }
 
+/// What is there for pods.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Has {
+    /// Images, plugins and a network.
+    Network,
+    /// Images and plugins.
+    Plugins,
+    Nothing,
+}
+
 impl Runtime {
     /// Starts it and imports the images of `images`. Installs the packages it needs.
     pub fn start(name: &str) -> Result<Self> {
@@ -41,15 +51,20 @@ impl Runtime {
 
     /// The same in a machine, whose files its containers then see.
     pub fn start_in(name: &str, machine: Option<&Machine>) -> Result<Self> {
-        Self::start_with(name, machine, true)
+        Self::start_with(name, machine, Has::Network)
     }
 
     /// The same, with no network for pods before somebody puts a configuration into the machine's `/etc/cni/net.d`.
     pub fn start_without_network(name: &str, machine: &Machine) -> Result<Self> {
-        Self::start_with(name, Some(machine), false)
+        Self::start_with(name, Some(machine), Has::Plugins)
     }
 
-    fn start_with(name: &str, machine: Option<&Machine>, has_network: bool) -> Result<Self> {
+    /// The same as it is after `apt-get install containerd` alone: no images, and plugins are looked for in `/opt/cni/bin`.
+    pub fn start_bare(name: &str, machine: &Machine) -> Result<Self> {
+        Self::start_with(name, Some(machine), Has::Nothing)
+    }
+
+    fn start_with(name: &str, machine: Option<&Machine>, has: Has) -> Result<Self> {
         need::for_runtime()?;
         let run_dir = RunDir::new(name)?;
         let routes = run("ip", &["-4", "route", "show", "table", "all"])?;
@@ -67,12 +82,12 @@ impl Runtime {
         run_dir.record(&Leftover::ContainerdState(state))?;
         run_dir.record(&Leftover::Network(network.clone()))?;
         let mut conf_dir = PathBuf::from("/etc/cni/net.d");
-        if has_network {
+        if has == Has::Network {
             conf_dir = run_dir.folder("cni")?;
             run_dir.write("cni/10-pods.conflist", conflist(&network, subnet, &run_dir.join("leases")))?;
         }
         let socket = run_dir.join("containerd.sock");
-        let config = run_dir.write("containerd.toml", config(&run_dir, &socket, &conf_dir)?)?;
+        let config = run_dir.write("containerd.toml", config(&run_dir, &socket, &conf_dir, has)?)?;
         let containerd = Process::new(
             run_dir.path(),
             "containerd",
@@ -85,8 +100,10 @@ impl Runtime {
             runtime.containerd.wrap(&program, &words.iter().map(String::as_str).collect::<Vec<_>>());
         }
         runtime.start_again()?;
-        for image in images::make_all(&runtime.run_dir.folder("images")?)? {
-            runtime.import_image(&image)?;
+        if has != Has::Nothing {
+            for image in images::make_all(&runtime.run_dir.folder("images")?)? {
+                runtime.import_image(&image)?;
+            }
         }
         Ok(runtime)
     }
@@ -233,7 +250,8 @@ fn conflist(network: &str, subnet: u8, leases: &Path) -> String {
     .to_string()
 }
 
-fn config(run_dir: &RunDir, socket: &Path, conf_dir: &Path) -> Result<String> {
+fn config(run_dir: &RunDir, socket: &Path, conf_dir: &Path, has: Has) -> Result<String> {
+    let plugins = if has == Has::Nothing { "/opt/cni/bin" } else { "/usr/lib/cni" };
     let (here, conf_dir) = (run_dir.path().display(), conf_dir.display());
     // Overlays do not stack: where the run directory is itself on one, files are copied.
     const OVERLAYFS: u64 = 0x794c_7630;
@@ -261,7 +279,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+    bin_dir = "{plugins}"
     conf_dir = "{conf_dir}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{snapshotter}"

@@ -10,56 +10,17 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::cluster::{Cluster, Options};
-use e2e::joined::{Joined, run_pod, told};
-use e2e::node::{CloudCore, binary};
+use e2e::joined::{run_pod, told};
+use e2e::joining::Joining;
+use e2e::node::binary;
 use e2e::wait::{Seen, eventually};
 use serde_json::Value;
 
 const NODE: &str = "edge-keadm";
 
-/// Dropped from top to bottom: the node before its cloud.
-struct Bench {
-    edge: Joined,
-    cluster: Cluster,
-    _cloud: CloudCore,
-    token: String,
-}
-
-impl Bench {
-    fn start() -> Result<Self> {
-        let cluster = Cluster::start(&Options::default())?;
-        let mut cloud = CloudCore::start(&cluster, &Value::Null)?;
-        let secret = cloud.token(&cluster)?;
-        let edge = Joined::prepare(NODE, &cloud)?;
-        let kubeconfig = cluster.kubeconfig().display().to_string();
-        let told = edge.keadm(&["gettoken", "--kube-config", &kubeconfig])?;
-        let token = String::from_utf8_lossy(&told.stdout).trim().to_owned();
-        ensure!(token == secret, "gettoken: {}", String::from_utf8_lossy(&told.stderr));
-        Ok(Self { edge, cluster, _cloud: cloud, token })
-    }
-
-    fn join(&self, token: &str, more: &[&str]) -> Result<Output> {
-        self.edge.join(token, more)
-    }
-
-    /// keadm token, where the kubeconfig is.
-    fn token(&self, words: &[&str]) -> Result<String> {
-        let kubeconfig = self.cluster.kubeconfig().display().to_string();
-        let arguments: Vec<&str> = ["token"].iter().chain(words).copied().collect();
-        let done = self.edge.keadm(&[&arguments[..], &["--kube-config", &kubeconfig]].concat())?;
-        ensure!(done.status.success(), "keadm {arguments:?}: {}", told(&done));
-        Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
-    }
-
-    fn reset(&self) -> Result<Output> {
-        self.edge.reset()
-    }
-}
-
 #[test]
 fn a_machine_joins_and_is_reset() -> Result<()> {
-    let bench = Bench::start()?;
+    let bench = Joining::start(NODE)?;
     let before = bench.edge.machine.made()?;
 
     // What cannot work touches nothing.
@@ -128,7 +89,7 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
 
 #[test]
 fn tokens_are_made_and_taken_back() -> Result<()> {
-    let bench = Bench::start()?;
+    let bench = Joining::start(NODE)?;
     let before = bench.edge.machine.made()?;
     let comes_and_goes = |token: &str| -> Result<()> {
         let joined = bench.join(token, &[])?;
@@ -145,74 +106,39 @@ fn tokens_are_made_and_taken_back() -> Result<()> {
         bench.edge.machine.must_be_as(&before)?;
         Ok(())
     };
-    let short = bench.token(&["create", "--ttl=1m"])?;
-    let made = bench.token(&["create", "--ttl=30m", "--note=hall 3", "--output=json"])?;
+    let short = bench.typed(&["token", "create", "--ttl=1m"])?;
+    let made = bench.typed(&["token", "create", "--ttl=30m", "--note=hall 3", "--output=json"])?;
     let made: Value = serde_json::from_str(&made)?;
     let [id, token] = ["id", "token"].map(|key| made[key].as_str().unwrap_or_default());
     comes_and_goes(token)?;
-    let said = bench.token(&["revoke", id])?;
+    let said = bench.typed(&["token", "revoke", id])?;
     ensure!(said.contains("nodes that have joined stay"), "{said}");
     refused(token, 1, "token is revoked")?;
 
     // The one that everybody knows.
-    bench.token(&["revoke", "current"])?;
+    bench.typed(&["token", "revoke", "current"])?;
     refused(&bench.token, 1, "token is revoked")?;
-    let kubeconfig = bench.cluster.kubeconfig().display().to_string();
-    let next = bench.edge.keadm(&["gettoken", "--kube-config", &kubeconfig])?;
-    comes_and_goes(String::from_utf8_lossy(&next.stdout).trim())?;
+    comes_and_goes(&bench.typed(&["gettoken"])?)?;
 
-    let list: Vec<Value> = serde_json::from_str(&bench.token(&["list", "--output=json"])?)?;
+    let list: Vec<Value> = serde_json::from_str(&bench.typed(&["token", "list", "--output=json"])?)?;
     let has = |id: &str, state: &str| list.iter().any(|one| one["id"] == id && one["state"] == state);
     ensure!(has("cloudcore-0", "revoked") && has("cloudcore-1", "ready") && has(id, "revoked"), "{list:?}");
-    let table = bench.token(&["list"])?;
+    let table = bench.typed(&["token", "list"])?;
     ensure!(table.contains("hall 3") && !table.contains(token), "{table}");
     eprintln!("{table}");
     let kept = bench.cluster.kubectl_ok(&["get", "secret", "isthmus-jointokens", "--namespace=kubeedge"])?;
     ensure!(kept.contains("Opaque"), "{kept}");
 
     eventually(Duration::from_secs(90), "the short token to end", || {
-        let list = bench.token(&["list"])?;
+        let list = bench.typed(&["token", "list"])?;
         Ok(if list.contains(" ended ") { Seen::Yes(()) } else { Seen::NotYet(list) })
     })?;
     refused(&short, 3, "the join token ended")
 }
 
 #[test]
-fn a_machine_without_anything_joins_with_a_bundle() -> Result<()> {
-    let mut bench = Bench::start()?;
-    let before = bench.edge.machine.made()?;
-    // The application comes from nowhere but the bundle, and beside keadm lies no edgecore.
-    let archive = bench.edge.runtime.run_dir().join("images/busybox.tar");
-    for image in [e2e::images::APP, e2e::images::APP_LATEST] {
-        bench.edge.runtime.ctr_ok(&["images", "remove", "--sync", image])?;
-    }
-    let stick = bench.edge.machine.run_dir().folder("stick")?;
-    let (bundle, keadm) = (stick.join("edge.tar.gz"), stick.join("keadm"));
-    let (file, image) = (bundle.display().to_string(), archive.display().to_string());
-    let made = bench.edge.keadm(&["bundle", "create", "--out", &file, "--image", &image])?;
-    ensure!(made.status.success(), "{}", told(&made));
-    fs::copy(&bench.edge.keadm, &keadm)?;
-    bench.edge.keadm = keadm;
-
-    let cut = stick.join("cut.tar.gz");
-    let whole = fs::read(&bundle)?;
-    fs::write(&cut, whole.get(..whole.len() / 2).unwrap_or_default())?;
-    let refused = bench.join(&bench.token, &[&format!("--offline-bundle={}", cut.display())])?;
-    ensure!(refused.status.code() == Some(3), "{}", told(&refused));
-    bench.edge.machine.must_be_as(&before)?;
-
-    let joined = bench.join(&bench.token, &[&format!("--offline-bundle={file}")])?;
-    ensure!(joined.status.success(), "{}", told(&joined));
-    run_pod(&bench.cluster, "from-the-bundle")?;
-    let reset = bench.reset()?;
-    ensure!(reset.status.success(), "{}", told(&reset));
-    bench.edge.machine.must_be_as(&before)?;
-    Ok(())
-}
-
-#[test]
 fn a_machine_with_keadm_alone_joins_from_an_image() -> Result<()> {
-    let mut bench = Bench::start()?;
+    let mut bench = Joining::start(NODE)?;
     let before = bench.edge.machine.made()?;
     let folder = bench.edge.machine.run_dir().folder("alone")?;
     let keadm = folder.join("keadm");
@@ -261,74 +187,4 @@ fn a_machine_with_keadm_alone_joins_from_an_image() -> Result<()> {
     let reset = bench.reset()?;
     ensure!(reset.status.success(), "{}", told(&reset));
     nothing_runs()
-}
-
-/// A node as KubeEdge leaves it: its program (here one that only waits), its store, no journal of keadm's. The containers are
-/// of an edgecore that is ours; those of KubeEdge's have the same labels.
-#[test]
-fn a_node_of_kubeedges_is_taken_over_and_given_back() -> Result<()> {
-    let bench = Bench::start()?;
-    let joined = bench.join(&bench.token, &[])?;
-    ensure!(joined.status.success(), "{}", told(&joined));
-    run_pod(&bench.cluster, "stays")?;
-    let containers = bench.edge.runtime.running()?;
-
-    let shell = |script: &str| bench.edge.shell(script);
-    let theirs = e2e::need::c_program("pause")?.display().to_string();
-    let pod = bench.cluster.kubectl_ok(&["get", "pod", "stays", "--output=json"])?;
-    let pod = bench.edge.machine.run_dir().write("pod.json", pod)?.display().to_string();
-    shell(&format!(
-        "/usr/local/bin/keadm supervise --pid-file /run/edgecore.pid --stop
-         rm -r /var/lib/keadm /usr/local/bin/keadm /var/lib/kubeedge/*
-         cp {theirs} /usr/local/bin/edgecore
-         printf '\\377 Go buildinf:' >>/usr/local/bin/edgecore
-         /usr/local/bin/edgecore </dev/null >/dev/null 2>&1 &
-         python3 -c '
-import sqlite3
-store = sqlite3.connect(\"/var/lib/kubeedge/edgecore.db\")
-store.execute(\"CREATE TABLE device (id TEXT PRIMARY KEY, name TEXT)\")
-store.execute(\"CREATE TABLE meta (key TEXT PRIMARY KEY, type TEXT, value TEXT)\")
-store.execute(\"INSERT INTO meta VALUES (?, ?, ?)\", (\"default/pod/stays\", \"pod\", open(\"{pod}\").read()))
-store.commit()
-'"
-    ))?;
-    let store = shell("sha256sum </var/lib/kubeedge/edgecore.db")?;
-    let without = bench.join(&bench.token, &[])?;
-    ensure!(without.status.code() == Some(3) && told(&without).contains("--takeover"), "{}", told(&without));
-
-    // KubeEdge's takes any words and starts: it is asked nothing.
-    let refused = bench.edge.keadm(&["upgrade", "edge"])?;
-    ensure!(refused.status.code() == Some(3), "{}", told(&refused));
-    ensure!(told(&refused).contains("keadm join --takeover"), "{}", told(&refused));
-
-    let taken = bench.edge.keadm(&["join", "--takeover"])?;
-    ensure!(taken.status.success() && told(&taken).contains("--back-to-kubeedge"), "{}", told(&taken));
-    let log = bench.edge.machine.read("/var/log/kubeedge/edgecore.log")?;
-    ensure!(log.contains("was KubeEdge's: 1 objects were taken from it"), "{log}");
-    ensure!(bench.edge.runtime.running()? == containers, "containers were touched");
-    run_pod(&bench.cluster, "comes")?;
-    bench.cluster.kubectl_ok(&["delete", "pod", "comes"])?;
-    let again = bench.edge.keadm(&["join", "--takeover"])?;
-    ensure!(again.status.success() && told(&again).contains("nothing is changed"), "{}", told(&again));
-
-    let back = bench.edge.keadm(&["reset", "edge", "--back-to-kubeedge", "--force"])?;
-    ensure!(back.status.success(), "{}", told(&back));
-    ensure!(bench.edge.runtime.running()? == containers, "containers were touched");
-    ensure!(shell("sha256sum </var/lib/kubeedge/edgecore.db")? == store, "their store is another one");
-    shell(&format!("cmp --bytes=$(stat --format=%s {theirs}) {theirs} /usr/local/bin/edgecore"))?;
-    shell(
-        "for exe in /proc/[0-9]*/exe; do [ \"$(readlink $exe)\" = /usr/local/bin/edgecore ] && exit 0; done; exit 1",
-    )?;
-
-    // Once more, and now it goes for good.
-    let taken = bench.edge.keadm(&["join", "--takeover"])?;
-    ensure!(taken.status.success(), "{}", told(&taken));
-    let reset = bench.reset()?;
-    ensure!(reset.status.success(), "{}", told(&reset));
-    ensure!(bench.edge.runtime.running()?.is_empty(), "containers run on");
-    let left = shell(
-        "ls -d /etc/kubeedge /var/lib/kubeedge /var/lib/keadm /usr/local/bin/*edgecore* 2>/dev/null || true",
-    )?;
-    ensure!(left.is_empty(), "left behind: {left}");
-    Ok(())
 }

@@ -1,0 +1,103 @@
+//! What is typed a second time changes nothing: no object is written, no process starts again, nothing is removed twice.
+
+// JSON values answer null for what is not there; nothing here is indexed but them.
+#![allow(clippy::indexing_slicing)]
+
+use std::process::{Command, Output};
+
+use anyhow::{Result, ensure};
+use e2e::cluster::Cluster;
+use e2e::ground::Ground;
+use e2e::joined::{must, run_pod, told};
+
+const NODE: &str = "edge-twice";
+
+struct Twice {
+    ground: Ground,
+}
+
+impl Twice {
+    fn init(&self, more: &[&str]) -> Result<Output> {
+        let address = self.ground.init();
+        Ok(self.ground.keadm(&[&["init", &*address], more].concat()).output()?)
+    }
+
+    fn join(&self, node: &str, token: &str) -> Result<Output> {
+        let [cloud, name, config] = self.ground.join(node);
+        let token = format!("--token={token}");
+        Ok(self.ground.keadm_on_edge(&["join", &cloud, &name, &config, &token])?.output()?)
+    }
+
+    fn typed(&self, mut command: Command) -> Result<String> {
+        must(&command.output()?)
+    }
+}
+
+#[test]
+fn twice_is_once() -> Result<()> {
+    let twice = Twice { ground: Ground::start(NODE, &|_| {})? };
+    let (cluster, ground) = (&twice.ground.cluster, &twice.ground);
+
+    let first = must(&twice.init(&[])?)?;
+    ensure!(first.contains("cloudcore is ready"), "{first}");
+    let written = versions(cluster)?;
+    let again = must(&twice.init(&[])?)?;
+    ensure!(!again.contains("change ") && !again.contains("create "), "{again}");
+    ensure!(versions(cluster)? == written, "the second init wrote something");
+
+    // What somebody else has changed meanwhile is named, and taken back only if that is wanted.
+    let patch = "--patch={\"spec\":{\"replicas\":0}}";
+    cluster.kubectl_ok(&["patch", "deployment/cloudcore", "--namespace=kubeedge", patch])?;
+    let refused = twice.init(&[])?;
+    ensure!(!refused.status.success(), "{}", told(&refused));
+    ensure!(
+        told(&refused).contains(".spec.replicas") && told(&refused).contains("--force"),
+        "{}",
+        told(&refused)
+    );
+    let back = must(&twice.init(&["--force"])?)?;
+    ensure!(back.contains("change Deployment kubeedge/cloudcore"), "{back}");
+
+    let token = ground.keadm(&["gettoken"]).output()?;
+    must(&token)?;
+    let token = String::from_utf8_lossy(&token.stdout).trim().to_owned();
+    let before = ground.edge.machine.made()?;
+    must(&twice.join(NODE, &token)?)?;
+    run_pod(cluster, "web")?;
+    let (files, pid) = (ground.edge.machine.made()?, ground.edge.sh("cat /run/edgecore.pid")?);
+    let containers = ground.edge.runtime.running()?;
+    let again = must(&twice.join(NODE, &token)?)?;
+    ensure!(again.contains("already"), "{again}");
+    ensure!(ground.edge.machine.made()? == files, "the second join wrote something");
+    ensure!(ground.edge.sh("cat /run/edgecore.pid")? == pid, "the second join started edgecore again");
+    ensure!(ground.edge.runtime.running()? == containers, "the second join touched containers");
+    // As another node it is refused, and says what to type.
+    let other = twice.join("another", &token)?;
+    ensure!(other.status.code() == Some(3) && told(&other).contains("keadm reset"), "{}", told(&other));
+    ensure!(ground.edge.machine.made()? == files, "a refused join wrote something");
+
+    twice.typed(ground.keadm_on_edge(&["reset", "edge", "--force"])?)?;
+    ground.edge.machine.must_be_as(&before)?;
+    let again = twice.typed(ground.keadm_on_edge(&["reset", "edge", "--force"])?)?;
+    ensure!(again.contains("nothing to remove"), "{again}");
+    twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
+    let again = twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
+    ensure!(again.contains("nothing to remove"), "{again}");
+    Ok(())
+}
+
+/// Every object of the installation with a number that each write raises; a Deployment's own is raised by its status, too.
+fn versions(cluster: &Cluster) -> Result<Vec<String>> {
+    let kinds = "customresourcedefinitions,clusterroles,clusterrolebindings,roles,rolebindings,services,configmaps,secrets,\
+                 serviceaccounts,poddisruptionbudgets,networkpolicies";
+    let mut all = Vec::new();
+    for (kinds, number) in [(kinds, "resourceVersion"), ("deployments", "generation")] {
+        let format = format!(
+            "--output=jsonpath={{range .items[*]}}{{.kind}}/{{.metadata.name}} {{.metadata.{number}}}{{\"\\n\"}}{{end}}"
+        );
+        let table = cluster.kubectl_ok(&["get", kinds, "--all-namespaces", &format])?;
+        all.extend(table.lines().map(str::to_owned));
+    }
+    ensure!(all.iter().any(|line| line.starts_with("Deployment/cloudcore ")), "{all:?}");
+    Ok(all)
+}
