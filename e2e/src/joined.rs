@@ -62,7 +62,8 @@ impl Joined {
         Self::prepare_with(machine, runtime, node, cloud, certport)
     }
 
-    fn prepare_with(
+    /// The same with a runtime that a story has started there.
+    pub fn prepare_with(
         machine: Machine,
         runtime: Runtime,
         node: &str,

@@ -5,12 +5,12 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::cluster::{Cluster, Options};
-use e2e::images;
+use e2e::joined::{Joined, must, told};
 use e2e::machine::Machine;
 use e2e::network::Network;
 use e2e::node::{CloudCore, binary};
@@ -24,44 +24,27 @@ const FILE: &str = "/etc/cni/net.d/99-isthmus.conflist";
 
 /// Dropped from top to bottom: nodes before their cluster.
 struct Bench {
-    edges: Vec<Edge>,
+    /// Machines with a network of their own, and none for pods.
+    edges: Vec<Joined>,
     cloud: CloudCore,
     cluster: Cluster,
     network: Network,
-    keadm: PathBuf,
     token: String,
 }
 
-/// A machine with a network of its own, and none for pods.
-struct Edge {
-    name: String,
-    runtime: Runtime,
-    machine: Machine,
-}
-
-impl Edge {
-    fn shell(&self, script: &str) -> Result<String> {
-        let output = self.machine.run(Path::new("/bin/sh"), &["-ec", script])?;
-        ensure!(output.status.success(), "{script}: {}", told(&output));
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
-
-    /// Files, interfaces and rules: all that a network for pods could leave.
-    fn all(&self) -> Result<String> {
-        let files = self.machine.made()?.join("\n");
-        let links = self.shell("ip -o link show | sed 's/ mtu .*//; s/^[0-9]*: //' | sort")?;
-        // Tables and chains that are there from the first look on, but without counters.
-        let rules =
-            self.shell("for t in nat filter mangle; do iptables -w -t $t -S; ip6tables -w -t $t -S; done")?;
-        Ok(format!("{files}\n{links}\n{rules}"))
-    }
+/// Files, interfaces and rules: all that a network for pods could leave.
+fn all(edge: &Joined) -> Result<String> {
+    let files = edge.machine.made()?.join("\n");
+    let links = edge.shell("ip -o link show | sed 's/ mtu .*//; s/^[0-9]*: //' | sort")?;
+    // Tables and chains that are there from the first look on, but without counters.
+    let rules =
+        edge.shell("for t in nat filter mangle; do iptables -w -t $t -S; ip6tables -w -t $t -S; done")?;
+    Ok(format!("{files}\n{links}\n{rules}"))
 }
 
 impl Bench {
     fn start(cluster: &Options, names: &[&str]) -> Result<Self> {
         let keadm = binary("keadm", "ISTHMUS_KEADM")?;
-        // Found beside it.
-        binary("edgecore", "ISTHMUS_EDGECORE")?;
         let cluster = Cluster::start(cluster)?;
         let network = Network::start()?;
         let gateway = network.gateway().to_string();
@@ -71,42 +54,20 @@ impl Bench {
         let mut cloud = CloudCore::prepare(&account, &json!({"modules": {"cloudHub": hub}}))?;
         cloud.process.start()?;
         let token = cloud.token(&cluster)?;
-        let edge = |name: &&str| -> Result<Edge> {
+        let websocket = format!("{gateway}:{}", cloud.websocket().port());
+        let edge = |name: &&str| -> Result<Joined> {
             let machine = Machine::start_with_network(name, &network)?;
             // As where there was a kubelet before: keadm does not remove folders that it did not make.
             machine.run(Path::new("/bin/mkdir"), &["-p", "/var/log/pods", "/var/lib/kubelet"])?;
             let runtime = Runtime::start_without_network(name, &machine)?;
-            Ok(Edge { name: (*name).to_owned(), runtime, machine })
+            Joined::prepare_with(machine, runtime, name, websocket.clone(), cloud.https().port())
         };
         let edges = names.iter().map(edge).collect::<Result<_>>()?;
-        Ok(Self { edges, cloud, cluster, network, keadm, token })
+        Ok(Self { edges, cloud, cluster, network, token })
     }
 
-    fn try_join(&self, edge: &Edge, more: &[&str]) -> Result<Output> {
-        // How full the disk of the machine below is has no part in this.
-        let set = format!(
-            "modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%,\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%",
-            images::PAUSE,
-            edge.runtime.cgroup_root(),
-        );
-        let gateway = self.network.gateway();
-        let arguments = [
-            "join",
-            &format!("--cloudcore-ipport={gateway}:{}", self.cloud.websocket().port()),
-            &format!("--certport={}", self.cloud.https().port()),
-            &format!("--remote-runtime-endpoint={}", edge.runtime.endpoint()),
-            &format!("--edgenode-name={}", edge.name),
-            &format!("--token={}", self.token),
-            "--set",
-            &set,
-        ];
-        edge.machine.run(&self.keadm, &[&arguments[..], more].concat())
-    }
-
-    fn join(&self, edge: &Edge) -> Result<String> {
-        let joined = self.try_join(edge, &[])?;
+    fn join(&self, edge: &Joined) -> Result<String> {
+        let joined = edge.join(&self.token, &[])?;
         ensure!(
             joined.status.success(),
             "{}\n{}\n{}",
@@ -117,15 +78,14 @@ impl Bench {
         Ok(told(&joined))
     }
 
-    fn reset(&self, edge: &Edge) -> Result<()> {
-        let reset = edge.machine.run(&self.keadm, &["reset", "edge", "--force"])?;
-        ensure!(reset.status.success(), "{}", told(&reset));
+    fn reset(&self, edge: &Joined) -> Result<()> {
+        must(&edge.reset()?)?;
         ensure!(edge.runtime.running()?.is_empty(), "containers run on");
         Ok(())
     }
 
-    fn node(&self, edge: &Edge) -> Result<Value> {
-        self.cluster.kubectl_json(&["get", "node", &edge.name])
+    fn node(&self, edge: &Joined) -> Result<Value> {
+        self.cluster.kubectl_json(&["get", "node", edge.node()])
     }
 
     fn run_pod(&self, name: &str, script: &str, more: &Value) -> Result<Value> {
@@ -168,16 +128,11 @@ fn given(node: &Value) -> &Value {
     &node["metadata"]["annotations"]["isthmus.io/pod-range"]
 }
 
-fn told(output: &Output) -> String {
-    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    format!("{:?}\n{}", output.status.code(), text.concat())
-}
-
 #[test]
 fn a_machine_without_a_network_gets_one() -> Result<()> {
     let bench = Bench::start(&Options::default(), &["edge-1", "edge-2"])?;
     let [one, two] = bench.edges.as_slice() else { anyhow::bail!("two machines") };
-    let before = one.all()?;
+    let before = all(one)?;
 
     let joined = bench.join(one)?;
     ensure!(joined.contains("edgecore makes one"), "{joined}");
@@ -189,8 +144,7 @@ fn a_machine_without_a_network_gets_one() -> Result<()> {
     ensure!(bench.kept()?.len() == 2, "{:?}", bench.kept()?);
 
     // Two pods reach each other, and the world outside by their machine's address.
-    let there =
-        json!({"nodeName": one.name, "containers": [{"ports": [{"containerPort": 8080, "hostPort": 8081}]}]});
+    let there = json!({"nodeName": one.node(), "containers": [{"ports": [{"containerPort": 8080, "hostPort": 8081}]}]});
     let serve = "mkdir /www; echo hello >/www/index.html; exec httpd -f -p 8080 -h /www";
     let web = pod_ip(&bench.run_pod("web", serve, &there)?)?;
     ensure!(web.starts_with("10.208.0."), "{web}");
@@ -199,7 +153,7 @@ fn a_machine_without_a_network_gets_one() -> Result<()> {
         "{} && nc -w 5 {gateway} {port} </dev/null && echo out && exec sleep 100000",
         get(&web, 8080)
     );
-    let asker = bench.run_pod("asks", &ask, &json!({"nodeName": one.name, "restartPolicy": "Never"}))?;
+    let asker = bench.run_pod("asks", &ask, &json!({"nodeName": one.node(), "restartPolicy": "Never"}))?;
     let log = eventually(PATIENCE, "the pod to reach the other one", || {
         let log = one.shell("cat /var/log/pods/*_asks_*/main/0.log")?;
         Ok(if log.contains("out") { Seen::Yes(log) } else { Seen::NotYet(log) })
@@ -213,7 +167,7 @@ fn a_machine_without_a_network_gets_one() -> Result<()> {
 
     // The cluster gives one later, to that machine only.
     let of_the_cluster = r#"{"spec":{"podCIDR":"10.244.9.0/24","podCIDRs":["10.244.9.0/24"]}}"#;
-    bench.cluster.kubectl_ok(&["patch", "node", &two.name, "--patch", of_the_cluster])?;
+    bench.cluster.kubectl_ok(&["patch", "node", two.node(), "--patch", of_the_cluster])?;
     eventually(PATIENCE, "the cluster's range to count", || {
         let file = two.machine.read(FILE)?;
         Ok(if file.contains("10.244.9.0/24") { Seen::Yes(()) } else { Seen::NotYet(file) })
@@ -221,11 +175,11 @@ fn a_machine_without_a_network_gets_one() -> Result<()> {
 
     // Nothing of it is left, and the range is another node's when the Node is deleted.
     bench.reset(one)?;
-    ensure!(one.all()? == before, "left behind: {}\nbefore: {before}", one.all()?);
+    ensure!(all(one)? == before, "left behind: {}\nbefore: {before}", all(one)?);
     for pod in ["web", "asks"] {
         bench.cluster.kubectl_ok(&["delete", "pod", pod, "--force", "--grace-period=0"])?;
     }
-    bench.cluster.kubectl_ok(&["delete", "node", &one.name])?;
+    bench.cluster.kubectl_ok(&["delete", "node", one.node()])?;
     eventually(PATIENCE, "the range to be free", || {
         let kept = bench.kept()?;
         Ok(if kept.len() == 1 { Seen::Yes(()) } else { Seen::NotYet(kept.join(", ")) })
@@ -237,7 +191,7 @@ fn a_machine_without_a_network_gets_one() -> Result<()> {
     ensure!(start.elapsed() > Duration::from_secs(30), "after {:?}", start.elapsed());
     eprintln!("with ranges of the cluster's elsewhere: Ready after {:?}", start.elapsed());
     bench.reset(one)?;
-    ensure!(one.all()? == before, "left behind: {}\nbefore: {before}", one.all()?);
+    ensure!(all(one)? == before, "left behind: {}\nbefore: {before}", all(one)?);
     bench.reset(two)?;
     let log = bench.cloud.process.log();
     ensure!(!log.to_lowercase().contains("forbidden"), "cloudcore was refused something:\n{log}");
@@ -251,15 +205,15 @@ fn a_network_of_somebody_elses_is_left_alone() -> Result<()> {
     let own = json!({"cniVersion": "0.4.0", "name": "own", "plugins": [{"type": "bridge", "bridge": "own0", "isGateway": true,
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.77.0.0/24"}]]}}]});
     edge.shell(&format!("echo '{own}' >/etc/cni/net.d/50-own.conflist"))?;
-    let before = edge.all()?;
+    let before = all(edge)?;
     let joined = bench.join(edge)?;
     ensure!(!joined.contains("edgecore makes one"), "{joined}");
     let node = bench.node(edge)?;
     ensure!(given(&node).is_null(), "{node}");
-    let web = pod_ip(&bench.run_pod("web", "exec sleep 100000", &json!({"nodeName": edge.name}))?)?;
+    let web = pod_ip(&bench.run_pod("web", "exec sleep 100000", &json!({"nodeName": edge.node()}))?)?;
     ensure!(web.starts_with("10.77.0."), "{web}");
     bench.reset(edge)?;
-    let after = edge.all()?;
+    let after = all(edge)?;
     let left: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
     // Its own plugin's: the bridge, and who had which address.
     ensure!(
@@ -286,7 +240,7 @@ fn a_cluster_that_gives_ranges_goes_on_doing_so() -> Result<()> {
     ensure!(range.starts_with("10.244."), "{node}");
     ensure!(given(&node).is_null(), "{node}");
     ensure!(bench.kept()?.is_empty(), "{:?}", bench.kept()?);
-    let web = pod_ip(&bench.run_pod("web", "exec sleep 100000", &json!({"nodeName": edge.name}))?)?;
+    let web = pod_ip(&bench.run_pod("web", "exec sleep 100000", &json!({"nodeName": edge.node()}))?)?;
     ensure!(web.starts_with("10.244."), "{web}");
     bench.reset(edge)?;
     Ok(())
