@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
 use e2e::cluster::Cluster;
-use e2e::ground::Ground;
+use e2e::ground::{CLOUD, Ground};
 use e2e::joined::{must, run_pod, told};
 
 const NODE: &str = "edge-twice";
@@ -62,6 +62,14 @@ fn twice_is_once() -> Result<()> {
     must(&token)?;
     let token = String::from_utf8_lossy(&token.stdout).trim().to_owned();
     let before = ground.edge.machine.made()?;
+    // Nobody becomes one of the cluster's own machines.
+    let labels = || cluster.kubectl_ok(&["get", "node", CLOUD, "--output=jsonpath={.metadata.labels}"]);
+    let of_the_cluster = labels()?;
+    let refused = twice.join(CLOUD, &token)?;
+    ensure!(told(&refused).contains("that is no edge node: choose another name"), "{}", told(&refused));
+    ground.edge.machine.must_be_as(&before)?;
+    ensure!(labels()? == of_the_cluster, "{}", labels()?);
+
     must(&twice.join(NODE, &token)?)?;
     run_pod(cluster, "web")?;
     let (files, pid) = (ground.edge.machine.made()?, ground.edge.sh("cat /run/edgecore.pid")?);

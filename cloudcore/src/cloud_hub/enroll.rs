@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::authority::{Authority, ClientCertificate, Secrets, Shown, unix_now};
 use super::listen::Port;
-use super::pins::{self, Pin, Pins, Told};
+use super::pins::{self, Holder, Pin, Pins, Told};
 use super::{admit, listen};
 
 /// A request is a few hundred bytes.
@@ -186,20 +186,20 @@ impl Enrolment {
                 return self.refuse(&node, from, StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
             }
         };
-        let pin = match self.pins.get(&node).await {
-            Ok(pin) => pin,
+        let holder = match self.pins.get(&node).await {
+            Ok(holder) => holder,
             Err(error) => {
                 tracing::warn!(%node, error, "read the node's key");
                 return text(StatusCode::INTERNAL_SERVER_ERROR, "the Node cannot be read now; try again");
             }
         };
-        let verdict = match (renewed, pin) {
+        let verdict = match (renewed, holder) {
             // Both keys count until the machine shows the new one: this answer may be lost on its way.
-            (Some(old), Some(pin)) if pin.keys.contains(&old) => {
+            (Some(old), Holder::Pinned(pin)) if pin.keys.contains(&old) => {
                 let both = Pin { address: from.to_string(), keys: vec![old, signed.fingerprint.clone()] };
                 self.pins.set(&node, &both).await
             }
-            (_, pin) => match pins::judge(&node, pin.as_ref(), &signed.fingerprint, from) {
+            (_, holder) => match pins::judge(&node, &holder, &signed.fingerprint, from) {
                 // The name is taken when the machine connects with its certificate, not by asking for one.
                 Ok(_) => Ok(()),
                 Err(why) => {

@@ -13,7 +13,7 @@ use crate::namespace::NAMESPACE;
 
 use super::authority::{SecretData, Secrets};
 use super::enroll::NodeLookup;
-use super::pins::{ANNOTATION, Pin, Pins};
+use super::pins::{ANNOTATION, Holder, Pin, Pins};
 
 /// The API server behind CloudHub's traits. Cheap to clone.
 #[derive(Clone)]
@@ -87,11 +87,11 @@ impl NodeLookup for InCluster {
 
 #[async_trait]
 impl Pins for InCluster {
-    async fn get(&self, node: &NodeName) -> Result<Option<Pin>, String> {
+    async fn get(&self, node: &NodeName) -> Result<Holder, String> {
         let api = Api::<Node>::all(self.client.clone());
         let node = api.get_metadata_opt(node.as_str()).await.map_err(|error| error.to_string())?;
-        let text = node.and_then(|node| node.metadata.annotations?.remove(ANNOTATION));
-        Ok(text.and_then(|text| Pin::parse(&text)))
+        let of = |node: &ObjectMeta| Holder::of(node.labels.as_ref(), node.annotations.as_ref());
+        Ok(node.map_or(Holder::Nobody, |node| of(&node.metadata)))
     }
 
     async fn set(&self, node: &NodeName, pin: &Pin) -> Result<(), String> {

@@ -29,7 +29,7 @@ use self::authority::{ClientCertificate, Secrets};
 use self::enroll::{Enrolment, NodeLookup};
 use self::listen::ClientCertificates;
 use self::node_link::{LinkParts, NodeLink, Violations};
-use self::pins::{Pin, Pins, Told};
+use self::pins::{Holder, Pin, Pins, Told};
 use crate::config::CloudHubConfig;
 use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Graph, Upstream};
@@ -249,8 +249,15 @@ impl Hub {
                 self.config.node_limit
             ));
         }
-        let pin = self.parts.pins.get(&node).await?.or_else(|| self.shown().get(&node).cloned());
-        if let Err(why) = pins::judge(&node, pin.as_ref(), &certificate.fingerprint, from.ip()) {
+        let holder = match self.parts.pins.get(&node).await? {
+            // Before it is registered, or noted there.
+            Holder::Nobody | Holder::Edge => match self.shown().get(&node) {
+                Some(pin) => Holder::Pinned(pin.clone()),
+                None => Holder::Nobody,
+            },
+            holder => holder,
+        };
+        if let Err(why) = pins::judge(&node, &holder, &certificate.fingerprint, from.ip()) {
             if self.told.is_due(&node, Instant::now()) {
                 self.parts.pins.tell_refused(&node, &why).await;
             }
@@ -292,8 +299,9 @@ impl Hub {
             Arc::new(move || {
                 let (pins, node, key) = (Arc::clone(&pins), node.clone(), certificate.fingerprint.clone());
                 tokio::spawn(async move {
-                    let known = pins.get(&node).await.ok().flatten();
-                    if let Ok(Some(pin)) = pins::judge(&node, known.as_ref(), &key, from.ip())
+                    // A Node that cannot be read now is noted at the next connection.
+                    if let Ok(holder) = pins.get(&node).await
+                        && let Ok(Some(pin)) = pins::judge(&node, &holder, &key, from.ip())
                         && let Err(error) = pins.set(&node, &pin).await
                     {
                         tracing::warn!(%node, error, "note the node's key");

@@ -2,9 +2,11 @@
 //!
 //! Kept as an annotation of the Node, so that every cloudcore sees it and deleting the Node frees the name. During a
 //! renewal both keys count, since nobody knows whether the machine got the answer. A machine that lost its key is another
-//! machine: its Node has to be deleted before it joins again. Called by enrolment and the listeners.
+//! machine: its Node has to be deleted before it joins again. A Node that is no edge node's belongs to the kubelet that
+//! registered it: else a join token would be a way to what runs on the cluster's own machines. Called by enrolment and the
+//! listeners.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use async_trait::async_trait;
 use ke_wire::NodeName;
 
 use super::authority::Fingerprint;
+use crate::edge_controller::{CLOUDCORE, EDGE_LABEL};
 
 /// What stands in the annotation: `<address> <fingerprint>[,<fingerprint>]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +52,44 @@ impl Pin {
     }
 }
 
+/// Whose a node's name is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// There is no such Node.
+    Nobody,
+    /// An edge node's that has shown no key yet: KubeEdge's, or one that people made beforehand.
+    Edge,
+    /// That of the machine with these keys.
+    Pinned(Pin),
+    /// A machine's that is no edge node.
+    Other,
+}
+
+impl Holder {
+    /// Of a Node that is there.
+    #[must_use]
+    pub fn of(
+        labels: Option<&BTreeMap<String, String>>,
+        annotations: Option<&BTreeMap<String, String>>,
+    ) -> Self {
+        let annotation = |key: &str| annotations.and_then(|annotations| annotations.get(key));
+        match annotation(ANNOTATION).and_then(|text| Pin::parse(text)) {
+            Some(pin) => Self::Pinned(pin),
+            None if labels.is_some_and(|labels| labels.contains_key(EDGE_LABEL))
+                || annotation(CLOUDCORE).is_some() =>
+            {
+                Self::Edge
+            }
+            None => Self::Other,
+        }
+    }
+}
+
 /// The pins of all nodes.
 #[async_trait]
 pub trait Pins: Send + Sync + 'static {
-    /// The node's pin; `None` when the Node or the pin is not there.
-    async fn get(&self, node: &NodeName) -> Result<Option<Pin>, String>;
+    /// Whose the name is.
+    async fn get(&self, node: &NodeName) -> Result<Holder, String>;
     /// Sets the pin, if the Node is there.
     async fn set(&self, node: &NodeName, pin: &Pin) -> Result<(), String>;
     /// Tells people that a second machine claimed the name.
@@ -63,13 +99,18 @@ pub trait Pins: Send + Sync + 'static {
 /// Judges a key for a name. `Ok` is the pin to write, if it changes. The error is one sentence.
 pub fn judge(
     node: &NodeName,
-    pin: Option<&Pin>,
+    holder: &Holder,
     key: &Fingerprint,
     from: IpAddr,
 ) -> Result<Option<Pin>, String> {
-    match pin {
-        None => Ok(Some(Pin::new(from, key.clone()))),
-        Some(pin) => match pin.keys.iter().position(|known| known == key) {
+    match holder {
+        Holder::Nobody | Holder::Edge => Ok(Some(Pin::new(from, key.clone()))),
+        Holder::Other => Err(format!(
+            "node {node} is a machine of the cluster that is no edge node: choose another name (--edgenode-name). If that \
+             machine is gone, run: kubectl delete node {node}. If its Node was made for an edge machine, run: kubectl label \
+             node {node} {EDGE_LABEL}="
+        )),
+        Holder::Pinned(pin) => match pin.keys.iter().position(|known| known == key) {
             // Keys stand in the order of their age: showing one ends the older ones. The old one does not end the new
             // one, whose certificate may just be on its way.
             Some(age) => {
@@ -123,10 +164,12 @@ mod tests {
         let node = "edge-1".parse().unwrap();
         let key = |text: &str| Fingerprint(text.into());
         let from: IpAddr = "192.0.2.1".parse().unwrap();
-        let first = judge(&node, None, &key("a"), from).unwrap().unwrap();
+        let first = judge(&node, &Holder::Nobody, &key("a"), from).unwrap().unwrap();
+        assert_eq!(judge(&node, &Holder::Edge, &key("a"), from).unwrap().unwrap(), first);
         assert_eq!(Pin::parse(&first.text()).as_ref(), Some(&first));
-        assert_eq!(judge(&node, Some(&first), &key("a"), from), Ok(None));
-        let sentence = judge(&node, Some(&first), &key("b"), "192.0.2.2".parse().unwrap()).unwrap_err();
+        assert_eq!(judge(&node, &Holder::Pinned(first.clone()), &key("a"), from), Ok(None));
+        let sentence = judge(&node, &Holder::Pinned(first.clone()), &key("b"), "192.0.2.2".parse().unwrap())
+            .unwrap_err();
         assert!(
             sentence.contains("192.0.2.1")
                 && sentence.contains("192.0.2.2")
@@ -135,12 +178,40 @@ mod tests {
         // A renewal: both count until the machine shows one of them.
         let both = Pin { keys: vec![key("a"), key("b")], ..first };
         assert_eq!(
-            judge(&node, Some(&both), &key("a"), from),
+            judge(&node, &Holder::Pinned(both.clone()), &key("a"), from),
             Ok(None),
             "the new certificate may be on its way"
         );
-        assert_eq!(judge(&node, Some(&both), &key("b"), from).unwrap().unwrap().keys, vec![key("b")]);
+        assert_eq!(
+            judge(&node, &Holder::Pinned(both.clone()), &key("b"), from).unwrap().unwrap().keys,
+            vec![key("b")]
+        );
         assert_eq!(Pin::parse("x"), None);
+    }
+
+    #[test]
+    fn a_node_of_the_clusters_own_is_nobody_elses() {
+        let map = |entries: &[(&str, &str)]| -> BTreeMap<String, String> {
+            entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let check = |labels: &[(&str, &str)], annotations: &[(&str, &str)], expected: &Holder| {
+            let found = Holder::of(Some(&map(labels)), Some(&map(annotations)));
+            assert_eq!(found, *expected, "{labels:?} {annotations:?}");
+        };
+        let pin = Pin::new("192.0.2.1".parse().unwrap(), Fingerprint("a".into()));
+        check(&[], &[], &Holder::Other);
+        check(&[("node-role.kubernetes.io/control-plane", "")], &[], &Holder::Other);
+        check(&[(EDGE_LABEL, "")], &[], &Holder::Edge);
+        check(&[], &[(CLOUDCORE, "192.0.2.2")], &Holder::Edge);
+        check(&[], &[(ANNOTATION, &pin.text())], &Holder::Pinned(pin.clone()));
+        check(&[(EDGE_LABEL, "")], &[(ANNOTATION, "x")], &Holder::Edge);
+        check(&[], &[(ANNOTATION, "x")], &Holder::Other);
+        assert_eq!(Holder::of(None, None), Holder::Other);
+
+        let node = "control-1".parse().unwrap();
+        let why =
+            judge(&node, &Holder::Other, &Fingerprint("a".into()), "192.0.2.1".parse().unwrap()).unwrap_err();
+        assert!(why.contains("--edgenode-name") && why.contains("kubectl delete node control-1"), "{why}");
     }
 
     #[test]

@@ -32,36 +32,43 @@ async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
 }
 
-/// Nodes that exist, their pins, and what was told of them.
+/// Nodes that exist, whose they are, and what was told of them.
 #[derive(Default)]
 struct Nodes {
-    pins: Mutex<BTreeMap<NodeName, Option<Pin>>>,
+    holders: Mutex<BTreeMap<NodeName, Holder>>,
     told: Mutex<Vec<String>>,
 }
 
 impl Nodes {
     fn exist(&self, node: &str) {
-        self.pins.lock().unwrap().entry(node.parse().unwrap()).or_default();
+        self.holders.lock().unwrap().entry(node.parse().unwrap()).or_insert(Holder::Edge);
+    }
+
+    /// A kubelet's.
+    fn exist_elsewhere(&self, node: &str) {
+        self.holders.lock().unwrap().insert(node.parse().unwrap(), Holder::Other);
     }
 
     fn delete(&self, node: &str) {
-        self.pins.lock().unwrap().remove(node);
+        self.holders.lock().unwrap().remove(node);
     }
 
     fn keys(&self, node: &str) -> BTreeSet<String> {
-        let pin = self.pins.lock().unwrap().get(node).cloned().flatten();
-        pin.map(|pin| pin.keys.into_iter().map(|key| key.0).collect()).unwrap_or_default()
+        match self.holders.lock().unwrap().get(node) {
+            Some(Holder::Pinned(pin)) => pin.keys.iter().map(|key| key.0.clone()).collect(),
+            _ => BTreeSet::new(),
+        }
     }
 }
 
 #[async_trait]
 impl Pins for Nodes {
-    async fn get(&self, node: &NodeName) -> Result<Option<Pin>, String> {
-        Ok(self.pins.lock().unwrap().get(node).cloned().flatten())
+    async fn get(&self, node: &NodeName) -> Result<Holder, String> {
+        Ok(self.holders.lock().unwrap().get(node).cloned().unwrap_or(Holder::Nobody))
     }
     async fn set(&self, node: &NodeName, pin: &Pin) -> Result<(), String> {
-        if let Some(kept) = self.pins.lock().unwrap().get_mut(node) {
-            *kept = Some(pin.clone());
+        if let Some(holder) = self.holders.lock().unwrap().get_mut(node) {
+            *holder = Holder::Pinned(pin.clone());
         }
         Ok(())
     }
@@ -73,7 +80,7 @@ impl Pins for Nodes {
 #[async_trait]
 impl NodeLookup for Nodes {
     async fn exists(&self, node: &NodeName) -> Result<bool, String> {
-        Ok(self.pins.lock().unwrap().contains_key(node))
+        Ok(self.holders.lock().unwrap().contains_key(node))
     }
 }
 

@@ -22,7 +22,7 @@ use super::handle::LinkNews;
 use super::observed;
 
 /// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
-const CLOUDCORE: &str = "cloudcore";
+pub(crate) const CLOUDCORE: &str = "cloudcore";
 /// A lease belongs to one node, so that a lost race is with itself: reading it anew settles it.
 const LEASE_TRIES: u32 = 3;
 

@@ -37,11 +37,13 @@ use self::tolerations::{Policy, Stay};
 use crate::device_controller::handle::{DeviceInbox, FromEdge};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
+pub(crate) use answers::CLOUDCORE;
 pub(crate) use api::{ApiServer, Call, Content, object_path};
 pub(crate) use fetch::vanished;
 pub use graph::Graph;
 pub use handle::{FromNode, Upstream};
 pub use pod_ranges::Pool;
+pub(crate) use watch::EDGE_LABEL;
 
 /// Reads that are under way at once: data named for the first time, Pods of a node that came late.
 const FETCHES: usize = 16;

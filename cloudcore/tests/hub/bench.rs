@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloudcore::cloud_hub::admit::NodeGraph;
 use cloudcore::cloud_hub::authority::{Authority, SecretData, Secrets};
 use cloudcore::cloud_hub::enroll::NodeLookup;
-use cloudcore::cloud_hub::pins::{Pin, Pins};
+use cloudcore::cloud_hub::pins::{Holder, Pin, Pins};
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
 use cloudcore::config::CloudHubConfig;
 use cloudcore::device_controller::DeviceInbox;
@@ -71,8 +71,10 @@ pub(crate) struct MemoryNodes {
 
 #[async_trait]
 impl Pins for MemoryNodes {
-    async fn get(&self, node: &NodeName) -> Result<Option<Pin>, String> {
-        Ok(self.pins.lock().unwrap().get(node).cloned())
+    async fn get(&self, node: &NodeName) -> Result<Holder, String> {
+        let pin = self.pins.lock().unwrap().get(node).cloned();
+        let is_there = self.known.lock().unwrap().contains(node.as_str());
+        Ok(pin.map_or(if is_there { Holder::Edge } else { Holder::Nobody }, Holder::Pinned))
     }
     async fn set(&self, node: &NodeName, pin: &Pin) -> Result<(), String> {
         if self.known.lock().unwrap().contains(node.as_str()) {

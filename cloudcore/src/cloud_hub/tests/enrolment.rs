@@ -171,3 +171,17 @@ async fn a_second_machine_needs_the_first_ones_node_deleted() {
     let (status, why, _) = bench.enrol(None, "edge-a", "edge-a", &bench.token()).await;
     assert_eq!(status, 200, "{why}");
 }
+
+#[tokio::test]
+async fn a_token_is_no_way_to_the_clusters_own_machines() {
+    let bench = bench(|_| {}).await;
+    bench.nodes.exist_elsewhere("control-1");
+    let (status, why, _) = bench.enrol(None, "control-1", "control-1", &bench.token()).await;
+    assert_eq!(status, 409, "{why}");
+    assert!(why.contains("node control-1 is a machine of the cluster that is no edge node"), "{why}");
+    // Nor with a certificate from when there was no such Node.
+    let identity = Identity::signed_by(&bench.authority, "control-1");
+    let farewell = dial(&bench, &identity, "control-1").await.unwrap().farewell().await;
+    assert!(farewell.contains("no edge node"), "{farewell}");
+    assert!(bench.nodes.keys("control-1").is_empty(), "its Node was written to");
+}
