@@ -137,6 +137,8 @@ pub(crate) trait Host {
     fn own_program(&self) -> io::Result<PathBuf>;
     /// Folders of PATH.
     fn program_folders(&self) -> Vec<PathBuf>;
+    /// Whether this program may do what root may.
+    fn is_root(&self) -> bool;
     /// Of this program's environment.
     fn variable(&self, name: &str) -> Option<String>;
     /// The machine's name.
@@ -457,6 +459,10 @@ impl Host for Machine {
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect()
     }
 
+    fn is_root(&self) -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
     }
@@ -580,6 +586,13 @@ mod tests {
         fs::write(&path, &body).unwrap();
         assert!(Machine::new().holds(&path, b"needle").unwrap());
         assert!(!Machine::new().holds(&path, b"needles").unwrap());
+    }
+
+    #[test]
+    fn who_runs_this_is_known() {
+        // The kernel gives a process's files to the user that it runs as.
+        let owner = fs::metadata("/proc/self/stat").unwrap().uid();
+        assert_eq!(Machine::new().is_root(), owner == 0);
     }
 
     #[test]

@@ -39,6 +39,17 @@ struct Edge {
     remote_runtime_endpoint: Option<String>,
 }
 
+impl Args {
+    /// The command's words, if it changes this machine.
+    pub(crate) fn of_machine(&self) -> Option<&'static str> {
+        match self.side {
+            None => Some("reset"),
+            Some(Side::Edge(_)) => Some("reset edge"),
+            Some(Side::Cloud(_)) => None,
+        }
+    }
+}
+
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let edge = match &args.side {
         Some(Side::Cloud(args)) => return reset_cloud::run(args),

@@ -64,6 +64,16 @@ struct Edge {
     disable_backup: Option<bool>,
 }
 
+impl Args {
+    /// The command's words, if it changes this machine.
+    pub(crate) fn of_machine(&self) -> Option<&'static str> {
+        match self.side {
+            Side::Edge(_) => Some("upgrade edge"),
+            Side::Cloud(_) => None,
+        }
+    }
+}
+
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     match &args.side {
         Side::Edge(edge) => upgrade(host, edge, &mut |line| println!("{line}")),

@@ -26,6 +26,8 @@ pub(crate) struct FakeHost {
     pub(crate) changes_left: Cell<Option<usize>>,
     /// Whether somebody else holds every lock.
     pub(crate) is_locked: Cell<bool>,
+    /// Whether who runs this is not root.
+    pub(crate) is_user: Cell<bool>,
     /// Bytes that are free; `None`: plenty.
     pub(crate) free: Cell<Option<u64>>,
     /// What running a program does, where more than words are needed.
@@ -256,6 +258,10 @@ impl Host for FakeHost {
 
     fn program_folders(&self) -> Vec<PathBuf> {
         vec!["/usr/bin".into()]
+    }
+
+    fn is_root(&self) -> bool {
+        !self.is_user.get()
     }
 
     fn variable(&self, name: &str) -> Option<String> {
