@@ -578,6 +578,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_write_left_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, host) = (folder.path().join("token"), Machine::new());
+        let original = folder.path().join("original");
+        let leave_half = || {
+            fs::write(beside(&path), "half of it").unwrap();
+            // Others could read what is written now.
+            fs::set_permissions(beside(&path), Permissions::from_mode(0o666)).unwrap();
+        };
+        leave_half();
+        host.write(&path, b"whole", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(host.mode(&path).unwrap(), 0o600);
+        assert!(!beside(&path).exists());
+
+        host.write(&original, b"other", 0o640).unwrap();
+        leave_half();
+        host.copy(&original, &path, Rights::Same).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"other");
+        assert_eq!(host.mode(&path).unwrap(), 0o640);
+        assert!(!beside(&path).exists());
+
+        // What cannot be put in its place leaves no half.
+        let taken = folder.path().join("taken");
+        fs::create_dir_all(taken.join("by-a-folder")).unwrap();
+        host.write(&taken, b"whole", 0o600).unwrap_err();
+        assert!(!beside(&taken).exists());
+    }
+
+    #[test]
     fn bytes_are_found_across_pieces() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");

@@ -243,6 +243,29 @@ mod tests {
     }
 
     #[test]
+    fn a_dry_run_over_one_that_was_cut_short_takes_nothing_back() {
+        let mut n_seen = 0;
+        for n_changes in 0..80 {
+            let host = machine();
+            host.changes_left.set(Some(n_changes));
+            let (cut, _) = take_over(&host);
+            if cut.is_ok() {
+                break;
+            }
+            if Journal::read(&host).unwrap().is_none() {
+                continue;
+            }
+            let before = host.files.borrow().clone();
+            let mut said = Vec::new();
+            run(&host, LIMIT, true, &mut |line| said.push(line.to_owned())).unwrap();
+            assert_eq!(said, ["an earlier run was cut short: it would be taken back first"]);
+            assert_eq!(*host.files.borrow(), before, "after {n_changes} changes");
+            n_seen += 1;
+        }
+        assert!(n_seen > 10, "only {n_seen} were cut after they had begun");
+    }
+
+    #[test]
     fn what_is_no_node_of_kubeedges_is_refused() {
         let check = |missing: &str, expected: &str| {
             let host = machine();
