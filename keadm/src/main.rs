@@ -10,6 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod age;
 mod apply;
+mod arch;
 mod backup;
 mod binary;
 mod bundle;
