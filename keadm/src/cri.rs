@@ -3,7 +3,7 @@
 //!
 //! A runtime gives no file out of an image. So a container of it runs keadm's own `install-into`, which copies the programs beside
 //! it into a folder of the machine. No sandbox of ours outlives the call; one of a keadm that was killed goes first. Whoever may
-//! pull is the runtime's business: registries and their passwords are its configuration. Called by `host.rs` alone.
+//! pull is the runtime's business: registries and their passwords are its configuration. Called by `host/machine.rs` alone.
 
 use std::fs;
 use std::future::Future;

@@ -2,6 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+use ring::digest;
 
 use super::*;
 
@@ -119,7 +122,7 @@ impl Host for FakeHost {
     }
 
     fn lock(&self, _: &Path, _: Duration) -> io::Result<Option<Lock>> {
-        Ok((!self.is_locked.get()).then_some(Lock { held: None }))
+        Ok((!self.is_locked.get()).then_some(Lock::of_nothing()))
     }
 
     fn exists(&self, path: &Path) -> bool {
