@@ -200,20 +200,6 @@ fn a_store_in_another_place_goes_with_the_node() {
 }
 
 #[test]
-fn clouds_are_named_in_many_ways() {
-    let check = |text: &str, expected: Option<(&str, u16)>| {
-        assert_eq!(cloud(text).ok(), expected.map(|(host, port)| (host.to_owned(), port)), "{text}");
-    };
-    check("10.0.0.1:10000", Some(("10.0.0.1", 10000)));
-    check("cloud.example", Some(("cloud.example", 10000)));
-    check("[fd00::1]:443", Some(("[fd00::1]", 443)));
-    check("[fd00::1]", Some(("[fd00::1]", 10000)));
-    for wrong in ["", ":1", "a:b", "a:0", "a:70000", "[fd00::1", "[x]:1", "fd00::1", "a b:1", "https://a:1"] {
-        check(wrong, None);
-    }
-}
-
-#[test]
 fn flags_that_cannot_be_meant_are_refused() {
     let check = |line: &str, expected: &str| {
         let (done, _) = try_join(&machine(), line);
