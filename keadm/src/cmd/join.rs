@@ -18,11 +18,11 @@ use super::{Failure, manifest, script, takeover_edge};
 use crate::change;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
-use crate::look::{self, Preflight};
 use crate::node;
 use crate::plan::{self, Step};
 use crate::pod_network;
-use crate::render::{self, CONFIG, ENVIRONMENT, KEADM, PROGRAM, TOKEN, Wanted};
+use crate::preflight::{self, Preflight};
+use crate::render::{self, CONFIG, ENVIRONMENT, KEADM, NodeSettings, PROGRAM, TOKEN};
 use crate::service::Manager;
 use crate::supplies::{Sources, Supplies};
 
@@ -83,12 +83,12 @@ fn join_with(
     host: &dyn Host,
     args: &Args,
     joined: Joined,
-    wanted: &mut Wanted,
+    wanted: &mut NodeSettings,
     token: &str,
     supplies: &Supplies,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
-    let admin = look(host, supplies, wanted, token, say)?;
+    let admin = look_at_machine(host, supplies, wanted, token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
     let tree = render::config(wanted, TOKEN).map_err(Failure::Usage)?;
@@ -168,10 +168,10 @@ fn is_there(
 
 /// Lets edgecore look at the machine and the cloud, takes the runtime's cgroup driver where nobody named one, and has edgecore
 /// make pods' network where there is none. Gives the address at which edgecore will say how the node stands.
-fn look(
+fn look_at_machine(
     host: &dyn Host,
     supplies: &Supplies,
-    wanted: &mut Wanted,
+    wanted: &mut NodeSettings,
     token: &str,
     say: &mut dyn FnMut(&str),
 ) -> Result<SocketAddr, Failure> {
@@ -196,14 +196,14 @@ fn look(
     });
     host.remove_tree(trial).context("clear /run/keadm-join")?;
     let (report, config) = looked?;
-    look::judge(&report, say)?;
+    preflight::judge(&report, say)?;
     node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))
 }
 
 fn look_once(
     host: &dyn Host,
     edgecore: &Path,
-    wanted: &Wanted,
+    wanted: &NodeSettings,
     token: &str,
 ) -> Result<(Preflight, Value), Failure> {
     let file = |name: &str| format!("{TRIAL}/{name}");
@@ -212,11 +212,11 @@ fn look_once(
     host.write(Path::new(&file("token")), token.as_bytes(), 0o600).context("write a trial configuration")?;
     host.write(Path::new(&file("edgecore.yaml")), yaml.as_bytes(), 0o600)
         .context("write a trial configuration")?;
-    Ok((look::ask(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
+    Ok((preflight::before_change(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
 }
 
 fn steps(
-    wanted: &Wanted,
+    wanted: &NodeSettings,
     programs: &[(PathBuf, &str)],
     (config, database): (&str, &str),
     token: &str,

@@ -14,9 +14,9 @@ use super::Failure;
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
-use crate::look;
 use crate::node;
 use crate::plan::{self, Step};
+use crate::preflight;
 use crate::render::{CERTIFICATES, CONFIG, KEADM, PROGRAM};
 use crate::service::Manager;
 
@@ -51,7 +51,7 @@ pub(crate) fn run(
     let config = kubeedges(host)?;
     let joined = joined(host, &config)?;
     let edgecore = binary::find_new(host).map_err(Failure::Refused)?;
-    look::judge(&look::ask(host, &edgecore, Path::new(CONFIG))?, say)?;
+    preflight::judge(&preflight::before_change(host, &edgecore, Path::new(CONFIG))?, say)?;
     let admin = node::admin(&config).map_err(|wrong| Failure::Refused(format!("{CONFIG}: {wrong}")))?;
     let keadm = host.own_program().context("find this program")?;
     let steps =

@@ -13,7 +13,7 @@ use super::edgecore::Edgecore;
 use super::finding::tell;
 use super::{Failure, Form};
 use crate::host::Host;
-use crate::look::Finding;
+use crate::preflight::Finding;
 use crate::reach::Reach;
 use crate::render::CONFIG;
 
@@ -64,15 +64,15 @@ enum What {
 }
 
 pub(super) fn run(host: &dyn Host, reach: &dyn Reach, args: &Args) -> Result<(), Failure> {
-    tell(&look(host, reach, args.what, &args.options), args.output)
+    tell(&findings(host, reach, args.what, &args.options), args.output)
 }
 
 /// Everything.
 pub(super) fn everything(host: &dyn Host, reach: &dyn Reach, options: &Options) -> Vec<Finding> {
-    look(host, reach, What::All, options)
+    findings(host, reach, What::All, options)
 }
 
-fn look(host: &dyn Host, reach: &dyn Reach, what: What, options: &Options) -> Vec<Finding> {
+fn findings(host: &dyn Host, reach: &dyn Reach, what: What, options: &Options) -> Vec<Finding> {
     let mut findings = Vec::new();
     let is = |which: What| what == which || what == What::All;
     if is(What::Cpu) {
@@ -230,7 +230,7 @@ mod tests {
             let mut options = Options { domain: "known".into(), config: CONFIG.into(), ..Options::default() };
             change(&mut options);
             let lines: Vec<String> =
-                look(&host, &Nowhere, what, &options).iter().map(Finding::line).collect();
+                findings(&host, &Nowhere, what, &options).iter().map(Finding::line).collect();
             assert_eq!(lines.len(), expected.len(), "{lines:?}");
             lines
                 .iter()
@@ -254,8 +254,12 @@ mod tests {
         let host = FakeHost::new(&[PROGRAM]);
         let report = r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"},{"check":"clock","verdict":"ok","found":"x"}]}"#;
         host.prints.borrow_mut().push((PROGRAM.into(), report.into()));
-        let findings =
-            look(&host, &Nowhere, What::Runtime, &Options { config: CONFIG.into(), ..Options::default() });
+        let findings = findings(
+            &host,
+            &Nowhere,
+            What::Runtime,
+            &Options { config: CONFIG.into(), ..Options::default() },
+        );
         assert_eq!(findings, [Finding::failed("runtime", "no runtime", "start it")]);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::render::{CERTIFICATES, Wanted};
+use crate::render::{CERTIFICATES, NodeSettings};
 use crate::service::Manager;
 
 #[derive(Debug, Default, clap::Args)]
@@ -95,7 +95,7 @@ pub(crate) struct Args {
     pub(super) with_mqtt: Option<bool>,
 }
 
-pub(super) fn wanted(host: &dyn Host, args: &Args) -> Result<Wanted, Failure> {
+pub(super) fn wanted(host: &dyn Host, args: &Args) -> Result<NodeSettings, Failure> {
     let (name, port) = cloud(&args.cloudcore_ipport).map_err(Failure::Usage)?;
     let node = args.edgenode_name.clone().unwrap_or_else(|| host.name().to_lowercase());
     if let Err(error) = node.parse::<NodeName>() {
@@ -108,7 +108,7 @@ pub(super) fn wanted(host: &dyn Host, args: &Args) -> Result<Wanted, Failure> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(Failure::Usage(format!("--labels: {label:?} is no NAME=VALUE"))),
     };
-    Ok(Wanted {
+    Ok(NodeSettings {
         node,
         host: name,
         port,

@@ -1,6 +1,6 @@
 //! Pure: what the kernel and `df` say of this machine, against what edgecore needs.
 
-use crate::look::Finding;
+use crate::preflight::Finding;
 
 /// KubeEdge's limits.
 const MIN_CORES: usize = 1;
@@ -119,7 +119,7 @@ pub(super) fn pids(max: &str, loadavg: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::look::Verdict;
+    use crate::preflight::Verdict;
 
     #[test]
     fn limits_are_kept() {
