@@ -17,6 +17,8 @@ use flate2::write::GzEncoder;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use crate::arch;
+
 /// The first file in it.
 const MANIFEST: &str = "manifest.json";
 /// A list is small; what says more is none.
@@ -154,7 +156,7 @@ pub(crate) struct Bundle {
 
 /// Reads the list. Errors: no bundle, one of a later keadm, one for another processor, paths that no bundle has.
 pub(crate) fn open(path: &Path) -> Result<Bundle, String> {
-    open_for(path, own_arch())
+    open_for(path, arch::own())
 }
 
 fn open_for(path: &Path, arch: &str) -> Result<Bundle, String> {
@@ -353,28 +355,6 @@ fn sum(path: &Path) -> io::Result<(u64, String)> {
     let mut file = Summed::new(File::open(path)?);
     io::copy(&mut file, &mut io::sink())?;
     Ok(file.finish())
-}
-
-/// This machine's processor as in the names of archives.
-pub(crate) fn own_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-/// The processor that a program is for, by the number in its ELF header.
-pub(crate) fn arch_of(program: &Path) -> Result<&'static str, String> {
-    let mut header = [0; 20];
-    let read = File::open(program).and_then(|mut file| file.read_exact(&mut header));
-    match (read, header) {
-        (Ok(()), [0x7f, b'E', b'L', b'F', .., 62, 0]) => Ok("amd64"),
-        (Ok(()), [0x7f, b'E', b'L', b'F', .., 183, 0]) => Ok("arm64"),
-        (Ok(()), [0x7f, b'E', b'L', b'F', .., 40, 0]) => Ok("arm"),
-        (Err(error), _) if error.kind() != ErrorKind::UnexpectedEof => Err(told("read", program, &error)),
-        _ => Err(format!("{} is no Linux program for amd64, arm64 or arm", program.display())),
-    }
 }
 
 fn told(what: &str, path: &Path, error: &io::Error) -> String {

@@ -3,7 +3,7 @@
 //!
 //! A runtime gives no file out of an image. So a container of it runs keadm's own `install-into`, which copies the programs beside
 //! it into a folder of the machine. No sandbox of ours outlives the call; one of a keadm that was killed goes first. Whoever may
-//! pull is the runtime's business: registries and their passwords are its configuration. Called by `host.rs` alone.
+//! pull is the runtime's business: registries and their passwords are its configuration. Called by `host/machine.rs` alone.
 
 use std::fs;
 use std::future::Future;
@@ -249,33 +249,4 @@ fn socket(endpoint: &str) -> Result<PathBuf, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn endpoints_are_sockets() {
-        let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(socket(text).ok(), expected.map(PathBuf::from), "{text}");
-        };
-        check("unix:///run/x.sock", Some("/run/x.sock"));
-        check("/run/x.sock", Some("/run/x.sock"));
-        check("tcp://127.0.0.1:1", None);
-        check("", None);
-    }
-
-    #[test]
-    fn nobody_at_a_socket_is_told() {
-        let why = pull("unix:///no/such.sock", "a:1").unwrap_err();
-        assert!(why.contains("no container runtime at /no/such.sock"), "{why}");
-    }
-
-    #[test]
-    fn the_container_gets_the_folder_and_no_more() {
-        let config = container("a:1", Path::new("/var/lib/x"));
-        assert_eq!(config.command, [PROGRAM, "install-into", "/host"]);
-        assert_eq!(config.mounts.len(), 1);
-        assert_eq!(config.mounts[0].host_path, "/var/lib/x");
-        let security = config.linux.unwrap().security_context.unwrap();
-        assert!(security.no_new_privs && security.readonly_rootfs && !security.privileged);
-    }
-}
+mod tests;

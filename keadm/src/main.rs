@@ -10,6 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod age;
 mod apply;
+mod arch;
 mod backup;
 mod binary;
 mod bundle;
@@ -22,15 +23,16 @@ mod health;
 mod host;
 mod image;
 mod journal;
-mod look;
 mod node;
 mod objects;
 mod owned;
 mod plan;
 mod pod_network;
+mod preflight;
 mod reach;
 mod render;
 mod rollout;
+mod root;
 mod service;
 mod set;
 mod supplies;
@@ -113,6 +115,38 @@ enum Command {
     InstallInto(cmd::install_into::Args),
 }
 
+impl Command {
+    /// Its words without flags, if it changes this machine. With `--dry-run`, too: what is looked at is root's to see.
+    fn of_root(&self) -> Option<&'static str> {
+        match self {
+            Self::Join(_) => Some("join"),
+            Self::Reset(args) => args.of_machine(),
+            Self::Upgrade(args) => args.of_machine(),
+            Self::Backup(_) => Some("backup edge"),
+            Self::Rollback(_) => Some("rollback edge"),
+            Self::Config(args) => args.of_machine(),
+            Self::ConfigUpdate(_) => Some("config-update"),
+            Self::Deprecated(args) => args.of_machine(),
+            Self::Recover(_) => Some("recover"),
+            // `ctl` and `debug` look, each at what its user may see; the rest is not about this machine's node.
+            Self::Init(_)
+            | Self::Manifest(_)
+            | Self::Gettoken(_)
+            | Self::Token(_)
+            | Self::Bundle(_)
+            | Self::Ctl(_)
+            | Self::Debug(_)
+            | Self::Batch(_)
+            | Self::Completion(_)
+            | Self::Man(_)
+            | Self::Version(_)
+            | Self::Beta
+            | Self::Supervise(_)
+            | Self::InstallInto(_) => None,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     // The only provider in the tree; a second installation would be the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -130,6 +164,9 @@ fn main() -> ExitCode {
 }
 
 fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
+    if let Some(words) = command.of_root() {
+        root::must_be(host, words)?;
+    }
     match command {
         Command::Init(args) => cmd::init::run(&args),
         Command::Manifest(args) => cmd::manifest::run(&args),

@@ -239,6 +239,8 @@ mod tests {
             Step::Program { from: "/opt/edgecore".into(), to: "/usr/local/bin/edgecore".into() },
             Step::File { path: "/etc/kubeedge/token".into(), mode: 0o600, body: b"t".to_vec() },
             undo("stop"),
+            // In a folder that stays: nothing else takes away half of it.
+            Step::File { path: "/var/lib/edgecore.service".into(), mode: 0o644, body: b"u".to_vec() },
             run("start"),
             Step::WaitReady { address: "127.0.0.1:1".parse().unwrap(), limit: Duration::from_secs(30) },
             Step::Drop("/etc/kubeedge/token".into()),
@@ -320,8 +322,9 @@ mod tests {
             let mut left = host.files.borrow().clone();
             // Made before its journal; empty.
             left.remove(Path::new("/var/lib/keadm"));
-            // A copy that nobody needed yet.
+            // A copy that nobody needed yet, or half of one; the next one takes its place.
             left.remove(Path::new("/usr/local/bin/edgecore.keadm-before"));
+            left.remove(Path::new("/usr/local/bin/edgecore.keadm-before.keadm-new"));
             assert_eq!(left, before, "after {n_changes} changes");
             if is_done {
                 return;

@@ -48,9 +48,9 @@ pub(crate) fn read_environment(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(pair).collect()
 }
 
-/// What the flags say.
+/// What the flags say of the node, and what the machine answered where they say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct NodeSettings {
     pub(crate) node: String,
     /// host, as URLs write it: IPv6 in brackets.
     pub(crate) host: String,
@@ -69,7 +69,7 @@ pub(crate) struct Wanted {
 }
 
 /// edgecore.yaml as a tree. `token`: the file that holds the join token.
-pub(crate) fn config(wanted: &Wanted, token: &str) -> Result<Value, String> {
+pub(crate) fn config(wanted: &NodeSettings, token: &str) -> Result<Value, String> {
     let mut kubelet = kubelet(&wanted.kubelet)?;
     put(&mut kubelet, "containerRuntimeEndpoint", json!(wanted.runtime));
     if let Some(driver) = &wanted.cgroup_driver {
@@ -145,15 +145,15 @@ pub(crate) fn yaml(config: &Value, command: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn wanted() -> Wanted {
-        Wanted {
+    fn wanted() -> NodeSettings {
+        NodeSettings {
             node: "edge-1".into(),
             host: "10.0.0.1".into(),
             port: 10000,
             certificate_port: 10002,
             certificates: CERTIFICATES.into(),
             runtime: "unix:///run/containerd/containerd.sock".into(),
-            ..Wanted::default()
+            ..NodeSettings::default()
         }
     }
 
@@ -188,7 +188,7 @@ mod tests {
                 },
             })
         );
-        let more = Wanted {
+        let more = NodeSettings {
             host: "[fd00::1]".into(),
             certificates: "/data/certs".into(),
             cgroup_driver: Some("systemd".into()),
@@ -198,14 +198,14 @@ mod tests {
         };
         let of =
             |kind: &str| json!({"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": kind, "maxPods": 50});
-        let more = Wanted { kubelet: of("KubeletConfiguration"), ..more };
+        let more = NodeSettings { kubelet: of("KubeletConfiguration"), ..more };
         let network = |conf_dir: &str| {
-            let wanted = Wanted { pod_network: Some(conf_dir.into()), ..wanted() };
+            let wanted = NodeSettings { pod_network: Some(conf_dir.into()), ..wanted() };
             config(&wanted, TOKEN).unwrap()["modules"]["edged"]["podNetwork"].clone()
         };
         assert_eq!(network("/etc/cni/net.d"), json!({"manage": true}));
         assert_eq!(network("/k/net.d"), json!({"manage": true, "confDir": "/k/net.d"}));
-        let wrong = config(&Wanted { kubelet: of("Pod"), ..more.clone() }, TOKEN).unwrap_err();
+        let wrong = config(&NodeSettings { kubelet: of("Pod"), ..more.clone() }, TOKEN).unwrap_err();
         assert!(wrong.contains("kind \"Pod\""), "{wrong}");
         let config = config(&more, "/run/keadm/token").unwrap();
         assert_eq!(config["modules"]["edged"]["tailoredKubeletConfig"]["maxPods"], 50);

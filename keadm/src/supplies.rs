@@ -194,6 +194,40 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_here_is_asked_of_no_registry() {
+        let gather = |held: bool, repository: Option<&'static str>, is_dry_run: bool| {
+            let host = FakeHost::new(&["/run/runtime.sock"]);
+            let image = of_programs(repository);
+            host.images.borrow_mut().extend(held.then_some(image));
+            let sources = Sources { repository, is_dry_run, ..from(None) };
+            let done = Supplies::gather(&host, sources, &mut |_| {});
+            let ran = host.ran.borrow().clone();
+            (done, ran, host.exists(Path::new(FOLDER)))
+        };
+        for repository in [None, Some("r.example/x")] {
+            let (done, ran, _) = gather(true, repository, false);
+            done.unwrap();
+            assert!(ran.is_empty(), "{repository:?}: {ran:?}");
+        }
+        // Which registry, nobody said: none is guessed.
+        let (Err(Failure::Refused(why)), ran, is_left) = gather(false, None, false) else {
+            panic!("not here")
+        };
+        assert!(why.contains("is not here; --image-repository PREFIX"), "{why}");
+        assert!(ran.is_empty() && !is_left, "{ran:?}");
+        let (done, ran, _) = gather(false, Some("r.example/x"), false);
+        done.unwrap();
+        assert_eq!(ran, [format!("pull {}", of_programs(Some("r.example/x")))]);
+        // A look neither pulls nor runs a container.
+        for held in [true, false] {
+            let (Err(Failure::Refused(_)), ran, is_left) = gather(held, Some("r.example/x"), true) else {
+                panic!("there is no edgecore to look with")
+            };
+            assert!(ran.is_empty() && !is_left, "{ran:?}");
+        }
+    }
+
+    #[test]
     fn a_bundle_brings_all_that_a_machine_lacks() {
         let check = |there: &[&str], expected: &[&str]| {
             let host = FakeHost::new(&[there, &["/media/edge.tar.gz"]].concat());

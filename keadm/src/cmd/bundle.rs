@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::Failure;
+use crate::arch;
 use crate::binary;
 use crate::bundle::{self, EDGECORE, KEADM, Manifest, Source};
 use crate::host::Host;
@@ -73,8 +74,8 @@ fn create(host: &dyn Host, args: &Create, say: &mut dyn FnMut(&str)) -> Result<(
         Some(program) => program.clone(),
         None => host.own_program().map_err(anyhow::Error::from)?,
     };
-    let arch = bundle::arch_of(&edgecore).map_err(Failure::Refused)?;
-    if arch == bundle::own_arch() {
+    let arch = arch::of_program(&edgecore).map_err(Failure::Refused)?;
+    if arch == arch::own() {
         is_of_this_release(host, &edgecore)?;
     }
     let images = args.images.iter().cloned().map(Source::image).collect::<Result<Vec<_>, _>>();
@@ -82,7 +83,7 @@ fn create(host: &dyn Host, args: &Create, say: &mut dyn FnMut(&str)) -> Result<(
     let mut sources = vec![Source::program(EDGECORE, edgecore.clone()), Source::program(KEADM, keadm)];
     sources.extend(plugins(args.cni_plugins.as_deref(), say)?);
     for program in &sources {
-        let found = bundle::arch_of(&program.from).map_err(Failure::Refused)?;
+        let found = arch::of_program(&program.from).map_err(Failure::Refused)?;
         if found != arch {
             return Err(Failure::Refused(format!(
                 "{} is for {found}, and {} is for {arch}: a bundle is for one processor; --edgecore, --keadm and --cni-plugins \
@@ -199,7 +200,7 @@ mod tests {
     }
 
     fn own() -> u8 {
-        match bundle::own_arch() {
+        match arch::own() {
             "amd64" => 62,
             "arm64" => 183,
             _ => 40,
@@ -226,7 +227,7 @@ mod tests {
                 "images/app.tar"
             ]
         );
-        assert_eq!((*arch, *last), (bundle::own_arch(), "right"));
+        assert_eq!((*arch, *last), (arch::own(), "right"));
     }
 
     #[test]

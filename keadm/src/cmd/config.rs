@@ -40,6 +40,16 @@ pub(crate) struct Update {
     set: Vec<String>,
 }
 
+impl Args {
+    /// The command's words, if it changes this machine.
+    pub(crate) fn of_machine(&self) -> Option<&'static str> {
+        match self.what {
+            What::Update(_) => Some("config update"),
+            What::Images(_) => None,
+        }
+    }
+}
+
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     match &args.what {
         What::Update(args) => update(host, args),

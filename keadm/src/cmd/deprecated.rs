@@ -22,6 +22,17 @@ enum Command {
     },
 }
 
+impl Args {
+    /// The command's words, if it changes this machine.
+    pub(crate) fn of_machine(&self) -> Option<&'static str> {
+        match &self.command {
+            Command::Join(_) => Some("deprecated join"),
+            Command::Reset(args) => args.of_machine().map(|_| "deprecated reset"),
+            Command::Init { .. } => None,
+        }
+    }
+}
+
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Join(args) => {

@@ -3,111 +3,31 @@
 //! In this order: flags, what an earlier join left, edgecore's own look at the machine and the cloud (nothing is touched until
 //! that is good), the plan, the node is Ready. A failure takes everything back.
 
+mod flags;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use ke_wire::NodeName;
 use serde_json::Value;
 
+pub(crate) use self::flags::Args;
+use self::flags::{token, wanted};
 use super::{Failure, manifest, script, takeover_edge};
 use crate::change;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
-use crate::look::{self, Preflight};
 use crate::node;
 use crate::plan::{self, Step};
 use crate::pod_network;
-use crate::render::{self, CERTIFICATES, CONFIG, ENVIRONMENT, KEADM, PROGRAM, TOKEN, Wanted};
+use crate::preflight::{self, Preflight};
+use crate::render::{self, CONFIG, ENVIRONMENT, KEADM, NodeSettings, PROGRAM, TOKEN};
 use crate::service::Manager;
 use crate::supplies::{Sources, Supplies};
 
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
 pub(super) const TRIAL: &str = "/run/keadm-join";
-#[derive(Debug, Default, clap::Args)]
-#[command(
-    after_help = "Example: keadm join --cloudcore-ipport=10.0.0.1:10000 --edgenode-name=edge-1 --token=$TOKEN\n\
-                        The token comes from `keadm gettoken` in the cloud."
-)]
-pub(crate) struct Args {
-    /// The cloud, as host:port; port 10000 if left out.
-    #[arg(
-        short = 'e',
-        long,
-        value_name = "HOST:PORT",
-        required_unless_present = "takeover",
-        default_value = "",
-        hide_default_value = true
-    )]
-    cloudcore_ipport: String,
-    /// Take the place of KubeEdge's edgecore on this machine, whose configuration and certificates stay.
-    #[arg(long, conflicts_with_all = ["cloudcore_ipport", "token", "token_file", "edgenode_name", "set", "labels"])]
-    takeover: bool,
-    /// Port of the cloud at which machines get their certificate.
-    #[arg(short = 's', long, default_value_t = 10002)]
-    certport: u16,
-    /// The join token.
-    #[arg(short, long, default_value = "", hide_default_value = true)]
-    token: String,
-    /// File that holds the join token: other users of this machine see the command line, but not the file.
-    #[arg(long, value_name = "FILE", conflicts_with = "token")]
-    token_file: Option<PathBuf>,
-    /// Name of the node [default: the machine's name]
-    #[arg(short = 'i', long, value_name = "NAME")]
-    edgenode_name: Option<String>,
-    /// Socket of the container runtime.
-    #[arg(short = 'p', long, default_value = "unix:///run/containerd/containerd.sock", value_name = "URL")]
-    remote_runtime_endpoint: String,
-    /// Who makes cgroups: cgroupfs or systemd [default: who does it for the container runtime]
-    #[arg(long, value_parser = ["cgroupfs", "systemd"], value_name = "DRIVER")]
-    cgroupdriver: Option<String>,
-    /// Folder for the node's certificate and key.
-    #[arg(long = "certPath", alias = "cert-path", default_value = CERTIFICATES, value_name = "FOLDER")]
-    cert_path: String,
-    /// Labels of the node: a=b,c=d.
-    #[arg(short, long, value_delimiter = ',', value_name = "NAME=VALUE")]
-    labels: Vec<String>,
-    /// A KubeletConfiguration, as kubelets take it with --config; edgecore says which keys it does not know.
-    #[arg(long, value_name = "FILE")]
-    kubelet_config: Option<PathBuf>,
-    /// Keys of edgecore.yaml: modules.eventBus.enable=false. Several with commas, or the flag again.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// How the cloud is reached; only websocket so far.
-    #[arg(long, default_value = "websocket", value_parser = ["websocket"], value_name = "PROTOCOL")]
-    hub_protocol: String,
-    /// Who keeps edgecore running [default: what runs here]
-    #[arg(long, value_enum)]
-    service_manager: Option<Manager>,
-    /// How long the node may take to be Ready. Seconds.
-    #[arg(long, default_value_t = 120, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    ready_timeout_secs: u64,
-    /// A program that runs before anything is changed; it must be executable.
-    #[arg(long, value_name = "FILE")]
-    pre_run: Option<PathBuf>,
-    /// A program that runs once the node is Ready.
-    #[arg(long, value_name = "FILE")]
-    post_run: Option<PathBuf>,
-    /// Print what would be done, and do nothing.
-    #[arg(short, long)]
-    dry_run: bool,
-    /// KubeEdge's version; edgecore of this version of keadm is installed.
-    #[arg(long, value_name = "VERSION")]
-    kubeedge_version: Option<String>,
-    /// KubeEdge's profile; its version counts as --kubeedge-version.
-    #[arg(long, value_name = "version=VERSION")]
-    profile: Option<String>,
-    /// A bundle made by `keadm bundle create`: edgecore, images and CNI plugins come from it, and nothing from a network.
-    #[arg(long, alias = "tarballpath", value_name = "FILE")]
-    offline_bundle: Option<PathBuf>,
-    /// Registry and folder of the image that edgecore comes from where this machine has none: registry.example/isthmus
-    #[arg(long, value_name = "PREFIX")]
-    image_repository: Option<String>,
-    /// Accepted for KubeEdge's sake: edgecore has a broker of its own.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", hide = true)]
-    with_mqtt: Option<bool>,
-}
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let mut say = |line: &str| println!("{line}");
@@ -163,12 +83,12 @@ fn join_with(
     host: &dyn Host,
     args: &Args,
     joined: Joined,
-    wanted: &mut Wanted,
+    wanted: &mut NodeSettings,
     token: &str,
     supplies: &Supplies,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
-    let admin = look(host, supplies, wanted, token, say)?;
+    let admin = look_at_machine(host, supplies, wanted, token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
     let tree = render::config(wanted, TOKEN).map_err(Failure::Usage)?;
@@ -203,88 +123,6 @@ fn join_with(
         );
     }
     Ok(())
-}
-
-fn wanted(host: &dyn Host, args: &Args) -> Result<Wanted, Failure> {
-    let (name, port) = cloud(&args.cloudcore_ipport).map_err(Failure::Usage)?;
-    let node = args.edgenode_name.clone().unwrap_or_else(|| host.name().to_lowercase());
-    if let Err(error) = node.parse::<NodeName>() {
-        let lower = node.to_lowercase();
-        let hint =
-            if lower == node { String::new() } else { format!("; an example: --edgenode-name={lower}") };
-        return Err(Failure::Usage(format!("--edgenode-name: {node:?} is no name of a node: {error}{hint}")));
-    }
-    let label = |label: &String| match label.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Failure::Usage(format!("--labels: {label:?} is no NAME=VALUE"))),
-    };
-    Ok(Wanted {
-        node,
-        host: name,
-        port,
-        certificate_port: args.certport,
-        certificates: args.cert_path.trim_end_matches('/').to_owned(),
-        runtime: args.remote_runtime_endpoint.clone(),
-        cgroup_driver: args.cgroupdriver.clone(),
-        labels: args.labels.iter().map(label).collect::<Result<_, _>>()?,
-        kubelet: kubelet_config(host, args.kubelet_config.as_deref())?,
-        pod_network: None,
-        set: args.set.clone(),
-    })
-}
-
-fn kubelet_config(host: &dyn Host, path: Option<&Path>) -> Result<Value, Failure> {
-    let Some(path) = path else { return Ok(Value::Null) };
-    let shown = path.display();
-    let body = host.read(path).with_context(|| format!("read {shown}"))?;
-    let body = body.ok_or_else(|| Failure::Usage(format!("--kubelet-config: there is no {shown}")))?;
-    serde_saphyr::from_str(&String::from_utf8_lossy(&body))
-        .map_err(|error| Failure::Usage(format!("--kubelet-config: {shown}: {error}")))
-}
-
-/// host:port, host, [v6]:port or [v6], to the host as URLs write it and the port.
-fn cloud(text: &str) -> Result<(String, u16), String> {
-    let wrong = || {
-        format!(
-            "--cloudcore-ipport: {text:?} is no host:port; examples: 10.0.0.1:10000, cloud.example:10000, [fd00::1]:10000"
-        )
-    };
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
-            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) };
-            (format!("[{host}]"), port)
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host.to_owned(), Some(port)),
-            None => (text.to_owned(), None),
-        },
-    };
-    let plain = host.trim_matches(['[', ']']);
-    let is_host = !plain.is_empty()
-        && plain.chars().all(|letter| letter.is_ascii_alphanumeric() || "-.:".contains(letter));
-    if !is_host {
-        return Err(wrong());
-    }
-    let port = port.map_or(Ok(10000), str::parse).map_err(|_| wrong())?;
-    if port == 0 { Err(wrong()) } else { Ok((host, port)) }
-}
-
-fn token(host: &dyn Host, args: &Args) -> Result<String, Failure> {
-    let text = match &args.token_file {
-        Some(path) => {
-            let shown = path.display();
-            let body = host.read(path).with_context(|| format!("read {shown}"))?;
-            let body = body.ok_or_else(|| Failure::Usage(format!("--token-file: there is no {shown}")))?;
-            String::from_utf8_lossy(&body).trim().to_owned()
-        }
-        None => args.token.trim().to_owned(),
-    };
-    if text.is_empty() {
-        return Err(Failure::Usage("--token is missing: get one in the cloud with `keadm gettoken`".into()));
-    }
-    Ok(text)
 }
 
 /// Whether this machine is this node already. What an earlier join left half-way is taken back.
@@ -330,10 +168,10 @@ fn is_there(
 
 /// Lets edgecore look at the machine and the cloud, takes the runtime's cgroup driver where nobody named one, and has edgecore
 /// make pods' network where there is none. Gives the address at which edgecore will say how the node stands.
-fn look(
+fn look_at_machine(
     host: &dyn Host,
     supplies: &Supplies,
-    wanted: &mut Wanted,
+    wanted: &mut NodeSettings,
     token: &str,
     say: &mut dyn FnMut(&str),
 ) -> Result<SocketAddr, Failure> {
@@ -358,14 +196,14 @@ fn look(
     });
     host.remove_tree(trial).context("clear /run/keadm-join")?;
     let (report, config) = looked?;
-    look::judge(&report, say)?;
+    preflight::judge(&report, say)?;
     node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))
 }
 
 fn look_once(
     host: &dyn Host,
     edgecore: &Path,
-    wanted: &Wanted,
+    wanted: &NodeSettings,
     token: &str,
 ) -> Result<(Preflight, Value), Failure> {
     let file = |name: &str| format!("{TRIAL}/{name}");
@@ -374,11 +212,11 @@ fn look_once(
     host.write(Path::new(&file("token")), token.as_bytes(), 0o600).context("write a trial configuration")?;
     host.write(Path::new(&file("edgecore.yaml")), yaml.as_bytes(), 0o600)
         .context("write a trial configuration")?;
-    Ok((look::ask(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
+    Ok((preflight::before_change(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
 }
 
 fn steps(
-    wanted: &Wanted,
+    wanted: &NodeSettings,
     programs: &[(PathBuf, &str)],
     (config, database): (&str, &str),
     token: &str,

@@ -39,6 +39,17 @@ struct Edge {
     remote_runtime_endpoint: Option<String>,
 }
 
+impl Args {
+    /// The command's words, if it changes this machine.
+    pub(crate) fn of_machine(&self) -> Option<&'static str> {
+        match self.side {
+            None => Some("reset"),
+            Some(Side::Edge(_)) => Some("reset edge"),
+            Some(Side::Cloud(_)) => None,
+        }
+    }
+}
+
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let edge = match &args.side {
         Some(Side::Cloud(args)) => return reset_cloud::run(args),
@@ -181,6 +192,24 @@ mod tests {
         assert!(strange(&host).is_empty());
         run(&host, &args).unwrap();
     }
+
+    #[test]
+    fn the_store_of_a_node_that_nobody_wrote_down_goes_wherever_it_is() {
+        let store = "/data/node.db";
+        let files = ["", "-wal", "-shm", "-journal"].map(|ending| format!("{store}{ending}"));
+        let host = FakeHost::new(&["/etc/kubeedge/", CONFIG, PROGRAM, "/data/of-another"]);
+        let config = format!("database: {{dataSource: {store}}}");
+        host.write(Path::new(CONFIG), config.as_bytes(), 0o644).unwrap();
+        for path in &files {
+            host.write(Path::new(path), b"secrets", 0o600).unwrap();
+        }
+        // Of a takeover.
+        host.write(&before(Path::new(store)), b"secrets", 0o600).unwrap();
+        let edge = Edge { force: true, back_to_kubeedge: false, remote_runtime_endpoint: None };
+        run(&host, &Args { side: Some(Side::Edge(edge)) }).unwrap();
+        assert_eq!(host.paths(), ["/data/of-another"]);
+    }
+
     #[test]
     fn kubeedges_edgecore_is_asked_nothing() {
         // It takes any words for flags of its own, and starts.

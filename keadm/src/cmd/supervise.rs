@@ -60,13 +60,21 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let done = runtime.block_on(keep(host, program, arguments, log));
+    let done = runtime.block_on(async {
+        let stop = Shutdown::on_signals().context("listen for signals")?;
+        keep(host, program, arguments, log, &stop).await
+    });
     let _ = std::fs::remove_file(&args.pid_file);
     Ok(done?)
 }
 
-async fn keep(host: &dyn Host, program: &str, arguments: &[String], log: &Path) -> Result<()> {
-    let stop = Shutdown::on_signals().context("listen for signals")?;
+async fn keep(
+    host: &dyn Host,
+    program: &str,
+    arguments: &[String],
+    log: &Path,
+    stop: &Shutdown,
+) -> Result<()> {
     loop {
         // That it cannot be put back is no reason not to start.
         if let Err(error) = change::before_start(host, &mut |line| note(log, line)) {
@@ -142,4 +150,80 @@ fn stop(pid_file: &Path) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     bail!("the supervisor (process {}) does not end", pid.as_raw_nonzero())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    /// Supervises until `is_enough`. The clock jumps to the next start when nothing runs, and stands still while something does;
+    /// `after_two` happens at 15 s: starts are at 0, 10 and 20 s.
+    fn supervise(
+        program: &str,
+        words: &[&str],
+        log: &Path,
+        after_two: impl FnOnce(),
+        is_enough: impl Fn() -> bool + Sync,
+    ) {
+        let (trigger, stop) = Shutdown::new();
+        let host = FakeHost::new(&[]);
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let scene = async {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            after_two();
+        };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        std::thread::scope(|scope| {
+            // A thread of its own, since a timer would make the clock jump while the program runs.
+            scope.spawn(|| {
+                let begin = Instant::now();
+                while !is_enough() && begin.elapsed() < Duration::from_secs(30) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                trigger.stop();
+            });
+            let kept = async { tokio::join!(keep(&host, program, &words, log, &stop), scene).0 };
+            runtime.block_on(kept).unwrap();
+        });
+    }
+
+    fn n_lines(path: &Path, expected: &str) -> usize {
+        fs::read_to_string(path).unwrap_or_default().lines().filter(|line| *line == expected).count()
+    }
+
+    #[test]
+    fn it_goes_on_after_starts_that_fail() {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, log) = (folder.path().join("program"), folder.path().join("log"));
+        let name = program.display().to_string();
+        // It is there only then, as while it is being replaced.
+        let put = || symlink("/bin/sh", &program).unwrap();
+        // What ends is started again, too.
+        supervise(&name, &["-c", "echo it runs"], &log, put, || n_lines(&log, "it runs") >= 3);
+        let failed = format!("keadm: start {name}: No such file or directory (os error 2); again in 10 s");
+        let said = fs::read_to_string(&log).unwrap();
+        assert_eq!(n_lines(&log, &failed), 2, "{said}");
+        assert!(n_lines(&log, "it runs") >= 3, "{said}");
+    }
+
+    #[test]
+    fn it_goes_on_after_the_log_could_not_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (full, ran) = (folder.path().join("full"), folder.path().join("ran"));
+        let script = format!("echo it runs >> {}", ran.display());
+        let make_room = || {
+            assert!(!ran.exists(), "it was started without a log");
+            fs::create_dir(&full).unwrap();
+        };
+        supervise("/bin/sh", &["-c", &script], &full.join("log"), make_room, || {
+            n_lines(&ran, "it runs") >= 1
+        });
+        assert!(n_lines(&ran, "it runs") >= 1);
+    }
 }

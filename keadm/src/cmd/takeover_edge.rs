@@ -14,9 +14,9 @@ use super::Failure;
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
-use crate::look;
 use crate::node;
 use crate::plan::{self, Step};
+use crate::preflight;
 use crate::render::{CERTIFICATES, CONFIG, KEADM, PROGRAM};
 use crate::service::Manager;
 
@@ -51,7 +51,7 @@ pub(crate) fn run(
     let config = kubeedges(host)?;
     let joined = joined(host, &config)?;
     let edgecore = binary::find_new(host).map_err(Failure::Refused)?;
-    look::judge(&look::ask(host, &edgecore, Path::new(CONFIG))?, say)?;
+    preflight::judge(&preflight::before_change(host, &edgecore, Path::new(CONFIG))?, say)?;
     let admin = node::admin(&config).map_err(|wrong| Failure::Refused(format!("{CONFIG}: {wrong}")))?;
     let keadm = host.own_program().context("find this program")?;
     let steps =
@@ -240,6 +240,29 @@ mod tests {
             }
         }
         panic!("the plan is longer than this test thinks");
+    }
+
+    #[test]
+    fn a_dry_run_over_one_that_was_cut_short_takes_nothing_back() {
+        let mut n_seen = 0;
+        for n_changes in 0..80 {
+            let host = machine();
+            host.changes_left.set(Some(n_changes));
+            let (cut, _) = take_over(&host);
+            if cut.is_ok() {
+                break;
+            }
+            if Journal::read(&host).unwrap().is_none() {
+                continue;
+            }
+            let before = host.files.borrow().clone();
+            let mut said = Vec::new();
+            run(&host, LIMIT, true, &mut |line| said.push(line.to_owned())).unwrap();
+            assert_eq!(said, ["an earlier run was cut short: it would be taken back first"]);
+            assert_eq!(*host.files.borrow(), before, "after {n_changes} changes");
+            n_seen += 1;
+        }
+        assert!(n_seen > 10, "only {n_seen} were cut after they had begun");
     }
 
     #[test]

@@ -64,6 +64,16 @@ struct Edge {
     disable_backup: Option<bool>,
 }
 
+impl Args {
+    /// The command's words, if it changes this machine.
+    pub(crate) fn of_machine(&self) -> Option<&'static str> {
+        match self.side {
+            Side::Edge(_) => Some("upgrade edge"),
+            Side::Cloud(_) => None,
+        }
+    }
+}
+
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     match &args.side {
         Side::Edge(edge) => upgrade(host, edge, &mut |line| println!("{line}")),
@@ -97,7 +107,7 @@ fn upgrade(host: &dyn Host, args: &Edge, say: &mut dyn FnMut(&str)) -> Result<()
         say(&format!("{version} is installed already: nothing is changed; --force installs it again"));
         return Ok(());
     }
-    look(host, &node, &program)?;
+    try_out(host, &node, &program)?;
     script(host, around.pre_run.as_deref(), "--pre-run")?;
     say(&format!("upgrading from {} to {version}", node.version));
     let programs = programs(host, &program);
@@ -158,7 +168,7 @@ fn is_meant(
 }
 
 /// Whether the new program takes what is here. It changes nothing, and edgecore runs on.
-fn look(host: &dyn Host, node: &Node, program: &Path) -> Result<(), Failure> {
+fn try_out(host: &dyn Host, node: &Node, program: &Path) -> Result<(), Failure> {
     let config = node.config.display().to_string();
     let checks: [(&str, &[&str]); 2] = [("configuration", &["config", "check"]), ("store", &["check-store"])];
     for (what, words) in checks {

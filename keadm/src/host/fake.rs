@@ -2,6 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+use ring::digest;
 
 use super::*;
 
@@ -22,10 +25,16 @@ pub(crate) struct FakeHost {
     /// What edgecore's socket answers to `METHOD path`; nobody is there if this is empty.
     pub(crate) answers: RefCell<Vec<(String, u16, String)>>,
     pub(crate) clock: Cell<u64>,
-    /// Dies (every change fails) after so many changes, as a power cut does.
+    /// Dies (every change fails) after so many changes, as a power cut does. One that is cut in a write leaves what it had
+    /// written beside the file's place.
     pub(crate) changes_left: Cell<Option<usize>>,
+    pub(crate) is_dead: Cell<bool>,
+    /// Images that the container runtime has; others it pulls, which `ran` shows.
+    pub(crate) images: RefCell<Vec<String>>,
     /// Whether somebody else holds every lock.
     pub(crate) is_locked: Cell<bool>,
+    /// Whether who runs this is not root.
+    pub(crate) is_user: Cell<bool>,
     /// Bytes that are free; `None`: plenty.
     pub(crate) free: Cell<Option<u64>>,
     /// What running a program does, where more than words are needed.
@@ -52,14 +61,31 @@ impl FakeHost {
     }
 
     fn change(&self) -> io::Result<()> {
-        match self.changes_left.get() {
-            Some(0) => Err(io::Error::other("the power is gone")),
-            Some(left) => {
-                self.changes_left.set(Some(left - 1));
-                Ok(())
-            }
-            None => Ok(()),
+        let left = self.changes_left.get();
+        self.is_dead.set(left == Some(0));
+        if left == Some(0) {
+            return Err(io::Error::other("the power is gone"));
         }
+        self.changes_left.set(left.map(|left| left - 1));
+        Ok(())
+    }
+
+    /// A change that puts a whole file at `path`.
+    fn fill(&self, path: &Path, body: Vec<u8>) -> io::Result<()> {
+        let was_dead = self.is_dead.get();
+        let done = self.change();
+        let mut files = self.files.borrow_mut();
+        match &done {
+            Ok(()) => {
+                files.remove(&beside(path));
+                files.insert(path.to_owned(), Some(body));
+            }
+            Err(_) if was_dead => {}
+            Err(_) => {
+                files.insert(beside(path), Some(b"half".to_vec()));
+            }
+        }
+        done
     }
 }
 
@@ -96,7 +122,7 @@ impl Host for FakeHost {
     }
 
     fn lock(&self, _: &Path, _: Duration) -> io::Result<Option<Lock>> {
-        Ok((!self.is_locked.get()).then_some(Lock { held: None }))
+        Ok((!self.is_locked.get()).then_some(Lock::of_nothing()))
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -109,9 +135,7 @@ impl Host for FakeHost {
     }
 
     fn write(&self, path: &Path, body: &[u8], _: u32) -> io::Result<()> {
-        self.change()?;
-        self.files.borrow_mut().insert(path.to_owned(), Some(body.to_vec()));
-        Ok(())
+        self.fill(path, body.to_vec())
     }
 
     fn append(&self, path: &Path, line: &str) -> io::Result<()> {
@@ -122,10 +146,8 @@ impl Host for FakeHost {
     }
 
     fn copy(&self, from: &Path, to: &Path, _: Rights) -> io::Result<()> {
-        self.change()?;
         let body = self.files.borrow().get(from).cloned().flatten().ok_or(ErrorKind::NotFound)?;
-        self.files.borrow_mut().insert(to.to_owned(), Some(body));
-        Ok(())
+        self.fill(to, body)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -238,11 +260,21 @@ impl Host for FakeHost {
         })
     }
 
-    fn pull(&self, runtime: &str, _: &str) -> Result<bool, String> {
-        if self.exists(Path::new(runtime)) { Ok(true) } else { Err(format!("nobody is at {runtime}")) }
+    fn pull(&self, runtime: &str, image: &str) -> Result<bool, String> {
+        if !self.exists(Path::new(runtime)) {
+            return Err(format!("nobody is at {runtime}"));
+        }
+        let is_new = !self.images.borrow().iter().any(|held| held == image);
+        if is_new {
+            self.ran.borrow_mut().push(format!("pull {image}"));
+        }
+        Ok(is_new)
     }
 
-    fn fetch(&self, runtime: &str, image: &str, _: bool, folder: &Path) -> Result<(), String> {
+    fn fetch(&self, runtime: &str, image: &str, may_pull: bool, folder: &Path) -> Result<(), String> {
+        if !may_pull && !self.images.borrow().iter().any(|held| held == image) {
+            return Err(format!("{image} is not here"));
+        }
         self.pull(runtime, image)?;
         for name in ["edgecore", "keadm"] {
             self.write(&folder.join(name), image.as_bytes(), 0o755).map_err(|error| error.to_string())?;
@@ -256,6 +288,10 @@ impl Host for FakeHost {
 
     fn program_folders(&self) -> Vec<PathBuf> {
         vec!["/usr/bin".into()]
+    }
+
+    fn is_root(&self) -> bool {
+        !self.is_user.get()
     }
 
     fn variable(&self, name: &str) -> Option<String> {

@@ -65,7 +65,7 @@ enum Output {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum Ending {
     Done,
     Failed,
     /// By a signal, on the way or before it began.
@@ -80,7 +80,7 @@ struct Outcome {
     number: usize,
     node: String,
     address: String,
-    result: Verdict,
+    result: Ending,
     /// keadm's on the node; none when it did not come so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
@@ -185,12 +185,12 @@ async fn work(
             };
             let begun = Instant::now();
             let done = match permit {
-                None => (Verdict::Stopped, None, "it was not begun".to_owned()),
+                None => (Ending::Stopped, None, "it was not begun".to_owned()),
                 Some(_permit) => tokio::select! {
                     done = one(&node, programs.as_ref(), &trust, &own) => done,
                     () = stop.wait() => {
                         let said = "keadm was stopped here; what it began on the node may go on there";
-                        (Verdict::Stopped, None, said.to_owned())
+                        (Ending::Stopped, None, said.to_owned())
                     }
                 },
             };
@@ -228,29 +228,29 @@ async fn one(
     programs: Option<&Programs>,
     trust: &Trust,
     own: &Path,
-) -> (Verdict, Option<i32>, String) {
+) -> (Ending, Option<i32>, String) {
     let copied = async {
         let files = parcel::own_files(node.copy_from.as_deref())?;
         let programs = programs.map(Programs::bytes).unwrap_or_default();
         ssh::copy(&node.target, trust, own, &[programs, &files]).await
     };
     if let Err(error) = copied.await {
-        return (Verdict::Failed, None, format!("copy keadm to the node: {error:#}"));
+        return (Ending::Failed, None, format!("copy keadm to the node: {error:#}"));
     }
     match ssh::keadm(&node.target, trust, own, &node.arguments).await {
         Ok(ended) => {
-            let verdict = if ended.code == Some(0) { Verdict::Done } else { Verdict::Failed };
-            (verdict, ended.code, ended.output)
+            let ending = if ended.code == Some(0) { Ending::Done } else { Ending::Failed };
+            (ending, ended.code, ended.output)
         }
-        Err(error) => (Verdict::Failed, None, format!("{error:#}")),
+        Err(error) => (Ending::Failed, None, format!("{error:#}")),
     }
 }
 
-fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Done => "done",
-        Verdict::Failed => "failed",
-        Verdict::Stopped => "stopped",
+fn word(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Done => "done",
+        Ending::Failed => "failed",
+        Ending::Stopped => "stopped",
     }
 }
 
@@ -280,7 +280,7 @@ fn report(outcomes: &[Outcome], n_nodes: usize, output: Output) -> Result<(), Fa
             print!("{}", table(&rows));
         }
     }
-    let n_good = outcomes.iter().filter(|outcome| outcome.result == Verdict::Done).count();
+    let n_good = outcomes.iter().filter(|outcome| outcome.result == Ending::Done).count();
     match n_nodes.saturating_sub(n_good) {
         0 => Ok(()),
         n_bad => Err(Failure::Undone(anyhow!(

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use flate2::read::GzDecoder;
 
+use crate::arch;
+
 /// Two empty blocks end an archive; what is to be continued lacks them.
 const END: usize = 1024;
 const PROGRAMS: [&str; 2] = ["keadm", "edgecore"];
@@ -20,11 +22,11 @@ impl Programs {
     /// edgecore where it lies beside it.
     pub(super) fn find(folder: Option<&Path>, own: &Path, version: &str, arch: &str) -> Result<Self> {
         let Some(folder) = folder else {
-            if arch != this_arch() {
+            if arch != arch::own() {
                 bail!(
                     "this keadm is for {}, and the node is {arch}: put keadm-VERSION-linux-{arch}.tar.gz into a folder, and \
                      name it with keadm.offlinePackageDir",
-                    this_arch()
+                    arch::own()
                 );
             }
             return Self::beside(own);
@@ -125,15 +127,6 @@ fn header(size: u64, mode: u32) -> tar::Header {
     header
 }
 
-/// This machine's, in Go's words.
-fn this_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
@@ -161,7 +154,7 @@ mod tests {
         let path = folder.path();
         fs::write(path.join("keadm"), "own").unwrap();
         fs::write(path.join("script.sh"), "x").unwrap();
-        let own = Programs::find(None, &path.join("keadm"), "", this_arch()).unwrap();
+        let own = Programs::find(None, &path.join("keadm"), "", arch::own()).unwrap();
         let extra = own_files(Some(path)).unwrap();
         let found = files(&own, &extra);
         assert_eq!(found.first().unwrap(), &("keadm".to_owned(), "own".to_owned()));

@@ -10,7 +10,7 @@ use super::edgecore::Edgecore;
 use super::finding::tell;
 use super::{Failure, Form, get};
 use crate::host::Host;
-use crate::look::Finding;
+use crate::preflight::Finding;
 use crate::reach::Reach;
 use crate::render::CONFIG;
 use crate::service::Manager;

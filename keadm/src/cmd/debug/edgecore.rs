@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 use crate::binary;
 use crate::host::Host;
-use crate::look::{self, Finding};
 use crate::node;
+use crate::preflight::{self, Finding};
 use crate::render::{CONFIG, PROGRAM};
 
 pub(super) struct Edgecore<'a> {
@@ -46,7 +46,7 @@ impl<'a> Edgecore<'a> {
 
     /// Its look at this machine. Errors: its words.
     pub(super) fn preflight(&self) -> Result<Vec<Finding>, String> {
-        look::preflight(self.host, &self.program, &self.config).map(|report| report.findings)
+        preflight::look(self.host, &self.program, &self.config).map(|report| report.findings)
     }
 
     /// `None`: nothing answers.

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 
 use super::Form;
 use crate::cmd::Failure;
-use crate::look::{Finding, Verdict};
+use crate::preflight::{Finding, Verdict};
 
 /// Writes all of them. Errors: one failed.
 pub(super) fn tell(findings: &[Finding], form: Form) -> Result<(), Failure> {

@@ -1,5 +1,8 @@
 //! `keadm debug get`: what the node's store holds, as kubectl would show it. The cloud is not asked.
 
+mod columns;
+mod selector;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -9,11 +12,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::edgecore::Edgecore;
-use crate::age::age;
 use crate::cmd::Failure;
 use crate::host::Host;
 use crate::render::CONFIG;
-use crate::table::table;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Values of Secrets are shown by their length.")]
@@ -119,7 +120,7 @@ pub(super) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
 
 /// `None`: there is nothing.
 fn show(args: &Args, objects: Vec<Object>, now: Timestamp) -> Result<Option<String>, Failure> {
-    let selector = selector(&args.selector).map_err(Failure::Usage)?;
+    let selector = selector::parse(&args.selector).map_err(Failure::Usage)?;
     let wanted = if args.resource == Resource::All { EACH.to_vec() } else { vec![args.resource] };
     let mut chosen: Vec<(Resource, Vec<Object>)> = Vec::new();
     for resource in wanted {
@@ -197,172 +198,6 @@ impl Resource {
             Self::Endpoints => &["endpoints"],
         }
     }
-
-    fn table(
-        self,
-        found: &[Object],
-        has_namespace: bool,
-        is_wide: bool,
-        is_many: bool,
-        now: Timestamp,
-    ) -> String {
-        let (mut heads, wide): (Vec<&str>, &[&str]) = match self {
-            Self::All => (vec![], &[]),
-            Self::Pod => (vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"], &["IP", "NODE"]),
-            Self::Node => (vec!["NAME", "STATUS", "AGE", "VERSION"], &["INTERNAL-IP", "CONTAINER-RUNTIME"]),
-            Self::Service => (vec!["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "AGE"], &["SELECTOR"]),
-            Self::Secret => (vec!["NAME", "TYPE", "DATA", "AGE"], &[]),
-            Self::Configmap => (vec!["NAME", "DATA", "AGE"], &[]),
-            Self::Endpoints => (vec!["NAME", "ENDPOINTS", "AGE"], &[]),
-        };
-        if is_wide {
-            heads.extend(wide);
-        }
-        let mut rows = vec![heads.iter().map(|head| (*head).to_owned()).collect::<Vec<_>>()];
-        for held in found {
-            let mut row: Vec<String> = heads.iter().map(|head| self.cell(head, held, now)).collect();
-            if let Some(name) = row.first_mut().filter(|_| is_many) {
-                *name = format!("{}/{name}", self.word());
-            }
-            rows.push(row);
-        }
-        if has_namespace && self != Self::Node {
-            let namespaces =
-                std::iter::once("NAMESPACE").chain(found.iter().map(|held| held.namespace.as_str()));
-            for (row, namespace) in rows.iter_mut().zip(namespaces) {
-                row.insert(0, namespace.to_owned());
-            }
-        }
-        table(&rows)
-    }
-
-    fn cell(self, head: &str, held: &Object, now: Timestamp) -> String {
-        let body = &held.body;
-        let text = |path: &str| {
-            let value = body.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
-            value.unwrap_or("<none>").to_owned()
-        };
-        let list = |path: &str| body.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
-        let containers = || list("/status/containerStatuses");
-        match head {
-            "NAME" => held.name.clone(),
-            "AGE" => age(made(body), now),
-            "READY" => {
-                let n_ready = containers()
-                    .iter()
-                    .filter(|status| status.get("ready") == Some(&Value::Bool(true)))
-                    .count();
-                format!("{n_ready}/{}", list("/spec/containers").len())
-            }
-            "RESTARTS" => {
-                let n_restarts = containers()
-                    .iter()
-                    .filter_map(|status| status.get("restartCount")?.as_i64())
-                    .sum::<i64>();
-                n_restarts.to_string()
-            }
-            "STATUS" if self == Self::Node => {
-                let is_ready = list("/status/conditions").iter().any(|condition| {
-                    condition.get("type").and_then(Value::as_str) == Some("Ready")
-                        && condition.get("status").and_then(Value::as_str) == Some("True")
-                });
-                (if is_ready { "Ready" } else { "NotReady" }).to_owned()
-            }
-            "STATUS" => {
-                let waiting = containers()
-                    .iter()
-                    .find_map(|status| Some(status.pointer("/state/waiting/reason")?.as_str()?.to_owned()));
-                waiting.unwrap_or_else(|| text("/status/phase"))
-            }
-            "VERSION" => text("/status/nodeInfo/kubeletVersion"),
-            "CONTAINER-RUNTIME" => text("/status/nodeInfo/containerRuntimeVersion"),
-            "INTERNAL-IP" => text("/status/addresses/0/address"),
-            "IP" => text("/status/podIP"),
-            "NODE" => text("/spec/nodeName"),
-            "TYPE" if self == Self::Service => text("/spec/type"),
-            "TYPE" => text("/type"),
-            "CLUSTER-IP" => text("/spec/clusterIP"),
-            "SELECTOR" => {
-                let selector = body.pointer("/spec/selector").and_then(Value::as_object);
-                let terms = selector
-                    .into_iter()
-                    .flatten()
-                    .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
-                none_if_empty(terms.collect::<Vec<_>>().join(","))
-            }
-            "PORT(S)" => {
-                let port =
-                    |port: &Value| Some(format!("{}/{}", port.get("port")?, port.get("protocol")?.as_str()?));
-                none_if_empty(list("/spec/ports").iter().filter_map(port).collect::<Vec<_>>().join(","))
-            }
-            "DATA" => {
-                let n_keys =
-                    |field| body.get(field).and_then(Value::as_object).map_or(0, serde_json::Map::len);
-                (n_keys("data") + n_keys("binaryData") + n_keys("stringData")).to_string()
-            }
-            "ENDPOINTS" => {
-                let addresses = list("/subsets").into_iter().flat_map(|subset| {
-                    subset.get("addresses").and_then(Value::as_array).cloned().unwrap_or_default()
-                });
-                let addresses = addresses.filter_map(|address| Some(address.get("ip")?.as_str()?.to_owned()));
-                none_if_empty(addresses.collect::<Vec<_>>().join(","))
-            }
-            _ => String::new(),
-        }
-    }
-}
-
-fn none_if_empty(text: String) -> String {
-    if text.is_empty() { "<none>".to_owned() } else { text }
-}
-
-fn made(body: &Value) -> Option<Timestamp> {
-    body.pointer("/metadata/creationTimestamp").and_then(Value::as_str)?.parse().ok()
-}
-
-/// One requirement of a label selector.
-enum Term {
-    Is(String, String),
-    IsNot(String, String),
-    Has(String),
-    HasNot(String),
-}
-
-impl Term {
-    fn fits(&self, body: &Value) -> bool {
-        let label = |name: &str| body.get("metadata")?.get("labels")?.get(name)?.as_str();
-        match self {
-            Self::Is(name, value) => label(name) == Some(value),
-            Self::IsNot(name, value) => label(name) != Some(value),
-            Self::Has(name) => label(name).is_some(),
-            Self::HasNot(name) => label(name).is_none(),
-        }
-    }
-}
-
-fn selector(text: &str) -> Result<Vec<Term>, String> {
-    let term = |term: &str| {
-        let term = term.trim();
-        let two = |mark: &str| {
-            term.split_once(mark).map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-        };
-        let parsed = if let Some((name, value)) = two("!=") {
-            Term::IsNot(name, value)
-        } else if let Some((name, value)) = two("==").or_else(|| two("=")) {
-            Term::Is(name, value)
-        } else if let Some(name) = term.strip_prefix('!') {
-            Term::HasNot(name.to_owned())
-        } else {
-            Term::Has(term.to_owned())
-        };
-        let name = match &parsed {
-            Term::Is(name, _) | Term::IsNot(name, _) | Term::Has(name) | Term::HasNot(name) => name,
-        };
-        let is_name = !name.is_empty()
-            && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_./".contains(letter));
-        if is_name { Ok(parsed) } else { Err(format!("--selector: {term:?} is none of a=b, a!=b, a and !a")) }
-    };
-    text.split(',').filter(|part| !part.trim().is_empty()).map(term).collect()
 }
 
 #[cfg(test)]

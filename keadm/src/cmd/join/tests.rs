@@ -144,6 +144,9 @@ fn a_join_that_was_cut_short_is_taken_back_first() {
         let (done, _) = try_join(&host, GOOD);
         done.unwrap_or_else(|failure| panic!("after {n_changes} changes: {failure}"));
         assert!(Journal::read(&host).unwrap().unwrap().is_done);
+        let halves: Vec<String> =
+            host.paths().into_iter().filter(|path| path.ends_with(".keadm-new")).collect();
+        assert!(halves.is_empty(), "after {n_changes} changes: {halves:?}");
         if cut.is_ok() {
             return;
         }
@@ -152,17 +155,48 @@ fn a_join_that_was_cut_short_is_taken_back_first() {
 }
 
 #[test]
-fn clouds_are_named_in_many_ways() {
-    let check = |text: &str, expected: Option<(&str, u16)>| {
-        assert_eq!(cloud(text).ok(), expected.map(|(host, port)| (host.to_owned(), port)), "{text}");
-    };
-    check("10.0.0.1:10000", Some(("10.0.0.1", 10000)));
-    check("cloud.example", Some(("cloud.example", 10000)));
-    check("[fd00::1]:443", Some(("[fd00::1]", 443)));
-    check("[fd00::1]", Some(("[fd00::1]", 10000)));
-    for wrong in ["", ":1", "a:b", "a:0", "a:70000", "[fd00::1", "[x]:1", "fd00::1", "a b:1", "https://a:1"] {
-        check(wrong, None);
+fn a_dry_run_over_a_join_that_was_cut_short_takes_nothing_back() {
+    let mut n_seen = 0;
+    for n_changes in 0..60 {
+        let host = machine();
+        host.changes_left.set(Some(n_changes));
+        let (cut, _) = try_join(&host, GOOD);
+        if cut.is_ok() {
+            break;
+        }
+        let before = host.files.borrow().clone();
+        let n_ran = host.ran.borrow().len();
+        let is_half = Journal::read(&host).unwrap().is_some_and(|journal| !journal.is_done);
+        // Whatever it changed would fail, and be seen.
+        if is_half {
+            let (done, said) = try_join(&host, &format!("{GOOD} --dry-run"));
+            done.unwrap_or_else(|failure| panic!("after {n_changes} changes: {failure}"));
+            assert_eq!(said, ["an earlier join was cut short: it would be taken back first"]);
+            assert_eq!(*host.files.borrow(), before, "after {n_changes} changes");
+            assert_eq!(host.ran.borrow().len(), n_ran, "after {n_changes} changes");
+            n_seen += 1;
+        }
     }
+    assert!(n_seen > 10, "only {n_seen} joins were cut half-way");
+}
+
+#[test]
+fn a_store_in_another_place_goes_with_the_node() {
+    use clap::Parser as _;
+    let host = machine();
+    let before = host.files.borrow().clone();
+    let (done, _) = try_join(&host, &format!("{GOOD} --set database.dataSource=/data/node.db"));
+    done.unwrap();
+    // As edgecore leaves it, in a folder that others use.
+    for name in ["node.db", "node.db-wal", "node.db-shm", "node.db.of-another"] {
+        host.write(&Path::new("/data").join(name), b"secrets", 0o600).unwrap();
+    }
+    let reset = crate::Args::try_parse_from(["keadm", "reset", "edge", "--force"]).unwrap();
+    crate::run(&host, reset.command).unwrap();
+    let data: Vec<String> = host.paths().into_iter().filter(|path| path.starts_with("/data")).collect();
+    assert_eq!(data, ["/data/node.db.of-another"]);
+    host.files.borrow_mut().remove(Path::new("/data/node.db.of-another"));
+    assert_eq!(*host.files.borrow(), before);
 }
 
 #[test]

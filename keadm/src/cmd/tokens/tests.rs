@@ -70,6 +70,20 @@ fn what_revoking_does() {
 }
 
 #[test]
+fn a_token_of_another_cluster_revokes_nothing_here() {
+    // cloudcore numbers its tokens alike in every cluster: by its id alone it would be this one's.
+    let current = token(Some("cloudcore-0"), NOW + 50);
+    let list = list_of(&[("good", issued(NOW + 1, None)), ("cloudcore-0", issued(NOW + 50, None))]);
+    for id in ["cloudcore-0", "good", "of-nobody-here"] {
+        let other = JoinToken { ca_hash: "1".repeat(64), ..token(Some(id), NOW + 50) };
+        let why = order(&other.to_string(), &list, Some(&current), NOW).unwrap_err();
+        assert!(why.contains("of another cluster") && why.contains("--kube-config"), "{id}: {why}");
+        let own = order(&token(Some(id), NOW + 50).to_string(), &list, Some(&current), NOW).unwrap();
+        assert!(matches!(own, Order::Mark(..)), "{id}: {own:?}");
+    }
+}
+
+#[test]
 fn revoking_the_current_one_again_finishes_what_was_cut_short() {
     let list = list_of(&[("cloudcore-0", issued(NOW + 1, Some(5)))]);
     let current = token(Some("cloudcore-0"), NOW + 1);

@@ -75,12 +75,12 @@ impl Finding {
 }
 
 /// Lets edgecore look before a change, with the configuration in that file.
-pub(crate) fn ask(host: &dyn Host, edgecore: &Path, config: &Path) -> Result<Preflight, Failure> {
-    preflight(host, edgecore, config).map_err(|why| Failure::Refused(format!("nothing was changed: {why}")))
+pub(crate) fn before_change(host: &dyn Host, edgecore: &Path, config: &Path) -> Result<Preflight, Failure> {
+    look(host, edgecore, config).map_err(|why| Failure::Refused(format!("nothing was changed: {why}")))
 }
 
 /// Errors: edgecore's words.
-pub(crate) fn preflight(host: &dyn Host, edgecore: &Path, config: &Path) -> Result<Preflight, String> {
+pub(crate) fn look(host: &dyn Host, edgecore: &Path, config: &Path) -> Result<Preflight, String> {
     let config = config.display().to_string();
     let arguments = ["--config", &*config, "preflight", "--output", "json"].map(str::to_owned);
     let ran = host.run(edgecore, &arguments);
