@@ -131,7 +131,7 @@ fn main() -> ExitCode {
 
 fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Init(args) => cmd::init::run(&args),
+        Command::Init(args) => cmd::init::run(host, &args),
         Command::Manifest(args) => cmd::manifest::run(&args),
         Command::Gettoken(args) => cmd::token::run(&args),
         Command::Token(args) => cmd::tokens::run(&args),

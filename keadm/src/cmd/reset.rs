@@ -41,7 +41,7 @@ struct Edge {
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let edge = match &args.side {
-        Some(Side::Cloud(args)) => return reset_cloud::run(args),
+        Some(Side::Cloud(args)) => return reset_cloud::run(host, args),
         Some(Side::Edge(edge)) => edge,
         None => &Edge::default(),
     };

@@ -1,10 +1,10 @@
-//! `keadm rollback edge`: puts a backup in place of the present node, which is kept as a backup itself.
+//! `keadm rollback`: the cloud's side is in `upgrade_cloud/back.rs`. `rollback edge` puts a backup in place of the present node, which is kept as a backup itself.
 //!
 //! The present store stays if the older program can read it: what the cloud knows to be kept here is in no other.
 
 use std::path::Path;
 
-use super::{Around, Failure, script};
+use super::{Around, Failure, script, upgrade_cloud};
 use crate::backup::{self, Backup};
 use crate::change::{self, Change, New};
 use crate::host::Host;
@@ -20,6 +20,8 @@ pub(crate) struct Args {
 enum Side {
     /// Put programs and configuration of a backup in place.
     Edge(Edge),
+    /// Put cloudcore's objects in the cluster back as they were before an upgrade, also one that was cut short.
+    Cloud(upgrade_cloud::BackArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -32,8 +34,12 @@ struct Edge {
 }
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
-    let Side::Edge(edge) = &args.side;
-    rollback(host, &edge.around, edge.historical_version.as_deref(), &mut |line| println!("{line}"))
+    match &args.side {
+        Side::Edge(edge) => {
+            rollback(host, &edge.around, edge.historical_version.as_deref(), &mut |line| println!("{line}"))
+        }
+        Side::Cloud(cloud) => upgrade_cloud::go_back(host, cloud),
+    }
 }
 
 fn rollback(
