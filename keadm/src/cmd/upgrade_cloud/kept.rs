@@ -241,7 +241,7 @@ mod tests {
             json!({"kind": "NetworkPolicy", "metadata": {"name": "n"}, "spec": 1}),
         ];
         let done = Kept::make(host, Path::new(FOLDER), "uid-1", before(image), (&json!({"a": 1}), &all));
-        host.clock.set(host.clock.get() + 60);
+        host.date.set(host.date.get() + 60);
         done.unwrap()
     }
 
@@ -265,7 +265,7 @@ mod tests {
         first.note(&host, State::Done).unwrap();
         assert_eq!(under_way(all(&host, "uid-1")), None);
         // Whatever the clock says.
-        host.clock.set(0);
+        host.date.set(0);
         let second = Kept::make(&host, Path::new(FOLDER), "uid-1", before("v2"), (&Value::Null, &[]));
         assert!(second.unwrap_err().to_string().contains("type the same again"));
     }
@@ -302,12 +302,12 @@ mod tests {
         check(&[Done, UnderWay], None, Ok("v1"));
         // A rollback to the first was cut short.
         check(&[UnderWay, UnderWay, Done], None, Ok("v0"));
-        let second = stamp(60);
+        let [first, second] = [0, 60].map(|later| stamp(FakeHost::new(&[]).unix_seconds() + later));
         check(&[Done, Done, Done], Some(&second), Ok("v1"));
         check(&[Done, TakenBack], Some(&second), Ok("v1"));
         check(&[], None, Err("--backup-dir FOLDER"));
         check(&[TakenBack], None, Err("not taken back"));
-        check(&[Done], Some("v1.2"), Err(&format!("there are: {}", stamp(0))));
+        check(&[Done], Some("v1.2"), Err(&format!("there are: {first}")));
     }
 
     #[test]
