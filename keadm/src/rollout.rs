@@ -65,6 +65,11 @@ pub(crate) fn reason(pod: &Value) -> Option<String> {
     let waits = containers.iter().find_map(|container| {
         let waiting = &container["state"]["waiting"];
         let last = &container["lastState"]["terminated"];
+        let ended = &container["state"]["terminated"];
+        if let Some(code) = ended["exitCode"].as_i64() {
+            let message = ended["message"].as_str().unwrap_or_default();
+            return Some(format!("it ended with exit code {code} {message}").trim_end().to_owned());
+        }
         let reason = waiting["reason"].as_str()?;
         let message = waiting["message"].as_str().or(last["message"].as_str()).unwrap_or_default();
         Some(format!("{reason} {message}").trim_end().to_owned())
@@ -132,6 +137,11 @@ mod tests {
         check(
             json!({"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}),
             Some("pod cloudcore-1: ImagePullBackOff no such image"),
+        );
+        check(
+            json!({"containerStatuses": [{"state": {"terminated": {"exitCode": 2, "reason": "Error"}}}],
+                "conditions": [{"type": "Ready", "status": "False", "message": "containers with unready status"}]}),
+            Some("pod cloudcore-1: it ended with exit code 2"),
         );
         check(json!({"containerStatuses": [{"state": {"running": {}}}]}), None);
     }

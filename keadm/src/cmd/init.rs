@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
-use super::{AroundCloud, Failure};
+use super::{AroundCloud, Failure, upgrade_cloud};
 use crate::apply::{apply_one, changed, look_at_version, marked, may_write, wanted};
 use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::host::Host;
@@ -44,6 +44,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let cluster = reach.cluster()?;
     let deadline = host.elapsed() + reach.limit();
     let old = look(&cluster, args, &say)?;
+    upgrade_cloud::must_be_whole(host, &cluster, &say)?;
     let (said, warnings) = match &old {
         Some(old) => old.said(flags)?,
         None => flags.said_over(Value::Null)?,

@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 
-pub(crate) use self::back::{Args as BackArgs, run as go_back};
+pub(crate) use self::back::{Args as BackArgs, must_be_whole, run as go_back};
 use self::before::Before;
 use self::kept::{Kept, State};
 use super::takeover::{self, Owner};
@@ -138,7 +138,6 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: anyhow::Error) -> Failure {
     Failure::Refused(format!("nothing was changed: {error:#}"))
 }
@@ -151,7 +150,7 @@ fn look(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<String, Failure> {
         Some(Owner::Keadm) => {
             let deployment =
                 cluster.get(&like("apps/v1", "Deployment")).map_err(refused)?.unwrap_or_default();
-            return Ok(deployment["metadata"]["uid"].as_str().unwrap_or_default().to_owned());
+            return Ok(uid(&deployment));
         }
         None => format!(
             "there is no cloudcore in {} (Deployment {NAMESPACE}/{NAME}): keadm init --advertise-address=ADDRESS installs it",
@@ -167,6 +166,10 @@ fn look(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<String, Failure> {
         ),
     };
     Err(Failure::Refused(why))
+}
+
+fn uid(deployment: &Value) -> String {
+    deployment["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
 }
 
 /// What holds unless flags say otherwise: a file of values.
@@ -269,10 +272,13 @@ fn last_words(cluster: &Cluster) -> String {
     });
     let Some(name) = failing.and_then(|pod| pod["metadata"]["name"].as_str()) else { return String::new() };
     let logs = [true, false].map(|is_previous| cluster.log(NAMESPACE, name, is_previous, N_LINES));
-    let Some(log) = logs.into_iter().flatten().find(|log| !log.trim().is_empty()) else {
-        return String::new();
-    };
+    let Some(log) = logs.into_iter().flatten().find(|log| is_log(log)) else { return String::new() };
     format!("; the last lines of pod {name}:\n  {}\n", log.trim_end().replace('\n', "\n  "))
+}
+
+/// Whether a container has said anything. Of one that is gone, the kubelet says so in place of its log, and calls it one.
+fn is_log(text: &str) -> bool {
+    !text.trim().is_empty() && !text.starts_with("unable to retrieve container logs for ")
 }
 
 fn same(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
@@ -329,6 +335,13 @@ mod tests {
         let hub = json!({"advertiseAddress": ["192.0.2.1"], "websocket": {"port": 11000}});
         let expected = json!({"cloudCore": {"modules": {"cloudHub": hub}}});
         check(json!({"data": {"cloudcore.yaml": yaml}}), false, expected, 1);
+    }
+
+    #[test]
+    fn a_log_that_is_gone_is_none() {
+        assert!(is_log("panicked at main.rs\n"));
+        assert!(!is_log("\n"));
+        assert!(!is_log("unable to retrieve container logs for containerd://2a24b0c7736a"));
     }
 
     #[test]

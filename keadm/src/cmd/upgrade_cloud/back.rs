@@ -8,13 +8,14 @@ use anyhow::{Context as _, anyhow};
 
 use super::before::Before;
 use super::kept::{self, State};
-use super::{look, not_back, not_ready, ready, refused};
-use crate::cluster::Write;
+use super::{like, look, not_back, not_ready, ready, refused, uid};
+use crate::cluster::{Cluster, Write};
 use crate::cmd::{Reach, reset_cloud};
 use crate::failure::Failure;
 use crate::host::Host;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Typed again it goes back by one upgrade more. Edge nodes and their pods run on.")]
 pub(crate) struct Args {
     #[command(flatten)]
     reach: Reach,
@@ -24,6 +25,15 @@ pub(crate) struct Args {
     /// Where the objects of before are kept, as upgrade cloud was told [default: /var/lib/keadm-cloud]
     #[arg(long, value_name = "FOLDER")]
     backup_dir: Option<PathBuf>,
+}
+
+/// For whoever writes the same objects: half of an upgrade is gone on with, or back from, by what was kept of it.
+pub(crate) fn must_be_whole(host: &dyn Host, cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(), Failure> {
+    let Some(deployment) = cluster.get(&like("apps/v1", "Deployment")).map_err(refused)? else {
+        return Ok(());
+    };
+    let kept = kept::list(host, Path::new(kept::FOLDER), &uid(&deployment), say).map_err(refused)?;
+    kept::must_be_whole(kept).map_err(Failure::Refused)
 }
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {

@@ -187,6 +187,17 @@ pub(super) fn under_way(kept: Vec<Kept>) -> Option<Kept> {
     kept.into_iter().find(|one| one.state() == State::UnderWay)
 }
 
+/// Errors: a sentence.
+pub(super) fn must_be_whole(kept: Vec<Kept>) -> Result<(), String> {
+    under_way(kept).map_or(Ok(()), |kept| {
+        Err(format!(
+            "an upgrade of cloudcore was cut short (what was before is kept in {}): keadm upgrade cloud goes on with it, and \
+             keadm rollback cloud goes back",
+            kept.objects().display()
+        ))
+    })
+}
+
 /// Which one to go back to, and those after it. `wanted`: a folder's name. Errors: a sentence.
 pub(super) fn choose(mut kept: Vec<Kept>, wanted: Option<&str>) -> Result<Vec<Kept>, String> {
     let is_named = |one: &Kept, name: &str| one.folder.file_name() == Some(name.as_ref());
@@ -255,6 +266,8 @@ mod tests {
         let mut first = make(&host, "v1");
         assert_eq!(under_way(all(&host, "uid-1")).as_ref(), Some(&first));
         assert_eq!(first.made().len(), 1, "{:?}", first.made());
+        assert!(must_be_whole(all(&host, "uid-1")).unwrap_err().contains("keadm rollback cloud goes back"));
+        must_be_whole(all(&host, "uid-2")).unwrap();
         // Another cluster's is not touched.
         assert_eq!(all(&host, "uid-2"), []);
         // Going on keeps what was before, and forgets no object that the first try may have made.
@@ -263,6 +276,7 @@ mod tests {
         let found = under_way(all(&host, "uid-1")).unwrap();
         assert_eq!((found.before(), found.said(), found.made().len()), (&before("v1"), &json!({"a": 2}), 2));
         first.note(&host, State::Done).unwrap();
+        must_be_whole(all(&host, "uid-1")).unwrap();
         assert_eq!(under_way(all(&host, "uid-1")), None);
         // Whatever the clock says.
         host.date.set(0);
