@@ -256,10 +256,13 @@ fn killed_keadms(bench: &Bench, config: &str, spec: &Value) -> Result<()> {
 
     // Everything is written, and what is written never becomes ready.
     let bad = "--set=cloudCore.image.tag=v0.0.0-nowhere,grafanaDashboard.enable=true";
-    bench.upgrade_until("change Deployment", &[bad])?;
+    bench.upgrade_until("create ConfigMap kubeedge/cloudcore-dashboard", &[bad])?;
     ensure!(bench.deployment()?["spec"] != *spec, "nothing was changed");
     let plan = rollback(&["--dry-run"])?;
-    ensure!(plan.contains("change Deployment") && plan.contains("remove ConfigMap"), "{plan}");
+    ensure!(
+        plan.contains("change Deployment") && plan.contains("remove ConfigMap kubeedge/cloudcore-dashboard"),
+        "{plan}"
+    );
     ensure!(bench.deployment()?["spec"] != *spec, "a dry run has changed something");
     let done = rollback(&[])?;
     eprintln!("{done}");

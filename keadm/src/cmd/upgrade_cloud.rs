@@ -75,11 +75,15 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let below = match &cut_short {
         Some(kept) => {
             say(&format!(
-                "an earlier change of cloudcore was cut short: going on with what was said then; what was before is kept in {} \
-                 (keadm rollback cloud goes back to it)",
-                kept.objects().display()
+                "an earlier change of cloudcore was cut short: going on; what was before it is kept in {} ({} goes back to it)",
+                kept.objects().display(),
+                kept.way_back()
             ));
-            if args.reset_values { Value::Null } else { kept.said().clone() }
+            match kept.said() {
+                Value::Null => below(kept.before().of(&like("v1", "ConfigMap")), args.reset_values, &say),
+                _ if args.reset_values => Value::Null,
+                said => said.clone(),
+            }
         }
         None => {
             let present = cluster.get(&like("v1", "ConfigMap")).map_err(refused)?;
@@ -231,13 +235,15 @@ fn take_back(
     // Before the pod that knows it is replaced.
     let said = last_words(cluster);
     say(&format!("cloudcore is not as wanted ({why:#}): putting back what was there"));
+    // So that whoever comes after a keadm that is killed now does not begin with the same again.
+    let noted = kept.go_back(host, None);
     let left = kept.before().put_back(cluster, kept.made(), Write::Over, say);
     let why = why.context(format!("the upgrade was taken back{said}"));
     if !left.is_empty() {
-        return Failure::Halfway(why.context(not_back(&left)));
+        return Failure::Halfway(why.context(not_back(kept, &left)));
     }
     say("the objects of before are back");
-    if let Err(error) = kept.note(host, State::TakenBack) {
+    if let Err(error) = noted.and_then(|()| kept.note(host, State::TakenBack)) {
         say(&format!("warning: that it was taken back cannot be noted: {error:#}"));
     }
     match ready(host, cluster, limit, say) {
@@ -249,9 +255,10 @@ fn take_back(
     }
 }
 
-fn not_back(left: &[String]) -> String {
+fn not_back(kept: &Kept, left: &[String]) -> String {
     format!(
-        "not everything could be put back; keadm rollback cloud does it when the cause is gone:\n  {}",
+        "not everything could be put back; {} does it when the cause is gone:\n  {}",
+        kept.way_back(),
         left.join("\n  ")
     )
 }

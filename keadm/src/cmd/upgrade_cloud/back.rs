@@ -69,7 +69,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     }
     let left = goal.before().put_back(&cluster, &made, Write::Over, &say);
     if !left.is_empty() {
-        return Err(Failure::Halfway(anyhow!(not_back(&left))));
+        return Err(Failure::Halfway(anyhow!(not_back(goal, &left))));
     }
     goal.note(host, State::TakenBack).context("the objects of before are back, but that cannot be noted")?;
     say("the objects of before are back");

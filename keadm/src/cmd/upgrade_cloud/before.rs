@@ -12,7 +12,6 @@ use serde_json::Value;
 use crate::apply::{changed, marked};
 use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::cmd::{reset_cloud, takeover};
-use crate::objects;
 use crate::owned;
 
 /// The objects as they are before anything is changed.
@@ -66,11 +65,6 @@ impl Before {
 
     fn all(&self) -> impl Iterator<Item = &Value> {
         self.present.iter().chain(&self.gone)
-    }
-
-    /// The values that held; null if they were not noted.
-    pub(super) fn said(&self) -> Value {
-        self.all().find_map(objects::remembered).unwrap_or_default()
     }
 
     pub(super) fn of(&self, object: &Value) -> Option<&Value> {

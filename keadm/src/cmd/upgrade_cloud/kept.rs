@@ -40,7 +40,7 @@ struct Record {
     state: State,
     /// The Deployment's uid: one folder may hold what was in several clusters, or before a reset.
     installation: String,
-    /// The values that the next upgrade starts from if this one is not finished.
+    /// The values that the next upgrade starts from if this one is not finished; null: those of before.
     said: Value,
     before: Before,
     /// Objects that were not there before, and are now or may be.
@@ -101,8 +101,7 @@ impl Kept {
             let written = host.write(&path, now.text(TAKEN_BACK)?.as_bytes(), 0o600);
             written.with_context(|| format!("write {}", path.display()))?;
         }
-        // Whoever upgrades after this was cut short starts from what was before.
-        self.record.said = self.record.before.said();
+        self.record.said = Value::Null;
         self.note(host, State::UnderWay)
     }
 
@@ -131,6 +130,14 @@ impl Kept {
 
     pub(super) fn objects(&self) -> PathBuf {
         self.folder.join(OBJECTS)
+    }
+
+    /// What to type to have back what was before.
+    pub(super) fn way_back(&self) -> String {
+        match self.folder.parent().filter(|above| *above != Path::new(FOLDER)) {
+            Some(above) => format!("keadm rollback cloud --backup-dir {}", above.display()),
+            None => "keadm rollback cloud".to_owned(),
+        }
     }
 }
 
@@ -275,6 +282,9 @@ mod tests {
         first.go_on(&host, &json!({"a": 2}), &other).unwrap();
         let found = under_way(all(&host, "uid-1")).unwrap();
         assert_eq!((found.before(), found.said(), found.made().len()), (&before("v1"), &json!({"a": 2}), 2));
+        // While it is gone back to, nothing of what was said holds.
+        first.go_back(&host, None).unwrap();
+        assert_eq!(under_way(all(&host, "uid-1")).unwrap().said(), &Value::Null);
         first.note(&host, State::Done).unwrap();
         must_be_whole(all(&host, "uid-1")).unwrap();
         assert_eq!(under_way(all(&host, "uid-1")), None);
