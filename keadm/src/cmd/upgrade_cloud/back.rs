@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::before::Before;
+use super::before::{Before, is_same};
 use super::kept::{self, State};
 use super::{like, look, not_back, not_ready, ready, refused, uid};
 use crate::cluster::{Cluster, Write};
@@ -46,8 +46,12 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let all = kept::list(host, above, &installation, &say).map_err(refused)?;
     let mut later = kept::choose(all, args.historical_version.as_deref()).map_err(Failure::Refused)?;
     // What the upgrades since have made, and what else of keadm's there is now.
-    let mut made: Vec<_> = later.iter().flat_map(|kept| kept.made().to_vec()).collect();
-    made.extend(reset_cloud::all_made(&cluster).map_err(refused)?);
+    let mut made = reset_cloud::all_made(&cluster).map_err(refused)?;
+    for object in later.iter().flat_map(|kept| kept.made()) {
+        if !made.iter().any(|one| is_same(one, object)) {
+            made.push(object.clone());
+        }
+    }
     let (goal, later) = later.split_first_mut().ok_or_else(|| anyhow!("there is nothing to go back to"))?;
     say(&format!("going back to what is kept in {}", goal.objects().display()));
     if args.reach.dry_run {
