@@ -290,5 +290,14 @@ fn killed_keadms(bench: &Bench, config: &str, spec: &Value) -> Result<()> {
     let is_whole = |text: &String| text.contains("nodeLimit: 500") && text.contains("kind: NetworkPolicy");
     ensure!(kept.iter().rev().take(2).all(is_whole), "a backup is of half of both");
     eprintln!("killed, and on; both took {:?}", begin.elapsed());
+
+    // From one that came to its end, too; what goes is kept.
+    rollback(&[])?;
+    let now = bench.deployment()?["spec"].clone();
+    ensure!(now == *spec && bench.config()? == config, "{now} is not {spec}");
+    bench.cluster.kubectl_ok(&["get", "networkpolicy/cloudcore", "--namespace=kubeedge"])?;
+    let gone = bench.kept("taken-back.yaml")?;
+    ensure!(gone.len() == 1 && gone.iter().all(|text| text.contains("nodeLimit: 600")), "{gone:?}");
+    eprintln!("and back again: {:?}", begin.elapsed());
     Ok(())
 }
