@@ -58,6 +58,13 @@ pub fn stand_in(folder: &Path, tags: &[&str], port: &str, also: &str) -> Result<
     archive(folder, also, tags, &layer, &start)
 }
 
+/// An image whose program says these words, and ends well after so many seconds.
+pub fn short_lived(folder: &Path, tag: &str, words: &str, secs: u32) -> Result<PathBuf> {
+    let script = format!("echo '{words}'; exec sleep {secs}");
+    let start = Start { entrypoint: &["sh", "-c", &script], command: &[] };
+    archive(folder, "short-lived", &[tag], &busybox_layer(&[])?, &start)
+}
+
 /// What a Dockerfile of one program makes, but on this machine's libraries. `program`: what the word of its COPY names.
 pub fn of_dockerfile(
     folder: &Path,

@@ -3,8 +3,10 @@
 // JSON values answer null for what is not there; nothing here is indexed but them.
 #![allow(clippy::indexing_slicing)]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::cluster::{Cluster, Options};
@@ -40,6 +42,13 @@ impl Bench {
         let network = Network::start()?;
         let cloud = StockNode::start(&cluster, &network, "cloud")?;
         cloud.runtime.import_image(&images::cloudcore(&cloud.run_dir().folder("images")?)?)?;
+        let ends = images::short_lived(
+            &cloud.run_dir().folder("images")?,
+            "isthmus.test/ends:v1",
+            "these are my last words",
+            4,
+        )?;
+        cloud.runtime.import_image(&ends)?;
         let machine = Machine::start_with_network(EDGE, &network)?;
         let runtime = Runtime::start_in(EDGE, Some(&machine))?;
         Ok(Self { runtime, machine, cloud, cluster, _network: network, keadm })
@@ -58,9 +67,37 @@ impl Bench {
     }
 
     fn upgrade(&self, more: &[&str]) -> Result<Output> {
-        let folder = self.cloud.run_dir().folder("backup")?;
-        let folder = format!("--backup-dir={}", folder.display());
-        self.keadm(&[&["upgrade", "cloud", &folder][..], more].concat())
+        self.keadm(&[&["upgrade", "cloud", &self.backup_dir()?][..], more].concat())
+    }
+
+    fn backup_dir(&self) -> Result<String> {
+        Ok(format!("--backup-dir={}", self.cloud.run_dir().folder("backup")?.display()))
+    }
+
+    /// An upgrade whose keadm is killed as soon as it says this.
+    fn upgrade_until(&self, line: &str, more: &[&str]) -> Result<()> {
+        let mut command = Command::new(&self.keadm);
+        command.args(["upgrade", "cloud", &self.backup_dir()?]).args(more);
+        command.env("KUBECONFIG", self.cluster.kubeconfig()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("run keadm")?;
+        let lines = BufReader::new(child.stdout.take().context("keadm has an output")?).lines();
+        let mut told = lines.map_while(Result::ok);
+        let is_told = told.any(|told| told.contains(line));
+        // SIGKILL, by its process id.
+        child.kill()?;
+        let ended = child.wait()?;
+        ensure!(is_told && ended.code().is_none(), "keadm never said {line:?}, or was too quick: {ended}");
+        Ok(())
+    }
+
+    /// All the files of this name that upgrades have kept, the oldest first.
+    fn kept(&self, name: &str) -> Result<Vec<String>> {
+        let mut folders = Vec::new();
+        for entry in std::fs::read_dir(self.cloud.run_dir().folder("backup")?)? {
+            folders.push(entry?.path());
+        }
+        folders.sort();
+        Ok(folders.iter().filter_map(|folder| std::fs::read_to_string(folder.join(name)).ok()).collect())
     }
 
     fn upgrade_ok(&self, more: &[&str]) -> Result<String> {
@@ -179,25 +216,22 @@ fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
     let same = bench.upgrade_ok(&[])?;
     ensure!(same.contains("nothing is changed"), "{same}");
 
-    // A program that ends at once.
-    let (repository, tag) = images::APP_LATEST.rsplit_once(':').unwrap_or_default();
-    let ends = format!("--set=cloudCore.image.repository={repository},cloudCore.image.tag={tag}");
-    let refused = bench.upgrade(&[&ends, "--ready-timeout-secs=30"])?;
-    eprintln!("{}", told(&refused));
+    // A program that is ready at once, and ends soon after.
+    let ends = "--set=cloudCore.image.repository=isthmus.test/ends,cloudCore.image.tag=v1,cloudCore.probes.enable=false";
+    let begin = Instant::now();
+    let refused = bench.upgrade(&[ends, "--ready-timeout-secs=20"])?;
+    eprintln!("{} after {:?}", told(&refused), begin.elapsed());
+    let said = told(&refused);
+    ensure!(said.contains("watching for") && said.contains("these are my last words"), "{said}");
     ensure!(refused.status.code() == Some(1), "{}", told(&refused));
     ensure!(bench.deployment()?["spec"] == before["spec"], "{}", bench.deployment()?["spec"]);
 
-    // What is wanted no more goes.
-    let done = bench.upgrade_ok(&["--set=networkPolicy.enable=false"])?;
-    ensure!(done.contains("remove NetworkPolicy kubeedge/cloudcore"), "{done}");
+    killed_keadms(&bench, &config, &before["spec"])?;
     eventually(PATIENCE, "the edge node to be Ready", || {
         Ok(if bench.is_ready(EDGE)? { Seen::Yes(()) } else { Seen::NotYet("it is not".into()) })
     })?;
     ensure!(bench.runtime.running()? == containers, "containers were touched");
-    let mut kept = Vec::new();
-    for entry in std::fs::read_dir(bench.cloud.run_dir().folder("backup")?)? {
-        kept.push(std::fs::read_to_string(entry?.path().join("objects.yaml"))?);
-    }
+    let kept = bench.kept("objects.yaml")?;
     ensure!(
         kept.len() > 2 && kept.iter().any(|text| text.contains("nodeLimit: 500")),
         "{} backups",
@@ -209,5 +243,61 @@ fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
     let reset = bench.machine.run(Path::new("/usr/local/bin/keadm"), &["reset", "edge", "--force"])?;
     ensure!(reset.status.success(), "{}", told(&reset));
     bench.keadm_ok(&["reset", "cloud", "--force"])?;
+    Ok(())
+}
+
+/// keadm is killed in the middle, twice: once the way leads back, once on. What was before is `config` and `spec`.
+fn killed_keadms(bench: &Bench, config: &str, spec: &Value) -> Result<()> {
+    let begin = Instant::now();
+    let n_before = bench.kept("objects.yaml")?.len();
+    let rollback = |more: &[&str]| -> Result<String> {
+        bench.keadm_ok(&[&["rollback", "cloud", &bench.backup_dir()?][..], more].concat())
+    };
+
+    // Everything is written, and what is written never becomes ready.
+    let bad = "--set=cloudCore.image.tag=v0.0.0-nowhere,grafanaDashboard.enable=true";
+    bench.upgrade_until("create ConfigMap kubeedge/cloudcore-dashboard", &[bad])?;
+    ensure!(bench.deployment()?["spec"] != *spec, "nothing was changed");
+    let plan = rollback(&["--dry-run"])?;
+    ensure!(
+        plan.contains("change Deployment") && plan.contains("remove ConfigMap kubeedge/cloudcore-dashboard"),
+        "{plan}"
+    );
+    ensure!(bench.deployment()?["spec"] != *spec, "a dry run has changed something");
+    let done = rollback(&[])?;
+    eprintln!("{done}");
+    ensure!(done.contains("the cloudcore of before is ready"), "{done}");
+    let now = bench.deployment()?["spec"].clone();
+    ensure!(now == *spec && bench.config()? == config, "{now} is not {spec}");
+    let dashboard =
+        bench.cluster.kubectl(&["get", "configmap/cloudcore-dashboard", "--namespace=kubeedge"])?;
+    ensure!(!dashboard.status.success(), "what the upgrade made is still there: {}", told(&dashboard));
+    eprintln!("killed, and back after {:?}", begin.elapsed());
+
+    // The configuration is written, the Deployment perhaps not; what was said then holds for who goes on.
+    let changes = "--set=cloudCore.modules.cloudHub.nodeLimit=600,networkPolicy.enable=false";
+    bench.upgrade_until("change ConfigMap kubeedge/cloudcore", &[changes])?;
+    let done = bench.upgrade_ok(&[])?;
+    eprintln!("{done}");
+    ensure!(done.contains("was cut short: going on"), "{done}");
+    // What is wanted no more goes.
+    ensure!(done.contains("remove NetworkPolicy kubeedge/cloudcore"), "{done}");
+    ensure!(bench.config()?.contains("nodeLimit: 600"), "{}", bench.config()?);
+    ensure!(bench.upgrade_ok(&[])?.contains("nothing is changed"), "a second time");
+    let kept = bench.kept("objects.yaml")?;
+    // One for each upgrade, and none of half of both.
+    ensure!(kept.len() == n_before + 2, "{} backups, and {n_before} before", kept.len());
+    let is_whole = |text: &String| text.contains("nodeLimit: 500") && text.contains("kind: NetworkPolicy");
+    ensure!(kept.iter().rev().take(2).all(is_whole), "a backup is of half of both");
+    eprintln!("killed, and on; both took {:?}", begin.elapsed());
+
+    // From one that came to its end, too; what goes is kept.
+    rollback(&[])?;
+    let now = bench.deployment()?["spec"].clone();
+    ensure!(now == *spec && bench.config()? == config, "{now} is not {spec}");
+    bench.cluster.kubectl_ok(&["get", "networkpolicy/cloudcore", "--namespace=kubeedge"])?;
+    let gone = bench.kept("taken-back.yaml")?;
+    ensure!(gone.len() == 1 && gone.iter().all(|text| text.contains("nodeLimit: 600")), "{gone:?}");
+    eprintln!("and back again: {:?}", begin.elapsed());
     Ok(())
 }

@@ -302,3 +302,36 @@ pub(crate) fn stamp(unix_seconds: i64) -> String {
         clock.second()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    fn put(host: &FakeHost, name: &str, manifest: &str) {
+        let folder = Path::new(FOLDER).join(name);
+        host.files.borrow_mut().insert(folder.clone(), None);
+        host.files.borrow_mut().insert(folder.join(MANIFEST), Some(manifest.into()));
+    }
+
+    #[test]
+    fn a_backup_of_another_format_is_told_and_stays() {
+        let host = FakeHost::new(&[]);
+        let mine = |made: usize| format!(r#"{{"format":1,"version":"0.1.{made}","made":{made},"files":[]}}"#);
+        for made in 1..=N_KEPT + 1 {
+            put(&host, &format!("mine-{made}"), &mine(made));
+        }
+        // The oldest of all, and not even a list of files as this keadm knows it.
+        put(&host, "theirs", r#"{"format":2,"made":0}"#);
+        put(&host, "cut-short", r#"{"format":1,"ver"#);
+        host.files.borrow_mut().insert(Path::new(FOLDER).join("not-begun"), None);
+        let is_there = |name: &str| host.exists(&Path::new(FOLDER).join(name));
+        remove_incomplete(&host).unwrap();
+        assert!(is_there("theirs") && is_there("mine-1") && !is_there("cut-short") && !is_there("not-begun"));
+        prune(&host).unwrap();
+        assert!(is_there("theirs") && is_there("mine-2") && !is_there("mine-1"), "{:?}", host.paths());
+        assert_eq!(list(&host).unwrap().len(), N_KEPT);
+        let error = Backup::open(&host, &Path::new(FOLDER).join("theirs")).unwrap_err();
+        assert!(error.to_string().contains("use the keadm that made it"), "{error}");
+    }
+}

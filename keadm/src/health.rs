@@ -4,17 +4,16 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 
 use crate::host::Host;
+use crate::wait::{Patience, until_steady};
 
 /// How often it is asked.
 const LOOK: Duration = Duration::from_millis(250);
 /// After a change it must be well for so long at a stretch: a program that ends soon after it started is started again every
-/// 10 s.
+/// 10 s. So long is cloudcore watched, too: the kubelet starts one again at once, and then after 10 s and more.
 pub(crate) const STEADY: Duration = Duration::from_secs(12);
-/// A word on what is waited for.
-const TELL: Duration = Duration::from_secs(10);
 
 /// How well edgecore must be: as well as it was before. A node whose cloud is away can be upgraded, and is asked no more than
 /// that its store is open and its runtime answers.
@@ -73,35 +72,14 @@ pub(crate) fn wait(
     steady: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let begin = host.elapsed();
-    let (mut told, mut good_since) = (begin, None);
-    loop {
-        let why = match host.get(address, bar.path()) {
-            Ok((200, _)) => None,
-            Ok((_, why)) => Some(why),
-            Err(error) => Some(format!("edgecore does not answer at {address}: {error}")),
-        };
-        let now = host.elapsed();
-        match why {
-            None => {
-                let since = *good_since.get_or_insert(now);
-                if now.saturating_sub(since) >= steady {
-                    return Ok(());
-                }
-            }
-            Some(why) => {
-                good_since = None;
-                if now.saturating_sub(begin) >= limit {
-                    bail!("{} after {} s: {why}", bar.missed(), limit.as_secs());
-                }
-                if now.saturating_sub(told) >= TELL {
-                    told = now;
-                    say(&format!("  still waiting until {bar}: {why}"));
-                }
-            }
-        }
-        host.sleep(LOOK);
-    }
+    let patience = Patience { deadline: host.elapsed().saturating_add(limit), steady, every: LOOK };
+    let mut tell = |why: &str| say(&format!("  still waiting until {bar}: {why}"));
+    let done = until_steady(host, patience, &mut tell, || match host.get(address, bar.path()) {
+        Ok((200, _)) => Ok(()),
+        Ok((_, why)) => Err(why),
+        Err(error) => Err(format!("edgecore does not answer at {address}: {error}")),
+    });
+    done.map_err(|why| anyhow!("{} after {} s: {why}", bar.missed(), limit.as_secs()))
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl Command {
             Self::Reset(args) => args.of_machine(),
             Self::Upgrade(args) => args.of_machine(),
             Self::Backup(_) => Some("backup edge"),
-            Self::Rollback(_) => Some("rollback edge"),
+            Self::Rollback(args) => args.of_machine(),
             Self::Config(args) => args.of_machine(),
             Self::ConfigUpdate(_) => Some("config-update"),
             Self::Deprecated(args) => args.of_machine(),
@@ -168,7 +168,7 @@ fn run(host: &dyn Host, command: Command) -> Result<(), Failure> {
         root::must_be(host, words)?;
     }
     match command {
-        Command::Init(args) => cmd::init::run(&args),
+        Command::Init(args) => cmd::init::run(host, &args),
         Command::Manifest(args) => cmd::manifest::run(&args),
         Command::Gettoken(args) => cmd::token::run(&args),
         Command::Token(args) => cmd::tokens::run(&args),

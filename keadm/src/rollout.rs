@@ -11,23 +11,45 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, SELECTOR, shown};
 use crate::objects::NAMESPACE;
 
-/// Whether as many cloudcores as are wanted are ready, all of them as the Deployment is now; if not, why.
-pub(crate) fn readiness(cluster: &Cluster, wanted: &Value) -> Result<Result<(), String>> {
+/// Which containers are running: the pod's uid and how often the kubelet has started each of its containers again.
+pub(crate) type Running = Vec<(String, Vec<i64>)>;
+
+/// What runs if as many cloudcores as are wanted are ready, all of them as the Deployment is now; if not, why.
+pub(crate) fn readiness(cluster: &Cluster, wanted: &Value) -> Result<Result<Running, String>> {
     let deployment = cluster.get(wanted)?.ok_or_else(|| anyhow!("{} is gone", shown(wanted)))?;
+    let pods = pods(cluster)?;
+    if is_rolled_out(&deployment) {
+        return Ok(Ok(running(&pods)));
+    }
+    let why = pods.iter().find_map(reason).unwrap_or_else(|| "it has not started yet".to_owned());
+    Ok(Err(format!("cloudcore is not ready: {why}")))
+}
+
+fn is_rolled_out(deployment: &Value) -> bool {
     let status = &deployment["status"];
     let count = |key: &str| status[key].as_i64().unwrap_or_default();
     let n_wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
-    // While there are more than are wanted, the available ones may be those of before.
     let is_seen = count("observedGeneration") >= deployment["metadata"]["generation"].as_i64().unwrap_or(1);
-    if is_seen
+    is_seen
         && count("updatedReplicas") >= n_wanted
         && count("availableReplicas") >= n_wanted
+        // While there are more than are wanted, the available ones may be those of before.
         && count("replicas") <= n_wanted
-    {
-        return Ok(Ok(()));
-    }
-    let why = pods(cluster)?.iter().find_map(reason).unwrap_or_else(|| "it has not started yet".to_owned());
-    Ok(Err(format!("cloudcore is not ready: {why}")))
+}
+
+/// Changes when a container ended between two looks. Pods that go are none of it.
+fn running(pods: &[Value]) -> Running {
+    let stays = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    let mut all: Running = stays
+        .map(|pod| {
+            let containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+            let n_restarts =
+                containers.map(|container| container["restartCount"].as_i64().unwrap_or_default());
+            (pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), n_restarts.collect())
+        })
+        .collect();
+    all.sort();
+    all
 }
 
 /// cloudcore's.
@@ -43,6 +65,11 @@ pub(crate) fn reason(pod: &Value) -> Option<String> {
     let waits = containers.iter().find_map(|container| {
         let waiting = &container["state"]["waiting"];
         let last = &container["lastState"]["terminated"];
+        let ended = &container["state"]["terminated"];
+        if let Some(code) = ended["exitCode"].as_i64() {
+            let message = ended["message"].as_str().unwrap_or_default();
+            return Some(format!("it ended with exit code {code} {message}").trim_end().to_owned());
+        }
         let reason = waiting["reason"].as_str()?;
         let message = waiting["message"].as_str().or(last["message"].as_str()).unwrap_or_default();
         Some(format!("{reason} {message}").trim_end().to_owned())
@@ -63,6 +90,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_rollout_is_over_when_only_the_new_ones_are_there() {
+        // Seen generation; replicas, updated and available ones.
+        let check = |seen: i64, [n, n_updated, n_available]: [i64; 3], expected: bool| {
+            let deployment = json!({"metadata": {"generation": 4}, "spec": {"replicas": 2}, "status": {
+                "observedGeneration": seen, "replicas": n, "updatedReplicas": n_updated, "availableReplicas": n_available}});
+            assert_eq!(is_rolled_out(&deployment), expected, "{deployment}");
+        };
+        check(4, [2, 2, 2], true);
+        check(3, [2, 2, 2], false);
+        check(4, [2, 1, 2], false);
+        check(4, [2, 2, 1], false);
+        // Both of the new ones are there, but those that are available may be the old ones.
+        check(4, [4, 2, 2], false);
+        check(4, [3, 2, 2], false);
+        let check = |deployment: Value, expected: bool| assert_eq!(is_rolled_out(&deployment), expected);
+        check(
+            json!({"metadata": {"generation": 1}, "spec": {"replicas": 0}, "status": {"observedGeneration": 1}}),
+            true,
+        );
+        check(json!({"metadata": {"generation": 1}, "spec": {"replicas": 1}}), false);
+    }
+
+    #[test]
+    fn a_container_that_was_started_again_is_another_one() {
+        let pod = |uid: &str, n_restarts: i64| json!({"metadata": {"uid": uid}, "status": {"containerStatuses": [{"restartCount": n_restarts}]}});
+        let mut going = pod("c", 0);
+        going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        let before = running(&[pod("a", 0), pod("b", 1)]);
+        assert_eq!(running(&[pod("b", 1), going, pod("a", 0)]), before);
+        assert_ne!(running(&[pod("a", 1), pod("b", 1)]), before);
+        assert_ne!(running(&[pod("a", 0), pod("d", 1)]), before);
+    }
+
+    #[test]
     fn what_keeps_a_pod_is_told() {
         let check = |status: Value, expected: Option<&str>| {
             let pod = json!({"metadata": {"name": "cloudcore-1"}, "status": status});
@@ -76,6 +137,11 @@ mod tests {
         check(
             json!({"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}),
             Some("pod cloudcore-1: ImagePullBackOff no such image"),
+        );
+        check(
+            json!({"containerStatuses": [{"state": {"terminated": {"exitCode": 2, "reason": "Error"}}}],
+                "conditions": [{"type": "Ready", "status": "False", "message": "containers with unready status"}]}),
+            Some("pod cloudcore-1: it ended with exit code 2"),
         );
         check(json!({"containerStatuses": [{"state": {"running": {}}}]}), None);
     }

@@ -68,6 +68,7 @@ mod tests {
             "reset cloud",
             "deprecated reset cloud",
             "upgrade cloud",
+            "rollback cloud",
             "init",
             "gettoken",
             "config images list",

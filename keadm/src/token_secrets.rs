@@ -7,7 +7,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use base64::Engine as _;
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
+use crate::host::Host;
 use crate::objects::NAMESPACE;
 use crate::wait::wait;
 
@@ -26,9 +27,9 @@ use crate::wait::wait;
 pub(crate) const CURRENT_SECRET: &str = "tokensecret";
 const KEY: &str = "tokendata";
 
-/// Until cloudcore has made one.
-pub(crate) fn wait_for(cluster: &Cluster, limit: Instant) -> Result<(), Failure> {
-    wait(limit, &|_| {}, || Ok(current(cluster).map(drop).map_err(|error| format!("{error:#}"))))
+/// Until cloudcore has made one. `deadline`: on the Host's clock.
+pub(crate) fn wait_for(host: &dyn Host, cluster: &Cluster, deadline: Duration) -> Result<(), Failure> {
+    wait(host, deadline, &|_| {}, || Ok(current(cluster).map(drop).map_err(|error| format!("{error:#}"))))
         .map_err(Failure::Halfway)
 }
 

@@ -8,17 +8,17 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
+use super::{AroundCloud, Failure, upgrade_cloud};
 use crate::apply::{apply_one, changed, look_at_version, marked, may_write, wanted};
 use crate::cluster::{Cluster, Refused, Write, shown};
+use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
 use crate::rollout::readiness;
 use crate::token_secrets;
@@ -30,60 +30,51 @@ use crate::wait::wait;
 )]
 pub(crate) struct Args {
     #[command(flatten)]
-    wanted: Wanted,
-    /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
-    #[arg(long, value_name = "FILE")]
-    kube_config: Option<PathBuf>,
-    /// Take back what others have changed about cloudcore's objects since.
-    #[arg(long)]
-    force: bool,
+    around: AroundCloud,
     /// Take the place of a KubeEdge installation: its CA, tokens, nodes and devices stay.
     #[arg(long)]
     takeover: bool,
-    /// Print what would be done.
-    #[arg(short, long)]
-    dry_run: bool,
-    /// How long cloudcore may take to be ready. Seconds.
-    #[arg(long, default_value_t = 120, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    ready_timeout_secs: u64,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
+    let AroundCloud { wanted: flags, reach, .. } = &args.around;
     let say = |line: &str| println!("{line}");
     // What is wrong with it is told before anything is asked.
-    args.wanted.values()?;
-    let cluster = Cluster::connect(args.kube_config.as_deref())?;
-    let limit = Instant::now() + Duration::from_secs(args.ready_timeout_secs);
+    flags.values()?;
+    let cluster = reach.cluster()?;
+    let deadline = host.elapsed() + reach.limit();
     let old = look(&cluster, args, &say)?;
+    upgrade_cloud::must_be_whole(host, &cluster, &say)?;
     let (said, warnings) = match &old {
-        Some(old) => old.said(&args.wanted)?,
-        None => args.wanted.said_over(Value::Null)?,
+        Some(old) => old.said(flags)?,
+        None => flags.said_over(Value::Null)?,
     };
     let all = wanted(&said, warnings, &say)?;
     may_write(&cluster, &all)?;
-    if !args.dry_run {
-        wait_terminated(&cluster, limit, &say)?;
+    if !reach.dry_run {
+        wait_terminated(host, &cluster, deadline, &say)?;
     }
-    let how = if args.force || args.takeover { Write::Over } else { Write::Careful };
-    if args.dry_run {
+    let how = if args.takeover { Write::Over } else { args.around.how() };
+    if reach.dry_run {
         if let Some(old) = &old {
             old.plan().iter().for_each(|line| say(line));
         }
         return plan(&cluster, &all, old.as_ref(), &say);
     }
     if let Some(old) = &old {
-        old.remove(&cluster, &all, &say)?;
+        old.remove(host, &cluster, &all, &say)?;
     }
-    let written = apply_all(&cluster, &all, how, &say);
+    let apply = |object: &Value| apply_one(&cluster, object, how);
+    let written = apply_all(&all, apply, |object| cluster.delete(object), &say);
     written.map_err(|failure| match &old {
         Some(_) => {
             Failure::Halfway(anyhow!("{failure}; KubeEdge's objects are gone: {}", takeover::WAY_BACK))
         }
         None => failure,
     })?;
-    wait_ready(&cluster, &all, limit, &say)?;
-    token_secrets::wait_for(&cluster, limit)?;
-    next(&all, &args.wanted, &say);
+    wait_ready(host, &cluster, &all, deadline, &say)?;
+    token_secrets::wait_for(host, &cluster, deadline)?;
+    next(&all, flags, &say);
     Ok(())
 }
 
@@ -120,9 +111,14 @@ fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<tak
 }
 
 /// A namespace that goes takes everything with it that is put into it meanwhile.
-fn wait_terminated(cluster: &Cluster, limit: Instant, say: &dyn Fn(&str)) -> Result<(), Failure> {
+fn wait_terminated(
+    host: &dyn Host,
+    cluster: &Cluster,
+    deadline: Duration,
+    say: &dyn Fn(&str),
+) -> Result<(), Failure> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    wait(limit, say, || {
+    wait(host, deadline, say, || {
         let goes = cluster.get(&namespace)?.is_some_and(|found| found["status"]["phase"] == "Terminating");
         Ok(if goes {
             Err(format!("the namespace {NAMESPACE} of an earlier installation is still going"))
@@ -164,20 +160,22 @@ fn plan(
     Ok(())
 }
 
-/// Writes everything; if it cannot, what was made goes again.
-fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -> Result<(), Failure> {
+/// Writes everything; if it cannot, what was made goes again. `apply` says in a word what became of an object.
+fn apply_all(
+    all: &[Value],
+    mut apply: impl FnMut(&Value) -> Result<&'static str>,
+    mut delete: impl FnMut(&Value) -> Result<()>,
+    say: &dyn Fn(&str),
+) -> Result<(), Failure> {
     let mut made: Vec<&Value> = Vec::new();
     let mut over: Vec<String> = Vec::new();
     for object in all {
-        let done = apply_one(cluster, object, how);
-        match done {
-            Ok("create") => {
-                made.push(object);
-                say(&format!("create {}", shown(object)));
-            }
+        match apply(object) {
             Ok(word) => {
-                if word != "keep" {
-                    over.push(shown(object));
+                match word {
+                    "create" => made.push(object),
+                    "keep" => {}
+                    _ => over.push(shown(object)),
                 }
                 say(&format!("{word} {}", shown(object)));
             }
@@ -187,7 +185,7 @@ fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -
                     .iter()
                     .rev()
                     .filter_map(|object| {
-                        cluster.delete(object).err().map(|error| format!("{}: {error:#}", shown(object)))
+                        delete(object).err().map(|error| format!("{}: {error:#}", shown(object)))
                     })
                     .collect();
                 return Err(match (left.is_empty(), over.is_empty()) {
@@ -204,13 +202,19 @@ fn apply_all(cluster: &Cluster, all: &[Value], how: Write, say: &dyn Fn(&str)) -
     Ok(())
 }
 
-fn wait_ready(cluster: &Cluster, all: &[Value], limit: Instant, say: &dyn Fn(&str)) -> Result<(), Failure> {
+fn wait_ready(
+    host: &dyn Host,
+    cluster: &Cluster,
+    all: &[Value],
+    deadline: Duration,
+    say: &dyn Fn(&str),
+) -> Result<(), Failure> {
     let Some(wanted) = all.iter().find(|object| object["kind"] == "Deployment") else { return Ok(()) };
     if wanted["spec"]["replicas"] == 0 {
         say("no cloudcore is wanted (replicaCount 0)");
         return Ok(());
     }
-    wait(limit, say, || readiness(cluster, wanted))
+    wait(host, deadline, say, || Ok(readiness(cluster, wanted)?.map(drop)))
     .map_err(|error| {
         Failure::Halfway(error.context(format!(
             "what was written stays; look at: kubectl -n {NAMESPACE} describe pods; type keadm init again when the cause is \
@@ -248,4 +252,52 @@ fn next(all: &[Value], wanted: &Wanted, say: &dyn Fn(&str)) {
         "then, on each machine: keadm join --cloudcore-ipport={host}:{}{certificates} --token=TOKEN",
         port("cloudhub").unwrap_or(10000)
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// `words`: what becomes of a, b, c and so on; `None`: it cannot be written. Out: what went again, and how it ended.
+    fn check(words: &[Option<&'static str>], stuck: &str, gone: &str, expected: &str, code: u8) {
+        let named = |name: char| json!({"kind": "Thing", "metadata": {"name": name.to_string()}});
+        let all: Vec<Value> = ('a'..).take(words.len()).map(named).collect();
+        let mut words = words.iter();
+        let removed = RefCell::new(String::new());
+        let delete = |object: &Value| {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            if stuck == name {
+                return Err(anyhow!("it is stuck"));
+            }
+            removed.borrow_mut().push_str(name);
+            Ok(())
+        };
+        let apply = |_: &Value| words.next().unwrap().ok_or_else(|| anyhow!("full"));
+        let failure = apply_all(&all, apply, delete, &|_| {}).unwrap_err();
+        assert_eq!(removed.borrow().as_str(), gone, "{failure}");
+        assert_eq!(
+            (failure.to_string().lines().take(3).collect::<Vec<_>>().join("|"), failure.code()),
+            (expected.to_owned(), code)
+        );
+    }
+
+    #[test]
+    fn what_was_made_goes_and_what_was_changed_is_named() {
+        check(&[Some("keep"), None], "", "", "full", 1);
+        check(&[Some("create"), Some("keep"), Some("create"), None, Some("create")], "", "ca", "full", 1);
+        let changed = "what was made is gone again; changed, and not put back: Thing b, Thing d; type keadm init again when the \
+                       cause is gone: full";
+        check(&[Some("create"), Some("change"), Some("keep"), Some("change"), None], "", "a", changed, 4);
+        let left = "full|left behind, since it could not be undone:|  Thing b: it is stuck";
+        check(&[Some("create"), Some("create"), Some("change"), None], "b", "a", left, 4);
+    }
+
+    #[test]
+    fn nothing_goes_if_all_is_written() {
+        let all = [json!({"kind": "Thing"}), json!({"kind": "Thing"})];
+        let done = apply_all(&all, |_| Ok("create"), |_| Err(anyhow!("removed")), &|_| {});
+        assert!(done.is_ok(), "{done:?}");
+    }
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use self::manifest::Wanted;
 use crate::backup::Scope;
 use crate::change::{Change, New, Report, script};
+use crate::cluster::{Cluster, Write};
 use crate::failure::Failure;
 use crate::node::Node;
 use crate::render::CONFIG;
@@ -53,6 +55,49 @@ pub(crate) struct Around {
     /// How long edgecore may take to be as well as before. Seconds.
     #[arg(long, default_value_t = 120, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) ready_timeout_secs: u64,
+}
+
+/// What every change of cloudcore is told.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct AroundCloud {
+    #[command(flatten)]
+    pub(crate) wanted: Wanted,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// Take back what others have changed about cloudcore's objects since.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+impl AroundCloud {
+    /// What becomes of what others have changed.
+    fn how(&self) -> Write {
+        if self.force { Write::Over } else { Write::Careful }
+    }
+}
+
+/// Which cluster is changed, whether it is, and how long it may take.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Reach {
+    /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kube_config: Option<PathBuf>,
+    /// Print what would be done.
+    #[arg(short, long)]
+    pub(crate) dry_run: bool,
+    /// How long cloudcore may take to be ready. Seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    ready_timeout_secs: u64,
+}
+
+impl Reach {
+    pub(crate) fn cluster(&self) -> Result<Cluster, Failure> {
+        Cluster::connect(self.kube_config.as_deref())
+    }
+
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_secs(self.ready_timeout_secs)
+    }
 }
 
 impl Around {

@@ -52,7 +52,7 @@ impl Args {
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let edge = match &args.side {
-        Some(Side::Cloud(args)) => return reset_cloud::run(args),
+        Some(Side::Cloud(args)) => return reset_cloud::run(host, args),
         Some(Side::Edge(edge)) => edge,
         None => &Edge::default(),
     };

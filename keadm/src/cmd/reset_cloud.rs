@@ -9,7 +9,7 @@
 )]
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::takeover::{self, Owner};
 use super::{Failure, is_meant};
 use crate::cluster::{Cluster, MADE, MANAGER, SELECTOR, shown};
+use crate::host::Host;
 use crate::objects::{self, NAMESPACE};
 use crate::wait::wait;
 
@@ -61,7 +62,7 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let cluster = Cluster::connect(args.kube_config.as_deref())?;
     match takeover::look(&cluster)?.map(|old| old.owner) {
         None | Some(Owner::Keadm) => {}
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     {
         return Err(Failure::Refused("nothing was removed".into()));
     }
-    remove(&cluster, &found.go)?;
+    remove(host, &cluster, &found.go)?;
     nodes(&cluster)?;
     Ok(())
 }
@@ -114,15 +115,9 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         if cluster.get(&secret)?.is_none() {
             continue;
         }
-        if args.keep_secrets {
-            found.stay.push(format!("{} stays (--keep-secrets)", shown(&secret)));
-        } else if was_there && !args.with_secrets {
-            found.stay.push(format!(
-                "{} stays: its namespace was there before keadm init, and it may have been, too; --with-secrets removes it",
-                shown(&secret)
-            ));
-        } else {
-            found.go.push(secret);
+        match why_secret_stays(args, was_there) {
+            Some(why) => found.stay.push(format!("{} stays{why}", shown(&secret))),
+            None => found.go.push(secret),
         }
     }
     definitions(cluster, args, &mut found)?;
@@ -134,6 +129,17 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         }
     }
     Ok(found)
+}
+
+/// The end of a sentence; `None`: it goes. `was_there`: its namespace was there before init.
+fn why_secret_stays(args: &Args, was_there: bool) -> Option<&'static str> {
+    match (args.keep_secrets, was_there && !args.with_secrets) {
+        (true, _) => Some(" (--keep-secrets)"),
+        (false, true) => Some(
+            ": its namespace was there before keadm init, and it may have been, too; --with-secrets removes it",
+        ),
+        (false, false) => None,
+    }
 }
 
 /// What keadm wrote, but for the namespace and definitions, which others may use too; by kind and name.
@@ -198,7 +204,7 @@ fn definitions(cluster: &Cluster, args: &Args, found: &mut Found) -> Result<()> 
     Ok(())
 }
 
-fn remove(cluster: &Cluster, go: &[Value]) -> Result<(), Failure> {
+fn remove(host: &dyn Host, cluster: &Cluster, go: &[Value]) -> Result<(), Failure> {
     let mut left = Vec::new();
     for object in go {
         match cluster.delete(object) {
@@ -207,7 +213,7 @@ fn remove(cluster: &Cluster, go: &[Value]) -> Result<(), Failure> {
             Err(error) => left.push(format!("{}: {error:#}", shown(object))),
         }
     }
-    let gone = wait(Instant::now() + LIMIT, &|line| println!("{line}"), || {
+    let gone = wait(host, host.elapsed() + LIMIT, &|line| println!("{line}"), || {
         for object in go {
             if cluster.get(object)?.is_some() {
                 return Ok(Err(format!("{} is still going", shown(object))));
@@ -242,7 +248,32 @@ fn nodes(cluster: &Cluster) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn secrets_of_a_namespace_that_was_there_go_only_when_that_is_said() {
+        let check = |flags: &[&str], was_there: bool, expected: Option<&str>| {
+            let line = Line::try_parse_from([&["cloud"], flags].concat()).unwrap();
+            let why = why_secret_stays(&line.args, was_there);
+            let is_told = why.zip(expected).is_some_and(|(why, words)| why.contains(words));
+            assert!(is_told || why == expected, "{flags:?} {was_there}: {why:?}");
+        };
+        check(&[], true, Some("--with-secrets removes it"));
+        check(&["--force", "--with-devices"], true, Some("--with-secrets removes it"));
+        check(&["--with-secrets"], true, None);
+        check(&["--keep-secrets"], true, Some("(--keep-secrets)"));
+        check(&[], false, None);
+        check(&["--keep-secrets"], false, Some("(--keep-secrets)"));
+        Line::try_parse_from(["cloud", "--keep-secrets", "--with-secrets"]).unwrap_err();
+    }
 
     #[test]
     fn only_what_keadm_wrote_goes() {

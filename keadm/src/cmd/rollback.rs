@@ -1,10 +1,11 @@
-//! `keadm rollback edge`: puts a backup in place of the present node, which is kept as a backup itself.
+//! `keadm rollback`: the cloud's side is in `upgrade_cloud/back.rs`. `rollback edge` puts a backup in place of the present node,
+//! which is kept as a backup itself.
 //!
 //! The present store stays if the older program can read it: what the cloud knows to be kept here is in no other.
 
 use std::path::Path;
 
-use super::{Around, Failure, script};
+use super::{Around, Failure, script, upgrade_cloud};
 use crate::backup::{self, Backup};
 use crate::change::{self, Change, New};
 use crate::host::Host;
@@ -20,6 +21,8 @@ pub(crate) struct Args {
 enum Side {
     /// Put programs and configuration of a backup in place.
     Edge(Edge),
+    /// Put cloudcore's objects in the cluster back as they were before an upgrade, also one that was cut short.
+    Cloud(upgrade_cloud::BackArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -31,9 +34,23 @@ struct Edge {
     historical_version: Option<String>,
 }
 
+impl Args {
+    /// The command's words, if it changes this machine.
+    pub(crate) fn of_machine(&self) -> Option<&'static str> {
+        match self.side {
+            Side::Edge(_) => Some("rollback edge"),
+            Side::Cloud(_) => None,
+        }
+    }
+}
+
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
-    let Side::Edge(edge) = &args.side;
-    rollback(host, &edge.around, edge.historical_version.as_deref(), &mut |line| println!("{line}"))
+    match &args.side {
+        Side::Edge(edge) => {
+            rollback(host, &edge.around, edge.historical_version.as_deref(), &mut |line| println!("{line}"))
+        }
+        Side::Cloud(cloud) => upgrade_cloud::go_back(host, cloud),
+    }
 }
 
 fn rollback(

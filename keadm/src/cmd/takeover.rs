@@ -10,7 +10,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::manifest::Wanted;
 use crate::cluster::{Cluster, shown};
+use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
 use crate::wait::wait;
 
@@ -136,6 +137,7 @@ impl Old {
     /// Writes KubeEdge's objects to a file and removes them from the cluster. Helm forgets its release. `ours`: what comes.
     pub(crate) fn remove(
         &self,
+        host: &dyn Host,
         cluster: &Cluster,
         ours: &[Value],
         say: &dyn Fn(&str),
@@ -178,7 +180,7 @@ impl Old {
         // What is written over an object that goes, goes with it. Nothing else is waited for: pods of KubeEdge's DaemonSets on
         // edge nodes end only when these have a cloudcore again.
         let replaced: Vec<&Value> = self.objects.iter().filter(|old| is_among(old, ours)).collect();
-        let gone = wait(Instant::now() + GONE_WITHIN, say, || {
+        let gone = wait(host, host.elapsed() + GONE_WITHIN, say, || {
             for object in &replaced {
                 let is_same = |found: &Value| found["metadata"]["uid"] == object["metadata"]["uid"];
                 if cluster.get(object)?.as_ref().is_some_and(is_same) {

@@ -25,6 +25,8 @@ pub(crate) struct FakeHost {
     /// What edgecore's socket answers to `METHOD path`; nobody is there if this is empty.
     pub(crate) answers: RefCell<Vec<(String, u16, String)>>,
     pub(crate) clock: Cell<u64>,
+    /// What the calendar has gone on by. Seconds; it may stand still, as on a machine without a clock.
+    pub(crate) date: Cell<i64>,
     /// Dies (every change fails) after so many changes, as a power cut does. One that is cut in a write leaves what it had
     /// written beside the file's place.
     pub(crate) changes_left: Cell<Option<usize>>,
@@ -304,7 +306,7 @@ impl Host for FakeHost {
 
     fn unix_seconds(&self) -> i64 {
         // 2026-11-22
-        1_795_305_600
+        1_795_305_600 + self.date.get()
     }
 
     fn elapsed(&self) -> Duration {

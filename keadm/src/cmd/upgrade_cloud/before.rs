@@ -1,23 +1,21 @@
-//! What is there before an upgrade: looked at, tried against what is wanted, kept in a file, and put back.
+//! What is there before an upgrade: looked at, tried against what is wanted, written for people, and put back.
 
 #![expect(
     clippy::indexing_slicing,
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
-use std::path::Path;
-
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::OBJECTS;
 use crate::apply::{changed, marked};
 use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::cmd::{reset_cloud, takeover};
-use crate::host::Host;
 use crate::owned;
 
 /// The objects as they are before anything is changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Before {
     /// Those that are to be written, where they are there.
     pub(super) present: Vec<Value>,
@@ -61,32 +59,32 @@ impl Before {
         Ok(steps)
     }
 
+    pub(super) fn has(&self, object: &Value) -> bool {
+        self.all().any(|one| is_same(one, object))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Value> {
+        self.present.iter().chain(&self.gone)
+    }
+
     pub(super) fn of(&self, object: &Value) -> Option<&Value> {
         self.present.iter().find(|one| is_same(one, object))
     }
 
-    pub(super) fn keep(&self, host: &dyn Host, folder: &Path) -> Result<()> {
+    /// For kubectl, as a file of this name.
+    pub(super) fn text(&self, name: &str) -> Result<String> {
         let mut text = format!(
-            "# cloudcore's objects before keadm upgrade cloud. The way back:\n\
-             # kubectl apply --server-side --force-conflicts --field-manager=keadm -f {OBJECTS}\n"
+            "# cloudcore's objects as they were. The way back is keadm rollback cloud, or:\n\
+             # kubectl apply --server-side --force-conflicts --field-manager=keadm -f {name}\n"
         );
         // Definitions and namespace as they are; of the rest what keadm has written, so that what others have stays theirs.
-        for object in self.present.iter().chain(&self.gone) {
+        for object in self.all() {
             let object =
                 if is_shared(object) { takeover::plain(object) } else { owned::as_it_was(object, None) };
             let one = serde_saphyr::to_string(&object).context("write an object")?;
             text += &format!("---\n{}\n", one.trim_end());
         }
-        let advice = || format!("write {}; another folder: --backup-dir FOLDER", folder.display());
-        if host.exists(&folder.join(OBJECTS)) {
-            bail!("{} holds the objects before another upgrade: type the same again", folder.display());
-        }
-        let mut above: Vec<&Path> = folder.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
-        above.reverse();
-        for path in above.into_iter().filter(|path| !host.exists(path)) {
-            host.make_folder(path, 0o755).with_context(advice)?;
-        }
-        host.write(&folder.join(OBJECTS), text.as_bytes(), 0o600).with_context(advice)
+        Ok(text)
     }
 
     pub(super) fn prune(&self, cluster: &Cluster, say: &dyn Fn(&str)) -> Result<()> {
@@ -97,27 +95,43 @@ impl Before {
         })
     }
 
-    /// As it was, but for namespace and definitions.
-    pub(super) fn put_back(&self, cluster: &Cluster, all: &[Value], say: &dyn Fn(&str)) -> Vec<String> {
-        let mut left = Vec::new();
-        for object in all.iter().filter(|object| !is_shared(object)) {
-            let done = match self.of(object) {
-                Some(before) => cluster.get(object).and_then(|now| {
-                    let was = owned::as_it_was(before, now.as_ref());
-                    cluster.apply(&was, Write::Over).map_err(|refused| match refused {
-                        Refused::Conflict(why) => anyhow!(why),
-                        Refused::Other(error) => error,
-                    })?;
-                    Ok(())
-                }),
-                None => cluster.delete(object),
-            };
-            if let Err(error) = done {
-                left.push(format!("{}: {error:#}", shown(object)));
+    /// As it was, but for namespace and definitions. `made`: what goes unless it was there before. Out: what could not be put
+    /// back, and why. Doing it again after it was cut short does no harm.
+    pub(super) fn put_back(
+        &self,
+        cluster: &Cluster,
+        made: &[Value],
+        how: Write,
+        say: &dyn Fn(&str),
+    ) -> Vec<String> {
+        let one_back = |before: &Value| {
+            let now = cluster.get(before)?;
+            let was = owned::as_it_was(before, now.as_ref());
+            let after = cluster.apply(&was, how).map_err(|refused| match refused {
+                Refused::Conflict(why) => anyhow!(why),
+                Refused::Other(error) => error,
+            })?;
+            anyhow::Ok(changed(now.as_ref(), &after))
+        };
+        let one_away = |object: &Value| {
+            if cluster.get(object)?.is_none() {
+                return Ok("keep");
             }
-        }
-        if left.is_empty() {
-            say("the objects of before are back");
+            if how != Write::Try {
+                cluster.delete(object)?;
+            }
+            anyhow::Ok("remove")
+        };
+        let back = self.all().filter(|object| !is_shared(object)).map(|object| (object, one_back(object)));
+        let is_new = |object: &&Value| !is_shared(object) && !self.has(object);
+        let away = made.iter().filter(is_new).map(|object| (object, one_away(object)));
+        let mut left = Vec::new();
+        for (object, done) in back.chain(away) {
+            match done {
+                Ok("keep") => {}
+                Ok(word) => say(&format!("{word} {}", shown(object))),
+                Err(error) => left.push(format!("{}: {error:#}", shown(object))),
+            }
         }
         left
     }
@@ -128,7 +142,7 @@ fn is_shared(object: &Value) -> bool {
     object["kind"] == "Namespace" || object["kind"] == "CustomResourceDefinition"
 }
 
-fn is_same(one: &Value, other: &Value) -> bool {
+pub(super) fn is_same(one: &Value, other: &Value) -> bool {
     let metadata = |key: &str| one["metadata"][key] == other["metadata"][key];
     one["kind"] == other["kind"] && metadata("name") && metadata("namespace")
 }
@@ -138,7 +152,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::host::fake::FakeHost;
 
     #[test]
     fn the_backup_can_be_applied() {
@@ -148,10 +161,7 @@ mod tests {
         let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {"name": "d", "uid": "2"}, "spec": {"x": 1}, "status": {}});
         let before = Before { present: vec![definition, present], gone: Vec::new() };
-        let host = FakeHost::new(&["/", "/var", "/var/lib"]);
-        before.keep(&host, Path::new("/var/lib/keadm-cloud/now")).unwrap();
-        let text = host.read(Path::new("/var/lib/keadm-cloud/now/objects.yaml")).unwrap().unwrap();
-        let text = String::from_utf8(text).unwrap();
+        let text = before.text("objects.yaml").unwrap();
         assert!(
             text.contains("--field-manager=keadm") && text.contains("a: \"1\"") && text.contains("x: 1"),
             "{text}"
