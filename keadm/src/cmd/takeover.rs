@@ -16,7 +16,6 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::manifest::Wanted;
 use crate::cluster::{Cluster, shown};
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
@@ -119,9 +118,9 @@ fn is_among(object: &Value, others: &[Value]) -> bool {
 }
 
 impl Old {
-    /// What `init` says about KubeEdge's cloudcore.yaml, below what the flags say.
-    pub(crate) fn said(&self, wanted: &Wanted) -> Result<(Value, Vec<String>), Failure> {
-        wanted.said_over(carried_over(&self.config))
+    /// Of KubeEdge's cloudcore.yaml what holds unless flags say otherwise: a file of values.
+    pub(crate) fn below(&self) -> Value {
+        carried_over(&self.config)
     }
 
     /// A line for each object that would go.
