@@ -274,6 +274,17 @@ fn kubeedges_installation_becomes_ours_and_kubeedges_again() -> Result<()> {
     // Once more is no change.
     let again = must(&bench.keadm(&["init", "--takeover", &address])?)?;
     ensure!(!again.contains("remove ") && !again.contains("create "), "{again}");
+    // Also when nothing is said of what was carried over.
+    for words in [&["init", "--takeover"][..], &["init"]] {
+        let again = must(&bench.keadm(words)?)?;
+        for word in ["remove ", "create ", "change "] {
+            ensure!(!again.contains(word), "{words:?}: {again}");
+        }
+        let next = format!("keadm join --cloudcore-ipport={}:10000", bench.cloud.address());
+        ensure!(again.contains(&next), "{words:?}: {again}");
+        let now = bench.get("configmap/cloudcore")?["data"]["cloudcore.yaml"].to_string();
+        ensure!(now == config, "{words:?} has changed\n{config}\nto\n{now}");
+    }
     mark("new pods run, and once more is no change");
 
     // The way back, as the documents have it.

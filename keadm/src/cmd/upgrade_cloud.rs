@@ -29,11 +29,11 @@ use super::noted::below;
 use super::takeover::{self, Owner};
 use super::{AroundCloud, Failure};
 use crate::apply::{apply_one, look_at_version, may_write, wanted};
-use crate::cluster::{Cluster, Write, shown};
+use crate::cluster::{Cluster, SELECTOR, Write, shown};
 use crate::health::STEADY;
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
-use crate::rollout::{pods, readiness};
+use crate::rollout::{is_after, pods, readiness, revision};
 use crate::token_secrets;
 use crate::wait::{wait, wait_steady};
 
@@ -218,7 +218,7 @@ fn take_back(
     say: &dyn Fn(&str),
 ) -> Failure {
     // Before the pod that knows it is replaced.
-    let said = last_words(cluster);
+    let said = last_words(cluster, kept.before());
     say(&format!("cloudcore is not as wanted ({why:#}): putting back what was there"));
     // So that whoever comes after a keadm that is killed now does not begin with the same again.
     let noted = kept.go_back(host, None);
@@ -255,9 +255,13 @@ fn not_ready(error: &anyhow::Error) -> String {
     )
 }
 
-/// The last lines of the log of a pod that is not ready.
-fn last_words(cluster: &Cluster) -> String {
-    let pods = pods(cluster).unwrap_or_default();
+/// The last lines of the log of a pod that is not ready. Those of before have nothing to say on why the new ones are not.
+fn last_words(cluster: &Cluster, before: &Before) -> String {
+    let sets = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"namespace": NAMESPACE}});
+    let sets = cluster.list(&sets, SELECTOR).unwrap_or_default();
+    let n_before = before.of(&like("apps/v1", "Deployment")).map_or(0, revision);
+    let mut pods = pods(cluster).unwrap_or_default();
+    pods.retain(|pod| is_after(pod, &sets, n_before));
     let failing = pods.iter().find(|pod| {
         let containers = pod["status"]["containerStatuses"].as_array();
         containers.is_some_and(|all| all.iter().any(|container| container["ready"] != true))
