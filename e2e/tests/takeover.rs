@@ -299,5 +299,13 @@ fn kubeedges_installation_becomes_ours_and_kubeedges_again() -> Result<()> {
     bench.cluster.kubectl_ok(&["delete", "node", NODE])?;
     must(&bench.edge.join(&token, &[])?)?;
     mark("a machine joins with the first token");
+
+    // A takeover that was cut short before the last of KubeEdge's objects went still knows what to carry over.
+    bench.cluster.kubectl_ok(&["delete", "deployment/cloudcore", "--namespace=kubeedge"])?;
+    let plan = must(&bench.keadm(&["init", "--takeover", "--dry-run"])?)?;
+    for key in ["advertiseAddress", "nodeLimit"] {
+        ensure!(plan.contains(&format!("cloudCore.modules.cloudHub.{key}")), "no {key} in {plan}");
+    }
+    ensure!(plan.contains("change ConfigMap kubeedge/cloudcore"), "{plan}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Nobody reads what keadm prints any more, as with `keadm ... | head`; or it cannot be written.
 
 use std::fs::OpenOptions;
-use std::io::pipe;
+use std::io;
 use std::process::{Command, Output, Stdio};
 
 fn keadm(words: &str) -> Command {
@@ -11,10 +11,10 @@ fn keadm(words: &str) -> Command {
 }
 
 /// The other end of a pipe that is closed.
-fn closed() -> Stdio {
-    let (reader, writer) = pipe().unwrap();
+fn closed() -> io::Result<Stdio> {
+    let (reader, writer) = io::pipe()?;
     drop(reader);
-    writer.into()
+    Ok(writer.into())
 }
 
 fn told(output: &Output) -> (Option<i32>, String) {
@@ -24,7 +24,7 @@ fn told(output: &Output) -> (Option<i32>, String) {
 #[test]
 fn who_closes_the_pipe_has_seen_enough() {
     let check = |words: &str| {
-        let output = keadm(words).stdout(closed()).stderr(Stdio::piped()).output().unwrap();
+        let output = keadm(words).stdout(closed().unwrap()).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(told(&output), (Some(0), String::new()), "keadm {words}");
     };
     check("manifest generate");
@@ -38,7 +38,7 @@ fn who_closes_the_pipe_has_seen_enough() {
 #[test]
 fn a_command_that_fails_ends_with_its_own_code() {
     let check = |words: &str, code: i32| {
-        let output = keadm(words).stdout(closed()).stderr(closed()).output().unwrap();
+        let output = keadm(words).stdout(closed().unwrap()).stderr(closed().unwrap()).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "keadm {words}");
     };
     // There is no edgecore beside this keadm's test, or no node: something is wrong, and is told to nobody.

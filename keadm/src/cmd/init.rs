@@ -19,7 +19,7 @@ use super::{AroundCloud, Failure, noted, upgrade_cloud};
 use crate::apply::{apply_one, look_at_version, may_write, try_one, wanted};
 use crate::cluster::{Cluster, Write, shown};
 use crate::host::Host;
-use crate::objects::{self, NAME, NAMESPACE};
+use crate::objects::{NAME, NAMESPACE};
 use crate::rollout::readiness;
 use crate::token_secrets;
 use crate::wait::wait;
@@ -52,7 +52,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     upgrade_cloud::must_be_whole(host, &cluster, &say)?;
     let below = match &old {
         Some(old) => old.below(),
-        None => noted_earlier(&cluster, (is_ours, args.reset_values), &say)?,
+        None => noted_earlier(&cluster, args.reset_values, &say)?,
     };
     let silent = noted::silent_on(&flags.said_over(Value::Null)?.0, &below);
     if !silent.is_empty() {
@@ -94,22 +94,13 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What was said at an earlier init, and since; also one that was cut short.
-fn noted_earlier(
-    cluster: &Cluster,
-    (is_ours, is_forgotten): (bool, bool),
-    say: &dyn Fn(&str),
-) -> Result<Value, Failure> {
+/// What was said at an earlier init, and since; also one that was cut short. Of a takeover that was, what it carries over.
+fn noted_earlier(cluster: &Cluster, is_forgotten: bool, say: &dyn Fn(&str)) -> Result<Value, Failure> {
     let like =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}});
-    let config_map = cluster
-        .get(&like)
-        .map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))?
-        .filter(|it| is_ours || objects::remembered(it).is_some());
-    Ok(match config_map {
-        Some(config_map) => noted::below(Some(&config_map), is_forgotten, say),
-        None => Value::Null,
-    })
+    let found = cluster.get(&like);
+    let found = found.map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))?;
+    Ok(found.map_or(Value::Null, |config_map| noted::below(Some(&config_map), is_forgotten, say)))
 }
 
 /// Whether cloudcore can be installed here. What is there already.
