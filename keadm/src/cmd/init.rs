@@ -304,7 +304,11 @@ mod tests {
             Ok(())
         };
         let apply = |_: &Value| words.next().unwrap().ok_or_else(|| anyhow!("full"));
-        let failure = apply_all(&all, apply, delete, &|_| {}).unwrap_err();
+        let told = RefCell::new(Vec::new());
+        let failure = apply_all(&all, apply, delete, &|line| told.borrow_mut().push(line.to_owned()));
+        let failure = failure.unwrap_err();
+        let is_told = told.borrow().iter().any(|line| line == "taking back what was made");
+        assert_eq!(is_told, !gone.is_empty() || !stuck.is_empty(), "{failure}");
         assert_eq!(removed.borrow().as_str(), gone, "{failure}");
         assert_eq!(
             (failure.to_string().lines().take(3).collect::<Vec<_>>().join("|"), failure.code()),
