@@ -411,6 +411,48 @@ fn it_takes_the_place_of_kubeedges_chart() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn definitions_of_helms_are_upgraded_as_keadm_says() -> Result<()> {
+    let (helm, chart) = (Helm::new()?, chart()?);
+    let cluster = Cluster::start(&Options::default())?;
+    helm.ok(Some(&cluster), &["install", "cloudcore", &chart, "--namespace=kubeedge", "--create-namespace"])?;
+    let mut keadm = Command::new(binary("keadm", "ISTHMUS_KEADM")?);
+    keadm.args(["upgrade", "cloud"]).env("KUBECONFIG", cluster.kubeconfig()).stdin(Stdio::null());
+    let refused = keadm.output().context("start keadm")?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(3), "{said}");
+
+    // The definitions of another version.
+    let (newer, mut name) = (helm.run_dir.folder("crds")?, String::new());
+    for (number, entry) in fs::read_dir(format!("{chart}/crds"))?.enumerate() {
+        for (of, mut definition) in by_name(&fs::read_to_string(entry?.path())?)? {
+            definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "Newer.".into();
+            name = definition["metadata"]["name"].as_str().context(of)?.to_owned();
+            fs::write(newer.join(format!("{number}-{name}.json")), definition.to_string())?;
+        }
+    }
+    let (command, folder) = ("kubectl apply --server-side --force-conflicts", newer.display().to_string());
+    let apply = |words: &str| cluster.kubectl(&words.split(' ').chain(["-f", &folder]).collect::<Vec<_>>());
+    let conflict = apply("apply --server-side")?;
+    let why = String::from_utf8_lossy(&conflict.stderr).into_owned();
+    ensure!(!conflict.status.success() && why.contains("conflict with \"helm\""), "{why}");
+
+    // keadm and the documents say what does it.
+    let typed = format!("{command} -f charts/cloudcore/crds");
+    let documents = ["chart.md", "upgrade.md"].map(|name| format!("{chart}/../../docs/{name}"));
+    for text in documents.iter().map(fs::read_to_string).chain([Ok(said)]) {
+        let text = text?.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(text.contains(&typed), "no {typed:?} in {text}");
+        ensure!(!text.contains("apply --server-side -f"), "a command without --force-conflicts: {text}");
+    }
+    let done = apply(command.trim_start_matches("kubectl "))?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let found = cluster.kubectl_json(&["get", "crd", &name])?;
+    ensure!(found.to_string().contains("Newer."), "{found}");
+    helm.ok(Some(&cluster), &["upgrade", "cloudcore", &chart, "--namespace=kubeedge"])?;
+    Ok(())
+}
+
 /// Whether everything that is wanted is there. Lists are as long as wanted; objects may have more, such as defaults.
 fn holds(found: &Value, wanted: &Value) -> bool {
     match (found, wanted) {

@@ -38,23 +38,35 @@ fn twice_is_once() -> Result<()> {
     let twice = Twice { ground: Ground::start(NODE, &|_| {})? };
     let (cluster, ground) = (&twice.ground.cluster, &twice.ground);
 
-    let first = must(&twice.init(&[])?)?;
+    let first = must(&twice.init(&["--set=cloudCore.modules.cloudHub.nodeLimit=777"])?)?;
     ensure!(first.contains("cloudcore is ready"), "{first}");
     let written = versions(cluster)?;
-    let again = must(&twice.init(&[])?)?;
-    ensure!(!again.contains("change ") && !again.contains("create "), "{again}");
-    ensure!(versions(cluster)? == written, "the second init wrote something");
+    // What is not said again holds.
+    for again in [twice.init(&[])?, ground.keadm(&["init"]).output()?] {
+        let again = must(&again)?;
+        ensure!(!again.contains("change ") && !again.contains("create "), "{again}");
+        ensure!(again.contains("cloudCore.modules.cloudHub.nodeLimit"), "what holds is not said: {again}");
+        let next = format!("keadm join --cloudcore-ipport={}:10000", ground.cloud.address());
+        ensure!(again.contains(&next), "{again}");
+        ensure!(versions(cluster)? == written, "a second init wrote something");
+    }
 
     // What somebody else has changed meanwhile is named, and taken back only if that is wanted.
     let patch = "--patch={\"spec\":{\"replicas\":0}}";
     cluster.kubectl_ok(&["patch", "deployment/cloudcore", "--namespace=kubeedge", patch])?;
-    let refused = twice.init(&[])?;
-    ensure!(!refused.status.success(), "{}", told(&refused));
-    ensure!(
-        told(&refused).contains(".spec.replicas") && told(&refused).contains("--force"),
-        "{}",
-        told(&refused)
-    );
+    let patched = versions(cluster)?;
+    // With something else that would be written before it.
+    for more in [&["--dry-run"][..], &[], &["--set=cloudCore.modules.cloudHub.nodeLimit=778"]] {
+        let refused = twice.init(more)?;
+        let said = told(&refused);
+        ensure!(refused.status.code() == Some(3), "{more:?}: {said}");
+        ensure!(said.contains(".spec.replicas") && said.contains("--force"), "{more:?}: {said}");
+        ensure!(!said.contains("taking back"), "{more:?}: nothing was made: {said}");
+        ensure!(versions(cluster)? == patched, "{more:?} wrote something: {said}");
+    }
+    let plan = must(&twice.init(&["--force", "--dry-run"])?)?;
+    ensure!(plan.contains("change Deployment kubeedge/cloudcore"), "{plan}");
+    ensure!(versions(cluster)? == patched, "a dry run wrote something");
     let back = must(&twice.init(&["--force"])?)?;
     ensure!(back.contains("change Deployment kubeedge/cloudcore"), "{back}");
 
@@ -91,6 +103,33 @@ fn twice_is_once() -> Result<()> {
     twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
     let again = twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
     ensure!(again.contains("nothing to remove"), "{again}");
+    without_keadms_hands(&twice)
+}
+
+/// What keadm printed and kubectl applied is not keadm's to remove; what it says instead does it.
+fn without_keadms_hands(twice: &Twice) -> Result<()> {
+    let (cluster, ground) = (&twice.ground.cluster, &twice.ground);
+    let printed = |words: &[&str]| -> Result<String> {
+        let output = ground.keadm(&[&["manifest", "generate"], words].concat()).output()?;
+        must(&output)?;
+        let file = ground.cloud.run_dir().write("manifest.yaml", &output.stdout)?;
+        Ok(format!("--filename={}", file.display()))
+    };
+    cluster.kubectl_ok(&["apply", &printed(&[&*ground.init()])?])?;
+    let applied = versions(cluster)?;
+    for words in [&["reset", "cloud", "--force"][..], &["reset", "cloud", "--force", "--with-secrets"]] {
+        let refused = ground.keadm(words).output()?;
+        let said = told(&refused);
+        ensure!(refused.status.code() == Some(3), "{said}");
+        ensure!(said.contains("keadm manifest generate --skip-crds | kubectl delete -f -"), "{said}");
+        ensure!(said.contains("the cluster names kubectl"), "{said}");
+    }
+    let now = versions(cluster)?;
+    ensure!(applied.iter().all(|line| now.contains(line)), "something went: {now:?}, it was {applied:?}");
+    cluster.kubectl_ok(&["delete", &printed(&["--skip-crds"])?])?;
+    let again = twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
+    ensure!(again.contains("nothing to remove"), "{again}");
+    ensure!(!cluster.kubectl(&["get", "namespace", "kubeedge"])?.status.success(), "the namespace stays");
     Ok(())
 }
 

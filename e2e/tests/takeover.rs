@@ -274,6 +274,17 @@ fn kubeedges_installation_becomes_ours_and_kubeedges_again() -> Result<()> {
     // Once more is no change.
     let again = must(&bench.keadm(&["init", "--takeover", &address])?)?;
     ensure!(!again.contains("remove ") && !again.contains("create "), "{again}");
+    // Also when nothing is said of what was carried over.
+    for words in [&["init", "--takeover"][..], &["init"]] {
+        let again = must(&bench.keadm(words)?)?;
+        for word in ["remove ", "create ", "change "] {
+            ensure!(!again.contains(word), "{words:?}: {again}");
+        }
+        let next = format!("keadm join --cloudcore-ipport={}:10000", bench.cloud.address());
+        ensure!(again.contains(&next), "{words:?}: {again}");
+        let now = bench.get("configmap/cloudcore")?["data"]["cloudcore.yaml"].to_string();
+        ensure!(now == config, "{words:?} has changed\n{config}\nto\n{now}");
+    }
     mark("new pods run, and once more is no change");
 
     // The way back, as the documents have it.
@@ -288,5 +299,13 @@ fn kubeedges_installation_becomes_ours_and_kubeedges_again() -> Result<()> {
     bench.cluster.kubectl_ok(&["delete", "node", NODE])?;
     must(&bench.edge.join(&token, &[])?)?;
     mark("a machine joins with the first token");
+
+    // A takeover that was cut short before the last of KubeEdge's objects went still knows what to carry over.
+    bench.cluster.kubectl_ok(&["delete", "deployment/cloudcore", "--namespace=kubeedge"])?;
+    let plan = must(&bench.keadm(&["init", "--takeover", "--dry-run"])?)?;
+    for key in ["advertiseAddress", "nodeLimit"] {
+        ensure!(plan.contains(&format!("cloudCore.modules.cloudHub.{key}")), "no {key} in {plan}");
+    }
+    ensure!(plan.contains("change ConfigMap kubeedge/cloudcore"), "{plan}");
     Ok(())
 }

@@ -197,6 +197,8 @@ fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
     ensure!(bench.runtime.running()? == containers, "containers were touched");
     ensure!(bench.upgrade_ok(&[])?.contains("nothing is changed"), "a second time");
 
+    changed_by_others(&bench)?;
+
     // An image that is nowhere.
     let before = bench.deployment()?;
     let bad =
@@ -206,6 +208,8 @@ fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
     ensure!(refused.status.code() == Some(1), "{}", told(&refused));
     let said = told(&refused);
     ensure!(said.contains("the upgrade was taken back") && said.contains("Pull"), "{said}");
+    // The new pod never ran, and what the old one said is no cause.
+    ensure!(!said.contains("the last lines of pod"), "{said}");
     ensure!(said.contains("the cloudcore of before is ready"), "{said}");
     let after = bench.deployment()?;
     ensure!(after["spec"] == before["spec"], "{} is not {}", after["spec"], before["spec"]);
@@ -243,6 +247,44 @@ fn cloudcore_is_upgraded_or_stays_what_it_was() -> Result<()> {
     let reset = bench.machine.run(Path::new("/usr/local/bin/keadm"), &["reset", "edge", "--force"])?;
     ensure!(reset.status.success(), "{}", told(&reset));
     bench.keadm_ok(&["reset", "cloud", "--force"])?;
+    Ok(())
+}
+
+/// What somebody else has changed is found before anything is written, and taken back if that is wanted.
+fn changed_by_others(bench: &Bench) -> Result<()> {
+    let service = ["service/cloudcore", "--namespace=kubeedge"];
+    let patch = |kind: &str| {
+        let patch = format!("--patch={{\"spec\":{{\"type\":\"{kind}\"}}}}");
+        bench.cluster.kubectl_ok(&[&["patch"], &service[..], &[&*patch]].concat())
+    };
+    let written = || -> Result<(Value, Value)> {
+        let config = bench.cluster.kubectl_json(&["get", "configmap/cloudcore", "--namespace=kubeedge"])?;
+        Ok((
+            config["metadata"]["resourceVersion"].clone(),
+            bench.deployment()?["metadata"]["generation"].clone(),
+        ))
+    };
+    let before = written()?;
+    let n_kept = bench.kept("objects.yaml")?.len();
+    patch("LoadBalancer")?;
+    let changes = "--set=cloudCore.modules.cloudHub.nodeLimit=501";
+    for more in [&[changes, "--dry-run"][..], &[changes]] {
+        let refused = bench.upgrade(more)?;
+        let said = told(&refused);
+        ensure!(refused.status.code() == Some(3), "{more:?}: {said}");
+        for words in ["nothing was changed: Service kubeedge/cloudcore", ".spec.type", "--force"] {
+            ensure!(said.contains(words), "{more:?}: no {words:?} in {said}");
+        }
+        ensure!(!said.contains("putting back"), "{more:?}: {said}");
+        ensure!(written()? == before, "{more:?} has written something: {said}");
+    }
+    ensure!(bench.kept("objects.yaml")?.len() == n_kept, "nothing was to be kept");
+    let plan = bench.upgrade_ok(&["--force", "--dry-run"])?;
+    ensure!(plan.contains("change Service kubeedge/cloudcore"), "{plan}");
+    let done = bench.upgrade_ok(&["--force"])?;
+    ensure!(done.contains("change Service kubeedge/cloudcore"), "{done}");
+    let kind = [&["get"], &service[..], &["--output=jsonpath={.spec.type}"]].concat();
+    ensure!(bench.cluster.kubectl_ok(&kind)? == "NodePort", "it was not taken back");
     Ok(())
 }
 

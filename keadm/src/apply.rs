@@ -98,26 +98,58 @@ pub(crate) fn marked(object: &Value, before: Option<&Value>) -> Value {
     object
 }
 
+/// What became of it, in a word.
 pub(crate) fn apply_one(cluster: &Cluster, object: &Value, how: Write) -> Result<&'static str> {
     let before = cluster.get(object)?;
-    let object = marked(object, before.as_ref());
-    let how = if object["kind"] == "CustomResourceDefinition" { Write::Over } else { how };
-    let after = match cluster.apply(&object, how) {
-        Ok(after) => after,
-        Err(Refused::Conflict(why)) => {
-            let shown = shown(&object);
-            return Err(anyhow!(
-                "{shown} was changed by somebody else: {why}; add --force to take that back"
-            ));
-        }
-        Err(Refused::Other(error)) => return Err(error),
-    };
+    let after = write(cluster, &marked(object, before.as_ref()), how)?;
     Ok(changed(before.as_ref(), &after))
+}
+
+/// The same, but nothing is written. `before`: as it is. Errors: it would be refused.
+pub(crate) fn try_one(
+    cluster: &Cluster,
+    object: &Value,
+    before: Option<&Value>,
+    how: Write,
+) -> Result<&'static str> {
+    // Not tried: its namespace or its kind may not be there yet.
+    let Some(before) = before else { return Ok("create") };
+    let after = write(cluster, &marked(object, Some(before)), how.tried())?;
+    Ok(changed(Some(before), &after))
+}
+
+fn write(cluster: &Cluster, object: &Value, how: Write) -> Result<Value> {
+    cluster.apply(object, how_of(object, how)).map_err(|refused| match refused {
+        Refused::Conflict(why) => {
+            anyhow!("{} was changed by somebody else: {why}; add --force to take that back", shown(object))
+        }
+        Refused::Other(error) => error,
+    })
+}
+
+/// Definitions are only ever widened: whose they were does not matter.
+fn how_of(object: &Value, how: Write) -> Write {
+    match (object["kind"] == "CustomResourceDefinition", how) {
+        (true, Write::Careful | Write::Over) => Write::Over,
+        (true, Write::Try | Write::TryOver) => Write::TryOver,
+        (false, how) => how,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn definitions_are_anybodys() {
+        let check = |kind: &str, how: Write, expected: Write| {
+            assert_eq!(how_of(&json!({"kind": kind}), how), expected, "{kind} {how:?}");
+        };
+        check("CustomResourceDefinition", Write::Careful, Write::Over);
+        check("CustomResourceDefinition", Write::Try, Write::TryOver);
+        check("Service", Write::Careful, Write::Careful);
+        check("Service", Write::Try, Write::Try);
+    }
 
     #[test]
     fn only_what_is_seen_is_a_change() {

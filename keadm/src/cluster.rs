@@ -44,12 +44,32 @@ pub(crate) struct Cluster {
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
-    /// Only says what would come of it.
+    /// Only says what would come of `Careful`.
     Try,
+    /// Only says what would come of `Over`.
+    TryOver,
     /// Fields that somebody else has set meanwhile are a conflict.
     Careful,
     /// Takes fields from whoever has set them.
     Over,
+}
+
+impl Write {
+    /// The same, but nothing is written.
+    pub(crate) const fn tried(self) -> Self {
+        match self {
+            Self::Try | Self::Careful => Self::Try,
+            Self::TryOver | Self::Over => Self::TryOver,
+        }
+    }
+
+    const fn is_tried(self) -> bool {
+        matches!(self, Self::Try | Self::TryOver)
+    }
+
+    const fn is_over(self) -> bool {
+        matches!(self, Self::TryOver | Self::Over)
+    }
 }
 
 /// Why an object is not written.
@@ -142,11 +162,8 @@ impl Cluster {
     /// Server-side apply: what is there of others stays.
     pub(crate) fn apply(&self, object: &Value, how: Write) -> Result<Value, Refused> {
         let api = self.api(object).map_err(Refused::Other)?;
-        let params = PatchParams {
-            dry_run: how == Write::Try,
-            force: how != Write::Careful,
-            ..PatchParams::apply(MANAGER)
-        };
+        let params =
+            PatchParams { dry_run: how.is_tried(), force: how.is_over(), ..PatchParams::apply(MANAGER) };
         let written = self.ask(
             &format!("write {}", shown(object)),
             api.patch(name(object), &params, &Patch::Apply(object)),
@@ -269,4 +286,21 @@ fn kubeconfig(given: Option<&Path>) -> Result<PathBuf, Failure> {
             USUAL.join(" and no ")
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_tried_is_what_would_be_written() {
+        let check = |how: Write, is_over: bool| {
+            let tried = how.tried();
+            assert!(tried.is_tried() && tried.tried() == tried, "{how:?}");
+            assert_eq!((how.is_over(), tried.is_over()), (is_over, is_over), "{how:?}");
+        };
+        check(Write::Careful, false);
+        check(Write::Over, true);
+        assert!(!Write::Careful.is_tried() && !Write::Over.is_tried());
+    }
 }

@@ -8,6 +8,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+// First: its macros are for all that follow.
+#[macro_use]
+mod out;
+
 mod age;
 mod apply;
 mod arch;
@@ -154,7 +158,7 @@ fn main() -> ExitCode {
         println!("{password}");
         return ExitCode::SUCCESS;
     }
-    match run(&host::Machine::new(), Args::parse().command) {
+    match run(&host::Machine::new(), Args::parse().command).and_then(|()| out::end()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");

@@ -58,6 +58,20 @@ pub(crate) fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
     cluster.list(&like, SELECTOR)
 }
 
+/// Of a Deployment, or a ReplicaSet of one: grows with every change of what its pods are to be.
+pub(crate) fn revision(object: &Value) -> i64 {
+    let text = object["metadata"]["annotations"]["deployment.kubernetes.io/revision"].as_str();
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Whether a pod is of a later revision than this. `sets`: the Deployment's ReplicaSets.
+pub(crate) fn is_after(pod: &Value, sets: &[Value], revision_before: i64) -> bool {
+    let owners = pod["metadata"]["ownerReferences"].as_array();
+    sets.iter().filter(|set| revision(set) > revision_before).any(|set| {
+        owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == set["metadata"]["uid"]))
+    })
+}
+
 /// What keeps a pod from being ready, if anything is known.
 pub(crate) fn reason(pod: &Value) -> Option<String> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
@@ -88,6 +102,23 @@ pub(crate) fn reason(pod: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_of_before_are_known() {
+        let set = |uid: &str, revision: &str| json!({"metadata": {"uid": uid, "annotations": {"deployment.kubernetes.io/revision": revision}}});
+        let sets = [set("a", "9"), set("b", "10"), json!({"metadata": {"uid": "c"}})];
+        let check = |owners: Value, revision_before: i64, expected: bool| {
+            let pod = json!({"metadata": {"ownerReferences": owners}});
+            assert_eq!(is_after(&pod, &sets, revision_before), expected, "{pod} {revision_before}");
+        };
+        check(json!([{"uid": "b"}]), 9, true);
+        check(json!([{"uid": "a"}]), 9, false);
+        check(json!([{"uid": "c"}]), 0, false);
+        // The Deployment was never written.
+        check(json!([{"uid": "b"}]), 10, false);
+        check(json!([{"uid": "gone"}]), 0, false);
+        check(Value::Null, 0, false);
+    }
 
     #[test]
     fn a_rollout_is_over_when_only_the_new_ones_are_there() {

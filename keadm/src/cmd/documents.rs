@@ -89,6 +89,15 @@ mod tests {
     }
 
     #[test]
+    fn whatever_writes_json_is_told_so_in_short() {
+        for words in ["check all", "check all -d x.example", "diagnose node", "diagnose pod web", "get pod"] {
+            let line = ["keadm", "debug"].into_iter().chain(words.split(' ')).chain(["-o", "json"]);
+            let parsed = <crate::Args as clap::Parser>::try_parse_from(line);
+            assert!(parsed.is_ok(), "{words}: {:?}", parsed.err());
+        }
+    }
+
+    #[test]
     fn the_flags_of_all_commands_go_together() {
         crate::Args::command().debug_assert();
         for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {

@@ -1,7 +1,7 @@
 //! `keadm init`: makes a cluster the cloud of edge nodes.
 //!
 //! In this order: flags, a look at the cluster (nothing is written until that is good), the objects by server-side apply,
-//! cloudcore is ready and has made its token. Done twice, the second run changes nothing.
+//! cloudcore is ready and has made its token. Done twice, the second run changes nothing: what was said earlier holds.
 
 #![expect(
     clippy::indexing_slicing,
@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
-use super::{AroundCloud, Failure, upgrade_cloud};
-use crate::apply::{apply_one, changed, look_at_version, marked, may_write, wanted};
-use crate::cluster::{Cluster, Refused, Write, shown};
+use super::{AroundCloud, Failure, noted, upgrade_cloud};
+use crate::apply::{apply_one, look_at_version, may_write, try_one, wanted};
+use crate::cluster::{Cluster, Write, shown};
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
 use crate::rollout::readiness;
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Take the place of a KubeEdge installation: its CA, tokens, nodes and devices stay.
     #[arg(long)]
     takeover: bool,
+    /// Forget what was said at an earlier init, and since.
+    #[arg(long)]
+    reset_values: bool,
 }
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
@@ -43,23 +46,36 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     flags.values()?;
     let cluster = reach.cluster()?;
     let deadline = host.elapsed() + reach.limit();
-    let old = look(&cluster, args, &say)?;
+    let found = look(&cluster, args, &say)?;
+    let is_ours = found.as_ref().is_some_and(|found| found.owner == Owner::Keadm);
+    let old = found.filter(|found| found.owner == Owner::KubeEdge);
     upgrade_cloud::must_be_whole(host, &cluster, &say)?;
-    let (said, warnings) = match &old {
-        Some(old) => old.said(flags)?,
-        None => flags.said_over(Value::Null)?,
+    let below = match &old {
+        Some(old) => old.below(),
+        None => noted_earlier(&cluster, args.reset_values, &say)?,
     };
+    let silent = noted::silent_on(&flags.said_over(Value::Null)?.0, &below);
+    if !silent.is_empty() {
+        say(&format!("said earlier, and not now, so that it holds: {}", silent.join(", ")));
+    }
+    let (said, warnings) = flags.said_over(below)?;
     let all = wanted(&said, warnings, &say)?;
     may_write(&cluster, &all)?;
     if !reach.dry_run {
         wait_terminated(host, &cluster, deadline, &say)?;
     }
-    let how = if args.takeover { Write::Over } else { args.around.how() };
+    // Once it is taken over, `--takeover` has no more to say than init without it.
+    let how = if args.takeover && !is_ours { Write::Over } else { args.around.how() };
+    let (steps, refused) = plan(&cluster, &all, old.as_ref(), how)?;
     if reach.dry_run {
-        if let Some(old) = &old {
-            old.plan().iter().for_each(|line| say(line));
-        }
-        return plan(&cluster, &all, old.as_ref(), &say);
+        old.iter().flat_map(takeover::Old::plan).chain(steps).for_each(|line| say(&line));
+    }
+    if !refused.is_empty() {
+        return Err(Failure::Refused(format!("nothing was changed: {}", refused.join("\n  "))));
+    }
+    if reach.dry_run {
+        say("nothing was changed");
+        return Ok(());
     }
     if let Some(old) = &old {
         old.remove(host, &cluster, &all, &say)?;
@@ -74,11 +90,20 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     })?;
     wait_ready(host, &cluster, &all, deadline, &say)?;
     token_secrets::wait_for(host, &cluster, deadline)?;
-    next(&all, flags, &say);
+    next(&all, flags, &said, &say);
     Ok(())
 }
 
-/// Whether cloudcore can be installed here. What of KubeEdge's is to be taken over.
+/// What was said at an earlier init, and since; also one that was cut short. Of a takeover that was, what it carries over.
+fn noted_earlier(cluster: &Cluster, is_forgotten: bool, say: &dyn Fn(&str)) -> Result<Value, Failure> {
+    let like =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}});
+    let found = cluster.get(&like);
+    let found = found.map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))?;
+    Ok(found.map_or(Value::Null, |config_map| noted::below(Some(&config_map), is_forgotten, say)))
+}
+
+/// Whether cloudcore can be installed here. What is there already.
 fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<takeover::Old>, Failure> {
     look_at_version(cluster, say)?;
     let old = takeover::look(cluster)?;
@@ -107,7 +132,7 @@ fn look(cluster: &Cluster, args: &Args, say: &dyn Fn(&str)) -> Result<Option<tak
         0 => say("warning: no node of this cluster is Ready, so that cloudcore has nowhere to run yet"),
         n_ready => say(&format!("ok: {n_ready} nodes are Ready to run cloudcore")),
     }
-    Ok(None)
+    Ok(old)
 }
 
 /// A namespace that goes takes everything with it that is put into it meanwhile.
@@ -129,35 +154,29 @@ fn wait_terminated(
     .map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))
 }
 
+/// A line for each object, and a sentence for each that would be refused.
 fn plan(
     cluster: &Cluster,
     all: &[Value],
     old: Option<&takeover::Old>,
-    say: &dyn Fn(&str),
-) -> Result<(), Failure> {
-    let has_namespace = cluster.get(all.first().unwrap_or(&Value::Null))?.is_some();
+    how: Write,
+) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let failed = |error: anyhow::Error| Failure::Refused(format!("nothing was changed: {error:#}"));
+    let has_namespace = cluster.get(all.first().unwrap_or(&Value::Null)).map_err(failed)?.is_some();
+    let (mut steps, mut refused) = (Vec::new(), Vec::new());
     for object in all {
-        let is_there = match object["metadata"]["namespace"].as_str() {
+        let before = match object["metadata"]["namespace"].as_str() {
             Some(NAMESPACE) if !has_namespace => None,
             // Ours is not written over KubeEdge's, but once that is gone.
             _ if old.is_some_and(|old| old.has(object)) => None,
-            _ => cluster.get(object)?,
+            _ => cluster.get(object).map_err(failed)?,
         };
-        let word = match is_there {
-            None => "create",
-            Some(before) => match cluster.apply(&marked(object, Some(&before)), Write::Try) {
-                Ok(after) => changed(Some(&before), &after),
-                Err(Refused::Conflict(why)) => {
-                    say(&format!("conflict {}: {why}", shown(object)));
-                    continue;
-                }
-                Err(Refused::Other(error)) => return Err(Failure::Refused(format!("{error:#}"))),
-            },
-        };
-        say(&format!("{word} {}", shown(object)));
+        match try_one(cluster, object, before.as_ref(), how) {
+            Ok(word) => steps.push(format!("{word} {}", shown(object))),
+            Err(error) => refused.push(format!("{error:#}")),
+        }
     }
-    say("nothing was changed");
-    Ok(())
+    Ok((steps, refused))
 }
 
 /// Writes everything; if it cannot, what was made goes again. `apply` says in a word what became of an object.
@@ -180,7 +199,9 @@ fn apply_all(
                 say(&format!("{word} {}", shown(object)));
             }
             Err(error) => {
-                say("taking back what was made");
+                if !made.is_empty() {
+                    say("taking back what was made");
+                }
                 let left: Vec<String> = made
                     .iter()
                     .rev()
@@ -225,7 +246,8 @@ fn wait_ready(
     Ok(())
 }
 
-fn next(all: &[Value], wanted: &Wanted, say: &dyn Fn(&str)) {
+/// `said`: what holds, as a file of values.
+fn next(all: &[Value], wanted: &Wanted, said: &Value, say: &dyn Fn(&str)) {
     let port = |name: &str| -> Option<i64> {
         let of = |kind: &str| {
             all.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == NAME)
@@ -240,9 +262,7 @@ fn next(all: &[Value], wanted: &Wanted, say: &dyn Fn(&str)) {
         let ports = &of("Service")?["spec"]["ports"];
         named(ports, "nodePort").or_else(|| named(ports, "port"))
     };
-    let host = wanted.advertise_address.first().map_or("ADDRESS", String::as_str);
-    let host =
-        if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+    let host = dialled(wanted, said);
     say("next, here:            keadm gettoken");
     let certificates = match port("cloudhub-https") {
         Some(10002) | None => String::new(),
@@ -252,6 +272,15 @@ fn next(all: &[Value], wanted: &Wanted, say: &dyn Fn(&str)) {
         "then, on each machine: keadm join --cloudcore-ipport={host}:{}{certificates} --token=TOKEN",
         port("cloudhub").unwrap_or(10000)
     ));
+}
+
+/// What machines dial: what was named first now, or else earlier.
+fn dialled(wanted: &Wanted, said: &Value) -> String {
+    let hub = &said["cloudCore"]["modules"]["cloudHub"];
+    let listed = |key: &str| hub[key].as_array()?.iter().filter_map(Value::as_str).find(|it| !it.is_empty());
+    let now = wanted.advertise_address.first().map(|text| text.trim());
+    let host = now.or_else(|| listed("advertiseAddress")).or_else(|| listed("dnsNames")).unwrap_or("ADDRESS");
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
 }
 
 #[cfg(test)]
@@ -275,7 +304,11 @@ mod tests {
             Ok(())
         };
         let apply = |_: &Value| words.next().unwrap().ok_or_else(|| anyhow!("full"));
-        let failure = apply_all(&all, apply, delete, &|_| {}).unwrap_err();
+        let told = RefCell::new(Vec::new());
+        let failure = apply_all(&all, apply, delete, &|line| told.borrow_mut().push(line.to_owned()));
+        let failure = failure.unwrap_err();
+        let is_told = told.borrow().iter().any(|line| line == "taking back what was made");
+        assert_eq!(is_told, !gone.is_empty() || !stuck.is_empty(), "{failure}");
         assert_eq!(removed.borrow().as_str(), gone, "{failure}");
         assert_eq!(
             (failure.to_string().lines().take(3).collect::<Vec<_>>().join("|"), failure.code()),
@@ -299,5 +332,22 @@ mod tests {
         let all = [json!({"kind": "Thing"}), json!({"kind": "Thing"})];
         let done = apply_all(&all, |_| Ok("create"), |_| Err(anyhow!("removed")), &|_| {});
         assert!(done.is_ok(), "{done:?}");
+    }
+
+    #[test]
+    fn machines_dial_what_was_named() {
+        let check = |now: &[&str], hub: Value, expected: &str| {
+            let advertise_address = now.iter().map(|text| (*text).to_owned()).collect();
+            let wanted = Wanted { advertise_address, ..Wanted::default() };
+            let said = json!({"cloudCore": {"modules": {"cloudHub": hub}}});
+            assert_eq!(dialled(&wanted, &said), expected, "{said}");
+        };
+        let both = json!({"advertiseAddress": ["", "203.0.113.7"], "dnsNames": ["a.example"]});
+        check(&["b.example", "192.0.2.1"], both.clone(), "b.example");
+        check(&[], both, "203.0.113.7");
+        check(&[], json!({"dnsNames": ["a.example"]}), "a.example");
+        check(&["fd00::1"], json!({}), "[fd00::1]");
+        check(&[], json!({"advertiseAddress": [""]}), "ADDRESS");
+        check(&[], Value::Null, "ADDRESS");
     }
 }

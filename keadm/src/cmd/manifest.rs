@@ -126,8 +126,8 @@ impl Wanted {
         let mut said = json!({});
         let put = |said: &mut Value, set: String| crate::set::lay_over(said, &set).map_err(Failure::Usage);
         let (mut addresses, mut names) = (Vec::new(), Vec::new());
-        for text in self.advertise_address.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-            match advertised(text)? {
+        for text in &self.advertise_address {
+            match advertised(text.trim())? {
                 Advertised::Address(address) => addresses.push(address),
                 Advertised::Name(name) => names.push(name),
             }
@@ -154,6 +154,9 @@ fn advertised(text: &str) -> Result<Advertised, Failure> {
         let example = "an example: --advertise-address=203.0.113.7,cloud.example";
         Failure::Usage(format!("--advertise-address: {text:?} {why}; {example}"))
     };
+    if text.is_empty() {
+        return Err(wrong("is no address"));
+    }
     match text.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() || address.is_multicast() => {
             Err(wrong("is no address that a machine can be reached by"))
@@ -245,6 +248,9 @@ mod tests {
             assert!(why.contains(expected), "{line}: {why}");
         };
         check("--advertise-address=<IP>", "neither an IP address nor a DNS name");
+        check("--advertise-address=", "--advertise-address: \"\" is no address; an example");
+        check("--advertise-address=,", "is no address");
+        check("--advertise-address=203.0.113.7,", "is no address");
         check("--advertise-address=0.0.0.0", "no address that a machine");
         check("--advertise-address=10.0.0.1:10000", "neither");
         check("--advertise-address=10.0.0.300", "neither");

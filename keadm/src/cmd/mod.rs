@@ -27,6 +27,7 @@ pub(crate) mod init;
 pub(crate) mod install_into;
 pub(crate) mod join;
 pub(crate) mod manifest;
+mod noted;
 pub(crate) mod recover;
 pub(crate) mod reset;
 pub(crate) mod reset_cloud;

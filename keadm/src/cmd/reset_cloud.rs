@@ -18,7 +18,7 @@ use super::takeover::{self, Owner};
 use super::{Failure, is_meant};
 use crate::cluster::{Cluster, MADE, MANAGER, SELECTOR, shown};
 use crate::host::Host;
-use crate::objects::{self, NAMESPACE};
+use crate::objects::{self, NAME, NAMESPACE};
 use crate::wait::wait;
 
 /// A namespace takes a while to go: its pods have to end.
@@ -65,7 +65,8 @@ pub(crate) struct Args {
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let cluster = Cluster::connect(args.kube_config.as_deref())?;
     match takeover::look(&cluster)?.map(|old| old.owner) {
-        None | Some(Owner::Keadm) => {}
+        None => {}
+        Some(Owner::Keadm) => must_be_made(&cluster)?,
         Some(Owner::Helm) => {
             return Err(Failure::Refused(
                 "cloudcore was installed here with Helm: helm uninstall removes it".into(),
@@ -96,6 +97,28 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     remove(host, &cluster, &found.go)?;
     nodes(&cluster)?;
     Ok(())
+}
+
+/// A cloudcore of ours may have come without keadm's hands: then nothing tells what else came with it.
+fn must_be_made(cluster: &Cluster) -> Result<(), Failure> {
+    let like = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME, "namespace": NAMESPACE}});
+    let found = cluster.get(&like).map_err(|error| Failure::Refused(format!("{error:#}")))?;
+    match found.filter(|it| !is_made(it)) {
+        None => Ok(()),
+        Some(other) => Err(Failure::Refused(by_others(&other))),
+    }
+}
+
+fn by_others(deployment: &Value) -> String {
+    let managers = deployment["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let writes = |one: &&Value| one["subresource"].is_null();
+    let who = managers.iter().find(writes).and_then(|one| one["manager"].as_str()).unwrap_or("somebody else");
+    format!(
+        "nothing was removed: {} was not made by keadm init (the cluster names {who}); what was applied with kubectl goes with: \
+         keadm manifest generate --skip-crds | kubectl delete -f - (with the namespace {NAMESPACE}, and with it the CA, so that \
+         every machine must join again; resource definitions and Devices stay)",
+        shown(deployment)
+    )
 }
 
 struct Found {
@@ -273,6 +296,20 @@ mod tests {
         check(&[], false, None);
         check(&["--keep-secrets"], false, Some("(--keep-secrets)"));
         Line::try_parse_from(["cloud", "--keep-secrets", "--with-secrets"]).unwrap_err();
+    }
+
+    #[test]
+    fn who_made_it_is_named() {
+        let check = |managers: Value, expected: &str| {
+            let metadata = json!({"name": NAME, "namespace": NAMESPACE, "managedFields": managers});
+            let said = by_others(&json!({"kind": "Deployment", "metadata": metadata}));
+            assert!(said.contains(expected), "{said}");
+            assert!(said.contains("manifest generate --skip-crds | kubectl delete -f -"), "{said}");
+        };
+        let status = json!({"manager": "controller", "subresource": "status"});
+        check(json!([status, {"manager": "kubectl-client-side-apply"}]), "names kubectl-client-side-apply)");
+        check(json!([status]), "names somebody else)");
+        check(Value::Null, "Deployment kubeedge/cloudcore was not made by keadm init");
     }
 
     #[test]

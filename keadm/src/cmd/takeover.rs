@@ -16,7 +16,6 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::manifest::Wanted;
 use crate::cluster::{Cluster, shown};
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
@@ -32,19 +31,20 @@ const KEPT: &str = "kubeedge-before-takeover.yaml";
 pub(crate) const WAY_BACK: &str = "kubectl apply -f kubeedge-before-takeover.yaml brings them back";
 /// A Deployment's pods take a while to end.
 const GONE_WITHIN: Duration = Duration::from_secs(120);
-/// Kinds that KubeEdge's chart makes, in the order in which they go. The Deployment last: by it the next run sees what an
-/// interrupted one has left to do. Not Secrets: those that matter are cloudcore's.
+/// Kinds that KubeEdge's chart makes, in the order in which they go. The Deployment after all that nothing is asked of: by it
+/// the next run sees what an interrupted one has left to do. The ConfigMap last: the next run carries over what it says. Not
+/// Secrets: those that matter are cloudcore's.
 const KINDS: [(&str, &str, bool); 10] = [
     ("apps/v1", "DaemonSet", true),
     ("v1", "Service", true),
     ("v1", "ServiceAccount", true),
-    ("v1", "ConfigMap", true),
     ("rbac.authorization.k8s.io/v1", "RoleBinding", true),
     ("rbac.authorization.k8s.io/v1", "Role", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", false),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", false),
     ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", false),
     ("apps/v1", "Deployment", true),
+    ("v1", "ConfigMap", true),
 ];
 
 /// Who installed the cloudcore that is there.
@@ -119,9 +119,9 @@ fn is_among(object: &Value, others: &[Value]) -> bool {
 }
 
 impl Old {
-    /// What `init` says about KubeEdge's cloudcore.yaml, below what the flags say.
-    pub(crate) fn said(&self, wanted: &Wanted) -> Result<(Value, Vec<String>), Failure> {
-        wanted.said_over(carried_over(&self.config))
+    /// Of KubeEdge's cloudcore.yaml what holds unless flags say otherwise: a file of values.
+    pub(crate) fn below(&self) -> Value {
+        carried_over(&self.config)
     }
 
     /// A line for each object that would go.
@@ -246,6 +246,12 @@ mod tests {
         check(json!({RELEASE: "cloudcore"}), json!({CONFIG_HASH: "a"}), Owner::Helm);
         check(json!({RELEASE: "cloudcore"}), Value::Null, Owner::KubeEdge);
         check(Value::Null, Value::Null, Owner::KubeEdge);
+    }
+
+    #[test]
+    fn a_takeover_that_is_cut_short_can_be_gone_on_with() {
+        let last: Vec<&str> = KINDS.iter().rev().take(2).map(|(_, kind, _)| *kind).collect();
+        assert_eq!(last, ["ConfigMap", "Deployment"]);
     }
 
     #[test]

@@ -25,14 +25,15 @@ use serde_json::{Value, json};
 pub(crate) use self::back::{Args as BackArgs, must_be_whole, run as go_back};
 use self::before::Before;
 use self::kept::{Kept, State};
+use super::noted::below;
 use super::takeover::{self, Owner};
 use super::{AroundCloud, Failure};
 use crate::apply::{apply_one, look_at_version, may_write, wanted};
-use crate::cluster::{Cluster, Write, shown};
+use crate::cluster::{Cluster, SELECTOR, Write, shown};
 use crate::health::STEADY;
 use crate::host::Host;
-use crate::objects::{self, NAME, NAMESPACE};
-use crate::rollout::{pods, readiness};
+use crate::objects::{NAME, NAMESPACE};
+use crate::rollout::{is_after, pods, readiness, revision};
 use crate::token_secrets;
 use crate::wait::{wait, wait_steady};
 
@@ -162,7 +163,7 @@ fn look(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<String, Failure> {
         ),
         Some(Owner::Helm) => {
             "cloudcore was installed here with Helm: helm upgrade brings it to another version, after \
-             kubectl apply --server-side -f charts/cloudcore/crds; helm rollback brings it back"
+             kubectl apply --server-side --force-conflicts -f charts/cloudcore/crds; helm rollback brings it back"
                 .to_owned()
         }
         Some(Owner::KubeEdge) => format!(
@@ -174,22 +175,6 @@ fn look(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<String, Failure> {
 
 fn uid(deployment: &Value) -> String {
     deployment["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
-}
-
-/// What holds unless flags say otherwise: a file of values.
-fn below(config_map: Option<&Value>, is_forgotten: bool, say: &dyn Fn(&str)) -> Value {
-    if is_forgotten {
-        return Value::Null;
-    }
-    config_map.and_then(objects::remembered).unwrap_or_else(|| {
-        // Written by `keadm manifest generate`, for one.
-        say(
-            "warning: what was said at the installation is not noted in the cluster: addresses, names, ports and durations \
-             are those of the present cloudcore.yaml, all else is the default unless you say it now",
-        );
-        let text = config_map.and_then(|it| it["data"]["cloudcore.yaml"].as_str()).unwrap_or_default();
-        takeover::carried_over(&serde_saphyr::from_str(text).unwrap_or_default())
-    })
 }
 
 /// Written, ready, and still so after a while; or why not.
@@ -233,7 +218,7 @@ fn take_back(
     say: &dyn Fn(&str),
 ) -> Failure {
     // Before the pod that knows it is replaced.
-    let said = last_words(cluster);
+    let said = last_words(cluster, kept.before());
     say(&format!("cloudcore is not as wanted ({why:#}): putting back what was there"));
     // So that whoever comes after a keadm that is killed now does not begin with the same again.
     let noted = kept.go_back(host, None);
@@ -270,9 +255,13 @@ fn not_ready(error: &anyhow::Error) -> String {
     )
 }
 
-/// The last lines of the log of a pod that is not ready.
-fn last_words(cluster: &Cluster) -> String {
-    let pods = pods(cluster).unwrap_or_default();
+/// The last lines of the log of a pod that is not ready. Those of before have nothing to say on why the new ones are not.
+fn last_words(cluster: &Cluster, before: &Before) -> String {
+    let sets = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"namespace": NAMESPACE}});
+    let sets = cluster.list(&sets, SELECTOR).unwrap_or_default();
+    let n_before = before.of(&like("apps/v1", "Deployment")).map_or(0, revision);
+    let mut pods = pods(cluster).unwrap_or_default();
+    pods.retain(|pod| is_after(pod, &sets, n_before));
     let failing = pods.iter().find(|pod| {
         let containers = pod["status"]["containerStatuses"].as_array();
         containers.is_some_and(|all| all.iter().any(|container| container["ready"] != true))
@@ -323,26 +312,7 @@ fn like(version: &str, kind: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
-
-    #[test]
-    fn what_was_said_holds() {
-        let check = |config_map: Value, is_forgotten: bool, expected: Value, n_warnings: usize| {
-            let told = RefCell::new(0);
-            let found = below(Some(&config_map), is_forgotten, &|_| *told.borrow_mut() += 1);
-            assert_eq!((found, *told.borrow()), (expected, n_warnings), "{config_map}");
-        };
-        let said = json!({"cloudCore": {"replicaCount": 2}});
-        let noted = json!({"metadata": {"annotations": {"isthmus.io/values": said.to_string()}}, "data": {}});
-        check(noted.clone(), false, said, 0);
-        check(noted, true, Value::Null, 0);
-        let yaml = "modules:\n  cloudHub:\n    advertiseAddress: [192.0.2.1]\n    websocket: {port: 11000}\n";
-        let hub = json!({"advertiseAddress": ["192.0.2.1"], "websocket": {"port": 11000}});
-        let expected = json!({"cloudCore": {"modules": {"cloudHub": hub}}});
-        check(json!({"data": {"cloudcore.yaml": yaml}}), false, expected, 1);
-    }
 
     #[test]
     fn a_log_that_is_gone_is_none() {

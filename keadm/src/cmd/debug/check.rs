@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) options: Options,
     /// How it is written.
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(short, long, value_enum, default_value = "text")]
     output: Form,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
     /// How it is written.
-    #[arg(long, value_enum, default_value = "text", global = true)]
+    #[arg(short, long, value_enum, default_value = "text", global = true)]
     output: Form,
 }
 

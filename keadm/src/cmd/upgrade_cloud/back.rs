@@ -55,7 +55,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let (goal, later) = later.split_first_mut().ok_or_else(|| anyhow!("there is nothing to go back to"))?;
     say(&format!("going back to what is kept in {}", goal.objects().display()));
     if args.reach.dry_run {
-        let left = goal.before().put_back(&cluster, &made, Write::Try, &say);
+        let left = goal.before().put_back(&cluster, &made, Write::TryOver, &say);
         left.iter().for_each(|why| say(&format!("would be refused: {why}")));
         say("nothing was changed");
         return Ok(());

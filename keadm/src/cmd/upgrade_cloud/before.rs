@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::apply::{changed, marked};
+use crate::apply::{changed, try_one};
 use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::cmd::{reset_cloud, takeover};
 use crate::owned;
@@ -33,27 +33,18 @@ impl Before {
         Ok(Self { present, gone })
     }
 
-    /// A line for each object that would be another one. Errors: it would be refused.
+    /// A line for each object that would be another one. Errors: each that would be refused.
     pub(super) fn steps(&self, cluster: &Cluster, all: &[Value], how: Write) -> Result<Vec<String>> {
-        let mut steps = Vec::new();
+        let (mut steps, mut refused) = (Vec::new(), Vec::new());
         for object in all {
-            let word = match self.of(object) {
-                None => "create",
-                Some(before) => match cluster.apply(&marked(object, Some(before)), Write::Try) {
-                    Ok(after) => changed(Some(before), &after),
-                    Err(Refused::Conflict(_)) if how == Write::Over => "change",
-                    Err(Refused::Conflict(why)) => {
-                        return Err(anyhow!(
-                            "{} was changed by somebody else: {why}; add --force to take that back",
-                            shown(object)
-                        ));
-                    }
-                    Err(Refused::Other(error)) => return Err(error),
-                },
-            };
-            if word != "keep" {
-                steps.push(format!("{word} {}", shown(object)));
+            match try_one(cluster, object, self.of(object), how) {
+                Ok("keep") => {}
+                Ok(word) => steps.push(format!("{word} {}", shown(object))),
+                Err(error) => refused.push(format!("{error:#}")),
             }
+        }
+        if !refused.is_empty() {
+            return Err(anyhow!(refused.join("\n  ")));
         }
         steps.extend(self.gone.iter().map(|object| format!("remove {}", shown(object))));
         Ok(steps)
@@ -117,7 +108,7 @@ impl Before {
             if cluster.get(object)?.is_none() {
                 return Ok("keep");
             }
-            if how != Write::Try {
+            if how == Write::Over {
                 cluster.delete(object)?;
             }
             anyhow::Ok("remove")
