@@ -41,6 +41,7 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
         return takeover_edge::run(host, limit, args.dry_run, say);
     }
     let mut wanted = wanted(host, args)?;
+    args.service_manager.map_or(Ok(()), |manager| manager.must_run(host))?;
     let token = token(host, args)?;
     let cloud = format!("{}:{}", wanted.host, wanted.port);
     let joined = Joined { node: wanted.node.clone(), cloud, took_over: false };

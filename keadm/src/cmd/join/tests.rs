@@ -122,8 +122,45 @@ fn a_look_that_fails_touches_nothing() {
 }
 
 #[test]
+fn a_service_manager_that_does_not_run_is_refused() {
+    let host = machine();
+    let before = host.files.borrow().clone();
+    for (manager, sign) in [("systemd", "/run/systemd/system"), ("openrc", "/run/openrc")] {
+        let (done, _) = try_join(&host, &format!("{GOOD} --service-manager {manager}"));
+        let Err(Failure::Refused(why)) = done else { panic!("{manager}: {done:?}") };
+        assert!(why.contains(sign) && why.ends_with("type --service-manager none"), "{why}");
+        assert_eq!(*host.files.borrow(), before);
+    }
+}
+
+#[test]
+fn a_machine_whose_service_manager_is_gone_is_not_walled_in() {
+    let host = machine();
+    let before = host.files.borrow().clone();
+    host.files.borrow_mut().insert("/run/systemd/system".into(), None);
+    let (done, _) = try_join(&host, GOOD);
+    done.unwrap();
+    let node = host.files.borrow().clone();
+    // As in a container that was made of it: systemctl is there, and nobody hears it.
+    host.files.borrow_mut().remove(Path::new("/run/systemd/system"));
+    host.fails.borrow_mut().push(("systemctl".into(), "System has not been booted with systemd".into()));
+    let undone = || Journal::read(&host).unwrap().unwrap().undo(&host);
+    assert_eq!(undone(), Vec::<String>::new());
+    assert_eq!(*host.files.borrow(), before);
+    assert!(host.ran.borrow().iter().any(|line| line == "end /usr/local/bin/edgecore"), "nothing of it runs");
+    // One that runs must end edgecore before its files go, but need not have read its units anew.
+    *host.files.borrow_mut() = node;
+    assert_eq!(undone()[1], "everything that was made before it");
+    assert!(host.exists(Path::new(CONFIG)));
+    *host.fails.borrow_mut() = vec![("systemctl daemon-reload".into(), "no".into())];
+    assert_eq!(undone(), Vec::<String>::new());
+    assert!(!host.exists(Path::new(CONFIG)) && !host.exists(Path::new(TOKEN)));
+}
+
+#[test]
 fn a_plan_is_shown_and_not_carried_out() {
     let host = machine();
+    host.files.borrow_mut().insert("/run/systemd/system".into(), None);
     let before = host.files.borrow().clone();
     let (done, said) = try_join(&host, &format!("{GOOD} --dry-run --service-manager systemd"));
     done.unwrap();
