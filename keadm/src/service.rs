@@ -204,6 +204,11 @@ impl Manager {
         }
     }
 
+    /// Whether there is anything in it that can be read.
+    pub(crate) fn has_log(self, host: &dyn Host) -> bool {
+        self == Self::Systemd || host.exists(Path::new(LOG_FILE))
+    }
+
     /// Makes edgecore a service and starts it. keadm is installed before.
     pub(crate) fn steps(self) -> Vec<Step> {
         let back = |act, why| self.undo(act, why).map(Step::OnUndo);

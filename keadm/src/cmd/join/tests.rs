@@ -51,7 +51,11 @@ fn a_machine_joins_and_joins_again() {
 
     let (done, said) = try_join(&host, GOOD);
     done.unwrap();
-    assert_eq!(said, ["this machine is node edge-1 of 10.0.0.1:10000 already: nothing is changed"]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].starts_with("this machine is node edge-1 of 10.0.0.1:10000 already: nothing is changed.")
+    );
+    assert!(said[0].contains("`keadm reset edge` first, and `kubectl delete node edge-1`"), "{said:?}");
     let (done, _) = try_join(&host, "--cloudcore-ipport=10.0.0.2 --edgenode-name=edge-1 --token=abc");
     let Err(Failure::Refused(why)) = done else { panic!("it is another cloud's") };
     assert!(why.contains("keadm reset edge"), "{why}");
@@ -237,6 +241,23 @@ fn a_store_in_another_place_goes_with_the_node() {
 }
 
 #[test]
+fn a_failed_join_names_no_log_that_is_gone() {
+    let refused = "https://10.0.0.1:10002 refused to sign this machine's certificate: the token was revoked";
+    let host = machine();
+    host.fails
+        .borrow_mut()
+        .push((format!("{PROGRAM} --config {CONFIG} enroll"), format!("error: {refused}")));
+    let (done, said) = try_join(&host, GOOD);
+    let Err(Failure::Undone(error)) = done else { panic!("{done:?}") };
+    assert!(format!("{error:#}").ends_with(refused), "the cloud's own words: {error:#}");
+    assert!(!said.concat().contains("own words"), "{said:?}");
+    // systemd keeps what its services said.
+    host.files.borrow_mut().insert("/run/systemd/system".into(), None);
+    let (_, said) = try_join(&host, GOOD);
+    assert!(said.concat().ends_with("own words: journalctl -u edgecore"), "{said:?}");
+}
+
+#[test]
 fn flags_that_cannot_be_meant_are_refused() {
     let check = |line: &str, expected: &str| {
         let (done, _) = try_join(&machine(), line);
@@ -245,7 +266,9 @@ fn flags_that_cannot_be_meant_are_refused() {
     };
     check("--cloudcore-ipport=10.0.0.1", "keadm gettoken");
     check("--cloudcore-ipport=x:y --token=a", "no host:port");
-    check("--cloudcore-ipport=a --token=a --edgenode-name=Edge_1", "--edgenode-name");
+    check("--cloudcore-ipport=a --token=a --edgenode-name=Edge_1", "an example: --edgenode-name=edge-1");
+    check("--cloudcore-ipport=a --token=a --pre-run=/no/such", "--pre-run: there is no /no/such");
+    check("--cloudcore-ipport=a --token=a --dry-run --post-run=./no", "--post-run: there is no ./no");
     check("--cloudcore-ipport=a --token=a --labels=x", "no NAME=VALUE");
     check("--cloudcore-ipport=a --token=a --set=x", "no key=value");
     check("--cloudcore-ipport=a --token-file=/no/such", "there is no /no/such");
