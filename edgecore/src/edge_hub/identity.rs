@@ -631,6 +631,15 @@ mod tests {
     }
 
     #[test]
+    fn files_that_may_not_be_read_want_sudo() {
+        let of = |kind: std::io::ErrorKind| {
+            IdentityError::File { doing: "read", path: "/x".into(), source: kind.into() }.advice()
+        };
+        assert_eq!(of(std::io::ErrorKind::PermissionDenied), "type it again with sudo");
+        assert_eq!(of(std::io::ErrorKind::IsADirectory), "");
+    }
+
+    #[test]
     fn files_are_written_whole_with_their_rights() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();

@@ -168,3 +168,17 @@ fn hint(error: &std::io::Error) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_with_another_ca_says_what_to_type() {
+        let bad = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let said = hint(&std::io::Error::other(bad));
+        for step in ["`keadm reset edge`", "`kubectl delete node NAME`", "`keadm join` with a new token"] {
+            assert!(said.contains(step), "no {step} in {said}");
+        }
+    }
+}

@@ -179,27 +179,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     } else {
         say(Check::Clock, Fine, "the clock is set".into(), "");
     }
-    match &facts.identity {
-        Ok(Prospect::Joined) => say(
-            Check::Cloud,
-            Fine,
-            format!("{} answers, and this machine has its certificate", facts.cloud),
-            "",
-        ),
-        Ok(Prospect::TokenFits) => say(
-            Check::Cloud,
-            Fine,
-            format!("{} answers, and the join token is of that cloud", facts.cloud),
-            "",
-        ),
-        Ok(Prospect::Away { why, advice }) => say(
-            Check::Cloud,
-            Warning,
-            format!("this machine has its certificate, but the cloud does not answer: {why}"),
-            if advice.is_empty() { "see that it is cloudcore that answers there" } else { advice },
-        ),
-        Err((why, advice)) => say(Check::Cloud, Failed, why.clone(), advice),
-    }
+    let (verdict, found, advice) = super::cloud::judge(&facts.cloud, &facts.identity);
+    say(Check::Cloud, verdict, found, advice);
     findings
 }
 
@@ -398,18 +379,11 @@ mod tests {
         check(&|facts| facts.disks[0].1 = Some(NO_DISK), Check::Disk, Warning, "make room");
         check(&|facts| facts.disks[0].1 = None, Check::Disk, Warning, "make room");
         check(&|facts| facts.clock = 0, Check::Clock, Failed, "NTP");
-        check(&|facts| facts.identity = Err(("wrong CA".into(), "")), Check::Cloud, Failed, "");
         check(
             &|facts| facts.identity = Err(("refused".into(), "is right")),
             Check::Cloud,
             Failed,
             "is right",
-        );
-        check(
-            &|facts| facts.identity = Ok(Prospect::Away { why: "refused".into(), advice: "cloudcore runs" }),
-            Check::Cloud,
-            Warning,
-            "cloudcore runs",
         );
     }
 }

@@ -3,6 +3,7 @@
 //! For `edgecore preflight`, which keadm runs before it touches anything, and whoever wants to know why a node is not
 //! Ready. Called by `main.rs`.
 
+mod cloud;
 mod judge;
 mod network;
 
