@@ -233,11 +233,15 @@ fn servers(config: &str) -> Vec<String> {
 }
 
 fn runtime(host: &dyn Host, config: &Path) -> Vec<Finding> {
+    // A machine that has not joined has none; edgecore's defaults ask for a cgroup driver, and join for the runtime's own.
+    let (config, words) = match host.exists(config) {
+        true => (config, ["runtime", "network", "cgroups"].as_slice()),
+        false => (Path::new("/dev/null"), ["runtime", "network"].as_slice()),
+    };
     let looked = Edgecore::find(host, Some(config)).and_then(|edgecore| edgecore.preflight());
     match looked {
         Ok(findings) => {
-            let is_of_runtime =
-                |finding: &Finding| ["runtime", "cgroups", "network"].contains(&finding.check.as_str());
+            let is_of_runtime = |finding: &Finding| words.contains(&finding.check.as_str());
             let of_runtime = findings.into_iter().filter(is_of_runtime);
             of_runtime.map(|finding| Finding { check: "runtime".to_owned(), ..finding }).collect()
         }
@@ -319,14 +323,21 @@ mod tests {
     #[test]
     fn the_runtime_is_edgecores_to_judge() {
         let host = FakeHost::new(&[PROGRAM]);
-        let report = r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"},{"check":"clock","verdict":"ok","found":"x"}]}"#;
+        let report = r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"},{"check":"clock","verdict":"ok","found":"x"},{"check":"cgroups","verdict":"ok","found":"cgroupfs"}]}"#;
         host.prints.borrow_mut().push((PROGRAM.into(), report.into()));
-        let findings = findings(
-            &host,
-            &Nowhere,
-            What::Runtime,
-            &Options { config: CONFIG.into(), ..Options::default() },
+        let look = || {
+            let options = Options { config: CONFIG.into(), ..Options::default() };
+            findings(&host, &Nowhere, What::Runtime, &options)
+        };
+        // Before it has joined.
+        assert_eq!(look(), [Finding::failed("runtime", "no runtime", "start it")]);
+        assert!(
+            host.ran.borrow().concat().contains("--config /dev/null preflight"),
+            "{:?}",
+            host.ran.borrow()
         );
-        assert_eq!(findings, [Finding::failed("runtime", "no runtime", "start it")]);
+        host.files.borrow_mut().insert(CONFIG.into(), Some(Vec::new()));
+        let both = [Finding::failed("runtime", "no runtime", "start it"), Finding::ok("runtime", "cgroupfs")];
+        assert_eq!(look(), both);
     }
 }
