@@ -76,6 +76,16 @@ impl Bench {
         command
     }
 
+    /// As it is typed: the file comes into the folder where that is done.
+    fn must_write_an_example(&self) -> Result<()> {
+        let folder = self.run_dir.folder("example")?;
+        let written =
+            Command::new(&self.keadm).args(["batch", "gen-config"]).current_dir(&folder).output()?;
+        ensure!(written.status.success(), "{}", told(&written));
+        ensure!(folder.join("config.yaml").is_file(), "there is no config.yaml");
+        Ok(())
+    }
+
     fn run(&self, file: &Path, more: &[&str]) -> Result<Output> {
         self.start(file, more).output().context("run keadm")
     }
@@ -95,6 +105,7 @@ fn nodes_are_worked_on_at_once_and_one_may_fail() -> Result<()> {
         let known_hosts = run_dir.write("known_hosts", "")?;
         Bench { keadm: binary("keadm", "ISTHMUS_KEADM")?, run_dir, known_hosts }
     };
+    bench.must_write_an_example()?;
     let run_dir = &bench.run_dir;
     let key = run_dir.join("key").display().to_string();
     process::run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &key])?;
@@ -156,6 +167,7 @@ fn nodes_are_worked_on_at_once_and_one_may_fail() -> Result<()> {
     ensure!(of(2, "message").as_str().is_some_and(|message| message.contains("/no/such")), "{report}");
     let log = fs::read_to_string(run_dir.join("batch_process_log.txt"))?;
     ensure!(log.contains("== edge-a") && log.contains("it came along"), "{log}");
+    ensure!(!told(&done).contains("write batch_process_log.txt"), "{}", told(&done));
     for text in [&log, &told(&done)] {
         ensure!(!text.contains(PASSWORD) && !text.contains("hidden-token-1"), "{text}");
     }

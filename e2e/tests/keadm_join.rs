@@ -37,6 +37,8 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
     check(bench.join(&bench.token, &["--cgroupdriver=systemd"])?, 3, "type --cgroupdriver=cgroupfs")?;
     check(bench.join(&bench.token, &["--set=modules.edgd.x=1"])?, 3, "modules.edgd")?;
     check(bench.join(&bench.token, &["--dry-run"])?, 0, "get this machine's certificate")?;
+    let openrc = bench.join(&bench.token, &["--service-manager=openrc"])?;
+    check(openrc, 3, "it does not run on this machine")?;
     check(bench.reset()?, 0, "nothing to remove")?;
     let nobody = bench.join(&bench.token, &["--remote-runtime-endpoint=unix:///no/such.sock"])?;
     ensure!(nobody.status.code() == Some(2), "given twice: {}", told(&nobody));
@@ -50,6 +52,9 @@ fn a_machine_joins_and_is_reset() -> Result<()> {
         ensure!(node["metadata"]["labels"]["site"] == "hall-3", "{node}");
         let again = bench.join(&bench.token, &["--labels=site=hall-3"])?;
         ensure!(again.status.success() && told(&again).contains("already"), "{}", told(&again));
+
+        let well = bench.edge.keadm(&["debug", "diagnose", "node"])?;
+        ensure!(told(&well).contains("answers, and this machine has its certificate"), "{}", told(&well));
 
         let pod = format!("web-{round}");
         run_pod(&bench.cluster, &pod)?;

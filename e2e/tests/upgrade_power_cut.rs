@@ -256,6 +256,11 @@ fn a_node_is_never_between_two_versions() -> Result<()> {
     must(&bench.keadm("v1", &["config", "update", "--set=modules.edged.nodeLabels.site=hall-3"])?)?;
     bench.must_be("v1")?;
     ensure!(String::from_utf8_lossy(&bench.on_disk(CONFIG)?).contains("hall-3"));
+    let label = ["get", "node", NODE, "--output=jsonpath={.metadata.labels.site}"];
+    eventually(PATIENCE, "the Node to have its new label", || {
+        let site = bench.cluster.kubectl_ok(&label)?;
+        Ok(if site == "hall-3" { Seen::Yes(()) } else { Seen::NotYet(site) })
+    })?;
 
     // A keadm that is killed: who waited for its end cleans up.
     let (nsenter, words) = bench.edge.machine.enter()?;

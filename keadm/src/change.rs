@@ -153,7 +153,10 @@ pub(crate) fn carry_out(
     let done = journal.write(host).and_then(|()| steps(host, change, draft, &mut journal, bar, say));
     if let Err(error) = done {
         let why = format!("{error:#}");
-        let name = change.report.event_type.to_lowercase();
+        let name = match change.report.event_type.as_str() {
+            "ConfigUpdate" => "change of the configuration".to_owned(),
+            other => other.to_lowercase(),
+        };
         return Err(match undo(host, &why, bar, change.limit, say) {
             Ok(how) => Failure::Undone(anyhow!("the {name} failed and {how}: {why}")),
             Err(left) => Failure::Unfinished(left.context(format!("the {name} failed: {why}"))),
@@ -316,10 +319,29 @@ pub(crate) fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result
         .run(path, &[])
         .with_context(|| format!("{flag}: start {} (is it executable?)", path.display()))?;
     if ran.is_good {
-        Ok(())
-    } else {
-        Err(Failure::Undone(anyhow!("{flag}: {} failed: {}", path.display(), ran.stderr)))
+        return Ok(());
     }
+    let how = ran.code.map_or("a signal ended it".to_owned(), |code| format!("exit code {code}"));
+    let words = if ran.stderr.is_empty() { String::new() } else { format!(": {}", ran.stderr) };
+    Err(Failure::Undone(anyhow!("{flag}: {} failed: {how}{words}", path.display())))
+}
+
+/// Whether that program is there, as [`script`] will look for it.
+pub(crate) fn must_find(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let is_bare = path.parent().is_some_and(|folder| folder.as_os_str().is_empty());
+    let is_there = match is_bare {
+        true => host.program_folders().iter().any(|folder| host.exists(&folder.join(path))),
+        false => host.exists(path),
+    };
+    if is_there {
+        return Ok(());
+    }
+    let hint = match is_bare && host.exists(path) {
+        true => format!("; a program of this folder is written ./{}", path.display()),
+        false => String::new(),
+    };
+    Err(Failure::Usage(format!("{flag}: there is no {}, and nothing was done{hint}", path.display())))
 }
 
 fn write_report(host: &dyn Host, report: &Report, say: &mut dyn FnMut(&str)) {

@@ -34,6 +34,8 @@ pub(crate) enum Rights {
 pub(crate) struct Ran {
     /// Whether its exit code was 0.
     pub(crate) is_good: bool,
+    /// `None`: a signal ended it.
+    pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }

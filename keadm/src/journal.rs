@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, Rights, beside};
+use crate::render::PROGRAM;
+use crate::service;
 
 /// Where it is, and whatever else outlives a node's folders.
 pub(crate) const FOLDER: &str = "/var/lib/keadm";
@@ -173,8 +175,17 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
             .start_aside(program, arguments)
             .map_err(|error| format!("cannot start {}: {error}", program.display())),
         Undo::Run { needs: Some(needs), .. } if !host.exists(needs) => Ok(()),
+        // It never took what it was told, and must not be the wall that keeps all the rest here.
+        Undo::Run { program, arguments, .. } if service::is_unheard(host, program, arguments) => {
+            host.end(Path::new(PROGRAM), END_WITHIN).map_err(|error| error.to_string())
+        }
         Undo::Run { why, program, arguments, .. } => match host.run(program, arguments) {
             Ok(ran) if ran.is_good => Ok(()),
+            // Nothing runs because of it.
+            Ok(ran) if service::is_reading_of_units(program, arguments) => {
+                eprintln!("warning: cannot {why}: {}", ran.stderr);
+                Ok(())
+            }
             Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
             // What is gone has nothing to take back any more.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

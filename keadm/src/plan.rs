@@ -207,7 +207,12 @@ fn install(host: &dyn Host, journal: &mut Journal, from: &Path, to: &Path) -> Re
 
 /// The end of what a program said: the last lines say why.
 pub(crate) fn last_words(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    // It stands within a sentence of ours, which says that it is an error.
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches("error: "))
+        .filter(|line| !line.is_empty())
+        .collect();
     let from = lines.len().saturating_sub(5);
     let words = lines.get(from..).unwrap_or_default().join("; ");
     if words.is_empty() { "it failed and said nothing".to_owned() } else { words }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::plan::last_words;
 
 /// What `edgecore preflight --output json` says.
 #[derive(Debug, Deserialize)]
@@ -87,7 +88,15 @@ pub(crate) fn look(host: &dyn Host, edgecore: &Path, config: &Path) -> Result<Pr
     let ran = ran.map_err(|error| format!("start {}: {error}", edgecore.display()))?;
     let report = ran.stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
     // Without a report it does not take the configuration, and its words name the key.
-    report.ok_or(ran.stderr)
+    report.ok_or_else(|| complaint(&ran.stderr))
+}
+
+/// What edgecore has against a configuration, for within a sentence of ours. The file that it read is one that users have not.
+pub(crate) fn complaint(stderr: &str) -> String {
+    let is_of_file =
+        |line: &str| line.ends_with("cannot be used:") || line.starts_with("correct it, then run");
+    let lines = stderr.lines().map(str::trim).filter(|line| !is_of_file(line));
+    last_words(&lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Tells what was found; refuses if anything of it makes edgecore impossible here.
@@ -106,4 +115,21 @@ pub(crate) fn judge(report: &Preflight, say: &mut dyn FnMut(&str)) -> Result<(),
     }
     let why = failed.join("\n  ");
     Err(Failure::Refused(format!("this machine cannot join yet, and nothing was changed:\n  {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_names_no_file_that_is_gone() {
+        let check = |stderr: &str, expected: &str| assert_eq!(complaint(stderr), expected);
+        check(
+            "error: /run/keadm-config/edgecore.yaml cannot be used:\n  modules.x: unknown key (line 3)\n  a: no\n\
+             correct it, then run \"edgecore config check /run/keadm-config/edgecore.yaml\"\n",
+            "modules.x: unknown key (line 3); a: no",
+        );
+        check("error: open the store", "open the store");
+        check("", "it failed and said nothing");
+    }
 }

@@ -1,10 +1,11 @@
 //! Who keeps edgecore running on a machine, the steps by which it is told to, and how edgecore is stopped and started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::Undo;
 use crate::plan::{Step, last_words};
@@ -42,13 +43,42 @@ pub(crate) enum Manager {
 impl Manager {
     /// Of a running machine.
     pub(crate) fn find(host: &dyn Host) -> Self {
-        let has = |path: &str| host.exists(PathBuf::from(path).as_path());
-        if has("/run/systemd/system") {
-            Self::Systemd
-        } else if has("/run/openrc") {
-            Self::Openrc
-        } else {
-            Self::None
+        let managers = [Self::Systemd, Self::Openrc];
+        managers.into_iter().find(|manager| manager.runs(host)).unwrap_or(Self::None)
+    }
+
+    /// What is there while it runs: its programs may be there without it, in containers for example.
+    fn sign(self) -> Option<&'static str> {
+        match self {
+            Self::Systemd => Some("/run/systemd/system"),
+            Self::Openrc => Some("/run/openrc"),
+            Self::None => None,
+        }
+    }
+
+    fn runs(self, host: &dyn Host) -> bool {
+        self.sign().is_none_or(|sign| host.exists(Path::new(sign)))
+    }
+
+    /// Errors: it is no use here, and what to type instead.
+    pub(crate) fn must_run(self, host: &dyn Host) -> Result<(), Failure> {
+        if self.runs(host) {
+            return Ok(());
+        }
+        let (name, sign) = (self.word(), self.sign().unwrap_or_default());
+        let running = Self::find(host).word();
+        Err(Failure::Refused(format!(
+            "--service-manager {name}: it does not run on this machine (there is no {sign}), and nothing was changed; what runs \
+             here is {running}: leave the flag out, or type --service-manager {running}"
+        )))
+    }
+
+    /// As the flag has it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemd",
+            Self::Openrc => "openrc",
+            Self::None => "none",
         }
     }
 
@@ -174,6 +204,11 @@ impl Manager {
         }
     }
 
+    /// Whether there is anything in it that can be read.
+    pub(crate) fn has_log(self, host: &dyn Host) -> bool {
+        self == Self::Systemd || host.exists(Path::new(LOG_FILE))
+    }
+
     /// Makes edgecore a service and starts it. keadm is installed before.
     pub(crate) fn steps(self) -> Vec<Step> {
         let back = |act, why| self.undo(act, why).map(Step::OnUndo);
@@ -206,6 +241,22 @@ impl Manager {
     }
 }
 
+/// Whether that command would stop or forget a service, and its service manager does not run.
+pub(crate) fn is_unheard(host: &dyn Host, program: &Path, arguments: &[String]) -> bool {
+    let starts = arguments.iter().any(|word| ["start", "enable", "add"].contains(&word.as_str()));
+    let manager = match program.to_str() {
+        Some("systemctl") => Manager::Systemd,
+        Some("rc-service" | "rc-update") => Manager::Openrc,
+        _ => return false,
+    };
+    !starts && !manager.runs(host)
+}
+
+/// Whether nothing depends on how that command ends.
+pub(crate) fn is_reading_of_units(program: &Path, arguments: &[String]) -> bool {
+    program == Path::new("systemctl") && arguments.first().is_some_and(|word| word == "daemon-reload")
+}
+
 fn texts(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -222,6 +273,9 @@ mod tests {
         check(&["/run/systemd/system/"], Manager::Systemd);
         check(&["/run/openrc/"], Manager::Openrc);
         check(&[], Manager::None);
+        // Its programs without it.
+        check(&["/usr/bin/systemctl", "/run/systemd/"], Manager::None);
+        check(&["/run/systemd/system/", "/run/openrc/"], Manager::Systemd);
     }
 
     #[test]

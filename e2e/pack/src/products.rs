@@ -14,7 +14,12 @@ pub const ARCHIVES: &[Archive] = &[
     Archive { name: "keadm", programs: &[("keadm", "keadm/keadm")] },
     Archive {
         name: "kubeedge",
-        programs: &[("edgecore", "edge/edgecore"), ("cloudcore", "cloud/cloudcore/cloudcore")],
+        // keadm is not in KubeEdge's; `./keadm upgrade edge` takes the edgecore beside it, and both change together.
+        programs: &[
+            ("edgecore", "edge/edgecore"),
+            ("keadm", "edge/keadm"),
+            ("cloudcore", "cloud/cloudcore/cloudcore"),
+        ],
     },
 ];
 

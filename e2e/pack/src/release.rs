@@ -283,6 +283,7 @@ mod tests {
                 "cloud/cloudcore/cloudcore",
                 "edge/",
                 "edge/edgecore",
+                "edge/keadm",
                 "version",
             ],
         );

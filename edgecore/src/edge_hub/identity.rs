@@ -31,12 +31,12 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 pub enum IdentityError {
     /// The token cannot be one.
     #[error(
-        "the join token is not valid: {0}. Get a new one in the cloud with `keadm gettoken` and put it into modules.edgeHub.token"
+        "the join token is not valid: {0}. Get a new one in the cloud with `keadm gettoken` for `keadm join --token`, or put it into modules.edgeHub.token"
     )]
     Token(#[from] InvalidToken),
     /// No certificate, and no token to get one.
     #[error(
-        "this machine has no certificate ({0}) and no join token: get one in the cloud with `keadm gettoken` and put it into modules.edgeHub.token"
+        "this machine has no certificate ({0}) and no join token: get one in the cloud with `keadm gettoken` for `keadm join --token`, or put it into modules.edgeHub.token"
     )]
     NoToken(String),
     /// The token was good once.
@@ -49,6 +49,11 @@ pub enum IdentityError {
         "the CA of {server} is not the one that the join token names: the token is another cloud's, or somebody stands between. Get a new token with `keadm gettoken` and check modules.edgeHub.httpServer"
     )]
     WrongCa { server: String },
+    /// The certificate is of another CA than the one that the cloud has now.
+    #[error(
+        "{server} has another CA than the one that signed this machine's certificate, and will not take it: type `keadm reset edge` here, `kubectl delete node {node}` in the cloud, then `keadm join` with a new token"
+    )]
+    OtherCa { server: String, node: NodeName },
     /// The cloud said no.
     #[error(
         "{server} refused to sign this machine's certificate: {why}. A new token comes from `keadm gettoken` in the cloud"
@@ -82,9 +87,26 @@ impl IdentityError {
             | Self::Ended { .. }
             | Self::NoToken(_)
             | Self::WrongCa { .. }
+            | Self::OtherCa { .. }
             | Self::Refused { .. }
             | Self::Address(_) => true,
             Self::Unreachable(_) | Self::Nonsense { .. } | Self::File { .. } | Self::Request(_) => false,
+        }
+    }
+}
+
+impl IdentityError {
+    /// What to do about it, where its own words do not say so.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Unreachable(DialError::Connect(..) | DialError::Timeout(_)) => {
+                "see that this address is right, that cloudcore runs, and that no firewall on the way closes the port"
+            }
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                "type it again with sudo"
+            }
+            _ => "",
         }
     }
 }
@@ -223,8 +245,16 @@ impl Identity {
     /// Whether this machine has an identity or could get one, as far as it can be told without asking for it. Changes
     /// nothing. `now`: Unix seconds.
     pub(super) async fn look(&self, now: i64) -> Result<Prospect, IdentityError> {
+        for path in [&self.ca_file, &self.cert_file, &self.key_file] {
+            // What may not be read may be there.
+            if let Err(source) = std::fs::File::open(path)
+                && source.kind() == std::io::ErrorKind::PermissionDenied
+            {
+                return Err(IdentityError::File { doing: "read", path: path.clone(), source });
+            }
+        }
         let why = match self.credentials() {
-            Ok(_) => return Ok(Prospect::Joined),
+            Ok(credentials) => return self.look_at_ca(&credentials.ca).await,
             Err(why) => why,
         };
         let token = self.read_token(&why)?;
@@ -233,6 +263,21 @@ impl Identity {
         }
         self.checked_ca(&token).await?;
         Ok(Prospect::TokenFits)
+    }
+
+    /// Whether the cloud still has the CA that this machine joined. A CA may be signed anew with its key.
+    async fn look_at_ca(&self, own: &CertificateDer<'_>) -> Result<Prospect, IdentityError> {
+        let theirs = match self.fetch_ca().await {
+            Ok(theirs) => theirs,
+            Err(error @ IdentityError::Address(_)) => return Err(error),
+            Err(error) => return Ok(Prospect::Away { why: error.to_string(), advice: error.advice() }),
+        };
+        let key = |der: &CertificateDer<'_>| Facts::of(der).map(|facts| facts.public_key).ok();
+        if key(own) == key(&CertificateDer::from(theirs)) {
+            Ok(Prospect::Joined)
+        } else {
+            Err(IdentityError::OtherCa { server: self.http_server.clone(), node: self.node.clone() })
+        }
     }
 
     fn read_token(&self, why: &str) -> Result<JoinToken, IdentityError> {
@@ -369,10 +414,12 @@ impl Identity {
 }
 
 /// What a look at this machine's identity finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prospect {
-    /// It has a certificate of its own.
+    /// It has a certificate of the CA that the cloud has.
     Joined,
+    /// It has a certificate, and the cloud does not answer.
+    Away { why: String, advice: &'static str },
     /// Its token names the CA of the cloud that answers, and has not ended.
     TokenFits,
 }
@@ -523,6 +570,73 @@ mod tests {
         check(&old, false, &old);
         check(&old, true, &old);
         check(&new, true, &new);
+    }
+
+    /// Answers one request with this CA, as a cloud does.
+    async fn serve_ca(ca: Vec<u8>) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let own = rcgen::CertificateParams::default().self_signed(&key).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let tls =
+            rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![own], key).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_rustls::TlsAcceptor::from(Arc::new(tls)).accept(stream).await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", ca.len());
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&ca).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        format!("https://{address}")
+    }
+
+    #[tokio::test]
+    async fn a_cloud_that_has_another_ca_is_told_from_one_that_is_away() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = |key: &rcgen::KeyPair, name: &str| {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.self_signed(key).unwrap().der().to_vec()
+        };
+        let (ours, other) = (key(), key());
+        let look = async |http_server: String| {
+            let folder = tempfile::tempdir().unwrap();
+            let config = EdgeHubConfig {
+                http_server,
+                tls_ca_file: folder.path().join("ca.crt"),
+                tls_cert_file: folder.path().join("server.crt"),
+                tls_private_key_file: folder.path().join("server.key"),
+                ..EdgeHubConfig::default()
+            };
+            std::fs::write(&config.tls_ca_file, pem("CERTIFICATE", &certificate(&ours, "CA"))).unwrap();
+            std::fs::write(&config.tls_cert_file, pem("CERTIFICATE", &certificate(&ours, "system:node:e1")))
+                .unwrap();
+            std::fs::write(&config.tls_private_key_file, sec1_pem(&ours).unwrap()).unwrap();
+            Identity::new(&config, "e1".parse().unwrap()).look(0).await
+        };
+        // Signed anew, with the key it had.
+        let same = serve_ca(certificate(&ours, "CA of 2027")).await;
+        assert_eq!(look(same).await.unwrap(), Prospect::Joined);
+        let error = look(serve_ca(certificate(&other, "CA")).await).await.unwrap_err().to_string();
+        assert!(error.contains("another CA") && error.contains("kubectl delete node e1"), "{error}");
+        let Prospect::Away { why, advice } = look("https://127.0.0.1:1".into()).await.unwrap() else {
+            panic!("nobody is there")
+        };
+        assert!(why.contains("Connection refused") && advice.contains("cloudcore runs"), "{why}: {advice}");
+    }
+
+    #[test]
+    fn files_that_may_not_be_read_want_sudo() {
+        let of = |kind: std::io::ErrorKind| {
+            IdentityError::File { doing: "read", path: "/x".into(), source: kind.into() }.advice()
+        };
+        assert_eq!(of(std::io::ErrorKind::PermissionDenied), "type it again with sudo");
+        assert_eq!(of(std::io::ErrorKind::IsADirectory), "");
     }
 
     #[test]

@@ -109,6 +109,16 @@ fn is_within(address: IpAddr, network: &str, bits: &str) -> bool {
     width == network_width && n_bits <= width && own & mask == network & mask
 }
 
+/// What did not work on the way to the first machine. Where that is a proxy, nobody must look for the fault at the cloud.
+pub(super) fn blame(proxy: Option<&Proxy>, error: std::io::Error) -> std::io::Error {
+    match proxy {
+        None => error,
+        Some(proxy) => {
+            std::io::Error::new(error.kind(), format!("{proxy:?}, which HTTPS_PROXY names: {error}"))
+        }
+    }
+}
+
 /// Asks the proxy at the other end to lead on to `target` (host:port).
 pub(super) async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, target: &str) -> std::io::Result<()> {
     let refused = |why: String| std::io::Error::other(format!("{proxy:?}: {why}"));
@@ -215,6 +225,18 @@ mod tests {
             let error = found("cloud.example", wrong, "").unwrap_err();
             assert!(error.contains("http://HOST:PORT") && !error.contains(wrong), "{error}");
         }
+    }
+
+    #[test]
+    fn a_proxy_that_is_not_there_is_named() {
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let proxy = parse("http://me:secret@foo").unwrap();
+        let why = blame(Some(&proxy), refused()).to_string();
+        assert!(
+            why.starts_with("proxy foo:80, which HTTPS_PROXY names: ") && !why.contains("secret"),
+            "{why}"
+        );
+        assert_eq!(blame(None, refused()).to_string(), refused().to_string());
     }
 
     #[tokio::test]

@@ -122,9 +122,10 @@ pub(super) async fn stream(
     let proxy = proxy::to(host, |name| std::env::var(name).ok());
     let proxy = proxy.map_err(|why| DialError::Connect(server.clone(), std::io::Error::other(why)))?;
     let first = proxy.as_ref().map_or((host, port), |proxy| (&*proxy.host, proxy.port));
+    let blame = |error| proxy::blame(proxy.as_ref(), error);
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(first)
         .await
-        .map_err(|error| DialError::Connect(server.clone(), error))?
+        .map_err(|error| DialError::Connect(server.clone(), blame(error)))?
         .collect();
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
@@ -143,7 +144,7 @@ pub(super) async fn stream(
             Err(error) => last = error,
         }
     }
-    Err(DialError::Connect(server, last))
+    Err(DialError::Connect(server, blame(last)))
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -161,8 +162,23 @@ fn hint(error: &std::io::Error) -> &'static str {
             ". The cloud's certificate does not name this address: add it to modules.cloudHub.advertiseAddress or dnsNames there"
         }
         Some(rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
-            ". The cloud has another CA than the one this machine joined: join again with a new token"
+            ". The cloud has another CA than the one this machine joined, or somebody stands between. If it is the cloud's new one, \
+             type: `keadm reset edge` here, `kubectl delete node NAME` in the cloud, then `keadm join` with a new token"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_with_another_ca_says_what_to_type() {
+        let bad = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let said = hint(&std::io::Error::other(bad));
+        for step in ["`keadm reset edge`", "`kubectl delete node NAME`", "`keadm join` with a new token"] {
+            assert!(said.contains(step), "no {step} in {said}");
+        }
     }
 }

@@ -50,6 +50,8 @@ pub struct NodeAgent {
     nodes: watch::Receiver<Option<Arc<Node>>>,
     /// Whether the store was empty at start: then the cloud must send all it thinks this node has. Or the Node lacks a word.
     must_register: bool,
+    /// Whether the configuration's labels are others than those of the Node in the cloud, since somebody changed it.
+    must_label: bool,
     known: Option<Node>,
     wanted_ip: Option<IpAddr>,
     addresses: watch::Sender<Vec<IpAddr>>,
@@ -110,6 +112,7 @@ impl NodeAgent {
     ) -> Self {
         // A Node that does not ask yet: it was registered before this machine made its network itself.
         let must_register = known.as_ref().is_none_or(|known| status::is_to_ask(&config, known));
+        let must_label = known.as_ref().is_some_and(|known| status::lacks_labels(&config, known));
         Self {
             config,
             name,
@@ -119,6 +122,7 @@ impl NodeAgent {
             runtime,
             nodes,
             must_register,
+            must_label,
             known,
             wanted_ip,
             addresses,
@@ -194,6 +198,9 @@ impl NodeAgent {
         if self.must_register {
             return self.register(status).await;
         }
+        if self.must_label {
+            self.tell_labels(&status).await?;
+        }
         let told_lately = self.last_told.as_ref().is_some_and(|(at, told)| {
             at.elapsed() < self.config.report_period && status::says_the_same(told, &status)
         });
@@ -215,6 +222,23 @@ impl NodeAgent {
             }
             Answer::Pem(_) => Err(StepError::Nonsense("a node status")),
         }
+    }
+
+    /// A label that the cloud does not take keeps nothing else from being told; the next start tries it again.
+    async fn tell_labels(&mut self, status: &Value) -> Result<(), StepError> {
+        let node = status::node_object(&self.name, &self.config, &self.host, status.clone());
+        let question = Question::Update { key: self.node_key()?, body: Bytes::from(node.to_string()) };
+        match self.cloud.ask(question).await?.answer {
+            Answer::NotStored(refusal) | Answer::Refused(refusal) => {
+                tracing::warn!(%refusal, "the cloud does not take the labels of modules.edged.nodeLabels");
+            }
+            Answer::Stored(_) | Answer::Object(_) | Answer::Done => {
+                tracing::info!("the Node has the labels of modules.edged.nodeLabels");
+            }
+            Answer::Pem(_) => return Err(StepError::Nonsense("the Node's labels")),
+        }
+        self.must_label = false;
+        Ok(())
     }
 
     fn was_told(&mut self, status: Value) {
@@ -249,6 +273,7 @@ impl NodeAgent {
             Answer::Done | Answer::Pem(_) => return Err(StepError::Nonsense("a registration")),
         }
         self.must_register = false;
+        self.must_label = false;
         self.lease = None;
         // The Node holds this status already if it was created now; if it was there before, it does not.
         let patch = json!({"status": status}).to_string();

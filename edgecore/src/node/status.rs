@@ -96,6 +96,13 @@ pub(super) fn is_to_ask(config: &NodeConfig, known: &Node) -> bool {
     config.asks_for_pod_range && said.is_none_or(|word| word != MANAGED)
 }
 
+/// Whether the configuration has labels that the Node in the cloud has not, or has otherwise. One that was taken out of the
+/// configuration stays on the Node: others may have set it.
+pub(super) fn lacks_labels(config: &NodeConfig, known: &Node) -> bool {
+    let held = |name: &str| known.metadata.labels.as_ref().and_then(|all| all.get(name));
+    config.labels.iter().any(|(name, value)| held(name) != Some(value))
+}
+
 /// Why a runtime that says this of one of its conditions is not ready. `known`: this Node as the cloud has it.
 pub(super) fn runtime_unready(
     config: &NodeConfig,
@@ -301,9 +308,8 @@ mod tests {
         check(Some("no socket"), FINE, ["False", "False", "False", "False"]);
     }
 
-    #[test]
-    fn a_node_that_waits_for_its_range_says_so() {
-        let config = |asks_for_pod_range| NodeConfig {
+    fn config(asks_for_pod_range: bool) -> NodeConfig {
+        NodeConfig {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             max_pods: 1,
@@ -314,7 +320,26 @@ mod tests {
             kubelet_port: 0,
             asks_for_pod_range,
             reserved: Reserved::default(),
+        }
+    }
+
+    #[test]
+    fn labels_that_the_node_lacks_are_told() {
+        let check = |wanted: &[(&str, &str)], held: Value, expected: bool| {
+            let labels = wanted.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            let config = NodeConfig { labels, ..config(false) };
+            let node = serde_json::from_value::<Node>(json!({"metadata": {"labels": held}})).unwrap();
+            assert_eq!(lacks_labels(&config, &node), expected, "{wanted:?}");
         };
+        check(&[], json!(null), false);
+        check(&[("site", "hall-3")], json!(null), true);
+        check(&[("site", "hall-3")], json!({"site": "hall-2"}), true);
+        check(&[("site", "hall-3")], json!({"site": "hall-3", "other": "x"}), false);
+        check(&[], json!({"site": "hall-3"}), false);
+    }
+
+    #[test]
+    fn a_node_that_waits_for_its_range_says_so() {
         let node = |body: Value| serde_json::from_value::<Node>(body).unwrap();
         let bare = node(json!({"metadata": {}}));
         let given = node(json!({"metadata": {}, "spec": {"podCIDR": "10.208.0.0/24"}}));

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::network::OwnNetwork;
 use crate::config::CgroupDriver;
+use crate::edge_hub::Prospect;
 
 /// 2024-01-01. A clock before that was never set; certificates would look as if they were of the future.
 const CLOCK_WAS_SET: i64 = 1_704_067_200;
@@ -38,7 +39,7 @@ pub(super) struct Facts {
     pub(super) clock: i64,
     pub(super) cloud: String,
     /// What stands between this machine and the cloud.
-    pub(super) identity: Result<&'static str, String>,
+    pub(super) identity: Result<Prospect, (String, &'static str)>,
     /// The network that edgecore is to make; `None`: it makes none, or none is needed.
     pub(super) own_network: Option<OwnNetwork>,
 }
@@ -178,11 +179,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     } else {
         say(Check::Clock, Fine, "the clock is set".into(), "");
     }
-    match &facts.identity {
-        Ok(how) => say(Check::Cloud, Fine, format!("{} answers, and {how}", facts.cloud), ""),
-        // Its own words say what to type.
-        Err(why) => say(Check::Cloud, Failed, why.clone(), ""),
-    }
+    let (verdict, found, advice) = super::cloud::judge(&facts.cloud, &facts.identity);
+    say(Check::Cloud, verdict, found, advice);
     findings
 }
 
@@ -289,7 +287,7 @@ mod tests {
             disks: vec![("/var/lib/kubeedge".into(), Some(5 << 30))],
             clock: CLOCK_WAS_SET,
             cloud: "https://10.0.0.1:10002".into(),
-            identity: Ok("the token fits"),
+            identity: Ok(Prospect::TokenFits),
             own_network: None,
         }
     }
@@ -381,6 +379,11 @@ mod tests {
         check(&|facts| facts.disks[0].1 = Some(NO_DISK), Check::Disk, Warning, "make room");
         check(&|facts| facts.disks[0].1 = None, Check::Disk, Warning, "make room");
         check(&|facts| facts.clock = 0, Check::Clock, Failed, "NTP");
-        check(&|facts| facts.identity = Err("wrong CA".into()), Check::Cloud, Failed, "");
+        check(
+            &|facts| facts.identity = Err(("refused".into(), "is right")),
+            Check::Cloud,
+            Failed,
+            "is right",
+        );
     }
 }

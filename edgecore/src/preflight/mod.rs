@@ -3,6 +3,7 @@
 //! For `edgecore preflight`, which keadm runs before it touches anything, and whoever wants to know why a node is not
 //! Ready. Called by `main.rs`.
 
+mod cloud;
 mod judge;
 mod network;
 
@@ -20,7 +21,7 @@ use judge::{Facts, RuntimeFacts, judge};
 use network::{OwnNetwork, no_network};
 
 use crate::config::{CgroupDriver, EdgeCoreConfig};
-use crate::edge_hub::{self, Prospect};
+use crate::edge_hub;
 use crate::edged::Runtime;
 use crate::node as machine;
 
@@ -71,13 +72,12 @@ pub async fn look(
     let own_network = no_network.as_ref().filter(|_| edged.pod_network.manage);
     let own_network = own_network.map(|runtime| OwnNetwork::look(&edged.pod_network, runtime));
     let identity = match &node {
-        Ok(node) => edge_hub::look(hub, node.clone(), now).await.map_err(|error| error.to_string()),
-        Err(_) => Err("this machine's certificate needs the node's name".to_owned()),
+        Ok(node) => {
+            let looked = edge_hub::look(hub, node.clone(), now).await;
+            looked.map_err(|error| (error.to_string(), error.advice()))
+        }
+        Err(_) => Err(("this machine's certificate needs the node's name".to_owned(), "")),
     };
-    let identity = identity.map(|prospect| match prospect {
-        Prospect::Joined => "this machine has its certificate",
-        Prospect::TokenFits => "the join token is of that cloud",
-    });
     let store = config.database.data_source.parent().unwrap_or(Path::new("/"));
     let wanted_ip = edged.node_ip.parse().ok();
     let no_address = || "this machine has no address but loopback: set modules.edged.nodeIP".to_owned();

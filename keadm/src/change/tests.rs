@@ -28,7 +28,7 @@ fn put(host: &FakeHost, path: &str, body: &str) {
 /// systemd and the programs, whose text says what they do: a "new" one writes a store that an "old" one cannot read.
 fn on_run(host: &FakeHost, line: &str) -> Option<Ran> {
     let ran = |is_good, stdout: &str| {
-        Some(Ran { is_good, stdout: stdout.to_owned(), stderr: "it cannot be".to_owned() })
+        Some(Ran { is_good, stdout: stdout.to_owned(), stderr: "it cannot be".to_owned(), ..Ran::default() })
     };
     let (program, words) = line.split_once(' ').unwrap();
     match words {
@@ -204,6 +204,29 @@ fn a_version_that_is_not_well_is_taken_back() {
 }
 
 #[test]
+fn what_a_sites_own_program_says_is_told() {
+    let check = |line: &str, prepare: &dyn Fn(&FakeHost), expected: &str| {
+        let host = machine("new");
+        put(&host, "/bin/false", "");
+        prepare(&host);
+        let Err(failure) = keadm(&host, line) else { panic!("{line}") };
+        assert_eq!((failure.code(), installed(&host)), (1, "old"), "{failure}");
+        assert!(failure.to_string().ends_with(expected), "{failure}");
+    };
+    let fails = |words: &'static str| {
+        move |host: &FakeHost| host.fails.borrow_mut().push(("/bin/false".into(), words.into()))
+    };
+    let upgrade = "upgrade edge --edgecore /opt/new/edgecore --post-run /bin/false";
+    check(upgrade, &fails(""), "--post-run: /bin/false failed: exit code 1");
+    check(upgrade, &fails("no light"), "--post-run: /bin/false failed: exit code 1: no light");
+    check(
+        "config update --set modules.x=2 --post-run /bin/false",
+        &fails(""),
+        "the change of the configuration failed and was undone: --post-run: /bin/false failed: exit code 1",
+    );
+}
+
+#[test]
 fn a_node_whose_cloud_is_away_is_upgraded() {
     let host = machine("new unready");
     put(&host, RUNNING, "old unready");
@@ -257,6 +280,12 @@ fn what_cannot_work_touches_nothing() {
         &|_| {},
     );
     check("rollback edge", 3, "there is no backup", &|_| {});
+    for line in [upgrade, "rollback edge", "backup edge", "config update --set modules.x=2"] {
+        for flag in ["--pre-run", "--post-run"] {
+            check(&format!("{line} {flag} ./nothere"), 2, &format!("{flag}: there is no ./nothere"), &|_| {});
+        }
+    }
+    check(&format!("{upgrade} --pre-run nothere"), 2, "there is no nothere", &|_| {});
     check("config update --set modules.x=typo", 3, "does not take this", &|_| {});
     check("config-update --set x", 2, "no key=value", &|_| {});
 }

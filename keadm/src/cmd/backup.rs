@@ -23,6 +23,7 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
 }
 
 fn edge(host: &dyn Host, around: &Around, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    around.must_find_programs(host)?;
     let lock = change::begin(host, say)?;
     let node = Node::look(host, &around.config)?;
     script(host, around.pre_run.as_deref(), "--pre-run")?;

@@ -10,7 +10,7 @@ use crate::backup::Scope;
 use crate::change::{self, Change, New};
 use crate::host::Host;
 use crate::node::{self, Node};
-use crate::plan::last_words;
+use crate::preflight;
 use crate::render::{self, PROGRAM};
 use crate::set;
 
@@ -63,6 +63,7 @@ pub(crate) fn update(host: &dyn Host, args: &Update) -> Result<(), Failure> {
 
 fn change_config(host: &dyn Host, args: &Update, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
     let around = &args.around;
+    around.must_find_programs(host)?;
     let lock = change::begin(host, say)?;
     let node = Node::look(host, &around.config)?;
     let present = node::read(host, &around.config).map_err(Failure::Refused)?;
@@ -100,6 +101,6 @@ fn check(host: &dyn Host, text: &str) -> Result<(), Failure> {
     if ran.is_good {
         return Ok(());
     }
-    let why = last_words(&ran.stderr).replace(&*file.to_string_lossy(), "edgecore.yaml");
+    let why = preflight::complaint(&ran.stderr);
     Err(Failure::Refused(format!("edgecore does not take this, and nothing was changed: {why}")))
 }

@@ -41,6 +41,9 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
         return takeover_edge::run(host, limit, args.dry_run, say);
     }
     let mut wanted = wanted(host, args)?;
+    change::must_find(host, args.pre_run.as_deref(), "--pre-run")?;
+    change::must_find(host, args.post_run.as_deref(), "--post-run")?;
+    args.service_manager.map_or(Ok(()), |manager| manager.must_run(host))?;
     let token = token(host, args)?;
     let cloud = format!("{}:{}", wanted.host, wanted.port);
     let joined = Joined { node: wanted.node.clone(), cloud, took_over: false };
@@ -112,7 +115,8 @@ fn join_with(
     }
     script(host, args.pre_run.as_deref(), "--pre-run")?;
     let done = plan::carry_out(host, joined, &steps, say);
-    if done.is_err() {
+    // One that went with all the rest helps nobody.
+    if done.is_err() && manager.has_log(host) {
         say(&format!("edgecore's own words: {}", manager.log()));
     }
     done?;
@@ -136,8 +140,9 @@ fn is_there(
     match journal {
         Some(journal) if journal.is_done && journal.joined == *joined => {
             say(&format!(
-                "this machine is node {} of {} already: nothing is changed",
-                joined.node, joined.cloud
+                "this machine is node {} of {} already: nothing is changed. To join anew (the cloud has another CA, or lost the \
+                 node), type `keadm reset edge` first, and `kubectl delete node {}` in the cloud",
+                joined.node, joined.cloud, joined.node
             ));
             Ok(true)
         }

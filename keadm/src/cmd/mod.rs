@@ -8,9 +8,10 @@ use anyhow::Context as _;
 
 use self::manifest::Wanted;
 use crate::backup::Scope;
-use crate::change::{Change, New, Report, script};
+use crate::change::{Change, New, Report, must_find, script};
 use crate::cluster::{Cluster, Write};
 use crate::failure::Failure;
+use crate::host::Host;
 use crate::node::Node;
 use crate::render::CONFIG;
 
@@ -102,6 +103,12 @@ impl Reach {
 }
 
 impl Around {
+    /// Before anything is done: the last of them would be missed when all else is.
+    fn must_find_programs(&self, host: &dyn Host) -> Result<(), Failure> {
+        must_find(host, self.pre_run.as_deref(), "--pre-run")?;
+        must_find(host, self.post_run.as_deref(), "--post-run")
+    }
+
     /// A change of all of that node which puts nothing in place yet. `event_type`: of its report.
     fn change<'a>(&'a self, event_type: &str, node: &'a Node, to_version: &str) -> Change<'a> {
         let report = Report {

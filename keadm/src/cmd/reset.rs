@@ -166,6 +166,7 @@ mod tests {
     fn a_node_of_another_making_is_removed() {
         let host = FakeHost::new(&[
             "/etc/systemd/system/edgecore.service",
+            "/run/systemd/system/",
             "/etc/kubeedge/",
             CONFIG,
             "/var/lib/kubelet/",
@@ -183,7 +184,10 @@ mod tests {
             })),
         };
         run(&host, &args).unwrap();
-        assert_eq!(host.paths(), ["/usr/bin/keep", "/usr/local/bin/keadm", "/var/lib/kubelet"]);
+        assert_eq!(
+            host.paths(),
+            ["/run/systemd/system", "/usr/bin/keep", "/usr/local/bin/keadm", "/var/lib/kubelet"]
+        );
         assert_eq!(host.read(Path::new(KEADM)).unwrap().unwrap(), b"KubeEdge's");
         let ran = host.ran.borrow();
         assert_eq!(ran.iter().filter(|line| line.contains("remove-pods")).count(), 1, "{ran:?}");

@@ -29,7 +29,7 @@ enum Side {
 struct Edge {
     #[command(flatten)]
     around: Around,
-    /// Version, or name of a folder in /var/lib/kubeedge/backup [default: the newest backup of another version]
+    /// Version, or name of a folder in /var/lib/kubeedge/backup [default: the newest backup of another version, or the newest if there is none]
     #[arg(long, value_name = "VERSION")]
     historical_version: Option<String>,
 }
@@ -59,6 +59,7 @@ fn rollback(
     wanted: Option<&str>,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
+    around.must_find_programs(host)?;
     let lock = change::begin(host, say)?;
     let node = Node::look(host, &around.config)?;
     let kept = backup::list(host)?;
@@ -66,6 +67,9 @@ fn rollback(
     backup.verify(host).map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))?;
     script(host, around.pre_run.as_deref(), "--pre-run")?;
     let to = backup.version().to_owned();
+    if wanted.is_none() && to == node.version {
+        say("there is no backup of another version: the newest one is taken");
+    }
     say(&format!("going back from {} to {to} as kept in {}", node.version, backup.folder.display()));
     let admin = node::read(host, &backup.folder.join("edgecore.yaml"))
         .and_then(|config| node::admin(&config))

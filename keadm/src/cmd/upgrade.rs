@@ -31,7 +31,7 @@ enum Side {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: unpack the new version's archive and type ./keadm upgrade edge in its folder.\n\
+    after_help = "Example: unpack the new version's kubeedge-vX-linux-ARCH.tar.gz and type ./keadm upgrade edge in its folder edge.\n\
                         How it went is told in /var/lib/keadm/upgrade-report.json, too."
 )]
 struct Edge {
@@ -97,6 +97,7 @@ fn upgrade(host: &dyn Host, args: &Edge, say: &mut dyn FnMut(&str)) -> Result<()
     if args.disable_backup == Some(true) {
         say("--disable-backup is passed over: without a backup nothing could be undone");
     }
+    around.must_find_programs(host)?;
     let lock = change::begin(host, say)?;
     let node = Node::look(host, &around.config)?;
     let program = find(host, args.edgecore.as_deref()).map_err(Failure::Refused)?;

@@ -194,6 +194,7 @@ impl Host for FakeHost {
         let failed = of(&self.fails);
         Ok(Ran {
             is_good: failed.is_none(),
+            code: Some(i32::from(failed.is_some())),
             stdout: of(&self.prints).unwrap_or_default(),
             stderr: failed.unwrap_or_default(),
         })

@@ -153,7 +153,16 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// A bare name's is the one that this program was started in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        None => Path::new("/"),
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+    }
 }
 
 #[cfg(test)]
@@ -189,6 +198,14 @@ mod tests {
         fs::create_dir_all(taken.join("by-a-folder")).unwrap();
         host.write(&taken, b"whole", 0o600).unwrap_err();
         assert!(!beside(&taken).exists());
+    }
+
+    #[test]
+    fn a_file_without_a_folder_is_in_this_one() {
+        for (path, folder) in [("config.yaml", "."), ("./a", "."), ("/a", "/"), ("/a/b", "/a"), ("/", "/")] {
+            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
+        }
+        sync_folder_of(Path::new("config.yaml")).unwrap();
     }
 
     #[test]

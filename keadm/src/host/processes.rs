@@ -98,7 +98,13 @@ fn output(child: Child, program: &Path, limit: Duration) -> io::Result<Ran> {
 
 fn ran(output: &Output) -> Ran {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    Ran { is_good: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    let status = output.status;
+    Ran {
+        is_good: status.success(),
+        code: status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +119,6 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(error.to_string().contains("sleep has not ended within"), "{error}");
         let ran = run(Path::new("sh"), &["-c".into(), "echo a; echo b >&2; exit 3".into()]).unwrap();
-        assert_eq!(ran, Ran { is_good: false, stdout: "a".into(), stderr: "b".into() });
+        assert_eq!(ran, Ran { is_good: false, code: Some(3), stdout: "a".into(), stderr: "b".into() });
     }
 }

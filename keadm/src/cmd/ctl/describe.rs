@@ -20,7 +20,8 @@ struct Sheet(String);
 impl Sheet {
     fn line(&mut self, depth: usize, key: &str, value: &str) {
         let width = 20_usize.saturating_sub(2 * depth);
-        let line = format!("{}{:<width$}{value}", "  ".repeat(depth), format!("{key}:"));
+        // A key that is too long for its column still ends before the value.
+        let line = format!("{}{:<width$}{value}", "  ".repeat(depth), format!("{key}: "));
         self.0 += line.trim_end();
         self.0.push('\n');
     }
@@ -300,6 +301,14 @@ mod tests {
         for line in lines {
             assert!(squeeze(sheet).contains(&squeeze(line)), "no {line:?} in\n{sheet}");
         }
+    }
+
+    #[test]
+    fn a_long_key_ends_before_its_value() {
+        let mut sheet = Sheet::default();
+        sheet.line(1, "kube-api-access-x4ptk", "projected");
+        sheet.line(0, "Node", "edge-1");
+        assert_eq!(sheet.0, "  kube-api-access-x4ptk: projected\nNode:               edge-1\n");
     }
 
     #[test]

@@ -13,10 +13,12 @@ use super::edgecore::Edgecore;
 use super::finding::tell;
 use super::{Failure, Form};
 use crate::host::Host;
-use crate::preflight::Finding;
+use crate::preflight::{Finding, Verdict};
 use crate::reach::Reach;
 use crate::render::CONFIG;
 
+/// A name that the internet knows.
+const OF_INTERNET: &str = "www.github.com";
 /// Between two looks at the processors.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -34,14 +36,14 @@ pub(crate) struct Args {
 /// What to look up and to reach.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Options {
-    /// Name that is looked up.
-    #[arg(short, long, default_value = "www.github.com")]
-    pub(super) domain: String,
+    /// Name that must be known [default: the cloud's; where that is an address, www.github.com, which need not be]
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) domain: Option<String>,
     /// Address that must answer a ping.
     #[arg(short, long)]
     pub(super) ip: Option<IpAddr>,
     /// The cloud, as host:port [default: as edgecore's configuration says]
-    #[arg(short = 's', long = "cloud-hub-server", value_name = "HOST:PORT")]
+    #[arg(short = 's', long = "cloud-hub-server", value_name = "HOST:PORT", value_parser = host_and_port)]
     pub(super) cloud_hub_server: Option<String>,
     /// Server that is asked for the name [default: this machine's own]
     #[arg(short = 'D', long = "dns-ip", value_name = "IP")]
@@ -88,7 +90,7 @@ fn findings(host: &dyn Host, reach: &dyn Reach, what: What, options: &Options) -
         findings.push(limits::pids(&text(host, "/proc/sys/kernel/pid_max"), &text(host, "/proc/loadavg")));
     }
     if is(What::Dns) {
-        findings.push(dns(reach, options));
+        findings.push(dns(host, reach, options));
     }
     if is(What::Network) {
         findings.extend(network(host, reach, options));
@@ -117,8 +119,42 @@ fn disk(host: &dyn Host) -> Finding {
     limits::disk(folder, &said.map(|ran| ran.stdout).unwrap_or_default())
 }
 
-fn dns(reach: &dyn Reach, options: &Options) -> Finding {
-    let (domain, server) = (&options.domain, options.dns_ip);
+/// As the flag takes it.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let wrong =
+        || "write HOST:PORT; examples: cloud.example:10000, 10.0.0.1:10000, [fd00::1]:10000".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('[') && host.ends_with(']'));
+    let is_port = port.parse::<u16>().is_ok_and(|port| port != 0);
+    if is_host && is_port { Ok(text.to_owned()) } else { Err(wrong()) }
+}
+
+/// The name in host:port; `None`: it is an address.
+fn name_in(server: &str) -> Option<&str> {
+    let (host, _) = server.rsplit_once(':')?;
+    let is_name = host.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
+    is_name.then_some(host)
+}
+
+fn dns(host: &dyn Host, reach: &dyn Reach, options: &Options) -> Finding {
+    let clouds = clouds(host, options);
+    let needed = options.domain.as_deref().or_else(|| clouds.iter().find_map(|server| name_in(server)));
+    match needed {
+        Some(name) => look_up(reach, name, options.dns_ip),
+        None => {
+            let found = look_up(reach, OF_INTERNET, options.dns_ip);
+            if found.verdict == Verdict::Ok {
+                return found;
+            }
+            // Many machines at the edge reach no more than their cloud.
+            let advice = "right for a machine without the internet; else look into /etc/resolv.conf, or try another name: \
+                          keadm debug check dns -d NAME";
+            Finding::warning("dns", found.found, advice)
+        }
+    }
+}
+
+fn look_up(reach: &dyn Reach, domain: &str, server: Option<IpAddr>) -> Finding {
     let whom =
         server.map_or_else(|| "this machine's DNS".to_owned(), |server| format!("the DNS server {server}"));
     let advice = match server {
@@ -156,25 +192,33 @@ fn network(host: &dyn Host, reach: &dyn Reach, options: &Options) -> Vec<Finding
             ),
         });
     }
-    let servers = match &options.cloud_hub_server {
-        Some(server) => vec![server.clone()],
-        None => servers(&text(host, &options.config.display().to_string())),
-    };
+    let servers = clouds(host, options);
     if servers.is_empty() && options.ip.is_none() {
         let found = format!("no cloud to try: {} names none", options.config.display());
         findings.push(Finding::warning("network", found, "name it: keadm debug check network -s HOST:PORT"));
     }
-    for server in servers {
-        findings.push(match reach.connect(&server) {
-            Ok(()) => Finding::ok("network", format!("the cloud takes connections at {server}")),
-            Err(error) => Finding::failed(
-                "network",
-                format!("the cloud takes no connection at {server}: {error}"),
-                "see that cloudcore runs and that no firewall on the way closes this port",
-            ),
-        });
-    }
+    findings.extend(servers.iter().map(|server| cloud(reach, server)));
     findings
+}
+
+/// Whether it takes a connection at host:port.
+pub(super) fn cloud(reach: &dyn Reach, server: &str) -> Finding {
+    match reach.connect(server) {
+        Ok(()) => Finding::ok("network", format!("the cloud takes connections at {server}")),
+        Err(error) => Finding::failed(
+            "network",
+            format!("the cloud takes no connection at {server}: {error}"),
+            "see that cloudcore runs and that no firewall on the way closes this port",
+        ),
+    }
+}
+
+/// As named, or as the configuration says.
+fn clouds(host: &dyn Host, options: &Options) -> Vec<String> {
+    match &options.cloud_hub_server {
+        Some(server) => vec![server.clone()],
+        None => servers(&text(host, &options.config.display().to_string())),
+    }
 }
 
 /// Where the configuration says that the cloud is. Over QUIC nobody answers a TCP connection.
@@ -189,11 +233,15 @@ fn servers(config: &str) -> Vec<String> {
 }
 
 fn runtime(host: &dyn Host, config: &Path) -> Vec<Finding> {
+    // A machine that has not joined has none; edgecore's defaults ask for a cgroup driver, and join for the runtime's own.
+    let (config, words) = match host.exists(config) {
+        true => (config, ["runtime", "network", "cgroups"].as_slice()),
+        false => (Path::new("/dev/null"), ["runtime", "network"].as_slice()),
+    };
     let looked = Edgecore::find(host, Some(config)).and_then(|edgecore| edgecore.preflight());
     match looked {
         Ok(findings) => {
-            let is_of_runtime =
-                |finding: &Finding| ["runtime", "cgroups", "network"].contains(&finding.check.as_str());
+            let is_of_runtime = |finding: &Finding| words.contains(&finding.check.as_str());
             let of_runtime = findings.into_iter().filter(is_of_runtime);
             of_runtime.map(|finding| Finding { check: "runtime".to_owned(), ..finding }).collect()
         }
@@ -227,7 +275,7 @@ mod tests {
         let config = "modules: {edgeHub: {httpServer: 'https://away:2', websocket: {server: 'here:1'}}}";
         host.files.borrow_mut().insert(CONFIG.into(), Some(config.as_bytes().to_vec()));
         let check = |what: What, change: &dyn Fn(&mut Options), expected: &[&str]| {
-            let mut options = Options { domain: "known".into(), config: CONFIG.into(), ..Options::default() };
+            let mut options = Options { config: CONFIG.into(), ..Options::default() };
             change(&mut options);
             let lines: Vec<String> =
                 findings(&host, &Nowhere, what, &options).iter().map(Finding::line).collect();
@@ -244,22 +292,52 @@ mod tests {
         );
         check(What::Network, &|options| options.cloud_hub_server = Some("here:1".into()), &["ok: network"]);
         check(What::Network, &|options| options.config = "/none".into(), &["-s HOST:PORT"]);
-        check(What::Dns, &|_| {}, &["ok: dns: this machine's DNS says that known is 10.0.0.1"]);
-        check(What::Dns, &|options| options.domain = "x".into(), &["knows no address of x"]);
+        let known = "ok: dns: this machine's DNS says that known is 10.0.0.1";
+        check(What::Dns, &|options| options.domain = Some("known".into()), &[known]);
+        check(
+            What::Dns,
+            &|options| options.domain = Some("x".into()),
+            &["failed: dns: this machine's DNS knows no"],
+        );
+        // The cloud's name is needed, any other is not.
+        check(What::Dns, &|_| {}, &["failed: dns: this machine's DNS knows no address of here"]);
+        check(What::Dns, &|options| options.cloud_hub_server = Some("known:1".into()), &[known]);
+        for address in ["10.0.0.1:10000", "[fd00::1]:10000"] {
+            let of_internet = "warning: dns: this machine's DNS knows no address of www.github.com";
+            check(What::Dns, &|options| options.cloud_hub_server = Some(address.into()), &[of_internet]);
+        }
+        check(What::Dns, &|options| options.config = "/none".into(), &["warning: dns: "]);
         check(What::Runtime, &|_| {}, &["there is no edgecore on this machine"]);
+    }
+
+    #[test]
+    fn a_cloud_has_a_port() {
+        for good in ["cloud.example:10000", "10.0.0.1:1", "[fd00::1]:10000"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for wrong in ["foo", "", ":1", "foo:", "foo:0", "foo:x", "fd00::1:10000"] {
+            assert!(host_and_port(wrong).unwrap_err().contains("HOST:PORT"), "{wrong}");
+        }
     }
 
     #[test]
     fn the_runtime_is_edgecores_to_judge() {
         let host = FakeHost::new(&[PROGRAM]);
-        let report = r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"},{"check":"clock","verdict":"ok","found":"x"}]}"#;
+        let report = r#"{"findings":[{"check":"runtime","verdict":"failed","found":"no runtime","advice":"start it"},{"check":"clock","verdict":"ok","found":"x"},{"check":"cgroups","verdict":"ok","found":"cgroupfs"}]}"#;
         host.prints.borrow_mut().push((PROGRAM.into(), report.into()));
-        let findings = findings(
-            &host,
-            &Nowhere,
-            What::Runtime,
-            &Options { config: CONFIG.into(), ..Options::default() },
+        let look = || {
+            let options = Options { config: CONFIG.into(), ..Options::default() };
+            findings(&host, &Nowhere, What::Runtime, &options)
+        };
+        // Before it has joined.
+        assert_eq!(look(), [Finding::failed("runtime", "no runtime", "start it")]);
+        assert!(
+            host.ran.borrow().concat().contains("--config /dev/null preflight"),
+            "{:?}",
+            host.ran.borrow()
         );
-        assert_eq!(findings, [Finding::failed("runtime", "no runtime", "start it")]);
+        host.files.borrow_mut().insert(CONFIG.into(), Some(Vec::new()));
+        let both = [Finding::failed("runtime", "no runtime", "start it"), Finding::ok("runtime", "cgroupfs")];
+        assert_eq!(look(), both);
     }
 }

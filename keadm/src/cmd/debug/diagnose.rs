@@ -42,6 +42,9 @@ enum What {
     Install {
         #[command(flatten)]
         options: Options,
+        /// Port of the cloud at which machines get their certificate; it is tried with -s.
+        #[arg(long, default_value_t = 10002, value_name = "PORT")]
+        certport: u16,
     },
 }
 
@@ -49,13 +52,17 @@ pub(super) fn run(host: &dyn Host, reach: &dyn Reach, args: &Args) -> Result<(),
     let findings = match &args.what {
         What::Node { config } => node(host, config),
         What::Pod { name, namespace } => pod(host, namespace, name),
-        What::Install { options } => install(host, reach, options),
+        What::Install { options, certport } => install(host, reach, options, *certport),
     };
     tell(&findings, args.output)
 }
 
-fn install(host: &dyn Host, reach: &dyn Reach, options: &Options) -> Vec<Finding> {
+fn install(host: &dyn Host, reach: &dyn Reach, options: &Options, certport: u16) -> Vec<Finding> {
     let mut findings = check::everything(host, reach, options);
+    // A configuration names both.
+    if let Some((cloud, _)) = options.cloud_hub_server.as_ref().and_then(|server| server.rsplit_once(':')) {
+        findings.push(check::cloud(reach, &format!("{cloud}:{certport}")));
+    }
     if host.exists(&options.config) {
         let found = format!("there is a configuration already: {}", options.config.display());
         findings.push(Finding::warning("config", found, "to begin anew, type: keadm reset edge"));
@@ -163,6 +170,7 @@ fn judge_pod(
     name: &str,
 ) -> Vec<Finding> {
     let describe = format!("kubectl -n {namespace} describe pod {name}");
+    let pod_name = name;
     let Some(pod) = pod else {
         let found = format!("this node was never told of pod {namespace}/{name}");
         let advice = format!(
@@ -217,13 +225,18 @@ fn judge_pod(
                 own.iter().filter(|sandbox| sandbox.is_ready).flat_map(|sandbox| &sandbox.containers)
             {
                 let Container { name, state, reason, exit_code } = container;
-                let how = if state == "exited" {
-                    format!(" ({reason}, exit code {exit_code})")
-                } else {
-                    String::new()
-                };
-                findings
-                    .push(Finding::ok("runtime", format!("container {name} is {state}{how} in the runtime")));
+                let has_ended = state == "exited";
+                let how =
+                    if has_ended { format!(" ({reason}, exit code {exit_code})") } else { String::new() };
+                let found = format!("container {name} is {state}{how} in the runtime");
+                findings.push(match has_ended && *exit_code != 0 {
+                    true => {
+                        let advice =
+                            format!("see what it said: keadm ctl logs {pod_name} -n {namespace} -c {name}");
+                        Finding::warning("runtime", found, advice)
+                    }
+                    false => Finding::ok("runtime", found),
+                });
             }
         }
         Err(why) => {
@@ -330,6 +343,48 @@ mod tests {
             ),
             &["ok: store", "it is Running", "is not ready", "the runtime runs nothing of it"],
         );
+    }
+
+    #[test]
+    fn a_container_that_failed_is_not_well() {
+        let pod = json!({"status": {"phase": "Running"}});
+        let check = |state: &str, exit_code: i32, expected: &str| {
+            let container =
+                Container { name: "app".into(), state: state.into(), reason: "Error".into(), exit_code };
+            let (namespace, name) = ("default".to_owned(), "web".to_owned());
+            let sandbox = Sandbox { namespace, name, is_ready: true, containers: vec![container] };
+            let said = lines(&judge_pod(Some(&pod), Ok(vec![sandbox]), "default", "web"));
+            assert!(said.last().unwrap().starts_with(expected), "{said:?}");
+        };
+        check("running", 0, "ok: runtime: container app is running in");
+        check("exited", 0, "ok: runtime: container app is exited (Error, exit code 0)");
+        check(
+            "exited",
+            137,
+            "warning: runtime: container app is exited (Error, exit code 137) in the runtime: see what",
+        );
+    }
+
+    #[test]
+    fn a_machine_that_is_to_join_needs_both_ports_of_the_cloud() {
+        struct One;
+        impl Reach for One {
+            fn resolve(
+                &self,
+                _: &str,
+                _: Option<std::net::IpAddr>,
+            ) -> std::io::Result<Vec<std::net::IpAddr>> {
+                Ok(Vec::new())
+            }
+            fn connect(&self, address: &str) -> std::io::Result<()> {
+                if address == "10.0.0.1:10000" { Ok(()) } else { Err(std::io::Error::other("refused")) }
+            }
+        }
+        let options = Options { cloud_hub_server: Some("10.0.0.1:10000".into()), ..Options::default() };
+        let said = lines(&install(&FakeHost::new(&[]), &One, &options, 10002)).join("\n");
+        assert!(said.contains("ok: network: the cloud takes connections at 10.0.0.1:10000"), "{said}");
+        assert!(said.contains("failed: network: the cloud takes no connection at 10.0.0.1:10002"), "{said}");
+        assert!(said.contains("warning: dns: "), "{said}");
     }
 
     #[test]

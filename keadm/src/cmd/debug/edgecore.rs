@@ -66,7 +66,8 @@ impl<'a> Edgecore<'a> {
             Some(input) => self.host.feed(&self.program, &arguments, input.as_bytes()),
         };
         let ran = ran.map_err(|error| self.unstarted(&error))?;
-        if ran.is_good { Ok(ran.stdout) } else { Err(ran.stderr) }
+        // It stands within a sentence that says so.
+        if ran.is_good { Ok(ran.stdout) } else { Err(ran.stderr.trim_start_matches("error: ").to_owned()) }
     }
 
     fn arguments(&self, words: &[&str]) -> Vec<String> {

@@ -106,6 +106,12 @@ pub(super) fn pod(objects: Vec<Object>, namespace: &str, name: &str) -> Option<O
 }
 
 pub(super) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
+    if args.edgedb_path.is_none() && !host.exists(Path::new(CONFIG)) {
+        return Err(Failure::Refused(format!(
+            "this machine is no edge node (there is no {CONFIG}): keadm join --help says how it becomes one; -p FILE reads a \
+             store that lies elsewhere"
+        )));
+    }
     // A store can be looked at where there is no node any more.
     let config = Some(Path::new("/dev/null")).filter(|_| !host.exists(Path::new(CONFIG)));
     let edgecore = Edgecore::find(host, config).map_err(Failure::Refused)?;
@@ -210,6 +216,19 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: Args,
+    }
+
+    #[test]
+    fn a_machine_that_is_no_node_says_so() {
+        use crate::host::fake::FakeHost;
+        let host = FakeHost::new(&["/opt/keadm/edgecore"]);
+        host.fails.borrow_mut().push(("/opt/keadm/edgecore".into(), "error: open the store: no file".into()));
+        let get = |line: &str| {
+            let args = Line::parse_from(std::iter::once("get").chain(line.split(' '))).args;
+            run(&host, &args).unwrap_err().to_string()
+        };
+        assert!(get("pod").starts_with("this machine is no edge node"), "{}", get("pod"));
+        assert_eq!(get("pod -p /elsewhere.db"), "open the store: no file");
     }
 
     fn held() -> Vec<Object> {

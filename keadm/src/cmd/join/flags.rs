@@ -99,9 +99,9 @@ pub(super) fn wanted(host: &dyn Host, args: &Args) -> Result<NodeSettings, Failu
     let (name, port) = cloud(&args.cloudcore_ipport).map_err(Failure::Usage)?;
     let node = args.edgenode_name.clone().unwrap_or_else(|| host.name().to_lowercase());
     if let Err(error) = node.parse::<NodeName>() {
-        let lower = node.to_lowercase();
-        let hint =
-            if lower == node { String::new() } else { format!("; an example: --edgenode-name={lower}") };
+        let near = node.to_lowercase().replace('_', "-");
+        let is_name = near.parse::<NodeName>().is_ok();
+        let hint = if is_name { format!("; an example: --edgenode-name={near}") } else { String::new() };
         return Err(Failure::Usage(format!("--edgenode-name: {node:?} is no name of a node: {error}{hint}")));
     }
     let label = |label: &String| match label.split_once('=') {

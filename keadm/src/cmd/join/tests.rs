@@ -51,7 +51,11 @@ fn a_machine_joins_and_joins_again() {
 
     let (done, said) = try_join(&host, GOOD);
     done.unwrap();
-    assert_eq!(said, ["this machine is node edge-1 of 10.0.0.1:10000 already: nothing is changed"]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].starts_with("this machine is node edge-1 of 10.0.0.1:10000 already: nothing is changed.")
+    );
+    assert!(said[0].contains("`keadm reset edge` first, and `kubectl delete node edge-1`"), "{said:?}");
     let (done, _) = try_join(&host, "--cloudcore-ipport=10.0.0.2 --edgenode-name=edge-1 --token=abc");
     let Err(Failure::Refused(why)) = done else { panic!("it is another cloud's") };
     assert!(why.contains("keadm reset edge"), "{why}");
@@ -122,8 +126,45 @@ fn a_look_that_fails_touches_nothing() {
 }
 
 #[test]
+fn a_service_manager_that_does_not_run_is_refused() {
+    let host = machine();
+    let before = host.files.borrow().clone();
+    for (manager, sign) in [("systemd", "/run/systemd/system"), ("openrc", "/run/openrc")] {
+        let (done, _) = try_join(&host, &format!("{GOOD} --service-manager {manager}"));
+        let Err(Failure::Refused(why)) = done else { panic!("{manager}: {done:?}") };
+        assert!(why.contains(sign) && why.ends_with("type --service-manager none"), "{why}");
+        assert_eq!(*host.files.borrow(), before);
+    }
+}
+
+#[test]
+fn a_machine_whose_service_manager_is_gone_is_not_walled_in() {
+    let host = machine();
+    let before = host.files.borrow().clone();
+    host.files.borrow_mut().insert("/run/systemd/system".into(), None);
+    let (done, _) = try_join(&host, GOOD);
+    done.unwrap();
+    let node = host.files.borrow().clone();
+    // As in a container that was made of it: systemctl is there, and nobody hears it.
+    host.files.borrow_mut().remove(Path::new("/run/systemd/system"));
+    host.fails.borrow_mut().push(("systemctl".into(), "System has not been booted with systemd".into()));
+    let undone = || Journal::read(&host).unwrap().unwrap().undo(&host);
+    assert_eq!(undone(), Vec::<String>::new());
+    assert_eq!(*host.files.borrow(), before);
+    assert!(host.ran.borrow().iter().any(|line| line == "end /usr/local/bin/edgecore"), "nothing of it runs");
+    // One that runs must end edgecore before its files go, but need not have read its units anew.
+    *host.files.borrow_mut() = node;
+    assert_eq!(undone()[1], "everything that was made before it");
+    assert!(host.exists(Path::new(CONFIG)));
+    *host.fails.borrow_mut() = vec![("systemctl daemon-reload".into(), "no".into())];
+    assert_eq!(undone(), Vec::<String>::new());
+    assert!(!host.exists(Path::new(CONFIG)) && !host.exists(Path::new(TOKEN)));
+}
+
+#[test]
 fn a_plan_is_shown_and_not_carried_out() {
     let host = machine();
+    host.files.borrow_mut().insert("/run/systemd/system".into(), None);
     let before = host.files.borrow().clone();
     let (done, said) = try_join(&host, &format!("{GOOD} --dry-run --service-manager systemd"));
     done.unwrap();
@@ -200,6 +241,23 @@ fn a_store_in_another_place_goes_with_the_node() {
 }
 
 #[test]
+fn a_failed_join_names_no_log_that_is_gone() {
+    let refused = "https://10.0.0.1:10002 refused to sign this machine's certificate: the token was revoked";
+    let host = machine();
+    host.fails
+        .borrow_mut()
+        .push((format!("{PROGRAM} --config {CONFIG} enroll"), format!("error: {refused}")));
+    let (done, said) = try_join(&host, GOOD);
+    let Err(Failure::Undone(error)) = done else { panic!("{done:?}") };
+    assert!(format!("{error:#}").ends_with(refused), "the cloud's own words: {error:#}");
+    assert!(!said.concat().contains("own words"), "{said:?}");
+    // systemd keeps what its services said.
+    host.files.borrow_mut().insert("/run/systemd/system".into(), None);
+    let (_, said) = try_join(&host, GOOD);
+    assert!(said.concat().ends_with("own words: journalctl -u edgecore"), "{said:?}");
+}
+
+#[test]
 fn flags_that_cannot_be_meant_are_refused() {
     let check = |line: &str, expected: &str| {
         let (done, _) = try_join(&machine(), line);
@@ -208,7 +266,9 @@ fn flags_that_cannot_be_meant_are_refused() {
     };
     check("--cloudcore-ipport=10.0.0.1", "keadm gettoken");
     check("--cloudcore-ipport=x:y --token=a", "no host:port");
-    check("--cloudcore-ipport=a --token=a --edgenode-name=Edge_1", "--edgenode-name");
+    check("--cloudcore-ipport=a --token=a --edgenode-name=Edge_1", "an example: --edgenode-name=edge-1");
+    check("--cloudcore-ipport=a --token=a --pre-run=/no/such", "--pre-run: there is no /no/such");
+    check("--cloudcore-ipport=a --token=a --dry-run --post-run=./no", "--post-run: there is no ./no");
     check("--cloudcore-ipport=a --token=a --labels=x", "no NAME=VALUE");
     check("--cloudcore-ipport=a --token=a --set=x", "no key=value");
     check("--cloudcore-ipport=a --token-file=/no/such", "there is no /no/such");
