@@ -113,9 +113,10 @@ fn the_machine_joins(seeds: &Seeds, bench: &Bench, token: &str) -> Result<()> {
 
     let with_path = seeds.commands("000-26", &["keadm"], &fill)?;
     let kubelet = bench.edge.machine.run_dir().write("kubelet.yaml", seeds.ours("000-24")?)?;
-    // What a machine within a machine needs: pods below a cgroup that is swept.
+    // What a machine within a machine needs: pods below a cgroup that is swept, and the disk is another's.
     let command = format!(
-        "{} --kubelet-config={} --set modules.edged.tailoredKubeletConfig.cgroupRoot={}",
+        "{} --kubelet-config={} --set modules.edged.tailoredKubeletConfig.cgroupRoot={} \
+         --set 'modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%'",
         as_told(&with_path[0]),
         kubelet.display(),
         bench.edge.runtime.cgroup_root()
