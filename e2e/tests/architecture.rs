@@ -162,6 +162,24 @@ fn modules_say_what_they_are() {
     assert!(wrong.is_empty(), "the first lines must say what a module does, and never does: {wrong:?}");
 }
 
+/// `make unit` needs no root, cluster or runtime.
+#[test]
+fn cargo_test_alone_starts_no_story() {
+    let folder = root().join("e2e");
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let is_marked =
+        |name: &str| manifest.contains(&format!("name = \"{name}\"\nrequired-features = [\"stories\"]"));
+    for entry in fs::read_dir(folder.join("tests")).unwrap().flatten() {
+        let name = entry.path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let needs_nothing = ["architecture", "dependencies"].contains(&&*name);
+        assert_eq!(
+            is_marked(&name),
+            !needs_nothing,
+            "e2e/Cargo.toml: [[test]] {name} with required-features = [\"stories\"]"
+        );
+    }
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
