@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::backup::{self, Backup, Draft, Scope, Store};
 use crate::failure::Failure;
 use crate::health::{self, Bar, STEADY};
-use crate::host::{Host, Lock, Rights};
+use crate::host::{Host, Lock, Rights, not_run};
 use crate::journal::FOLDER;
 use crate::node::Node;
 use crate::service::Manager;
@@ -315,9 +315,7 @@ pub(crate) fn hold(host: &dyn Host) -> Result<Lock, Failure> {
 /// Runs a site's own program, if one is named.
 pub(crate) fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
     let Some(path) = path else { return Ok(()) };
-    let ran = host
-        .run(path, &[])
-        .with_context(|| format!("{flag}: start {} (is it executable?)", path.display()))?;
+    let ran = host.run(path, &[]).map_err(|error| not_run(path, error).context(flag.to_owned()))?;
     if ran.is_good {
         return Ok(());
     }
