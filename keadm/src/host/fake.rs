@@ -33,6 +33,8 @@ pub(crate) struct FakeHost {
     pub(crate) is_dead: Cell<bool>,
     /// Images that the container runtime has; others it pulls, which `ran` shows.
     pub(crate) images: RefCell<Vec<String>>,
+    /// Folders that cannot be removed.
+    pub(crate) stuck: RefCell<Vec<PathBuf>>,
     /// Whether somebody else holds every lock.
     pub(crate) is_locked: Cell<bool>,
     /// Whether who runs this is not root.
@@ -160,6 +162,9 @@ impl Host for FakeHost {
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         self.change()?;
+        if self.stuck.borrow().iter().any(|stuck| stuck == path) {
+            return Err(io::Error::other("it is stuck"));
+        }
         self.files.borrow_mut().retain(|held, _| !held.starts_with(path));
         Ok(())
     }
