@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-
 use super::{Around, Failure, script, upgrade_cloud};
 use crate::backup::must_have_room;
 use crate::change::{self, Change, New};

@@ -163,7 +163,10 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert_eq!(error.to_string(), "sleep has not ended within 0 s and was killed");
         // It was started.
-        assert_eq!(format!("{:#}", not_run(Path::new("sleep"), error)), "sleep has not ended within 0 s and was killed");
+        assert_eq!(
+            format!("{:#}", not_run(Path::new("sleep"), error)),
+            "sleep has not ended within 0 s and was killed"
+        );
         let none = Path::new("/no/such");
         let why = format!("{:#}", not_run(none, run(none, &[]).unwrap_err()));
         assert!(why.starts_with("start /no/such (is it executable?): No such file"), "{why}");
@@ -183,7 +186,8 @@ mod tests {
         assert!(took < Duration::from_secs(30), "{took:?}");
         assert_eq!((ran.is_good, ran.stdout.as_str()), (true, "ok"));
         // More than a pipe holds comes whole.
-        let many = shell("head -c 300000 /dev/zero | tr '\\0' x; echo; head -c 300000 /dev/zero | tr '\\0' y >&2");
+        let many =
+            shell("head -c 300000 /dev/zero | tr '\\0' x; echo; head -c 300000 /dev/zero | tr '\\0' y >&2");
         assert_eq!((many.stdout.len(), many.stderr.len()), (300_000, 300_000));
     }
 }
