@@ -110,6 +110,8 @@ pub(crate) trait Host {
     fn remove_empty(&self, path: &Path) -> io::Result<()>;
     /// Where this program lies.
     fn own_program(&self) -> io::Result<PathBuf>;
+    /// How this program was named by who typed it.
+    fn typed(&self) -> String;
     /// Folders of PATH.
     fn program_folders(&self) -> Vec<PathBuf>;
     /// Whether this program may do what root may.

@@ -39,6 +39,8 @@ pub(crate) struct FakeHost {
     pub(crate) is_locked: Cell<bool>,
     /// Whether who runs this is not root.
     pub(crate) is_user: Cell<bool>,
+    /// How keadm was typed; `None`: plainly.
+    pub(crate) typed: RefCell<Option<String>>,
     /// Bytes that are free; `None`: plenty.
     pub(crate) free: Cell<Option<u64>>,
     /// What running a program does, where more than words are needed.
@@ -292,6 +294,10 @@ impl Host for FakeHost {
 
     fn own_program(&self) -> io::Result<PathBuf> {
         Ok("/opt/keadm/keadm".into())
+    }
+
+    fn typed(&self) -> String {
+        self.typed.borrow().clone().unwrap_or_else(|| "keadm".to_owned())
     }
 
     fn program_folders(&self) -> Vec<PathBuf> {
