@@ -299,6 +299,9 @@ fn put_back(host: &dyn Host, journal: &mut Journal, why: &str, say: &mut dyn FnM
         let found = Backup::open(host, &backup)?;
         let found = found
             .ok_or_else(|| Lost(format!("the backup {} is not there or not whole", backup.display())))?;
+        if let Some(path) = found.missing(host) {
+            return Err(Lost(format!("{} of the backup is gone", path.display())).into());
+        }
         let store = found.put_back(host, is_store_torn, &mut || journal.tear(host))?;
         say(told(store, "what was before is put back"));
         journal.report.rolled_back = true;

@@ -363,6 +363,12 @@ fn what_can_never_be_undone_is_told_with_the_way_out() {
         move |host: &FakeHost| put(host, JOURNAL, &text(host, JOURNAL).replace(from, to))
     };
     check(&|host| host.remove_tree(Path::new(backup::FOLDER)).unwrap(), "is not there or not whole");
+    let without_store = |host: &FakeHost| {
+        host.files.borrow_mut().retain(|path, _| {
+            !path.starts_with(backup::FOLDER) || path.file_name() != Path::new(STORE).file_name()
+        });
+    };
+    check(&without_store, "edgecore.db of the backup is gone");
     check(&replace("\"format\": 1", "\"format\": 2"), "is of another format than this keadm's 1");
     check(&replace("{", "<"), "cannot be understood");
 }

@@ -174,7 +174,7 @@ impl Old {
             let one = serde_saphyr::to_string(&plain(object)).context("write an object")?;
             text += &format!("---\n{}\n", one.trim_end());
         }
-        host.write(path, text.as_bytes(), 0o600).with_context(|| {
+        host.write(path, text.as_bytes(), 0o644).with_context(|| {
             format!("nothing was changed: write {KEPT}; keadm may be started in another folder")
         })?;
         Ok(())
