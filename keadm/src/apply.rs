@@ -6,6 +6,8 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
+use std::fmt;
+
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 
@@ -47,17 +49,15 @@ pub(crate) fn look_at_version(cluster: &Cluster, say: &dyn Fn(&str)) -> Result<(
     Ok(())
 }
 
-/// Refuses if this kubeconfig's user may not write one of them.
+/// Refuses if this kubeconfig's user may not write one of them, or take it back.
 pub(crate) fn may_write(cluster: &Cluster, all: &[Value]) -> Result<(), Failure> {
-    let mut missing = Vec::new();
-    for object in all {
-        for verb in ["get", "create", "patch"] {
-            if !cluster.may(verb, object).map_err(|error| Failure::Refused(format!("{error:#}")))? {
-                missing.push(format!("{verb} {}", shown(object)));
-                break;
-            }
-        }
-    }
+    may(cluster, all, &["get", "create", "patch", "delete"])
+}
+
+/// Refuses if this kubeconfig's user may not do all of this to one of them.
+pub(crate) fn may(cluster: &Cluster, all: &[Value], verbs: &[&str]) -> Result<(), Failure> {
+    let missing = missing(all, verbs, |verb, object| cluster.may(verb, object));
+    let missing = missing.map_err(|error| Failure::Refused(format!("{error:#}")))?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -68,8 +68,46 @@ pub(crate) fn may_write(cluster: &Cluster, all: &[Value]) -> Result<(), Failure>
     )))
 }
 
-/// In a word.
-pub(crate) fn changed(before: Option<&Value>, after: &Value) -> &'static str {
+/// The first verb of each object that may not be.
+fn missing(
+    all: &[Value],
+    verbs: &[&str],
+    mut may: impl FnMut(&str, &Value) -> Result<bool>,
+) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for object in all {
+        for verb in verbs {
+            if !may(verb, object)? {
+                missing.push(format!("{verb} {}", shown(object)));
+                break;
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// What becomes of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Became {
+    /// It was not there.
+    Create,
+    Keep,
+    Change,
+    Remove,
+}
+
+impl fmt::Display for Became {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create => "create",
+            Self::Keep => "keep",
+            Self::Change => "change",
+            Self::Remove => "remove",
+        })
+    }
+}
+
+pub(crate) fn changed(before: Option<&Value>, after: &Value) -> Became {
     // What is seen of an object apart from who wrote it when.
     let seen = |object: &Value| {
         let mut object = object.clone();
@@ -81,9 +119,9 @@ pub(crate) fn changed(before: Option<&Value>, after: &Value) -> &'static str {
         object
     };
     match before {
-        None => "create",
-        Some(before) if seen(before) == seen(after) => "keep",
-        Some(_) => "change",
+        None => Became::Create,
+        Some(before) if seen(before) == seen(after) => Became::Keep,
+        Some(_) => Became::Change,
     }
 }
 
@@ -98,8 +136,7 @@ pub(crate) fn marked(object: &Value, before: Option<&Value>) -> Value {
     object
 }
 
-/// What became of it, in a word.
-pub(crate) fn apply_one(cluster: &Cluster, object: &Value, how: Write) -> Result<&'static str> {
+pub(crate) fn apply_one(cluster: &Cluster, object: &Value, how: Write) -> Result<Became> {
     let before = cluster.get(object)?;
     let after = write(cluster, &marked(object, before.as_ref()), how)?;
     Ok(changed(before.as_ref(), &after))
@@ -111,9 +148,9 @@ pub(crate) fn try_one(
     object: &Value,
     before: Option<&Value>,
     how: Write,
-) -> Result<&'static str> {
+) -> Result<Became> {
     // Not tried: its namespace or its kind may not be there yet.
-    let Some(before) = before else { return Ok("create") };
+    let Some(before) = before else { return Ok(Became::Create) };
     let after = write(cluster, &marked(object, Some(before)), how.tried())?;
     Ok(changed(Some(before), &after))
 }
@@ -154,8 +191,22 @@ mod tests {
     #[test]
     fn only_what_is_seen_is_a_change() {
         let object = |version: &str, replicas: u32| json!({"metadata": {"name": "a", "resourceVersion": version, "managedFields": [version]}, "spec": {"replicas": replicas}});
-        assert_eq!(changed(None, &object("1", 1)), "create");
-        assert_eq!(changed(Some(&object("1", 1)), &object("2", 1)), "keep");
-        assert_eq!(changed(Some(&object("1", 1)), &object("2", 2)), "change");
+        assert_eq!(changed(None, &object("1", 1)), Became::Create);
+        assert_eq!(changed(Some(&object("1", 1)), &object("2", 1)), Became::Keep);
+        assert_eq!(changed(Some(&object("1", 1)), &object("2", 2)), Became::Change);
+    }
+
+    #[test]
+    fn what_may_not_be_is_named() {
+        let all = [json!({"kind": "Service", "metadata": {"name": "a"}}), json!({"kind": "Role"})];
+        let check = |denied: &[&str], expected: &[&str]| {
+            let found = missing(&all, &["get", "delete"], |verb, object| {
+                Ok(!denied.contains(&format!("{verb} {}", object["kind"].as_str().unwrap()).as_str()))
+            });
+            assert_eq!(found.unwrap(), expected, "{denied:?}");
+        };
+        check(&[], &[]);
+        check(&["delete Service"], &["delete Service a"]);
+        check(&["get Service", "delete Service", "delete Role"], &["get Service a", "delete Role "]);
     }
 }

@@ -117,6 +117,12 @@ impl Backup {
         Ok(())
     }
 
+    /// What of it is gone.
+    pub(crate) fn missing(&self, host: &dyn Host) -> Option<PathBuf> {
+        let paths = self.manifest.files.iter().map(|kept| self.folder.join(&kept.name));
+        paths.into_iter().find(|path| !host.exists(path))
+    }
+
     /// Puts everything into its place. edgecore stands still. Doing it again after it was cut short does no harm, if `must`
     /// then says whether `will_touch` was called: from then on the store that is there is no whole one.
     pub(crate) fn put_back(

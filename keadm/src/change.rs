@@ -6,22 +6,26 @@
 //! itself; a watcher that outlives a killed one; and, after a power cut, `keadm recover`, which runs before every start of
 //! edgecore. While a change holds the lock, `recover` leaves all to it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::backup::{self, Backup, Draft, Scope, Store};
 use crate::failure::Failure;
 use crate::health::{self, Bar, STEADY};
-use crate::host::{Host, Lock, Rights};
+use crate::host::{Host, Lock, Rights, not_run};
 use crate::journal::FOLDER;
 use crate::node::Node;
 use crate::service::Manager;
 
 const JOURNAL: &str = "/var/lib/keadm/upgrade.journal";
+/// Of the journal.
+const FORMAT: u32 = 1;
 /// In memory: what it guards against does not outlive the machine's run.
 const LOCK: &str = "/run/keadm.lock";
 const REPORT: &str = "/var/lib/keadm/upgrade-report.json";
@@ -91,11 +95,44 @@ enum State {
     Changing { backup: PathBuf, is_store_torn: bool },
 }
 
+/// Why a change that was cut short can be neither finished nor undone by this keadm, however often it is tried.
+#[derive(Debug)]
+struct Lost(String);
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; what is installed may be half of two versions. `keadm reset edge --force` removes it, and `keadm join` makes \
+             the node anew",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for Lost {}
+
+/// What to type next depends on whether it can be undone at all.
+pub(crate) fn unfinished(error: anyhow::Error) -> Failure {
+    match error.is::<Lost>() {
+        true => Failure::Halfway(error),
+        false => Failure::Unfinished(error),
+    }
+}
+
 impl Journal {
     fn read(host: &dyn Host) -> Result<Option<Self>> {
         let body = host.read(Path::new(JOURNAL)).with_context(|| format!("read {JOURNAL}"))?;
-        body.map(|body| serde_json::from_slice(&body).with_context(|| format!("understand {JOURNAL}")))
-            .transpose()
+        let Some(body) = body else { return Ok(None) };
+        let lost = |why: String| anyhow::Error::new(Lost(format!("{JOURNAL} {why}")));
+        let wrong = |error: serde_json::Error| lost(format!("cannot be understood: {error}"));
+        let tree: Value = serde_json::from_slice(&body).map_err(wrong)?;
+        if tree.get("format").and_then(Value::as_u64) != Some(FORMAT.into()) {
+            return Err(lost(format!(
+                "is of another format than this keadm's {FORMAT}: the keadm that wrote it goes on with it"
+            )));
+        }
+        serde_json::from_value(tree).map(Some).map_err(wrong)
     }
 
     fn write(&self, host: &dyn Host) -> Result<()> {
@@ -119,9 +156,9 @@ impl Journal {
 /// For commands that change a node: nobody else does meanwhile, and what an earlier one left half-way is put back first.
 pub(crate) fn begin(host: &dyn Host, say: &mut dyn FnMut(&str)) -> Result<Lock, Failure> {
     let lock = hold(host)?;
-    if Journal::read(host)?.is_some() {
+    if Journal::read(host).map_err(unfinished)?.is_some() {
         say("an earlier change was cut short; putting back what was before it");
-        settle(host, "it was cut short", say).map_err(Failure::Unfinished)?;
+        settle(host, "it was cut short", say).map_err(unfinished)?;
     }
     Ok(lock)
 }
@@ -149,7 +186,7 @@ pub(crate) fn carry_out(
         .context("start what would undo this if it were killed")?;
     host.make_folder(Path::new(FOLDER), 0o700).with_context(|| format!("make {FOLDER}"))?;
     let mut journal =
-        Journal { format: 1, state: State::Stopped, report: change.report.clone(), admin: change.admin };
+        Journal { format: FORMAT, state: State::Stopped, report: change.report.clone(), admin: change.admin };
     let done = journal.write(host).and_then(|()| steps(host, change, draft, &mut journal, bar, say));
     if let Err(error) = done {
         let why = format!("{error:#}");
@@ -159,7 +196,7 @@ pub(crate) fn carry_out(
         };
         return Err(match undo(host, &why, bar, change.limit, say) {
             Ok(how) => Failure::Undone(anyhow!("the {name} failed and {how}: {why}")),
-            Err(left) => Failure::Unfinished(left.context(format!("the {name} failed: {why}"))),
+            Err(left) => unfinished(left.context(format!("the {name} failed: {why}"))),
         });
     }
     if let Err(error) = backup::prune(host) {
@@ -260,7 +297,11 @@ fn settle(host: &dyn Host, why: &str, say: &mut dyn FnMut(&str)) -> Result<Optio
 fn put_back(host: &dyn Host, journal: &mut Journal, why: &str, say: &mut dyn FnMut(&str)) -> Result<()> {
     if let State::Changing { backup, is_store_torn } = journal.state.clone() {
         let found = Backup::open(host, &backup)?;
-        let found = found.with_context(|| format!("the backup {} is not there", backup.display()))?;
+        let found = found
+            .ok_or_else(|| Lost(format!("the backup {} is not there or not whole", backup.display())))?;
+        if let Some(path) = found.missing(host) {
+            return Err(Lost(format!("{} of the backup is gone", path.display())).into());
+        }
         let store = found.put_back(host, is_store_torn, &mut || journal.tear(host))?;
         say(told(store, "what was before is put back"));
         journal.report.rolled_back = true;
@@ -315,9 +356,7 @@ pub(crate) fn hold(host: &dyn Host) -> Result<Lock, Failure> {
 /// Runs a site's own program, if one is named.
 pub(crate) fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
     let Some(path) = path else { return Ok(()) };
-    let ran = host
-        .run(path, &[])
-        .with_context(|| format!("{flag}: start {} (is it executable?)", path.display()))?;
+    let ran = host.run(path, &[]).map_err(|error| not_run(path, error).context(flag.to_owned()))?;
     if ran.is_good {
         return Ok(());
     }

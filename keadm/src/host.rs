@@ -80,7 +80,8 @@ pub(crate) trait Host {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// With all that is in it, but nothing that is mounted there. Gone already: success.
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
-    /// Runs a program to its end. Errors: it could not be started.
+    /// Runs a program to its end; what it leaves running is not waited for. Errors: it could not be started, or (`TimedOut`,
+    /// in a sentence that needs no other) it had not ended after half an hour and was killed. [`not_run`] tells them apart.
     fn run(&self, program: &Path, arguments: &[String]) -> io::Result<Ran>;
     /// As `run`, and the program reads `input`.
     fn feed(&self, program: &Path, arguments: &[String], input: &[u8]) -> io::Result<Ran>;
@@ -109,6 +110,8 @@ pub(crate) trait Host {
     fn remove_empty(&self, path: &Path) -> io::Result<()>;
     /// Where this program lies.
     fn own_program(&self) -> io::Result<PathBuf>;
+    /// How this program was named by who typed it.
+    fn typed(&self) -> String;
     /// Folders of PATH.
     fn program_folders(&self) -> Vec<PathBuf>;
     /// Whether this program may do what root may.
@@ -129,6 +132,14 @@ pub(crate) fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".keadm-new");
     name.into()
+}
+
+/// Why a program was not run to its end, as `run` and `feed` say it.
+pub(crate) fn not_run(program: &Path, error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut => error.into(),
+        _ => anyhow::Error::new(error).context(format!("start {} (is it executable?)", program.display())),
+    }
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -38,7 +38,8 @@ pub(crate) fn warn(words: Arguments<'_>) {
 pub(crate) fn end() -> Result<(), Failure> {
     note(io::stdout().flush());
     let lost = LOST.lock().ok().and_then(|mut lost| lost.take());
-    lost.map_or(Ok(()), |error| Err(Failure::Undone(anyhow!("not everything could be printed: {error}"))))
+    let untold = |error| anyhow!("what was typed is done, but not everything could be printed: {error}");
+    lost.map_or(Ok(()), |error| Err(Failure::Halfway(untold(error))))
 }
 
 fn note(printed: io::Result<()>) {

@@ -14,6 +14,15 @@ use crate::objects::NAMESPACE;
 /// Which containers are running: the pod's uid and how often the kubelet has started each of its containers again.
 pub(crate) type Running = Vec<(String, Vec<i64>)>;
 
+/// Of a Deployment without replicas.
+pub(crate) const NONE_WANTED: &str = "no cloudcore is wanted (replicaCount 0): no edge node is served, and on a new cluster nobody makes the \
+                                      token that machines join with; keadm init --set cloudCore.replicaCount=1 starts one";
+
+/// Whether any cloudcore is to run; one that is not makes no token. `all`: the objects that there are to be.
+pub(crate) fn is_wanted(all: &[Value]) -> bool {
+    all.iter().any(|object| object["kind"] == "Deployment" && object["spec"]["replicas"] != 0)
+}
+
 /// What runs if as many cloudcores as are wanted are ready, all of them as the Deployment is now; if not, why.
 pub(crate) fn readiness(cluster: &Cluster, wanted: &Value) -> Result<Result<Running, String>> {
     let deployment = cluster.get(wanted)?.ok_or_else(|| anyhow!("{} is gone", shown(wanted)))?;
@@ -102,6 +111,17 @@ pub(crate) fn reason(pod: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_replicas_no_cloudcore_is_wanted() {
+        let check = |said: Value, expected: bool| {
+            let all = crate::apply::wanted(&said, Vec::new(), &|_| {}).unwrap();
+            assert_eq!(is_wanted(&all), expected, "{said}");
+        };
+        check(Value::Null, true);
+        check(json!({"cloudCore": {"replicaCount": 2}}), true);
+        check(json!({"cloudCore": {"replicaCount": 0}}), false);
+    }
 
     #[test]
     fn pods_of_before_are_known() {

@@ -3,14 +3,24 @@
 
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::render::PROXY;
 
 /// `words`: the command without its flags, which may hold a token.
 pub(crate) fn must_be(host: &dyn Host, words: &str) -> Result<(), Failure> {
     if host.is_root() {
         return Ok(());
     }
+    let is_set = |name: &str| host.variable(name).is_some_and(|value| !value.trim().is_empty());
+    // Without -E sudo forgets the proxy, and join would write none down.
+    let is_proxied = PROXY.iter().any(|name| is_set(name) || is_set(&name.to_lowercase()));
+    let (sudo, why) = match is_proxied {
+        true => ("sudo -E", " (-E, so that it knows of your proxy)"),
+        false => ("sudo", ""),
+    };
+    let typed = host.typed();
     Err(Failure::Refused(format!(
-        "keadm {words} changes this machine, and only root may do that: type the same behind sudo, as in `sudo keadm {words} ...`"
+        "keadm {words} changes this machine, and only root may do that: type the same behind {sudo}{why}, as in \
+         `{sudo} {typed} {words} ...`"
     )))
 }
 
@@ -60,6 +70,22 @@ mod tests {
         check("deprecated join -e 10.0.0.1", "deprecated join");
         check("deprecated reset", "deprecated reset");
         check("recover --restart", "recover");
+    }
+
+    #[test]
+    fn what_is_advised_can_be_typed() {
+        let check = |typed: &str, proxy: (&str, &str), expected: &str| {
+            let host = FakeHost::new(&[]);
+            host.is_user.set(true);
+            *host.typed.borrow_mut() = Some(typed.into());
+            host.variables.borrow_mut().push((proxy.0.into(), proxy.1.into()));
+            let why = super::must_be(&host, "join").unwrap_err().to_string();
+            assert!(why.ends_with(&format!("as in `{expected} join ...`")), "{why}");
+        };
+        check("keadm", ("HTTPS_PROXY", ""), "sudo keadm");
+        check("./keadm", ("HOME", "/root"), "sudo ./keadm");
+        check("keadm", ("HTTPS_PROXY", "http://p:1"), "sudo -E keadm");
+        check("/opt/keadm", ("https_proxy", "http://p:1"), "sudo -E /opt/keadm");
     }
 
     #[test]

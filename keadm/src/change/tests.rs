@@ -335,3 +335,40 @@ fn who_changes_is_left_alone() {
     restart(&host, Duration::ZERO, &mut |_| {}).unwrap_err();
     assert_eq!(*host.files.borrow(), before);
 }
+
+#[test]
+fn what_can_never_be_undone_is_told_with_the_way_out() {
+    let cut = |n_changes| {
+        let host = machine("new");
+        host.changes_left.set(Some(n_changes));
+        keadm(&host, "upgrade edge --edgecore /opt/new/edgecore").unwrap_err();
+        host.changes_left.set(None);
+        host
+    };
+    let is_changing = |host: &FakeHost| text(host, JOURNAL).contains("\"changing\"");
+    let check = |lose: &dyn Fn(&FakeHost), expected: &str| {
+        let host = (0..).map(cut).find(is_changing).unwrap();
+        lose(&host);
+        for line in ["upgrade edge --edgecore /opt/new/edgecore", "recover --restart", "recover"] {
+            let failure = keadm(&host, line).unwrap_err();
+            let told = failure.to_string();
+            assert_eq!(failure.code(), 4, "{line}: {told}");
+            assert!(told.contains(expected) && told.contains("`keadm reset edge --force`"), "{line}: {told}");
+            assert!(!told.contains("the next time edgecore starts"), "{line}: {told}");
+        }
+        keadm(&host, "reset edge --force").unwrap();
+        assert!(!host.exists(Path::new(JOURNAL)));
+    };
+    let replace = |from: &'static str, to: &'static str| {
+        move |host: &FakeHost| put(host, JOURNAL, &text(host, JOURNAL).replace(from, to))
+    };
+    check(&|host| host.remove_tree(Path::new(backup::FOLDER)).unwrap(), "is not there or not whole");
+    let without_store = |host: &FakeHost| {
+        host.files.borrow_mut().retain(|path, _| {
+            !path.starts_with(backup::FOLDER) || path.file_name() != Path::new(STORE).file_name()
+        });
+    };
+    check(&without_store, "edgecore.db of the backup is gone");
+    check(&replace("\"format\": 1", "\"format\": 2"), "is of another format than this keadm's 1");
+    check(&replace("{", "<"), "cannot be understood");
+}

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::{Around, Failure, images, script};
 use crate::backup::Scope;
 use crate::change::{self, Change, New};
-use crate::host::Host;
+use crate::host::{Host, not_run};
 use crate::node::{self, Node};
 use crate::preflight;
 use crate::render::{self, PROGRAM};
@@ -96,7 +96,7 @@ fn check(host: &dyn Host, text: &str) -> Result<(), Failure> {
     host.make_folder(folder, 0o700).with_context(|| format!("make {TRIAL}"))?;
     host.write(&file, text.as_bytes(), 0o600).context("write a trial configuration")?;
     let arguments = ["config", "check", &file.display().to_string()].map(str::to_owned);
-    let ran = host.run(Path::new(PROGRAM), &arguments).with_context(|| format!("start {PROGRAM}"))?;
+    let ran = host.run(Path::new(PROGRAM), &arguments).map_err(|error| not_run(Path::new(PROGRAM), error))?;
     host.remove_tree(folder).with_context(|| format!("clear {TRIAL}"))?;
     if ran.is_good {
         return Ok(());

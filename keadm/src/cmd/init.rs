@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use super::manifest::Wanted;
 use super::takeover::{self, Owner};
 use super::{AroundCloud, Failure, noted, upgrade_cloud};
-use crate::apply::{apply_one, look_at_version, may_write, try_one, wanted};
+use crate::apply::{Became, apply_one, look_at_version, may_write, try_one, wanted};
 use crate::cluster::{Cluster, Write, shown};
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
-use crate::rollout::readiness;
+use crate::rollout::{NONE_WANTED, is_wanted, readiness};
 use crate::token_secrets;
 use crate::wait::wait;
 
@@ -61,6 +61,9 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     let (said, warnings) = flags.said_over(below)?;
     let all = wanted(&said, warnings, &say)?;
     may_write(&cluster, &all)?;
+    if let Some(old) = &old {
+        old.may_go(&cluster)?;
+    }
     if !reach.dry_run {
         wait_terminated(host, &cluster, deadline, &say)?;
     }
@@ -88,6 +91,10 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         }
         None => failure,
     })?;
+    if !is_wanted(&all) {
+        say(NONE_WANTED);
+        return Ok(());
+    }
     wait_ready(host, &cluster, &all, deadline, &say)?;
     token_secrets::wait_for(host, &cluster, deadline)?;
     next(&all, flags, &said, &say);
@@ -179,10 +186,10 @@ fn plan(
     Ok((steps, refused))
 }
 
-/// Writes everything; if it cannot, what was made goes again. `apply` says in a word what became of an object.
+/// Writes everything; if it cannot, what was made goes again.
 fn apply_all(
     all: &[Value],
-    mut apply: impl FnMut(&Value) -> Result<&'static str>,
+    mut apply: impl FnMut(&Value) -> Result<Became>,
     mut delete: impl FnMut(&Value) -> Result<()>,
     say: &dyn Fn(&str),
 ) -> Result<(), Failure> {
@@ -190,13 +197,13 @@ fn apply_all(
     let mut over: Vec<String> = Vec::new();
     for object in all {
         match apply(object) {
-            Ok(word) => {
-                match word {
-                    "create" => made.push(object),
-                    "keep" => {}
-                    _ => over.push(shown(object)),
+            Ok(became) => {
+                match became {
+                    Became::Create => made.push(object),
+                    Became::Change => over.push(shown(object)),
+                    Became::Keep | Became::Remove => {}
                 }
-                say(&format!("{word} {}", shown(object)));
+                say(&format!("{became} {}", shown(object)));
             }
             Err(error) => {
                 if !made.is_empty() {
@@ -231,10 +238,6 @@ fn wait_ready(
     say: &dyn Fn(&str),
 ) -> Result<(), Failure> {
     let Some(wanted) = all.iter().find(|object| object["kind"] == "Deployment") else { return Ok(()) };
-    if wanted["spec"]["replicas"] == 0 {
-        say("no cloudcore is wanted (replicaCount 0)");
-        return Ok(());
-    }
     wait(host, deadline, say, || Ok(readiness(cluster, wanted)?.map(drop)))
     .map_err(|error| {
         Failure::Halfway(error.context(format!(
@@ -288,9 +291,10 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
+    use Became::{Change, Create, Keep};
 
     /// `words`: what becomes of a, b, c and so on; `None`: it cannot be written. Out: what went again, and how it ended.
-    fn check(words: &[Option<&'static str>], stuck: &str, gone: &str, expected: &str, code: u8) {
+    fn check(words: &[Option<Became>], stuck: &str, gone: &str, expected: &str, code: u8) {
         let named = |name: char| json!({"kind": "Thing", "metadata": {"name": name.to_string()}});
         let all: Vec<Value> = ('a'..).take(words.len()).map(named).collect();
         let mut words = words.iter();
@@ -318,19 +322,19 @@ mod tests {
 
     #[test]
     fn what_was_made_goes_and_what_was_changed_is_named() {
-        check(&[Some("keep"), None], "", "", "full", 1);
-        check(&[Some("create"), Some("keep"), Some("create"), None, Some("create")], "", "ca", "full", 1);
+        check(&[Some(Keep), None], "", "", "full", 1);
+        check(&[Some(Create), Some(Keep), Some(Create), None, Some(Create)], "", "ca", "full", 1);
         let changed = "what was made is gone again; changed, and not put back: Thing b, Thing d; type keadm init again when the \
                        cause is gone: full";
-        check(&[Some("create"), Some("change"), Some("keep"), Some("change"), None], "", "a", changed, 4);
+        check(&[Some(Create), Some(Change), Some(Keep), Some(Change), None], "", "a", changed, 4);
         let left = "full|left behind, since it could not be undone:|  Thing b: it is stuck";
-        check(&[Some("create"), Some("create"), Some("change"), None], "b", "a", left, 4);
+        check(&[Some(Create), Some(Create), Some(Change), None], "b", "a", left, 4);
     }
 
     #[test]
     fn nothing_goes_if_all_is_written() {
         let all = [json!({"kind": "Thing"}), json!({"kind": "Thing"})];
-        let done = apply_all(&all, |_| Ok("create"), |_| Err(anyhow!("removed")), &|_| {});
+        let done = apply_all(&all, |_| Ok(Create), |_| Err(anyhow!("removed")), &|_| {});
         assert!(done.is_ok(), "{done:?}");
     }
 

@@ -72,7 +72,12 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     };
     let supplies = Supplies::gather(host, sources, say)?;
     let done = join_with(host, args, joined, &mut wanted, &token, &supplies, say);
-    done.and(supplies.clear(host))?;
+    let cleared = supplies.clear(host);
+    done?;
+    if let Err(failure) = cleared {
+        // The node is none the worse.
+        say(&format!("warning: {failure}"));
+    }
     if args.dry_run {
         return Ok(());
     }

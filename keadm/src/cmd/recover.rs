@@ -30,5 +30,5 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     } else {
         change::before_start(host, &mut say)
     };
-    done.map_err(Failure::Unfinished)
+    done.map_err(change::unfinished)
 }

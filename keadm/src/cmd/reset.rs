@@ -99,7 +99,11 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     }
     // Of a join that was killed before it wrote anything down.
     for path in [super::join::TRIAL, crate::supplies::FOLDER] {
-        host.remove_tree(Path::new(path)).with_context(|| format!("remove {path}"))?;
+        host.remove_tree(Path::new(path)).map_err(|error| {
+            Failure::Halfway(anyhow!(
+                "{what} is removed from this machine, but {path} cannot be: {error}; when the cause is gone: rm -r {path}"
+            ))
+        })?;
     }
     println!("{what} is removed from this machine");
     if let Some(journal) = journal {
@@ -212,6 +216,16 @@ mod tests {
         let edge = Edge { force: true, back_to_kubeedge: false, remote_runtime_endpoint: None };
         run(&host, &Args { side: Some(Side::Edge(edge)) }).unwrap();
         assert_eq!(host.paths(), ["/data/of-another"]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_removed_node_is_no_undone_reset() {
+        let host = FakeHost::new(&["/etc/kubeedge/", CONFIG]);
+        host.stuck.borrow_mut().push(crate::cmd::join::TRIAL.into());
+        let edge = Edge { force: true, back_to_kubeedge: false, remote_runtime_endpoint: None };
+        let failure = run(&host, &Args { side: Some(Side::Edge(edge)) }).unwrap_err();
+        assert_eq!((failure.code(), host.paths()), (4, Vec::new()), "{failure}");
+        assert!(failure.to_string().ends_with("rm -r /run/keadm-join"), "{failure}");
     }
 
     #[test]

@@ -8,7 +8,6 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
+use crate::apply::may;
 use crate::cluster::{Cluster, shown};
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
@@ -24,6 +24,8 @@ use crate::wait::wait;
 /// What Helm writes on everything that it makes.
 const RELEASE: &str = "meta.helm.sh/release-name";
 const RELEASE_NAMESPACE: &str = "meta.helm.sh/release-namespace";
+/// Of Secrets that are Helm's notes.
+const OF_RELEASE: &str = "owner=helm,name=cloudcore";
 /// On our pods, whoever installed them.
 const CONFIG_HASH: &str = "isthmus.io/config-sha256";
 /// Where what is removed is kept, in the folder that keadm is started in.
@@ -60,6 +62,8 @@ pub(crate) enum Owner {
 #[derive(Debug)]
 pub(crate) struct Old {
     pub(crate) owner: Owner,
+    /// The Deployment's uid, by which it is told from one that came after it.
+    installation: String,
     /// KubeEdge's objects, which would go.
     objects: Vec<Value>,
     /// KubeEdge's cloudcore.yaml; null if there is none.
@@ -74,7 +78,8 @@ pub(crate) fn look(cluster: &Cluster) -> Result<Option<Old>, Failure> {
         return Ok(None);
     };
     let owner = owner(&deployment);
-    let mut old = Old { owner, objects: Vec::new(), config: Value::Null };
+    let installation = deployment["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let mut old = Old { owner, installation, objects: Vec::new(), config: Value::Null };
     if owner == Owner::KubeEdge {
         for (version, kind, is_namespaced) in KINDS {
             let mut like = json!({"apiVersion": version, "kind": kind, "metadata": {}});
@@ -112,6 +117,12 @@ fn is_of_release(object: &Value) -> bool {
     is_here && (said[RELEASE] == NAME || object["metadata"]["name"] == NAME)
 }
 
+/// Of a file that [`Old::keep`] wrote.
+fn documents(text: &str) -> Result<Vec<Value>> {
+    let all = format!("\n{text}");
+    all.split("\n---\n").skip(1).map(|one| serde_saphyr::from_str(one).context("read an object")).collect()
+}
+
 /// Whether one of them has the kind and name of this object.
 fn is_among(object: &Value, others: &[Value]) -> bool {
     let name = |object: &Value| (object["apiVersion"].clone(), shown(object));
@@ -134,6 +145,41 @@ impl Old {
         is_among(object, &self.objects)
     }
 
+    /// Refuses if this kubeconfig's user may not remove all of it.
+    pub(crate) fn may_go(&self, cluster: &Cluster) -> Result<(), Failure> {
+        may(cluster, &self.objects, &["delete"])?;
+        may(cluster, &[secrets()], &["list", "delete"])
+    }
+
+    /// Writes the objects to a file. One that an earlier takeover of the same installation has begun holds what is gone since:
+    /// it is added to.
+    fn keep(&self, host: &dyn Host) -> Result<(), Failure> {
+        let path = Path::new(KEPT);
+        let held = host.read(path).with_context(|| format!("read {KEPT}"))?;
+        let held = held.map(|body| String::from_utf8_lossy(&body).into_owned());
+        let mark = format!("# Of KubeEdge's Deployment {}\n", self.installation);
+        let (mut text, held) = match held {
+            None => (mark, Vec::new()),
+            Some(text) if !self.installation.is_empty() && text.starts_with(&mark) => {
+                let held = documents(&text).with_context(|| format!("understand {KEPT}"))?;
+                (text, held)
+            }
+            Some(_) => {
+                return Err(Failure::Refused(format!(
+                    "{KEPT} of an earlier takeover is in this folder: move it away, or start keadm in another folder"
+                )));
+            }
+        };
+        for object in self.objects.iter().filter(|object| !is_among(object, &held)) {
+            let one = serde_saphyr::to_string(&plain(object)).context("write an object")?;
+            text += &format!("---\n{}\n", one.trim_end());
+        }
+        host.write(path, text.as_bytes(), 0o644).with_context(|| {
+            format!("nothing was changed: write {KEPT}; keadm may be started in another folder")
+        })?;
+        Ok(())
+    }
+
     /// Writes KubeEdge's objects to a file and removes them from the cluster. Helm forgets its release. `ours`: what comes.
     pub(crate) fn remove(
         &self,
@@ -145,37 +191,23 @@ impl Old {
         if self.objects.is_empty() {
             return Ok(());
         }
-        let mut text = String::new();
-        for object in &self.objects {
-            let one = serde_saphyr::to_string(&plain(object)).context("write an object")?;
-            text += &format!("---\n{}\n", one.trim_end());
-        }
-        if Path::new(KEPT).exists() {
-            return Err(Failure::Refused(format!(
-                "{KEPT} of an earlier takeover is in this folder: move it away, or start keadm in another folder"
-            )));
-        }
         // On disk before the first of them goes.
-        let kept = std::fs::File::create_new(KEPT).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        kept.with_context(|| format!("write {KEPT}"))?;
+        self.keep(host)?;
         say(&format!(
             "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud, then kubectl apply -f {KEPT}"
         ));
         for object in &self.objects {
             cluster
                 .delete(object)
-                .with_context(|| format!("what goes is kept in {KEPT}"))
+                .with_context(|| {
+                    format!("what goes is kept in {KEPT}; type the same again, in this folder, when the cause is gone")
+                })
                 .map_err(Failure::Halfway)?;
             say(&format!("remove {} (KubeEdge's)", shown(object)));
         }
-        let like = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": NAMESPACE}});
-        for mut release in cluster.list(&like, "owner=helm,name=cloudcore")? {
-            release["apiVersion"] = "v1".into();
-            release["kind"] = "Secret".into();
-            cluster.delete(&release)?;
+        if let Err(error) = forget_release(cluster) {
+            // Ours comes all the same: edge nodes have no cloud meanwhile.
+            say(&format!("warning: {}", still_released(&error)));
         }
         // What is written over an object that goes, goes with it. Nothing else is waited for: pods of KubeEdge's DaemonSets on
         // edge nodes end only when these have a cloudcore again.
@@ -192,6 +224,27 @@ impl Old {
         gone.with_context(|| format!("what goes is kept in {KEPT}; type keadm init again"))
             .map_err(Failure::Halfway)
     }
+}
+
+fn secrets() -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": NAMESPACE}})
+}
+
+/// Helm's own note of what it has installed.
+fn forget_release(cluster: &Cluster) -> Result<()> {
+    for mut release in cluster.list(&secrets(), OF_RELEASE)? {
+        release["apiVersion"] = "v1".into();
+        release["kind"] = "Secret".into();
+        cluster.delete(&release)?;
+    }
+    Ok(())
+}
+
+fn still_released(error: &anyhow::Error) -> String {
+    format!(
+        "Helm still lists KubeEdge's release ({error:#}), and helm uninstall would remove what is there now; so that it forgets it: \
+         kubectl -n {NAMESPACE} delete secrets -l {OF_RELEASE}"
+    )
 }
 
 /// As it could be applied again.
@@ -233,69 +286,4 @@ pub(crate) fn carried_over(config: &Value) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whose_it_is() {
-        let check = |own: Value, of_pods: Value, expected: Owner| {
-            let deployment = json!({"metadata": {"annotations": own}, "spec": {"template": {"metadata": {"annotations": of_pods}}}});
-            assert_eq!(owner(&deployment), expected, "{deployment}");
-        };
-        check(Value::Null, json!({CONFIG_HASH: "a"}), Owner::Keadm);
-        check(json!({RELEASE: "cloudcore"}), json!({CONFIG_HASH: "a"}), Owner::Helm);
-        check(json!({RELEASE: "cloudcore"}), Value::Null, Owner::KubeEdge);
-        check(Value::Null, Value::Null, Owner::KubeEdge);
-    }
-
-    #[test]
-    fn a_takeover_that_is_cut_short_can_be_gone_on_with() {
-        let last: Vec<&str> = KINDS.iter().rev().take(2).map(|(_, kind, _)| *kind).collect();
-        assert_eq!(last, ["ConfigMap", "Deployment"]);
-    }
-
-    #[test]
-    fn only_this_release_goes() {
-        let check = |metadata: Value, expected: bool| {
-            assert_eq!(is_of_release(&json!({"metadata": metadata})), expected, "{metadata}");
-        };
-        check(json!({"name": "cloudcore"}), true);
-        check(
-            json!({"name": "x", "annotations": {RELEASE: "cloudcore", RELEASE_NAMESPACE: "kubeedge"}}),
-            true,
-        );
-        check(
-            json!({"name": "cloudcore", "annotations": {RELEASE: "cloudcore", RELEASE_NAMESPACE: "other"}}),
-            false,
-        );
-        check(json!({"name": "x", "annotations": {RELEASE: "other"}}), false);
-    }
-
-    #[test]
-    fn objects_are_told_apart_by_kind_and_name() {
-        let of = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"namespace": "kubeedge", "name": name}});
-        let all = [of("Service", "cloudcore"), of("ConfigMap", "cloudcore")];
-        assert!(is_among(&of("Service", "cloudcore"), &all));
-        assert!(!is_among(&of("Service", "other"), &all) && !is_among(&of("Secret", "cloudcore"), &all));
-    }
-
-    #[test]
-    fn what_edges_depend_on_is_carried_over() {
-        let config = json!({"modules": {"cloudHub": {
-            "advertiseAddress": ["", "203.0.113.7"], "dnsNames": [""], "nodeLimit": 500,
-            "websocket": {"enable": true, "port": 11000, "address": "0.0.0.0"}, "quic": {"port": 10001},
-        }, "router": {"enable": true}}});
-        assert_eq!(
-            carried_over(&config),
-            json!({"cloudCore": {"modules": {"cloudHub": {
-                "advertiseAddress": ["203.0.113.7"], "nodeLimit": 500, "websocket": {"port": 11000}}}}})
-        );
-        assert_eq!(carried_over(&Value::Null), json!({"cloudCore": {"modules": {"cloudHub": {}}}}));
-    }
-
-    #[test]
-    fn what_is_kept_can_be_applied() {
-        let object = json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "2"}, "spec": {"x": 1}, "status": {}});
-        assert_eq!(plain(&object), json!({"metadata": {"name": "a"}, "spec": {"x": 1}}));
-    }
-}
+mod tests;

@@ -5,12 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-
 use super::{Around, Failure, script, upgrade_cloud};
 use crate::backup::must_have_room;
 use crate::change::{self, Change, New};
-use crate::host::Host;
+use crate::host::{Host, not_run};
 use crate::node::{self, Node};
 use crate::plan::last_words;
 use crate::render::{KEADM, PROGRAM};
@@ -175,7 +173,7 @@ fn try_out(host: &dyn Host, node: &Node, program: &Path) -> Result<(), Failure> 
     for (what, words) in checks {
         let arguments: Vec<String> =
             ["--config", &config].iter().chain(words).map(|word| (*word).to_owned()).collect();
-        let ran = host.run(program, &arguments).with_context(|| format!("start {}", program.display()))?;
+        let ran = host.run(program, &arguments).map_err(|error| not_run(program, error))?;
         if !ran.is_good {
             return Err(Failure::Refused(format!(
                 "the new version cannot use this node's {what}, and nothing was changed: {}",

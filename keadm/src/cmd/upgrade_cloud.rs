@@ -28,12 +28,12 @@ use self::kept::{Kept, State};
 use super::noted::below;
 use super::takeover::{self, Owner};
 use super::{AroundCloud, Failure};
-use crate::apply::{apply_one, look_at_version, may_write, wanted};
+use crate::apply::{Became, apply_one, look_at_version, may_write, wanted};
 use crate::cluster::{Cluster, SELECTOR, Write, shown};
 use crate::health::STEADY;
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
-use crate::rollout::{is_after, pods, readiness, revision};
+use crate::rollout::{NONE_WANTED, is_after, is_wanted, pods, readiness, revision};
 use crate::token_secrets;
 use crate::wait::{wait, wait_steady};
 
@@ -99,6 +99,8 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     may_write(&cluster, &all)?;
     let how = args.around.how();
     let now = Before::read(&cluster, &all).map_err(refused)?;
+    // What `prune` removes, and `put_back` makes again.
+    may_write(&cluster, &now.gone)?;
     let steps = now.steps(&cluster, &all, how).map_err(refused)?;
     if steps.is_empty() && cut_short.is_none() {
         return same(&cluster, &say);
@@ -138,6 +140,10 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         .context("cloudcore is upgraded, but that cannot be noted; type it again")
         .map_err(Failure::Halfway)?;
     drop(lock);
+    if !is_wanted(&all) {
+        say(NONE_WANTED);
+        return Ok(());
+    }
     token_secrets::wait_for(host, &cluster, host.elapsed() + reach.limit())?;
     say("cloudcore is upgraded; edge nodes connect again by themselves");
     Ok(())
@@ -186,9 +192,9 @@ fn carry_out(
     say: &dyn Fn(&str),
 ) -> Result<()> {
     for object in all {
-        let word = apply_one(cluster, object, how)?;
-        if word != "keep" {
-            say(&format!("{word} {}", shown(object)));
+        let became = apply_one(cluster, object, how)?;
+        if became != Became::Keep {
+            say(&format!("{became} {}", shown(object)));
         }
     }
     let is_told = Cell::new(false);

@@ -33,10 +33,14 @@ pub(crate) struct FakeHost {
     pub(crate) is_dead: Cell<bool>,
     /// Images that the container runtime has; others it pulls, which `ran` shows.
     pub(crate) images: RefCell<Vec<String>>,
+    /// Folders that cannot be removed.
+    pub(crate) stuck: RefCell<Vec<PathBuf>>,
     /// Whether somebody else holds every lock.
     pub(crate) is_locked: Cell<bool>,
     /// Whether who runs this is not root.
     pub(crate) is_user: Cell<bool>,
+    /// How keadm was typed; `None`: plainly.
+    pub(crate) typed: RefCell<Option<String>>,
     /// Bytes that are free; `None`: plenty.
     pub(crate) free: Cell<Option<u64>>,
     /// What running a program does, where more than words are needed.
@@ -160,6 +164,9 @@ impl Host for FakeHost {
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         self.change()?;
+        if self.stuck.borrow().iter().any(|stuck| stuck == path) {
+            return Err(io::Error::other("it is stuck"));
+        }
         self.files.borrow_mut().retain(|held, _| !held.starts_with(path));
         Ok(())
     }
@@ -287,6 +294,10 @@ impl Host for FakeHost {
 
     fn own_program(&self) -> io::Result<PathBuf> {
         Ok("/opt/keadm/keadm".into())
+    }
+
+    fn typed(&self) -> String {
+        self.typed.borrow().clone().unwrap_or_else(|| "keadm".to_owned())
     }
 
     fn program_folders(&self) -> Vec<PathBuf> {

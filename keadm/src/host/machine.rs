@@ -144,6 +144,12 @@ impl Host for Machine {
         std::env::current_exe()
     }
 
+    fn typed(&self) -> String {
+        std::env::args_os()
+            .next()
+            .map_or_else(|| "keadm".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
+
     fn program_folders(&self) -> Vec<PathBuf> {
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect()
     }

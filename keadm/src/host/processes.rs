@@ -1,10 +1,10 @@
 //! Programs that are run to their end, started for longer, or ended.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::Ran;
@@ -13,6 +13,8 @@ use super::Ran;
 const RUN_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// How often it is looked whether what was asked to end has ended.
 const LOOK: Duration = Duration::from_millis(100);
+/// What a program that has ended said is in its pipes, and read at once unless the machine is busy.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(program: &Path, arguments: &[String]) -> io::Result<Ran> {
     let mut command = Command::new(program);
@@ -77,39 +79,81 @@ fn running(program: &Path) -> io::Result<Vec<rustix::process::Pid>> {
     Ok(running)
 }
 
-/// Waits for it to end; one that takes longer is killed.
-fn output(child: Child, program: &Path, limit: Duration) -> io::Result<Ran> {
-    let pid = rustix::process::Pid::from_child(&child);
-    // One message, sent once: it never waits.
-    let (done, ended) = mpsc::sync_channel(1);
-    // It outlives this only while something that the program started holds its pipes.
-    std::thread::spawn(move || done.send(child.wait_with_output()));
-    match ended.recv_timeout(limit) {
-        Ok(output) => Ok(ran(&output?)),
-        Err(_) => {
+/// Waits for it to end, and no longer: what it has left running may hold its pipes for as long as the machine runs. One that
+/// takes longer is killed.
+fn output(mut child: Child, program: &Path, limit: Duration) -> io::Result<Ran> {
+    let (stdout, stderr) = (Heard::of(child.stdout.take()), Heard::of(child.stderr.take()));
+    let status = wait(&mut child, program, limit)?;
+    let deadline = Instant::now() + DRAIN_WITHIN;
+    let (stdout, stderr) = (stdout.until(deadline), stderr.until(deadline));
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
+    Ok(Ran { is_good: status.success(), code: status.code(), stdout: text(stdout), stderr: text(stderr) })
+}
+
+fn wait(child: &mut Child, program: &Path, limit: Duration) -> io::Result<ExitStatus> {
+    let (begin, mut pause) = (Instant::now(), Duration::from_millis(1));
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if begin.elapsed() >= limit {
+            // One that ended just now needs no killing.
+            let _ = child.kill();
+            child.wait()?;
             let why =
                 format!("{} has not ended within {} s and was killed", program.display(), limit.as_secs());
-            // One that ended just now needs no killing.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            Err(io::Error::new(ErrorKind::TimedOut, why))
+            return Err(io::Error::new(ErrorKind::TimedOut, why));
         }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LOOK);
     }
 }
 
-fn ran(output: &Output) -> Ran {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    let status = output.status;
-    Ran {
-        is_good: status.success(),
-        code: status.code(),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
+/// What comes out of a pipe, read beside all else: it has its limit.
+struct Heard {
+    /// `None`: nobody wants more. It is read all the same, so that who holds the pipe goes on.
+    bytes: Arc<Mutex<Option<Vec<u8>>>>,
+    /// Hangs up when the pipe is closed; nothing is ever sent.
+    closed: mpsc::Receiver<()>,
+}
+
+impl Heard {
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::new(Mutex::new(Some(Vec::new())));
+        let (open, closed) = mpsc::sync_channel(1);
+        let to = Arc::clone(&bytes);
+        std::thread::spawn(move || {
+            let _open = open;
+            let Some(mut pipe) = pipe else { return };
+            let mut piece = [0; 8192];
+            loop {
+                match pipe.read(&mut piece) {
+                    Ok(0) => return,
+                    Ok(n) => {
+                        let Ok(mut to) = to.lock() else { return };
+                        if let Some(to) = to.as_mut() {
+                            to.extend(piece.iter().take(n));
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => return,
+                }
+            }
+        });
+        Self { bytes, closed }
+    }
+
+    /// All of it, or what came before the deadline.
+    fn until(self, deadline: Instant) -> Vec<u8> {
+        let _ = self.closed.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        self.bytes.lock().ok().and_then(|mut bytes| bytes.take()).unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::not_run;
 
     #[test]
     fn what_hangs_is_ended() {
@@ -117,8 +161,33 @@ mod tests {
             Command::new("sleep").arg("100").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let error = output(child, Path::new("sleep"), Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert!(error.to_string().contains("sleep has not ended within"), "{error}");
+        assert_eq!(error.to_string(), "sleep has not ended within 0 s and was killed");
+        // It was started.
+        assert_eq!(
+            format!("{:#}", not_run(Path::new("sleep"), error)),
+            "sleep has not ended within 0 s and was killed"
+        );
+        let none = Path::new("/no/such");
+        let why = format!("{:#}", not_run(none, run(none, &[]).unwrap_err()));
+        assert!(why.starts_with("start /no/such (is it executable?): No such file"), "{why}");
         let ran = run(Path::new("sh"), &["-c".into(), "echo a; echo b >&2; exit 3".into()]).unwrap();
         assert_eq!(ran, Ran { is_good: false, code: Some(3), stdout: "a".into(), stderr: "b".into() });
+    }
+
+    #[test]
+    fn what_a_program_leaves_running_is_not_waited_for() {
+        let shell = |line: &str| run(Path::new("/bin/sh"), &["-c".into(), line.into()]).unwrap();
+        let begin = Instant::now();
+        // Its number comes on the other pipe, which it holds, too.
+        let ran = shell("sleep 60 & echo $! >&2; echo ok");
+        let took = begin.elapsed();
+        let left = ran.stderr.parse().ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(left, rustix::process::Signal::KILL).unwrap();
+        assert!(took < Duration::from_secs(30), "{took:?}");
+        assert_eq!((ran.is_good, ran.stdout.as_str()), (true, "ok"));
+        // More than a pipe holds comes whole.
+        let many =
+            shell("head -c 300000 /dev/zero | tr '\\0' x; echo; head -c 300000 /dev/zero | tr '\\0' y >&2");
+        assert_eq!((many.stdout.len(), many.stderr.len()), (300_000, 300_000));
     }
 }

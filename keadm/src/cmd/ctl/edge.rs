@@ -96,7 +96,7 @@ impl<'a> Edge<'a> {
     fn unreachable(&self, error: io::Error) -> Failure {
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                let manager = Manager::find(self.host);
+                let manager = Manager::of_edgecore(self.host);
                 Failure::Refused(format!(
                     "edgecore does not run on this machine: nobody answers at {}; to see why type: {}",
                     self.socket.display(),

@@ -103,7 +103,7 @@ fn gather(
         let text = answer.map(|(status, body)| format!("{status}\n{body}\n"));
         put(&format!("admin/{name}.txt"), text.unwrap_or_else(|| "edgecore does not answer\n".to_owned()));
     }
-    let manager = Manager::find(host);
+    let manager = Manager::of_edgecore(host);
     put("service.txt", service(host, manager));
     put("edgecore.log", log(host, manager, args));
     put("machine/disk.txt", format!("{}\n{}", ran(host, "df", &["-lPk"]), ran(host, "df", &["-lPi"])));
@@ -331,6 +331,18 @@ mod tests {
             assert!(all.contains(expected), "no {expected} in\n{all}");
         }
         assert!(!collected(&host, &["--lines=1"]).contains("first"));
+    }
+
+    #[test]
+    fn a_node_that_its_service_manager_does_not_know_has_a_log() {
+        // As `join --service-manager none` leaves it.
+        let host = host();
+        host.make_folder(Path::new("/run/systemd/system"), 0o755).unwrap();
+        *host.redacts.borrow_mut() = Some(SECRET.to_owned());
+        let all = collected(&host, &[]);
+        assert!(all.contains("last line") && all.contains("no service manager"), "{all}");
+        let ran = host.ran.borrow();
+        assert!(!ran.iter().any(|line| line.starts_with("journalctl")), "{ran:?}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn node(host: &dyn Host, config: &std::path::Path) -> Vec<Finding> {
             return findings;
         }
     });
-    let log = Manager::find(host).log();
+    let log = Manager::of_edgecore(host).log();
     let answer = |path: &str| edgecore.answer(path);
     let is_running = answer("/healthz").is_some_and(|(status, _)| status == 200);
     findings.push(match is_running {

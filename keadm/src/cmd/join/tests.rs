@@ -62,6 +62,22 @@ fn a_machine_joins_and_joins_again() {
 }
 
 #[test]
+fn a_node_is_joined_all_the_same_where_keadm_cannot_tidy_up() {
+    let on_run = |host: &FakeHost, line: &str| {
+        if line.ends_with(" enroll") {
+            host.stuck.borrow_mut().push(crate::supplies::FOLDER.into());
+        }
+        None
+    };
+    let host = FakeHost { on_run: Some(on_run), ..machine() };
+    let (done, said) = try_join(&host, &format!("{GOOD} --post-run=/opt/keadm/keadm"));
+    done.unwrap();
+    let warning = "warning: clear /var/lib/keadm-unpacked: it is stuck";
+    assert!(said.iter().any(|line| line == warning), "{said:?}");
+    assert!(host.ran.borrow().iter().any(|line| line == "/opt/keadm/keadm "), "{:?}", host.ran.borrow());
+}
+
+#[test]
 fn two_joins_at_once_are_one() {
     let host = machine();
     let before = host.files.borrow().clone();

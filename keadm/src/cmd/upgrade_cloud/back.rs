@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 
 use super::before::{Before, is_same};
-use super::kept::{self, State};
+use super::kept::{self, Kept, State};
 use super::{like, look, not_back, not_ready, ready, refused, uid};
 use crate::cluster::{Cluster, Write};
 use crate::cmd::{Reach, reset_cloud};
@@ -32,8 +32,7 @@ pub(crate) fn must_be_whole(host: &dyn Host, cluster: &Cluster, say: &dyn Fn(&st
     let Some(deployment) = cluster.get(&like("apps/v1", "Deployment")).map_err(refused)? else {
         return Ok(());
     };
-    let kept = kept::list(host, Path::new(kept::FOLDER), &uid(&deployment), say).map_err(refused)?;
-    kept::must_be_whole(kept).map_err(Failure::Refused)
+    kept::must_be_whole(host, Path::new(kept::FOLDER), &uid(&deployment), say)
 }
 
 pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
@@ -75,10 +74,37 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
     if !left.is_empty() {
         return Err(Failure::Halfway(anyhow!(not_back(goal, &left))));
     }
-    goal.note(host, State::TakenBack).context("the objects of before are back, but that cannot be noted")?;
+    let noted = goal.note(host, State::TakenBack);
+    noted.map_err(|error| not_noted(&error, goal))?;
     say("the objects of before are back");
     ready(host, &cluster, args.reach.limit(), &say)
         .map_err(|error| Failure::Halfway(anyhow!(not_ready(&error))))?;
     say("the cloudcore of before is ready; edge nodes connect again by themselves");
     Ok(())
+}
+
+/// The record still says that it is under way.
+fn not_noted(error: &anyhow::Error, goal: &Kept) -> Failure {
+    Failure::Halfway(anyhow!(
+        "the objects of before are back, but that cannot be noted: {error:#}; when the cause is gone type {} again",
+        goal.way_back()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn what_cannot_be_noted_is_no_undone_rollback() {
+        let host = FakeHost::new(&["/"]);
+        let before = Before { present: Vec::new(), gone: Vec::new() };
+        let made = Kept::make(&host, Path::new("/kept"), "uid-1", before, (&Value::Null, &[]));
+        let failure = not_noted(&anyhow!("full"), &made.unwrap());
+        assert_eq!(failure.code(), 4, "{failure}");
+        assert!(failure.to_string().contains("keadm rollback cloud --backup-dir /kept again"), "{failure}");
+    }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::apply::{changed, try_one};
+use crate::apply::{Became, changed, try_one};
 use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::cmd::{reset_cloud, takeover};
 use crate::owned;
@@ -38,7 +38,7 @@ impl Before {
         let (mut steps, mut refused) = (Vec::new(), Vec::new());
         for object in all {
             match try_one(cluster, object, self.of(object), how) {
-                Ok("keep") => {}
+                Ok(Became::Keep) => {}
                 Ok(word) => steps.push(format!("{word} {}", shown(object))),
                 Err(error) => refused.push(format!("{error:#}")),
             }
@@ -106,12 +106,12 @@ impl Before {
         };
         let one_away = |object: &Value| {
             if cluster.get(object)?.is_none() {
-                return Ok("keep");
+                return Ok(Became::Keep);
             }
             if how == Write::Over {
                 cluster.delete(object)?;
             }
-            anyhow::Ok("remove")
+            anyhow::Ok(Became::Remove)
         };
         let back = self.all().filter(|object| !is_shared(object)).map(|object| (object, one_back(object)));
         let is_new = |object: &&Value| !is_shared(object) && !self.has(object);
@@ -119,7 +119,7 @@ impl Before {
         let mut left = Vec::new();
         for (object, done) in back.chain(away) {
             match done {
-                Ok("keep") => {}
+                Ok(Became::Keep) => {}
                 Ok(word) => say(&format!("{word} {}", shown(object))),
                 Err(error) => left.push(format!("{}: {error:#}", shown(object))),
             }

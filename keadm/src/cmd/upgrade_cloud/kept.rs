@@ -194,14 +194,25 @@ pub(super) fn under_way(kept: Vec<Kept>) -> Option<Kept> {
     kept.into_iter().find(|one| one.state() == State::UnderWay)
 }
 
-/// Errors: a sentence.
-pub(super) fn must_be_whole(kept: Vec<Kept>) -> Result<(), String> {
-    under_way(kept).map_or(Ok(()), |kept| {
-        Err(format!(
+/// Refuses if an upgrade was cut short, or somebody else is at it.
+pub(super) fn must_be_whole(
+    host: &dyn Host,
+    above: &Path,
+    installation: &str,
+    say: &dyn Fn(&str),
+) -> Result<(), Failure> {
+    let look = || list(host, above, installation, say).map(under_way).map_err(super::refused);
+    if look()?.is_none() {
+        return Ok(());
+    }
+    let _lock = hold(host, above)?;
+    // It may have come to its end between the two.
+    look()?.map_or(Ok(()), |kept| {
+        Err(Failure::Refused(format!(
             "an upgrade of cloudcore was cut short (what was before is kept in {}): keadm upgrade cloud goes on with it, and \
              keadm rollback cloud goes back",
             kept.objects().display()
-        ))
+        )))
     })
 }
 
@@ -273,8 +284,14 @@ mod tests {
         let mut first = make(&host, "v1");
         assert_eq!(under_way(all(&host, "uid-1")).as_ref(), Some(&first));
         assert_eq!(first.made().len(), 1, "{:?}", first.made());
-        assert!(must_be_whole(all(&host, "uid-1")).unwrap_err().contains("keadm rollback cloud goes back"));
-        must_be_whole(all(&host, "uid-2")).unwrap();
+        let is_whole = |of: &str| must_be_whole(&host, Path::new(FOLDER), of, &|line| panic!("{line}"));
+        let why = |of: &str| is_whole(of).unwrap_err().to_string();
+        assert!(why("uid-1").contains("keadm rollback cloud goes back"));
+        is_whole("uid-2").unwrap();
+        // By one that runs it is not.
+        host.is_locked.set(true);
+        assert_eq!(why("uid-1"), "another keadm is changing cloudcore: wait until it has ended");
+        host.is_locked.set(false);
         // Another cluster's is not touched.
         assert_eq!(all(&host, "uid-2"), []);
         // Going on keeps what was before, and forgets no object that the first try may have made.
@@ -286,7 +303,7 @@ mod tests {
         first.go_back(&host, None).unwrap();
         assert_eq!(under_way(all(&host, "uid-1")).unwrap().said(), &Value::Null);
         first.note(&host, State::Done).unwrap();
-        must_be_whole(all(&host, "uid-1")).unwrap();
+        is_whole("uid-1").unwrap();
         assert_eq!(under_way(all(&host, "uid-1")), None);
         // Whatever the clock says.
         host.date.set(0);
