@@ -4,6 +4,7 @@
 //! that is good), the plan, the node is Ready. A failure takes everything back.
 
 mod flags;
+mod remains;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,7 @@ fn join_with(
     supplies: &Supplies,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
+    remains::must_be_none(host, &render::config(wanted, TOKEN).map_err(Failure::Usage)?)?;
     let admin = look_at_machine(host, supplies, wanted, token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
@@ -107,7 +109,8 @@ fn join_with(
     // Taken back after the pods, which need it to go.
     let mut all = supplies.plugin_steps(host);
     all.extend(wanted.pod_network.iter().flat_map(|folder| pod_network::steps(host, folder)));
-    all.extend(steps(wanted, &programs, (&config, node::database(&tree)), token, service, (admin, limit)));
+    let begin = begin(host, wanted, &programs, &tree);
+    all.extend(steps(begin, &config, token, service, (admin, limit)));
     let steps = all;
     if args.dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
@@ -220,10 +223,21 @@ fn look_once(
     Ok((preflight::before_change(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
 }
 
+/// Folders, programs, and how all that edgecore will write is taken back.
+fn begin(host: &dyn Host, wanted: &NodeSettings, programs: &[(PathBuf, &str)], config: &Value) -> Vec<Step> {
+    let mut steps: Vec<Step> = node::folders().collect();
+    steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
+    let elsewhere = programs.iter().filter(|(from, to)| from != Path::new(to));
+    steps.extend(elsewhere.map(|(from, to)| Step::Program { from: from.clone(), to: to.into() }));
+    // Of folders that were there before.
+    steps.extend(remains::data(host, config));
+    steps.extend(remains::certificates(host, config));
+    steps
+}
+
 fn steps(
-    wanted: &NodeSettings,
-    programs: &[(PathBuf, &str)],
-    (config, database): (&str, &str),
+    begin: Vec<Step>,
+    config: &str,
     token: &str,
     service: Vec<Step>,
     (address, limit): (SocketAddr, Duration),
@@ -232,19 +246,7 @@ fn steps(
         ["--config", CONFIG].iter().chain(words).map(|word| (*word).to_owned()).collect()
     };
     let program = PathBuf::from(PROGRAM);
-    let mut steps: Vec<Step> = node::folders().collect();
-    steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
-    let elsewhere = programs.iter().filter(|(from, to)| from != Path::new(to));
-    steps.extend(elsewhere.map(|(from, to)| Step::Program { from: from.clone(), to: to.into() }));
-    steps.extend([
-        // Of folders that were there before.
-        Step::OnUndo(Undo::RemoveFile("/etc/kubeedge/dmi.sock".into())),
-        Step::OnUndo(Undo::RemoveFolder(crate::backup::FOLDER.into())),
-    ]);
-    // Of a folder that was there before: the store holds Secrets, and is this node's.
-    let of_store = ["", "-wal", "-shm"].map(|ending| format!("{database}{ending}"));
-    let others = ["edgecore.sock", "images/.imported.json"].map(|name| format!("/var/lib/kubeedge/{name}"));
-    steps.extend(of_store.into_iter().chain(others).map(|path| Step::OnUndo(Undo::RemoveFile(path.into()))));
+    let mut steps = begin;
     steps.extend([
         Step::File { path: TOKEN.into(), mode: 0o600, body: token.into() },
         Step::File { path: CONFIG.into(), mode: 0o644, body: config.into() },
