@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::binary;
 use crate::host::{Host, Rights, beside};
-use crate::render::PROGRAM;
+use crate::render::{CONFIG, PROGRAM};
 use crate::service;
 
 /// Where it is, and whatever else outlives a node's folders.
 pub(crate) const FOLDER: &str = "/var/lib/keadm";
 const FILE: &str = "/var/lib/keadm/join.journal";
 /// What is to end has this long.
-const END_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const END_WITHIN: Duration = Duration::from_secs(60);
 /// Added to the name of what stood in a program's place before.
 const BEFORE: &str = ".keadm-before";
 
@@ -179,6 +180,12 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
         Undo::Run { program, arguments, .. } if service::is_unheard(host, program, arguments) => {
             host.end(Path::new(PROGRAM), END_WITHIN).map_err(|error| error.to_string())
         }
+        // Who deletes edgecore has not removed its pods.
+        Undo::Run { why, program, arguments, .. } if is_lost(host, program) => {
+            let other = binary::find(host).map_err(|_| no_edgecore(why))?;
+            let ran = host.run(&other, arguments).map_err(|error| format!("{}: {error}", other.display()))?;
+            if ran.is_good { Ok(()) } else { Err(format!("cannot {why}: {}", ran.stderr)) }
+        }
         Undo::Run { why, program, arguments, .. } => match host.run(program, arguments) {
             Ok(ran) if ran.is_good => Ok(()),
             // Nothing runs because of it.
@@ -192,6 +199,18 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
             Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
         },
     }
+}
+
+/// Whether that is edgecore, and it is not in its place.
+fn is_lost(host: &dyn Host, program: &Path) -> bool {
+    program == Path::new(PROGRAM) && !host.exists(program)
+}
+
+fn no_edgecore(why: &str) -> String {
+    format!(
+        "cannot {why}: there is no {PROGRAM}, and the pods may run on: put edgecore beside keadm or install its package; without \
+         one, remove them with the container runtime's own tool (crictl pods, crictl rmp -f ID), then type: rm {CONFIG}"
+    )
 }
 
 /// Copies what stands at `path`, so that [`Undo::PutBack`] finds it.
