@@ -151,6 +151,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_brings_the_plugins_that_are_missing() {
+        let decide = |there: &[&str]| {
+            let host = FakeHost::new(&[there, &["/media/edge.tar.gz"]].concat());
+            let bundle = Some(Path::new("/media/edge.tar.gz"));
+            let sources = Sources { bundle, runtime: "", repository: None, is_dry_run: false };
+            let supplies = Supplies::gather(&host, sources, &mut |_| {}).unwrap();
+            let needs = found(None, &["/opt/cni/bin"]);
+            let decided = wanted(&host, Some(&needs), &supplies, &mut |_| {});
+            (decided.is_ok(), crate::plan::print(&supplies.plugin_steps(&host, &needs.plugins)))
+        };
+        // The other of the two is the bundle's.
+        let (is_good, steps) = decide(&["/opt/", "/opt/cni/", "/opt/cni/bin/", "/opt/cni/bin/portmap"]);
+        assert!(is_good);
+        let installs = |line: &String| line.ends_with("as /opt/cni/bin/bridge");
+        assert!(steps.iter().any(installs), "{steps:?}");
+        // Nobody has portmap; the bridge that is there stays.
+        let (is_good, steps) = decide(&["/opt/cni/bin/bridge"]);
+        assert!(!is_good && !steps.iter().any(installs), "{steps:?}");
+        assert!(decide(&["/opt/cni/bin/bridge", "/opt/cni/bin/portmap"]).1.is_empty());
+    }
+
+    #[test]
     fn folders_that_were_there_stay() {
         let host = FakeHost::new(&["/etc/cni/", "/var/lib/cni/"]);
         let undo: Vec<Step> = steps(&host, Path::new(CONF_DIR));
