@@ -210,10 +210,10 @@ fn look_at_machine(
     let looked = look_once(host, edgecore, wanted, token).and_then(|(report, config)| {
         // Nobody named one: it is the runtime's.
         let driver = report.cgroup_driver.clone().filter(|_| wanted.cgroup_driver.is_none());
+        plugins = report.no_network.as_ref().map_or_else(Vec::new, |found| found.plugins.clone());
         let is_said = config.pointer("/modules/edged/podNetwork/manage").is_some();
         if !is_said {
             wanted.pod_network = pod_network::wanted(host, report.no_network.as_ref(), supplies, say)?;
-            plugins = report.no_network.as_ref().map_or_else(Vec::new, |found| found.plugins.clone());
         }
         match (driver, &wanted.pod_network) {
             (None, None) => return Ok((report, config)),
