@@ -161,15 +161,21 @@ mod tests {
             let decided = wanted(&host, Some(&needs), &supplies, &mut |_| {});
             (decided.is_ok(), crate::plan::print(&supplies.plugin_steps(&host, &needs.plugins)))
         };
-        // The other of the two is the bundle's.
-        let (is_good, steps) = decide(&["/opt/", "/opt/cni/", "/opt/cni/bin/", "/opt/cni/bin/portmap"]);
-        assert!(is_good);
-        let installs = |line: &String| line.ends_with("as /opt/cni/bin/bridge");
-        assert!(steps.iter().any(installs), "{steps:?}");
-        // Nobody has portmap; the bridge that is there stays.
-        let (is_good, steps) = decide(&["/opt/cni/bin/bridge"]);
-        assert!(!is_good && !steps.iter().any(installs), "{steps:?}");
-        assert!(decide(&["/opt/cni/bin/bridge", "/opt/cni/bin/portmap"]).1.is_empty());
+        let of_bundle = |line: &String| Some(line.rsplit_once(" as ")?.1.to_owned());
+        let check = |there: &[&str], expected: &[&str]| {
+            let (is_good, steps) = decide(there);
+            assert!(is_good, "{there:?}");
+            let installed: Vec<String> = steps.iter().filter_map(of_bundle).collect();
+            assert_eq!(installed, expected, "{there:?}");
+        };
+        const BOTH: [&str; 2] = ["/opt/cni/bin/bridge", "/opt/cni/bin/portmap"];
+        check(&[], &BOTH);
+        // What is there stays as it is.
+        check(&BOTH[..1], &BOTH[1..]);
+        check(&BOTH[1..], &BOTH[..1]);
+        check(&BOTH, &[]);
+        // The runtime looks in one folder for all of them.
+        check(&["/usr/lib/cni/bridge"], &BOTH);
     }
 
     #[test]

@@ -249,7 +249,14 @@ mod tests {
             assert!(!host.exists(Path::new(FOLDER)));
         };
         let images = ["/var/lib/kubeedge/images", "/var/lib/kubeedge/images/app.tar"];
-        check(&[], &[&images[..], &["/opt", "/opt/cni", "/opt/cni/bin", "/opt/cni/bin/bridge"]].concat());
+        check(
+            &[],
+            &[
+                &images[..],
+                &["/opt", "/opt/cni", "/opt/cni/bin", "/opt/cni/bin/bridge", "/opt/cni/bin/portmap"],
+            ]
+            .concat(),
+        );
         check(&["/usr/lib/cni/bridge"], &images);
         let Err(Failure::Usage(why)) =
             Supplies::gather(&FakeHost::new(&[]), from(Some("/no/such")), &mut |_| {})
