@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::binary;
 use crate::host::{Host, Rights, beside};
-use crate::render::{CONFIG, PROGRAM};
+use crate::render::{CONFIG, KEADM, PROGRAM};
 use crate::service;
 
 /// Where it is, and whatever else outlives a node's folders.
@@ -180,37 +180,43 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
         Undo::Run { program, arguments, .. } if service::is_unheard(host, program, arguments) => {
             host.end(Path::new(PROGRAM), END_WITHIN).map_err(|error| error.to_string())
         }
-        // Who deletes edgecore has not removed its pods.
-        Undo::Run { why, program, arguments, .. } if is_lost(host, program) => {
-            let other = binary::find(host).map_err(|_| no_edgecore(why))?;
-            let ran = host.run(&other, arguments).map_err(|error| format!("{}: {error}", other.display()))?;
-            if ran.is_good { Ok(()) } else { Err(format!("cannot {why}: {}", ran.stderr)) }
-        }
-        Undo::Run { why, program, arguments, .. } => match host.run(program, arguments) {
-            Ok(ran) if ran.is_good => Ok(()),
-            // Nothing runs because of it.
-            Ok(ran) if service::is_reading_of_units(program, arguments) => {
-                eprintln!("warning: cannot {why}: {}", ran.stderr);
-                Ok(())
-            }
-            Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
-            // What is gone has nothing to take back any more.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
-        },
+        Undo::Run { why, program, arguments, .. } => run(host, why, program, arguments),
     }
 }
 
-/// Whether that is edgecore, and it is not in its place.
-fn is_lost(host: &dyn Host, program: &Path) -> bool {
-    program == Path::new(PROGRAM) && !host.exists(program)
+fn run(host: &dyn Host, why: &str, program: &Path, arguments: &[String]) -> Result<(), String> {
+    let other = stand_in(host, why, program)?;
+    let program = other.as_deref().unwrap_or(program);
+    match host.run(program, arguments) {
+        Ok(ran) if ran.is_good => Ok(()),
+        // Nothing runs because of it.
+        Ok(ran) if service::is_reading_of_units(program, arguments) => {
+            eprintln!("warning: cannot {why}: {}", ran.stderr);
+            Ok(())
+        }
+        Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
+        // What is gone has nothing to take back any more; edgecore without its loader has.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !program.ends_with("edgecore") => Ok(()),
+        Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
+    }
 }
 
-fn no_edgecore(why: &str) -> String {
-    format!(
-        "cannot {why}: there is no {PROGRAM}, and the pods may run on: put edgecore beside keadm or install its package; without \
-         one, remove them with the container runtime's own tool (crictl pods, crictl rmp -f ID), then type: rm {CONFIG}"
-    )
+/// For a program of ours that is not in its place: who deletes it has neither removed its pods nor ended what it keeps running.
+fn stand_in(host: &dyn Host, why: &str, program: &Path) -> Result<Option<PathBuf>, String> {
+    if host.exists(program) {
+        return Ok(None);
+    }
+    match program.to_str() {
+        Some(PROGRAM) => binary::find(host).map(Some).map_err(|_| {
+            format!(
+                "cannot {why}: there is no {PROGRAM}, and the pods may run on: put edgecore beside keadm or install its package; \
+                 without one, remove them with the container runtime's own tool (crictl pods, crictl rmp -f ID), then type: \
+                 rm {CONFIG}"
+            )
+        }),
+        Some(KEADM) => Ok(host.own_program().ok()),
+        _ => Ok(None),
+    }
 }
 
 /// Copies what stands at `path`, so that [`Undo::PutBack`] finds it.

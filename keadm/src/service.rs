@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn an_edgecore_whose_supervisor_is_gone_is_ended_all_the_same() {
-        let host = FakeHost::new(&[]);
+        let host = FakeHost::new(&[KEADM]);
         Manager::None.stop(&host).unwrap();
         let ran = || std::mem::take(&mut *host.ran.borrow_mut());
         let expected = [
@@ -314,8 +314,13 @@ mod tests {
             .rev()
             .filter_map(|step| if let Step::OnUndo(undo) = step { Some(undo) } else { None })
             .collect();
-        assert_eq!(crate::journal::take_back(&host, undo.into_iter()), Vec::<String>::new());
+        assert_eq!(crate::journal::take_back(&host, undo.iter().copied()), Vec::<String>::new());
         assert_eq!(ran(), expected);
+        // Nor does a supervisor live on because its program was deleted.
+        host.remove_file(Path::new(KEADM)).unwrap();
+        assert_eq!(crate::journal::take_back(&host, undo.into_iter()), Vec::<String>::new());
+        let by_another = "/opt/keadm/keadm supervise --pid-file /run/edgecore.pid --stop";
+        assert_eq!(ran(), [by_another, expected[1]]);
         for manager in [Manager::Systemd, Manager::Openrc] {
             manager.stop(&host).unwrap();
             assert!(!ran().iter().any(|line| line.starts_with("end ")), "its manager knows better");
