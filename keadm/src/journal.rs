@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::binary;
 use crate::host::{Host, Rights, beside};
-use crate::render::PROGRAM;
+use crate::render::{CONFIG, KEADM, PROGRAM};
 use crate::service;
 
 /// Where it is, and whatever else outlives a node's folders.
 pub(crate) const FOLDER: &str = "/var/lib/keadm";
 const FILE: &str = "/var/lib/keadm/join.journal";
 /// What is to end has this long.
-const END_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const END_WITHIN: Duration = Duration::from_secs(60);
 /// Added to the name of what stood in a program's place before.
 const BEFORE: &str = ".keadm-before";
 
@@ -179,18 +180,42 @@ fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
         Undo::Run { program, arguments, .. } if service::is_unheard(host, program, arguments) => {
             host.end(Path::new(PROGRAM), END_WITHIN).map_err(|error| error.to_string())
         }
-        Undo::Run { why, program, arguments, .. } => match host.run(program, arguments) {
-            Ok(ran) if ran.is_good => Ok(()),
-            // Nothing runs because of it.
-            Ok(ran) if service::is_reading_of_units(program, arguments) => {
-                eprintln!("warning: cannot {why}: {}", ran.stderr);
-                Ok(())
-            }
-            Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
-            // What is gone has nothing to take back any more.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
-        },
+        Undo::Run { why, program, arguments, .. } => run(host, why, program, arguments),
+    }
+}
+
+fn run(host: &dyn Host, why: &str, program: &Path, arguments: &[String]) -> Result<(), String> {
+    let other = stand_in(host, why, program)?;
+    let program = other.as_deref().unwrap_or(program);
+    match host.run(program, arguments) {
+        Ok(ran) if ran.is_good => Ok(()),
+        // Nothing runs because of it.
+        Ok(ran) if service::is_reading_of_units(program, arguments) => {
+            eprintln!("warning: cannot {why}: {}", ran.stderr);
+            Ok(())
+        }
+        Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
+        // What is gone has nothing to take back any more; edgecore without its loader has.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !program.ends_with("edgecore") => Ok(()),
+        Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
+    }
+}
+
+/// For a program of ours that is not in its place: who deletes it has neither removed its pods nor ended what it keeps running.
+fn stand_in(host: &dyn Host, why: &str, program: &Path) -> Result<Option<PathBuf>, String> {
+    if host.exists(program) {
+        return Ok(None);
+    }
+    match program.to_str() {
+        Some(PROGRAM) => binary::find(host).map(Some).map_err(|_| {
+            format!(
+                "cannot {why}: there is no {PROGRAM}, and the pods may run on: put edgecore beside keadm or install its package; \
+                 without one, remove them with the container runtime's own tool (crictl pods, crictl rmp -f ID), then type: \
+                 rm {CONFIG}"
+            )
+        }),
+        Some(KEADM) => Ok(host.own_program().ok()),
+        _ => Ok(None),
     }
 }
 

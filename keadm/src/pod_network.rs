@@ -151,6 +151,34 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_brings_the_plugins_that_are_missing() {
+        let decide = |there: &[&str]| {
+            let host = FakeHost::new(&[there, &["/media/edge.tar.gz"]].concat());
+            let bundle = Some(Path::new("/media/edge.tar.gz"));
+            let sources = Sources { bundle, runtime: "", repository: None, is_dry_run: false };
+            let supplies = Supplies::gather(&host, sources, &mut |_| {}).unwrap();
+            let needs = found(None, &["/opt/cni/bin"]);
+            let decided = wanted(&host, Some(&needs), &supplies, &mut |_| {});
+            (decided.is_ok(), crate::plan::print(&supplies.plugin_steps(&host, &needs.plugins)))
+        };
+        let of_bundle = |line: &String| Some(line.rsplit_once(" as ")?.1.to_owned());
+        let check = |there: &[&str], expected: &[&str]| {
+            let (is_good, steps) = decide(there);
+            assert!(is_good, "{there:?}");
+            let installed: Vec<String> = steps.iter().filter_map(of_bundle).collect();
+            assert_eq!(installed, expected, "{there:?}");
+        };
+        const BOTH: [&str; 2] = ["/opt/cni/bin/bridge", "/opt/cni/bin/portmap"];
+        check(&[], &BOTH);
+        // What is there stays as it is.
+        check(&BOTH[..1], &BOTH[1..]);
+        check(&BOTH[1..], &BOTH[..1]);
+        check(&BOTH, &[]);
+        // The runtime looks in one folder for all of them.
+        check(&["/usr/lib/cni/bridge"], &BOTH);
+    }
+
+    #[test]
     fn folders_that_were_there_stay() {
         let host = FakeHost::new(&["/etc/cni/", "/var/lib/cni/"]);
         let undo: Vec<Step> = steps(&host, Path::new(CONF_DIR));

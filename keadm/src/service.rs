@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::journal::Undo;
+use crate::journal::{END_WITHIN, Undo};
 use crate::plan::{Step, last_words};
 use crate::render::{CONFIG, KEADM, PROGRAM};
 
@@ -137,7 +137,10 @@ impl Manager {
 
     /// Ends edgecore and leaves its pods; success where it does not run.
     pub(crate) fn stop(self, host: &dyn Host) -> Result<()> {
-        self.must(host, Act::Stop).context("stop edgecore")
+        self.must(host, Act::Stop).context("stop edgecore")?;
+        // One whose supervisor was killed lives on.
+        let is_alone = self == Self::None;
+        if is_alone { host.end(PROGRAM.as_ref(), END_WITHIN).context("stop edgecore") } else { Ok(()) }
     }
 
     /// Starts edgecore and does not wait for it.
@@ -229,6 +232,8 @@ impl Manager {
                 self.step(Act::Start, "start edgecore"),
             ],
             Self::None => vec![
+                // After the supervisor, which would start it again; one that was killed has not ended it.
+                Some(Step::OnUndo(Undo::End(PROGRAM.into()))),
                 back(Act::Stop, "stop edgecore"),
                 Some(Step::Aside {
                     what: "start edgecore (no service manager here: not at boot)".to_owned(),
@@ -290,6 +295,35 @@ mod tests {
                 text.contains(&format!("{KEADM} recover")),
                 "an upgrade that was cut short is undone: {text}"
             );
+        }
+    }
+
+    #[test]
+    fn an_edgecore_whose_supervisor_is_gone_is_ended_all_the_same() {
+        let host = FakeHost::new(&[KEADM]);
+        Manager::None.stop(&host).unwrap();
+        let ran = || std::mem::take(&mut *host.ran.borrow_mut());
+        let expected = [
+            "/usr/local/bin/keadm supervise --pid-file /run/edgecore.pid --stop",
+            "end /usr/local/bin/edgecore",
+        ];
+        assert_eq!(ran(), expected);
+        let steps = Manager::None.steps();
+        let undo: Vec<&Undo> = steps
+            .iter()
+            .rev()
+            .filter_map(|step| if let Step::OnUndo(undo) = step { Some(undo) } else { None })
+            .collect();
+        assert_eq!(crate::journal::take_back(&host, undo.iter().copied()), Vec::<String>::new());
+        assert_eq!(ran(), expected);
+        // Nor does a supervisor live on because its program was deleted.
+        host.remove_file(Path::new(KEADM)).unwrap();
+        assert_eq!(crate::journal::take_back(&host, undo.into_iter()), Vec::<String>::new());
+        let by_another = "/opt/keadm/keadm supervise --pid-file /run/edgecore.pid --stop";
+        assert_eq!(ran(), [by_another, expected[1]]);
+        for manager in [Manager::Systemd, Manager::Openrc] {
+            manager.stop(&host).unwrap();
+            assert!(!ran().iter().any(|line| line.starts_with("end ")), "its manager knows better");
         }
     }
 }

@@ -97,23 +97,28 @@ impl Supplies {
         steps
     }
 
-    /// Plugins where there are none. Before anything that makes pods: these go by the plugins.
-    pub(crate) fn plugin_steps(&self, host: &dyn Host) -> Vec<Step> {
+    /// Plugins where these are not all, beside those that are there. Before anything that makes pods: these go by the plugins.
+    pub(crate) fn plugin_steps(&self, host: &dyn Host, plugins: &[String]) -> Vec<Step> {
         let mut steps = Vec::new();
-        if !self.plugins.is_empty() && !has_plugins(host) {
-            let [folder, _] = PLUGIN_FOLDERS;
-            let above = ["/opt", "/opt/cni", folder];
+        if !self.plugins.is_empty() && !has_plugins(host, plugins) {
+            let [folder, _] = PLUGIN_FOLDERS.map(Path::new);
+            let above = [Path::new("/opt"), Path::new("/opt/cni"), folder];
             steps.extend(above.map(|path| Step::SharedFolder { path: path.into(), mode: 0o755 }));
-            steps.extend(copies(&self.plugins, Path::new(folder), true));
+            let is_new =
+                |from: &&PathBuf| !from.file_name().is_some_and(|name| host.exists(&folder.join(name)));
+            let new: Vec<PathBuf> = self.plugins.iter().filter(is_new).cloned().collect();
+            steps.extend(copies(&new, folder, true));
         }
         steps
     }
 
-    /// Where the bundle's plugins will be, if it has all of these and this machine has none.
+    /// Where all of these will be, if no folder has them all and the bundle brings those that are missing.
     pub(crate) fn plugin_folder(&self, host: &dyn Host, plugins: &[String]) -> Option<&'static Path> {
-        let brings = |name: &String| self.plugins.iter().any(|from| from.ends_with(name));
-        let [folder, _] = PLUGIN_FOLDERS;
-        (!has_plugins(host) && plugins.iter().all(brings)).then_some(Path::new(folder))
+        let [folder, _] = PLUGIN_FOLDERS.map(Path::new);
+        let brings = |name: &String| {
+            host.exists(&folder.join(name)) || self.plugins.iter().any(|from| from.ends_with(name))
+        };
+        (!has_plugins(host, plugins) && plugins.iter().all(brings)).then_some(folder)
     }
 
     /// What was unpacked is of no more use.
@@ -122,8 +127,11 @@ impl Supplies {
     }
 }
 
-fn has_plugins(host: &dyn Host) -> bool {
-    PLUGIN_FOLDERS.iter().any(|folder| host.exists(&Path::new(folder).join("bridge")))
+/// Whether one folder has all of them. None are named where somebody made a network: who has its bridge has the rest.
+fn has_plugins(host: &dyn Host, plugins: &[String]) -> bool {
+    let bridge = ["bridge".to_owned()];
+    let plugins = if plugins.is_empty() { &bridge } else { plugins };
+    PLUGIN_FOLDERS.iter().any(|folder| plugins.iter().all(|name| host.exists(&Path::new(folder).join(name))))
 }
 
 /// Into the folder, which is gone again if that fails.
@@ -233,7 +241,7 @@ mod tests {
             let host = FakeHost::new(&[there, &["/media/edge.tar.gz"]].concat());
             let supplies = Supplies::gather(&host, from(Some("/media/edge.tar.gz")), &mut |_| {}).unwrap();
             assert_eq!(supplies.edgecore, Path::new("/var/lib/keadm-unpacked/edgecore"));
-            let lines = plan::print(&[supplies.steps(), supplies.plugin_steps(&host)].concat());
+            let lines = plan::print(&[supplies.steps(), supplies.plugin_steps(&host, &[])].concat());
             let installed: Vec<&str> =
                 lines.iter().filter_map(|line| line.rsplit_once(' ').map(|(_, to)| to)).collect();
             assert_eq!(installed, expected);
@@ -241,7 +249,14 @@ mod tests {
             assert!(!host.exists(Path::new(FOLDER)));
         };
         let images = ["/var/lib/kubeedge/images", "/var/lib/kubeedge/images/app.tar"];
-        check(&[], &[&images[..], &["/opt", "/opt/cni", "/opt/cni/bin", "/opt/cni/bin/bridge"]].concat());
+        check(
+            &[],
+            &[
+                &images[..],
+                &["/opt", "/opt/cni", "/opt/cni/bin", "/opt/cni/bin/bridge", "/opt/cni/bin/portmap"],
+            ]
+            .concat(),
+        );
         check(&["/usr/lib/cni/bridge"], &images);
         let Err(Failure::Usage(why)) =
             Supplies::gather(&FakeHost::new(&[]), from(Some("/no/such")), &mut |_| {})

@@ -4,6 +4,7 @@
 //! that is good), the plan, the node is Ready. A failure takes everything back.
 
 mod flags;
+mod remains;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,12 +38,15 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
 fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
     let lock = change::hold(host)?;
     if args.takeover {
+        must_find_scripts(host, args)?;
+        say_what_is_passed_over(args, say)?;
         let limit = Duration::from_secs(args.ready_timeout_secs);
-        return takeover_edge::run(host, limit, args.dry_run, say);
+        let has_changed = takeover_edge::run(host, limit, (args.dry_run, args.pre_run.as_deref()), say)?;
+        drop(lock);
+        return if has_changed { after(host, args, "the node") } else { Ok(()) };
     }
     let mut wanted = wanted(host, args)?;
-    change::must_find(host, args.pre_run.as_deref(), "--pre-run")?;
-    change::must_find(host, args.post_run.as_deref(), "--post-run")?;
+    must_find_scripts(host, args)?;
     args.service_manager.map_or(Ok(()), |manager| manager.must_run(host))?;
     let token = token(host, args)?;
     let cloud = format!("{}:{}", wanted.host, wanted.port);
@@ -50,20 +54,7 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     if is_there(host, &joined, args.dry_run, say)? {
         return Ok(());
     }
-    if let Some(wanted) = &args.kubeedge_version {
-        say(&manifest::kubeedges("--kubeedge-version=", wanted)?);
-    }
-    if let Some(profile) = &args.profile {
-        let wanted = profile.strip_prefix("version=").ok_or_else(|| {
-            Failure::Usage(format!(
-                "--profile: {profile:?} is no version=VERSION; an example: --profile version=v1.23.0"
-            ))
-        })?;
-        say(&manifest::kubeedges("--profile version=", wanted)?);
-    }
-    if args.with_mqtt == Some(true) {
-        say("the MQTT broker is built into edgecore: nothing to install for --with-mqtt");
-    }
+    say_what_is_passed_over(args, say)?;
     let sources = Sources {
         bundle: args.offline_bundle.as_deref(),
         runtime: &args.remote_runtime_endpoint,
@@ -83,8 +74,36 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
     }
     // A site's program may ask keadm for more.
     drop(lock);
+    after(host, args, &format!("node {}", wanted.node))
+}
+
+fn must_find_scripts(host: &dyn Host, args: &Args) -> Result<(), Failure> {
+    change::must_find(host, args.pre_run.as_deref(), "--pre-run")?;
+    change::must_find(host, args.post_run.as_deref(), "--post-run")
+}
+
+fn after(host: &dyn Host, args: &Args, node: &str) -> Result<(), Failure> {
     script(host, args.post_run.as_deref(), "--post-run")
-        .map_err(|failure| Failure::Halfway(anyhow!("{failure}; node {} is Ready all the same", wanted.node)))
+        .map_err(|failure| Failure::Halfway(anyhow!("{failure}; {node} is Ready all the same")))
+}
+
+/// Flags of KubeEdge's that choose nothing here.
+fn say_what_is_passed_over(args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    if let Some(wanted) = &args.kubeedge_version {
+        say(&manifest::kubeedges("--kubeedge-version=", wanted)?);
+    }
+    if let Some(profile) = &args.profile {
+        let wanted = profile.strip_prefix("version=").ok_or_else(|| {
+            Failure::Usage(format!(
+                "--profile: {profile:?} is no version=VERSION; an example: --profile version=v1.23.0"
+            ))
+        })?;
+        say(&manifest::kubeedges("--profile version=", wanted)?);
+    }
+    if args.with_mqtt == Some(true) {
+        say("the MQTT broker is built into edgecore: nothing to install for --with-mqtt");
+    }
+    Ok(())
 }
 
 fn join_with(
@@ -96,7 +115,8 @@ fn join_with(
     supplies: &Supplies,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
-    let admin = look_at_machine(host, supplies, wanted, token, say)?;
+    remains::must_be_none(host, &render::config(wanted, TOKEN).map_err(Failure::Usage)?)?;
+    let (admin, plugins) = look_at_machine(host, supplies, wanted, token, say)?;
 
     let manager = args.service_manager.unwrap_or_else(|| Manager::find(host));
     let tree = render::config(wanted, TOKEN).map_err(Failure::Usage)?;
@@ -110,9 +130,10 @@ fn join_with(
     }
     service.extend(manager.steps());
     // Taken back after the pods, which need it to go.
-    let mut all = supplies.plugin_steps(host);
+    let mut all = supplies.plugin_steps(host, &plugins);
     all.extend(wanted.pod_network.iter().flat_map(|folder| pod_network::steps(host, folder)));
-    all.extend(steps(wanted, &programs, (&config, node::database(&tree)), token, service, (admin, limit)));
+    let begin = begin(host, wanted, &programs, &tree);
+    all.extend(steps(begin, &config, token, service, (admin, limit)));
     let steps = all;
     if args.dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
@@ -177,21 +198,24 @@ fn is_there(
 }
 
 /// Lets edgecore look at the machine and the cloud, takes the runtime's cgroup driver where nobody named one, and has edgecore
-/// make pods' network where there is none. Gives the address at which edgecore will say how the node stands.
+/// make pods' network where there is none. Gives the address at which edgecore will say how the node stands, and the plugins that
+/// the network needs.
 fn look_at_machine(
     host: &dyn Host,
     supplies: &Supplies,
     wanted: &mut NodeSettings,
     token: &str,
     say: &mut dyn FnMut(&str),
-) -> Result<SocketAddr, Failure> {
+) -> Result<(SocketAddr, Vec<String>), Failure> {
     let trial = Path::new(TRIAL);
     host.remove_tree(trial).context("clear /run/keadm-join")?;
     host.make_folder(trial, 0o700).context("make /run/keadm-join")?;
     let edgecore = &supplies.edgecore;
+    let mut plugins = Vec::new();
     let looked = look_once(host, edgecore, wanted, token).and_then(|(report, config)| {
         // Nobody named one: it is the runtime's.
         let driver = report.cgroup_driver.clone().filter(|_| wanted.cgroup_driver.is_none());
+        plugins = report.no_network.as_ref().map_or_else(Vec::new, |found| found.plugins.clone());
         let is_said = config.pointer("/modules/edged/podNetwork/manage").is_some();
         if !is_said {
             wanted.pod_network = pod_network::wanted(host, report.no_network.as_ref(), supplies, say)?;
@@ -207,7 +231,8 @@ fn look_at_machine(
     host.remove_tree(trial).context("clear /run/keadm-join")?;
     let (report, config) = looked?;
     preflight::judge(&report, say)?;
-    node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))
+    let admin = node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))?;
+    Ok((admin, plugins))
 }
 
 fn look_once(
@@ -225,10 +250,21 @@ fn look_once(
     Ok((preflight::before_change(host, edgecore, Path::new(&file("edgecore.yaml")))?, config))
 }
 
+/// Folders, programs, and how all that edgecore will write is taken back.
+fn begin(host: &dyn Host, wanted: &NodeSettings, programs: &[(PathBuf, &str)], config: &Value) -> Vec<Step> {
+    let mut steps: Vec<Step> = node::folders().collect();
+    steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
+    let elsewhere = programs.iter().filter(|(from, to)| from != Path::new(to));
+    steps.extend(elsewhere.map(|(from, to)| Step::Program { from: from.clone(), to: to.into() }));
+    // Of folders that were there before.
+    steps.extend(remains::data(host, config));
+    steps.extend(remains::certificates(host, config));
+    steps
+}
+
 fn steps(
-    wanted: &NodeSettings,
-    programs: &[(PathBuf, &str)],
-    (config, database): (&str, &str),
+    begin: Vec<Step>,
+    config: &str,
     token: &str,
     service: Vec<Step>,
     (address, limit): (SocketAddr, Duration),
@@ -237,19 +273,7 @@ fn steps(
         ["--config", CONFIG].iter().chain(words).map(|word| (*word).to_owned()).collect()
     };
     let program = PathBuf::from(PROGRAM);
-    let mut steps: Vec<Step> = node::folders().collect();
-    steps.push(Step::Folder { path: wanted.certificates.clone().into(), mode: 0o700 });
-    let elsewhere = programs.iter().filter(|(from, to)| from != Path::new(to));
-    steps.extend(elsewhere.map(|(from, to)| Step::Program { from: from.clone(), to: to.into() }));
-    steps.extend([
-        // Of folders that were there before.
-        Step::OnUndo(Undo::RemoveFile("/etc/kubeedge/dmi.sock".into())),
-        Step::OnUndo(Undo::RemoveFolder(crate::backup::FOLDER.into())),
-    ]);
-    // Of a folder that was there before: the store holds Secrets, and is this node's.
-    let of_store = ["", "-wal", "-shm"].map(|ending| format!("{database}{ending}"));
-    let others = ["edgecore.sock", "images/.imported.json"].map(|name| format!("/var/lib/kubeedge/{name}"));
-    steps.extend(of_store.into_iter().chain(others).map(|path| Step::OnUndo(Undo::RemoveFile(path.into()))));
+    let mut steps = begin;
     steps.extend([
         Step::File { path: TOKEN.into(), mode: 0o600, body: token.into() },
         Step::File { path: CONFIG.into(), mode: 0o644, body: config.into() },

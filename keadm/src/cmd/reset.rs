@@ -135,8 +135,9 @@ fn strange(host: &dyn Host) -> Vec<Undo> {
         undo.extend(manager.forget());
     }
     // Only ours has the command; KubeEdge's pods stay in the runtime, and its own keadm removes them.
-    let is_ours = node::is_ours(host, Path::new(PROGRAM));
-    if host.exists(Path::new(CONFIG)) && is_ours {
+    // A program that is gone may have been ours where keadm wrote something down.
+    let is_lost = !host.exists(Path::new(PROGRAM)) && host.exists(Path::new(crate::journal::FOLDER));
+    if host.exists(Path::new(CONFIG)) && (is_lost || node::is_ours(host, Path::new(PROGRAM))) {
         undo.push(run("remove its pods", PROGRAM, &["--config", CONFIG, "remove-pods"]));
     }
     // It may lie anywhere, and holds Secrets.
@@ -243,5 +244,41 @@ mod tests {
         run(&host, &args).unwrap();
         assert!(!host.ran.borrow().iter().any(|line| line.starts_with(PROGRAM)), "{:?}", host.ran.borrow());
         assert!(!host.exists(Path::new(PROGRAM)));
+    }
+
+    #[test]
+    fn pods_of_an_edgecore_that_is_gone_are_not_forgotten() {
+        use clap::Parser as _;
+        for took_over in [false, true] {
+            let host = FakeHost::new(&["/etc/kubeedge/", "/etc/kubeedge/config/", CONFIG, "/usr/local/bin/"]);
+            let joined = crate::journal::Joined { node: "edge-1".into(), cloud: "c:1".into(), took_over };
+            let mut journal = Journal::begin(&host, joined).unwrap();
+            journal.will(&host, Undo::RemoveFile(CONFIG.into())).unwrap();
+            let arguments = ["--config", CONFIG, "remove-pods"].map(str::to_owned).into();
+            let needs = Some(CONFIG.into());
+            let pods = Undo::Run { why: "remove its pods".into(), program: PROGRAM.into(), arguments, needs };
+            journal.will(&host, pods).unwrap();
+            journal.done(&host).unwrap();
+            let reset = || {
+                let args = crate::Args::try_parse_from(["keadm", "reset", "edge", "--force"]).unwrap();
+                crate::run(&host, args.command)
+            };
+            let failure = reset().unwrap_err();
+            assert_eq!(failure.code(), 4);
+            let said = failure.to_string();
+            assert!(said.contains("the pods may run on") && said.contains("crictl rmp -f ID"), "{said}");
+            assert!(host.exists(Path::new(CONFIG)) && Journal::read(&host).unwrap().is_some());
+            // Another edgecore knows them as well.
+            let before = host.files.borrow().clone();
+            host.write(Path::new("/opt/keadm/edgecore"), b"ours", 0o755).unwrap();
+            reset().unwrap();
+            let line = format!("/opt/keadm/edgecore --config {CONFIG} remove-pods");
+            assert!(host.ran.borrow().contains(&line), "{:?}", host.ran.borrow());
+            assert!(!host.exists(Path::new(CONFIG)));
+            // So does who has removed them by hand.
+            *host.files.borrow_mut() = before;
+            host.remove_file(Path::new(CONFIG)).unwrap();
+            reset().unwrap();
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, script};
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
@@ -23,24 +23,24 @@ use crate::service::Manager;
 /// KubeEdge's edgecore may take this long to end.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// `limit`: how long the node may take to be Ready again.
+/// `limit`: how long the node may take to be Ready again. `pre_run` runs before anything is changed. Gives whether anything was.
 pub(crate) fn run(
     host: &dyn Host,
     limit: Duration,
-    dry_run: bool,
+    (dry_run, pre_run): (bool, Option<&Path>),
     say: &mut dyn FnMut(&str),
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     if let Some(journal) = Journal::read(host).context("read the journal in /var/lib/keadm")? {
         if journal.is_done {
             say(&format!(
                 "this machine is node {} by keadm's doing already: nothing is changed",
                 journal.joined.node
             ));
-            return Ok(());
+            return Ok(false);
         }
         if dry_run {
             say("an earlier run was cut short: it would be taken back first");
-            return Ok(());
+            return Ok(false);
         }
         say("an earlier run was cut short; taking it back first");
         let left = journal.undo(host);
@@ -58,13 +58,14 @@ pub(crate) fn run(
         steps(host, &config, manager(host), &edgecore, &keadm, Step::WaitReady { address: admin, limit });
     if dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
-        return Ok(());
+        return Ok(false);
     }
+    script(host, pre_run, "--pre-run")?;
     plan::carry_out(host, joined, &steps, say)?;
     say(
         "KubeEdge's files are kept beside ours (*.keadm-before); the way back: keadm reset edge --back-to-kubeedge",
     );
-    Ok(())
+    Ok(true)
 }
 
 /// Who keeps KubeEdge's edgecore running: whose unit is there, or who runs here.
@@ -179,8 +180,8 @@ mod tests {
 
     fn take_over(host: &FakeHost) -> (Result<(), Failure>, Vec<String>) {
         let mut said = Vec::new();
-        let done = run(host, Duration::from_secs(5), false, &mut |line| said.push(line.to_owned()));
-        (done, said)
+        let done = run(host, Duration::from_secs(5), (false, None), &mut |line| said.push(line.to_owned()));
+        (done.map(drop), said)
     }
 
     fn text(host: &FakeHost, path: &str) -> String {
@@ -257,7 +258,7 @@ mod tests {
             }
             let before = host.files.borrow().clone();
             let mut said = Vec::new();
-            run(&host, LIMIT, true, &mut |line| said.push(line.to_owned())).unwrap();
+            run(&host, LIMIT, (true, None), &mut |line| said.push(line.to_owned())).unwrap();
             assert_eq!(said, ["an earlier run was cut short: it would be taken back first"]);
             assert_eq!(*host.files.borrow(), before, "after {n_changes} changes");
             n_seen += 1;

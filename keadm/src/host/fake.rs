@@ -265,7 +265,7 @@ impl Host for FakeHost {
         Ok(Unpacked {
             edgecore: put("edgecore")?,
             keadm: put("keadm")?,
-            plugins: vec![put("cni/bridge")?],
+            plugins: vec![put("cni/bridge")?, put("cni/portmap")?],
             images: vec![put("images/app.tar")?],
         })
     }

@@ -28,7 +28,10 @@ pub(crate) struct Args {
     )]
     pub(super) cloudcore_ipport: String,
     /// Take the place of KubeEdge's edgecore on this machine, whose configuration and certificates stay.
-    #[arg(long, conflicts_with_all = ["cloudcore_ipport", "token", "token_file", "edgenode_name", "set", "labels"])]
+    #[arg(long, conflicts_with_all = [
+        "cloudcore_ipport", "token", "token_file", "edgenode_name", "set", "labels", "certport", "remote_runtime_endpoint",
+        "cgroupdriver", "cert_path", "kubelet_config", "hub_protocol", "service_manager", "offline_bundle", "image_repository",
+    ])]
     pub(super) takeover: bool,
     /// Port of the cloud at which machines get their certificate.
     #[arg(short = 's', long, default_value_t = 10002)]

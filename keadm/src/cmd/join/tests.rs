@@ -5,6 +5,9 @@ use clap::Parser;
 use super::*;
 use crate::host::fake::FakeHost;
 
+mod remains;
+mod takeover;
+
 #[derive(Debug, Parser)]
 struct Line {
     #[command(flatten)]
@@ -191,7 +194,7 @@ fn a_plan_is_shown_and_not_carried_out() {
 
 #[test]
 fn a_join_that_was_cut_short_is_taken_back_first() {
-    for n_changes in 0..60 {
+    for n_changes in 0..80 {
         let host = machine();
         host.changes_left.set(Some(n_changes));
         let (cut, _) = try_join(&host, GOOD);
@@ -214,7 +217,7 @@ fn a_join_that_was_cut_short_is_taken_back_first() {
 #[test]
 fn a_dry_run_over_a_join_that_was_cut_short_takes_nothing_back() {
     let mut n_seen = 0;
-    for n_changes in 0..60 {
+    for n_changes in 0..80 {
         let host = machine();
         host.changes_left.set(Some(n_changes));
         let (cut, _) = try_join(&host, GOOD);
