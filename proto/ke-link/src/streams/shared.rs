@@ -236,7 +236,7 @@ impl RawStream {
     }
 
     /// Ends the stream in both directions and tells the other side this sentence.
-    pub fn refuse(self, why: &str) {
+    pub fn refuse(&self, why: &str) {
         self.link.act(|live| live.streams.reset(self.id, ResetCode::Refused, why));
     }
 }
