@@ -31,7 +31,7 @@ use crate::meta_manager::MetaManager;
 use crate::report_queue::{DeviceReportQueue, ReportQueue};
 
 /// Nothing on loopback takes this long.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
