@@ -154,7 +154,8 @@ impl Drop for EdgeTunnelStream {
     fn drop(&mut self) {
         self.counters.open.dec();
         let Progress { has_finished, saw_end, saw_reset } = self.progress;
-        if !saw_reset && !(has_finished && saw_end) {
+        let was_told = saw_reset || (has_finished && saw_end);
+        if !was_told {
             self.counters.reset.inc();
         }
     }

@@ -218,7 +218,8 @@ impl Drop for TunnelStream {
         let counters = &self.tunnels.0.counters;
         counters.open.dec();
         let Progress { has_finished, saw_end, saw_reset } = self.progress;
-        if !saw_reset && !(has_finished && saw_end) {
+        let was_told = saw_reset || (has_finished && saw_end);
+        if !was_told {
             counters.reset.inc();
         }
     }
