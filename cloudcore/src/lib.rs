@@ -19,6 +19,8 @@ pub mod node_queue;
 
 pub mod cloud_hub;
 
+pub mod cloud_stream;
+
 pub mod sync_controller;
 
 pub mod admin;

@@ -10,6 +10,7 @@ use cloudcore::admin::{Admin, Readiness};
 use cloudcore::cloud_hub::authority::Authority;
 use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
+use cloudcore::cloud_stream::{StreamCounters, Tunnels};
 use cloudcore::cluster;
 use cloudcore::config::CloudCoreConfig;
 use cloudcore::device_controller::conversion::{self, ConversionError, ConversionWebhook};
@@ -115,6 +116,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     } else {
         None
     };
+    let tunnels = Tunnels::new(StreamCounters::new(&mut metrics));
     let parts = Parts {
         authority,
         secrets: Arc::clone(&in_cluster) as _,
@@ -123,6 +125,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         queues: nodes,
         upstream,
         devices,
+        tunnels,
         graph: Arc::new(graph),
         counters: Arc::new(Counters::new(&mut metrics)),
     };

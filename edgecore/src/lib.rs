@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod edge_hub;
+pub mod edge_stream;
 pub mod meta_manager;
 pub mod db;
 pub mod edged;

@@ -14,6 +14,7 @@ use edgecore::control::{self, Control};
 use edgecore::db::{self, Db, Opened, Synchronous};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
+use edgecore::edge_stream::{self, EdgeStreams};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::image_folder::ImageFolder;
@@ -201,6 +202,8 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     }
 
     let device_counters = device_twin::Counters::new(&mut metrics);
+    // What the cloud reaches on this node: nothing so far.
+    let edge_streams = EdgeStreams::new(edge_stream::refuse(), &mut metrics);
     let (cloud, inbox) = Cloud::channel();
     let (standing, told_of_node) = watch::channel(Standing::Unknown);
     let admin =
@@ -223,7 +226,8 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let joined = if known.is_some() { Joined::Before } else { Joined::Never };
     let hub_config = config.modules.edge_hub.clone();
     let device_ends = DeviceEnds { outbox: device_outbox, membership };
-    let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox, device_ends);
+    let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox, device_ends)
+        .with_streams(edge_streams);
     // Full: the publisher's acknowledgement waits.
     let (hear, heard) = mpsc::channel(512);
     // Full: dropped and counted by EventBus.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ke_link::streams;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
@@ -197,17 +199,31 @@ pub(super) async fn hang_up(conn: &mut Conn, code: CloseCode, reason: &str) {
     let _ = tokio::time::timeout(PARTING_LIMIT, Box::pin(parting)).await;
 }
 
-/// Takes the WebSocket over and says which node the client claims to be.
-pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> Result<(Conn, String), String> {
+/// A connection that carries messages.
+pub(super) struct Upgraded {
+    pub(super) conn: Conn,
+    /// Which node the client claims to be.
+    pub(super) node: String,
+    /// Whether both sides have byte streams. A Go edge has none.
+    pub(super) has_streams: bool,
+}
+
+/// Takes the WebSocket over.
+pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> Result<Upgraded, String> {
     let mut node = String::new();
+    let mut has_streams = false;
     #[expect(clippy::result_large_err, reason = "the library's type")]
-    let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
+    let check = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
         // Go edges repeat headers after a failed dial: the first value counts.
         let header = |name: &str| {
             request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
         };
         node = header("node_id").to_owned();
         if header("connectionuse") == "msg" {
+            has_streams = header(streams::HEADER) == streams::VERSION;
+            if has_streams {
+                response.headers_mut().insert(streams::HEADER, HeaderValue::from_static(streams::VERSION));
+            }
             return Ok(response);
         }
         let mut refusal = ErrorResponse::new(Some("the header ConnectionUse must be msg".into()));
@@ -225,7 +241,7 @@ pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> Result<(Conn, Strin
     // Boxed: the handshake's state must not live as long as the connection.
     let upgrading = Box::pin(tokio_tungstenite::accept_hdr_async_with_config(stream, check, Some(limits)));
     match tokio::time::timeout(HANDSHAKE_LIMIT, upgrading).await {
-        Ok(Ok(conn)) => Ok((conn, node)),
+        Ok(Ok(conn)) => Ok(Upgraded { conn, node, has_streams }),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no WebSocket handshake in time".into()),
     }

@@ -10,12 +10,15 @@ pub mod in_cluster;
 mod listen;
 mod node_link;
 pub mod pins;
+mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ke_link::streams::Role;
+use ke_link::streams::shared::LinkStreams;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use ke_wire::NodeName;
@@ -27,9 +30,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use self::admit::NodeGraph;
 use self::authority::{ClientCertificate, Secrets};
 use self::enroll::{Enrolment, NodeLookup};
-use self::listen::ClientCertificates;
+use self::listen::{ClientCertificates, Upgraded};
 use self::node_link::{LinkParts, NodeLink, Violations};
 use self::pins::{Holder, Pin, Pins, Told};
+use crate::cloud_stream::Tunnels;
 use crate::config::CloudHubConfig;
 use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Graph, Upstream};
@@ -90,6 +94,8 @@ pub struct Parts {
     pub upstream: Upstream,
     /// Where what nodes say about devices goes.
     pub devices: DeviceInbox,
+    /// Byte streams to nodes.
+    pub tunnels: Tunnels,
     /// Which objects have to do with which node.
     pub graph: Arc<dyn NodeGraph>,
     /// What is counted.
@@ -197,8 +203,8 @@ impl Hub {
                 let admitted = hub.admit(tls, stream, from).await;
                 drop(permit);
                 match admitted {
-                    Ok((conn, node, certificate)) => {
-                        if let Some((link, queue)) = hub.open(conn, &node, certificate, from).await {
+                    Ok((upgraded, node, certificate)) => {
+                        if let Some((link, queue)) = hub.open(upgraded, &node, certificate, from).await {
                             // A task of its own: the state of all this must not live as long as the link.
                             drop(tokio::spawn(hub.serve(link, queue, node)));
                         }
@@ -214,15 +220,15 @@ impl Hub {
         tls: tokio_rustls::TlsAcceptor,
         stream: tokio::net::TcpStream,
         from: SocketAddr,
-    ) -> Result<(listen::Conn, NodeName, ClientCertificate), String> {
+    ) -> Result<(Upgraded, NodeName, ClientCertificate), String> {
         let stream = listen::handshake(&tls, stream).await?;
         let certificate = listen::client_certificate(&stream).ok_or("the certificate cannot be read")?;
-        let (mut conn, node) = listen::upgrade(stream).await?;
-        let judged = self.judge(&node, &certificate, from).await;
+        let mut upgraded = listen::upgrade(stream).await?;
+        let judged = self.judge(&upgraded.node, &certificate, from).await;
         match judged {
-            Ok(node) => Ok((conn, node, certificate)),
+            Ok(node) => Ok((upgraded, node, certificate)),
             Err(why) => {
-                listen::hang_up(&mut conn, CloseCode::Policy, &why).await;
+                listen::hang_up(&mut upgraded.conn, CloseCode::Policy, &why).await;
                 Err(why)
             }
         }
@@ -278,7 +284,7 @@ impl Hub {
     /// Makes the node's link, which is its current one from now on.
     async fn open(
         &self,
-        mut conn: listen::Conn,
+        Upgraded { mut conn, has_streams, .. }: Upgraded,
         node: &NodeName,
         certificate: ClientCertificate,
         from: SocketAddr,
@@ -310,6 +316,8 @@ impl Hub {
             })
         };
         note_key();
+        let streams = has_streams.then(|| LinkStreams::new(Role::Cloud));
+        let attachment = self.parts.tunnels.attach(node, streams.as_ref());
         let link = NodeLink::new(
             conn,
             LinkParts {
@@ -322,6 +330,8 @@ impl Hub {
                 keepalive_limit: self.config.keepalive_interval.secs(),
                 write_limit: self.config.write_timeout.secs(),
                 violations: self.violations(),
+                streams,
+                _attachment: attachment,
                 registered: note_key,
             },
         );

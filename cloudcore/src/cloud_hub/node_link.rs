@@ -1,14 +1,16 @@
 //! One connected node: moves bytes and messages between its socket, `CloudEnd`, its queue and EdgeController.
 //!
 //! One task, one `select!`, no lock across an await. What the node says is judged by `admit.rs` before anybody sees it.
+//! Streams get what messages leave: before each of their frames all messages are written that wait.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{SinkExt, StreamExt};
 use ke_link::cloud::Output;
+use ke_link::streams::shared::LinkStreams;
 use ke_link::{CloudConfig, CloudEnd, Deed};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{
@@ -21,6 +23,8 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use super::Counters;
 use super::admit::{self, NodeGraph, Verdict};
 use super::listen::{self, Conn, MAX_MESSAGE};
+use super::wire::Wire;
+use crate::cloud_stream::Attachment;
 use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Upstream};
 use crate::node_queue::{Ended, NodeQueue};
@@ -55,13 +59,16 @@ pub(super) struct LinkParts {
     pub(super) keepalive_limit: Duration,
     pub(super) write_limit: Duration,
     pub(super) violations: Violations,
+    /// Its byte streams, if its edgecore has any, and their place among those of all nodes.
+    pub(super) streams: Option<LinkStreams>,
+    pub(super) _attachment: Attachment,
     /// Told when the node registered, so that its key is noted on the new Node.
     pub(super) registered: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// One connection and all that belongs to it.
 pub(super) struct NodeLink {
-    conn: Conn,
+    wire: Wire,
     end: CloudEnd,
     parts: LinkParts,
     answering: FuturesUnordered<Answering>,
@@ -73,6 +80,7 @@ enum Event {
     Frame(Option<Result<Message, tungstenite::Error>>),
     Answer(Answered),
     Queue,
+    Streams,
     Timeout,
     Stop,
 }
@@ -88,7 +96,7 @@ impl NodeLink {
         };
         let end = CloudEnd::new(Instant::now(), config);
         Box::new(Self {
-            conn,
+            wire: Wire::new(conn),
             end,
             parts,
             answering: FuturesUnordered::new(),
@@ -103,15 +111,24 @@ impl NodeLink {
         let node = self.parts.node.clone();
         Box::pin(self.parts.upstream.tell(FromNode::Connected(node.clone()))).await;
         Box::pin(self.parts.devices.tell(FromEdge::Connected(node))).await;
+        let mut frame_is_due = false;
         loop {
             if let Err(why) = self.fill_and_flush().await {
                 return why;
             }
+            if std::mem::take(&mut frame_is_due) {
+                if let Err(why) = self.write_stream_frame().await {
+                    return why;
+                }
+                // Whatever came to be said meanwhile goes before the next frame.
+                continue;
+            }
             let timeout = self.end.poll_timeout().unwrap_or_else(Instant::now);
             let event = tokio::select! {
-                frame = self.conn.next() => Event::Frame(frame),
+                frame = self.wire.next() => Event::Frame(frame),
                 Some(answered) = self.answering.next() => Event::Answer(answered),
                 () = self.parts.queue.changed() => Event::Queue,
+                () = ready(self.parts.streams.as_ref()) => Event::Streams,
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = shutdown.wait() => Event::Stop,
             };
@@ -156,6 +173,7 @@ impl NodeLink {
                         return why.into();
                     }
                 }
+                Event::Streams => frame_is_due = true,
                 Event::Timeout => self.end.handle_timeout(now),
                 Event::Stop => {
                     self.close(CloseCode::Away, "cloudcore stops").await;
@@ -166,14 +184,23 @@ impl NodeLink {
     }
 
     async fn on_frame(&mut self, now: Instant, message: Message) -> Result<(), String> {
-        let outcome = match &message {
-            Message::Text(text) => self.end.handle_bytes(now, text.as_bytes()),
-            Message::Binary(bytes) => self.end.handle_bytes(now, bytes),
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
+        let outcome = match (&message, &self.parts.streams) {
+            (Message::Binary(frame), Some(streams)) => {
+                self.end.handle_life(now);
+                // A node opens none.
+                let handled = streams.handle_bytes(frame).map(drop);
+                return handled.map_err(|error| {
+                    self.parts.counters.bad_frames.inc();
+                    error.to_string()
+                });
+            }
+            (Message::Text(text), _) => self.end.handle_bytes(now, text.as_bytes()),
+            (Message::Binary(bytes), None) => self.end.handle_bytes(now, bytes),
+            (Message::Ping(_) | Message::Pong(_) | Message::Frame(_), _) => {
                 self.end.handle_life(now);
                 Ok(())
             }
-            Message::Close(_) => return Err("the node closed the connection".into()),
+            (Message::Close(_), _) => return Err("the node closed the connection".into()),
         };
         outcome.map_err(|error| {
             self.parts.counters.bad_frames.inc();
@@ -309,8 +336,15 @@ impl NodeLink {
         let _ = self.end.send(now, message);
     }
 
+    async fn write_stream_frame(&mut self) -> Result<(), String> {
+        match self.parts.streams.as_ref().and_then(LinkStreams::next_frame) {
+            Some(frame) => self.write(Message::Binary(frame)).await,
+            None => Ok(()),
+        }
+    }
+
     async fn write(&mut self, message: Message) -> Result<(), String> {
-        match tokio::time::timeout(self.parts.write_limit, self.conn.send(message)).await {
+        match tokio::time::timeout(self.parts.write_limit, self.wire.write(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(format!("the connection broke: {error}")),
             Err(_) => Err("the node took nothing for the whole writeTimeout".into()),
@@ -318,7 +352,7 @@ impl NodeLink {
     }
 
     async fn close(&mut self, code: CloseCode, reason: &str) {
-        listen::hang_up(&mut self.conn, code, reason).await;
+        listen::hang_up(&mut self.wire.conn, code, reason).await;
     }
 
     fn log_now_and_then(&mut self, why: &str) {
@@ -328,6 +362,15 @@ impl NodeLink {
             tracing::warn!(node = %self.parts.node, why, "a message of the node has no effect; more of this minute are only counted");
         }
     }
+}
+
+/// Waits until there is a frame of a stream to write; for ever where there are no streams.
+async fn ready(streams: Option<&LinkStreams>) {
+    std::future::poll_fn(|cx| match streams {
+        Some(streams) => streams.poll_ready(cx),
+        None => std::task::Poll::Pending,
+    })
+    .await;
 }
 
 /// What the answer to a question says it is about.

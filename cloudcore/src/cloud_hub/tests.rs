@@ -2,6 +2,7 @@
 
 mod enrolment;
 mod links;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -22,6 +23,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::authority::tests::{MemorySecrets, config, csr};
 use super::*;
+use crate::cloud_stream::StreamCounters;
 use crate::edge_controller::FromNode;
 use crate::node_queue::{Ledger, MemoryLedger, NodeQueueKeeper, NodeQueues};
 
@@ -108,6 +110,8 @@ struct Bench {
     ledger: Arc<MemoryLedger>,
     queues: NodeQueues,
     said: mpsc::Receiver<FromNode>,
+    tunnels: Tunnels,
+    stream_metrics: Metrics,
     messages: SocketAddr,
     enrolment: SocketAddr,
     trigger: Trigger,
@@ -130,6 +134,8 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
     let ledger = Arc::new(MemoryLedger::default());
     let (queues, node_queues, keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
     let (upstream, said) = Upstream::channel();
+    let mut stream_metrics = Metrics::new();
+    let tunnels = Tunnels::new(StreamCounters::new(&mut stream_metrics));
     let parts = Parts {
         authority: Arc::clone(&authority),
         secrets,
@@ -138,6 +144,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
         queues: node_queues,
         upstream,
         devices: crate::device_controller::DeviceInbox::channel().0,
+        tunnels: tunnels.clone(),
         graph: Arc::new(OwnSecrets),
         counters: Arc::new(Counters::new(&mut Metrics::new())),
     };
@@ -147,7 +154,19 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
     let (trigger, stop) = Shutdown::new();
     tokio::spawn(keeper.run(stop.clone()));
     let ended = tokio::spawn(hub.run(stop));
-    Bench { authority, nodes, ledger, queues, said, messages, enrolment, trigger, ended }
+    Bench {
+        authority,
+        nodes,
+        ledger,
+        queues,
+        said,
+        tunnels,
+        stream_metrics,
+        messages,
+        enrolment,
+        trigger,
+        ended,
+    }
 }
 
 /// A machine's key and certificate.
@@ -171,6 +190,15 @@ async fn tls(
     authority: &Authority,
     identity: Option<&Identity>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    tls_over(TcpStream::connect(to).await?, to, authority, identity).await
+}
+
+async fn tls_over(
+    stream: TcpStream,
+    to: SocketAddr,
+    authority: &Authority,
+    identity: Option<&Identity>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.ca().clone()).unwrap();
     let config = ClientConfig::builder().with_root_certificates(roots);
@@ -183,7 +211,6 @@ async fn tls(
                 .unwrap()
         }
     };
-    let stream = TcpStream::connect(to).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::from(to.ip()), stream).await
 }
 

@@ -15,6 +15,7 @@ use cloudcore::cloud_hub::authority::{Authority, SecretData, Secrets};
 use cloudcore::cloud_hub::enroll::NodeLookup;
 use cloudcore::cloud_hub::pins::{Holder, Pin, Pins};
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
+use cloudcore::cloud_stream::{StreamCounters, Tunnels};
 use cloudcore::config::CloudHubConfig;
 use cloudcore::device_controller::DeviceInbox;
 use cloudcore::edge_controller::{FromNode, Upstream};
@@ -173,6 +174,7 @@ impl Bench {
             queues,
             upstream,
             devices: DeviceInbox::channel().0,
+            tunnels: Tunnels::new(StreamCounters::new(&mut metrics)),
             graph: Arc::new(OneSecret),
             counters: Arc::new(Counters::new(&mut metrics)),
         };

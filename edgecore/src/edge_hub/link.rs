@@ -1,15 +1,17 @@
 //! One connection: moves bytes and messages between the socket, `EdgeEnd`, MetaManager and those who ask.
 //!
 //! Events of Kubernetes have no answer on this wire. They count as told when the cloud has answered a ping that was sent
-//! after them: it reads its socket in order.
+//! after them: it reads its socket in order. Byte streams get what messages leave: before each of their frames all messages
+//! are written that wait.
 
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{SinkExt, StreamExt};
 use ke_link::edge::Output;
+use ke_link::streams::shared::LinkStreams;
 use ke_link::{EdgeConfig, EdgeEnd};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Down, MessageId};
@@ -18,11 +20,13 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::DeviceEnds;
-use super::dial::Conn;
+use super::dial::Dialled;
 use super::handle::{Answered, AskError, CloudInbox, Membership, Receipt, Request};
 use super::identity::Identity;
 use super::sending::{Sending, Settlement, sending, settlement};
+use super::wire::Wire;
 use crate::config::EdgeHubConfig;
+use crate::edge_stream::EdgeStreams;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
 use crate::report_queue::{DeviceReport, Outbox, Outgoing, ParcelNews, Ticket, Verdict};
 
@@ -45,12 +49,15 @@ pub(super) struct Ends<'a> {
     pub(super) inbox: &'a mut CloudInbox,
     pub(super) outbox: &'a mut Outbox,
     pub(super) devices: &'a mut DeviceEnds,
+    pub(super) streams: Option<&'a EdgeStreams>,
 }
 
 /// One connection and all that belongs to it; dropped with it.
 pub(super) struct Link<'a> {
-    conn: Conn,
+    wire: Wire,
     end: EdgeEnd,
+    /// Where both the cloud and this edgecore have byte streams.
+    streams: Option<(LinkStreams, &'a EdgeStreams)>,
     meta: &'a Meta,
     ends: Ends<'a>,
     waiting: HashMap<MessageId, Waiting>,
@@ -69,13 +76,14 @@ enum Event {
     Report(Outgoing),
     Device(MessageId, DeviceReport),
     Again(Ticket),
+    Streams,
     Timeout,
     Renewed,
     Stop,
 }
 
 impl<'a> Link<'a> {
-    pub(super) fn new(conn: Conn, config: &EdgeHubConfig, meta: &'a Meta, ends: Ends<'a>) -> Self {
+    pub(super) fn new(dialled: Dialled, config: &EdgeHubConfig, meta: &'a Meta, ends: Ends<'a>) -> Self {
         let heartbeat = config.heartbeat.secs();
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let config = EdgeConfig {
@@ -85,7 +93,8 @@ impl<'a> Link<'a> {
             ..EdgeConfig::default()
         };
         Self {
-            conn,
+            wire: Wire::new(dialled.conn),
+            streams: dialled.streams.zip(ends.streams),
             end: EdgeEnd::new(Instant::now(), config),
             meta,
             ends,
@@ -102,18 +111,29 @@ impl<'a> Link<'a> {
     pub(super) async fn run(mut self, identity: &mut Identity, shutdown: &Shutdown) -> String {
         // Kept across the loop: a renewal that other events interrupted would leave the cloud with a key nobody has.
         let mut renewed = std::pin::pin!(identity.renewed());
+        let mut frame_is_due = false;
         loop {
             if let Err(why) = self.flush().await {
                 return why;
             }
+            if std::mem::take(&mut frame_is_due) {
+                if let Some(frame) = self.streams.as_ref().and_then(|(streams, _)| streams.next_frame())
+                    && let Err(why) = self.write(Message::Binary(frame)).await
+                {
+                    return why;
+                }
+                // Whatever came to be said meanwhile goes before the next frame.
+                continue;
+            }
             let timeout = self.end.poll_timeout().unwrap_or_else(Instant::now);
             let event = tokio::select! {
-                frame = self.conn.next() => Event::Frame(frame),
+                frame = self.wire.next() => Event::Frame(frame),
                 Some((id, applied)) = self.applying.next() => Event::Applied(id, applied),
                 Some(request) = self.ends.inbox.requests.recv() => Event::Request(request),
                 Some(outgoing) = self.ends.outbox.outgoing.recv() => Event::Report(outgoing),
                 Some((message, report)) = self.ends.devices.outbox.outgoing.recv() => Event::Device(message, report),
                 Some(ticket) = self.pauses.next() => Event::Again(ticket),
+                () = ready(self.streams.as_ref().map(|(streams, _)| streams)) => Event::Streams,
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = &mut renewed => Event::Renewed,
                 () = shutdown.wait() => Event::Stop,
@@ -141,6 +161,8 @@ impl<'a> Link<'a> {
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
                 Event::Device(message, report) => self.end.tell(now, report.message(message)),
                 Event::Again(ticket) => self.verdict(Verdict::Again(ticket)).await,
+                // Whoever has something to tell goes first; one of those branches is ready then.
+                Event::Streams => frame_is_due = !self.has_messages_waiting(),
                 Event::Timeout => self.end.handle_timeout(now),
                 Event::Renewed => {
                     self.close().await;
@@ -159,7 +181,16 @@ impl<'a> Link<'a> {
             Message::Text(text) => {
                 self.end.handle_bytes(now, text.as_bytes()).map_err(|error| error.to_string())
             }
-            Message::Binary(bytes) => self.end.handle_bytes(now, &bytes).map_err(|error| error.to_string()),
+            Message::Binary(bytes) => match &self.streams {
+                Some((streams, takers)) => {
+                    self.end.handle_life(now);
+                    if let Some(opened) = streams.handle_bytes(&bytes).map_err(|error| error.to_string())? {
+                        takers.accept(opened);
+                    }
+                    Ok(())
+                }
+                None => self.end.handle_bytes(now, &bytes).map_err(|error| error.to_string()),
+            },
             Message::Pong(number) => {
                 self.end.handle_pong(now);
                 let number = <[u8; 8]>::try_from(&number[..]).map_or(0, u64::from_be_bytes);
@@ -177,6 +208,11 @@ impl<'a> Link<'a> {
             Message::Close(Some(frame)) => Err(format!("the cloud closed the connection: {}", frame.reason)),
             Message::Close(None) => Err("the cloud closed the connection".into()),
         }
+    }
+
+    fn has_messages_waiting(&self) -> bool {
+        let Ends { inbox, outbox, devices, .. } = &self.ends;
+        !(inbox.requests.is_empty() && outbox.outgoing.is_empty() && devices.outbox.outgoing.is_empty())
     }
 
     async fn on_report(&mut self, now: Instant, outgoing: Outgoing) {
@@ -283,7 +319,7 @@ impl<'a> Link<'a> {
     }
 
     async fn write(&mut self, message: Message) -> Result<(), String> {
-        match tokio::time::timeout(WRITE_LIMIT, self.conn.send(message)).await {
+        match tokio::time::timeout(WRITE_LIMIT, self.wire.write(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(format!("the connection broke: {error}")),
             Err(_) => Err(format!("the cloud took nothing for {} s", WRITE_LIMIT.as_secs())),
@@ -303,6 +339,15 @@ impl<'a> Link<'a> {
     }
 
     async fn close(&mut self) {
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.conn.close(None)).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.wire.conn.close(None)).await;
     }
+}
+
+/// Waits until there is a frame of a stream to write; for ever where there are no streams.
+async fn ready(streams: Option<&LinkStreams>) {
+    std::future::poll_fn(|cx| match streams {
+        Some(streams) => streams.poll_ready(cx),
+        None => std::task::Poll::Pending,
+    })
+    .await;
 }

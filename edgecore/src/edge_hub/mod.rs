@@ -11,6 +11,7 @@ mod link;
 mod proxy;
 mod sending;
 mod tls;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,10 @@ pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, R
 pub use identity::{Identity, IdentityError, Prospect};
 
 use crate::config::EdgeHubConfig;
+use crate::edge_stream::EdgeStreams;
 use crate::meta_manager::Meta;
 use crate::report_queue::{DeviceOutbox, Outbox, ParcelNews, Verdict};
+use dial::Offer;
 use handle::Request;
 use link::Ends;
 use tls::DialError;
@@ -48,6 +51,7 @@ pub struct EdgeHub {
     meta: Meta,
     outbox: Outbox,
     devices: DeviceEnds,
+    streams: Option<EdgeStreams>,
     n_connections: u64,
 }
 
@@ -81,7 +85,14 @@ impl EdgeHub {
         devices: DeviceEnds,
     ) -> Self {
         let identity = Identity::new(&config, node.clone());
-        Self { config, node, joined, identity, inbox, meta, outbox, devices, n_connections: 0 }
+        Self { config, node, joined, identity, inbox, meta, outbox, devices, streams: None, n_connections: 0 }
+    }
+
+    /// Offers the cloud byte streams, and hands over those that it opens. Without, none are offered.
+    #[must_use]
+    pub fn with_streams(mut self, streams: EdgeStreams) -> Self {
+        self.streams = Some(streams);
+        self
     }
 
     /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
@@ -128,11 +139,12 @@ impl EdgeHub {
     async fn one_connection(&mut self, shutdown: &Shutdown) -> Result<Ended, LinkError> {
         let dialled = async {
             self.identity.ensure().await?;
-            Ok::<_, LinkError>(dial::websocket(&self.config, &self.node, &self.identity).await?)
+            let offer = if self.streams.is_some() { Offer::Streams } else { Offer::Nothing };
+            Ok::<_, LinkError>(dial::websocket(&self.config, &self.node, &self.identity, offer).await?)
         };
         // Only dialling may be dropped anywhere; the link itself ends in order.
-        let conn = tokio::select! {
-            conn = dialled => conn?,
+        let dialled = tokio::select! {
+            dialled = dialled => dialled?,
             () = shutdown.wait() => return Ok(Ended { why: "edgecore stops".into(), stood: Duration::ZERO }),
         };
         let connected = Instant::now();
@@ -140,8 +152,13 @@ impl EdgeHub {
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
         self.inbox.set(LinkState::Connected(self.n_connections));
-        let ends = Ends { inbox: &mut self.inbox, outbox: &mut self.outbox, devices: &mut self.devices };
-        let link = link::Link::new(conn, &self.config, &self.meta, ends);
+        let ends = Ends {
+            inbox: &mut self.inbox,
+            outbox: &mut self.outbox,
+            devices: &mut self.devices,
+            streams: self.streams.as_ref(),
+        };
+        let link = link::Link::new(dialled, &self.config, &self.meta, ends);
         let why = link.run(&mut self.identity, shutdown).await;
         Ok(Ended { why, stood: connected.elapsed() })
     }
@@ -193,3 +210,6 @@ fn random_fraction() -> f64 {
         Err(_) => 0.5,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,15 @@
 //!
 //! This crate has no socket, no clock and no task. The caller moves bytes, passes `now`, calls `handle_timeout` at
 //! `poll_timeout` and empties `poll_output` after every call. cloudcore's `cloud_hub` drives [`CloudEnd`], edgecore's
-//! `edge_hub` drives [`EdgeEnd`]. Both end with the connection: a new connection gets a new one.
+//! `edge_hub` drives [`EdgeEnd`]. Both end with the connection: a new connection gets a new one. [`streams`] carries byte
+//! streams beside the messages, where both sides know how.
 
 #![warn(missing_docs)]
 
 pub mod cloud;
 pub mod edge;
 mod recent;
+pub mod streams;
 
 pub use cloud::{CloudConfig, CloudEnd, Deed, WindowFull};
 pub use edge::{EdgeConfig, EdgeEnd};

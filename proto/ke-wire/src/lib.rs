@@ -22,6 +22,7 @@ mod version;
 pub mod enrolment;
 pub mod join_tokens;
 pub mod kubeedge;
+pub mod tunnel;
 
 pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo, PatchOptions};
 pub use device_report::{

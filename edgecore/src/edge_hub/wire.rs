@@ -1,0 +1,79 @@
+//! The socket to the cloud, which never stops reading because it writes.
+//!
+//! Two ends that both wait for room to write, and read nothing meanwhile, would wait for ever. Messages alone are too rare
+//! for that; streams in both directions are not.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::dial::Conn;
+
+/// Bytes that are read ahead while a write is stuck: all the data that a cloud may have under way (128 KiB), several times.
+/// Full: the rest stays in the cloud's socket, and the write has its own limit.
+const MAX_HELD: usize = 512 << 10;
+/// What a message costs besides its bytes.
+const OVERHEAD: usize = 64;
+
+type Received = Option<Result<Message, tungstenite::Error>>;
+
+/// The socket, and what was read from it while something was written.
+pub(super) struct Wire {
+    pub(super) conn: Conn,
+    held: VecDeque<Received>,
+    n_held: usize,
+}
+
+impl Wire {
+    pub(super) fn new(conn: Conn) -> Self {
+        Self { conn, held: VecDeque::new(), n_held: 0 }
+    }
+
+    /// The next message; nothing is lost when it is dropped.
+    pub(super) async fn next(&mut self) -> Received {
+        if let Some(received) = self.held.pop_front() {
+            if self.held.is_empty() {
+                self.held = VecDeque::new();
+                self.n_held = 0;
+            }
+            return received;
+        }
+        self.conn.next().await
+    }
+
+    /// Writes one message, and returns when the socket has taken all of it.
+    pub(super) async fn write(&mut self, message: Message) -> Result<(), tungstenite::Error> {
+        let Self { conn, held, n_held } = self;
+        let mut message = Some(message);
+        poll_fn(move |cx| {
+            loop {
+                let written = match message {
+                    Some(_) => conn.poll_ready_unpin(cx)?,
+                    None => conn.poll_flush_unpin(cx)?,
+                };
+                match (written, message.take()) {
+                    (Poll::Ready(()), Some(message)) => conn.start_send_unpin(message)?,
+                    (Poll::Ready(()), None) => return Poll::Ready(Ok(())),
+                    (Poll::Pending, unsent) => {
+                        message = unsent;
+                        break;
+                    }
+                }
+            }
+            while *n_held < MAX_HELD {
+                let Poll::Ready(received) = conn.poll_next_unpin(cx) else { break };
+                // After its end there is nothing more to read.
+                *n_held += match &received {
+                    Some(Ok(message)) => message.len() + OVERHEAD,
+                    _ => MAX_HELD,
+                };
+                held.push_back(received);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
