@@ -23,7 +23,7 @@ use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
 use edgecore::event_bus::{EventBus, Upload};
-use edgecore::kubelet_server::{self, KubeletServer};
+use edgecore::kubelet_server::{self, Gauge, KubeletServer, Machine};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
 use edgecore::pod_network::{self, PodNetwork};
@@ -288,6 +288,16 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         db: db.clone(),
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
+        gauge: Gauge::new(Machine {
+            node_name: name.to_string(),
+            n_cpus: host.n_cpus,
+            memory_bytes: host.memory_bytes,
+            root_dir: edged_config.root_directory.clone(),
+            pod_logs_root: kubelet.pod_logs_dir.clone(),
+            layout: layout(kubelet),
+            cgroups: CGROUPS.into(),
+            proc: "/proc".into(),
+        }),
         numbers: Box::new(admin.numbers()),
     };
     let port = Some(kubelet.read_only_port).filter(|port| *port != 0);

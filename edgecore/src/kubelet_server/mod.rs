@@ -6,10 +6,16 @@
 
 mod answer;
 mod containers;
+mod exposition;
+mod figures;
+mod kernel;
 mod logs;
+mod measure;
+mod pods;
 mod relay;
 mod route;
 mod streaming;
+mod summary;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,11 +29,13 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ke_run::shutdown::Shutdown;
+use ke_run::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use self::answer::{Answer, Refused, TEXT, whole};
+use self::answer::{Answer, PROMETHEUS, Refused, TEXT, whole};
+pub use self::measure::{Gauge, Machine};
 use self::relay::{Joint, relay};
 use self::route::{Door, NoRoute, Route, route};
 use crate::db::Db;
@@ -58,6 +66,8 @@ pub struct Sources {
     pub runtime: Arc<dyn Runtime>,
     /// `podLogsDir`.
     pub pod_logs_root: PathBuf,
+    /// What they use.
+    pub gauge: Gauge,
     /// All numbers of this process as text.
     pub numbers: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
@@ -117,10 +127,13 @@ impl KubeletServer {
     async fn accept(self, listener: TcpListener, shutdown: Shutdown) {
         let room = Arc::new(Semaphore::new(MAX_LOOPBACK));
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            let stream = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+            let next = async {
+                let permit = Arc::clone(&room).acquire_owned().await.map_err(std::io::Error::other)?;
+                Ok::<_, std::io::Error>((listener.accept().await?.0, permit))
+            };
+            let (stream, permit) = tokio::select! {
+                next = next => match next {
+                    Ok(next) => next,
                     Err(error) => {
                         tracing::warn!(%error, "accept a connection to the kubelet's port");
                         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -221,7 +234,18 @@ impl Sources {
             Route::Attach(path) => self.attach(path, &query, request, joint).await,
             Route::Run(path) => self.run(path, &query).await,
             Route::PortForward(path) => self.port_forward(path, &query, request, joint).await,
-            _ => Err(Refused::not_found("404 page not found")),
+            Route::Pods => self.pod_list().await,
+            Route::RunningPods => self.running_pods().await,
+            Route::Summary => self.stats_summary(&query).await,
+            Route::MetricsResource => self.metrics_resource().await,
+            Route::MetricsCadvisor => self.metrics_cadvisor().await,
+            Route::Metrics => {
+                let numbers = (self.numbers)();
+                let numbers = numbers.ok_or_else(|| Refused::broken(&"the metrics cannot be written"))?;
+                Ok(whole(Metrics::CONTENT_TYPE, numbers))
+            }
+            // Until there are probes that are counted.
+            Route::MetricsProbes => Ok(whole(PROMETHEUS, "")),
         }
     }
 }

@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use crate::db::{Db, Synchronous};
 use crate::edge_hub::Cloud;
+use crate::edged::cgroups::{Driver, Layout};
 use crate::edged::{CONTAINER_NAME, FakeRuntime, POD_UID, Runtime};
-use crate::kubelet_server::{KubeletHandle, KubeletServer, Sources};
+use crate::kubelet_server::{Gauge, KubeletHandle, KubeletServer, Machine, Sources};
 use crate::meta_manager::{MetaManager, Pushed};
 use crate::report_queue::{Report, ReportQueue, Reports};
 
@@ -75,6 +76,16 @@ impl Bench {
             db,
             runtime: Arc::new(runtime.clone()),
             pod_logs_root: folder.path().join("logs"),
+            gauge: Gauge::new(Machine {
+                node_name: "edge-1".into(),
+                n_cpus: 1,
+                memory_bytes: 1 << 30,
+                root_dir: folder.path().into(),
+                pod_logs_root: folder.path().join("logs"),
+                layout: Layout { driver: Driver::Cgroupfs, root: "/".into(), per_qos: false },
+                cgroups: folder.path().join("cgroup"),
+                proc: "/proc".into(),
+            }),
             numbers: Box::new(|| Some("# EOF\n".to_owned())),
         };
         let (handle, server) = KubeletServer::new(Some(([127, 0, 0, 1], 0).into()), sources);
@@ -157,7 +168,13 @@ impl Bench {
 async fn run_container(runtime: &FakeRuntime, name: &str) -> (String, String) {
     let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let labels = [label(POD_UID, "u1"), label(CONTAINER_NAME, name)];
-    let sandbox = v1::PodSandboxConfig { labels: labels.clone().into(), ..Default::default() };
+    let metadata =
+        v1::PodSandboxMetadata { name: "web".into(), namespace: "shop".into(), uid: "u1".into(), attempt: 0 };
+    let sandbox = v1::PodSandboxConfig {
+        metadata: Some(metadata),
+        labels: labels.clone().into(),
+        ..Default::default()
+    };
     let sandbox_id = runtime.run_sandbox(&sandbox, "").await.unwrap();
     let config = v1::ContainerConfig {
         image: Some(v1::ImageSpec { image: "web:1".into(), ..Default::default() }),

@@ -44,6 +44,26 @@ async fn the_port_shows_no_container() {
     assert!(bench.runtime.streams().is_empty());
     let answer = ask(address, "GET", "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"), "{answer}");
+    for (path, kind, expected) in [
+        ("/pods", "application/json", r#""kind":"PodList""#),
+        ("/pods", "application/json", r#""phase":"Running""#),
+        ("/runningpods/", "application/json", r#""containers":[{"image":"web:1","name":"app""#),
+        ("/stats/summary", "application/json", r#""podRef":{"name":"web","namespace":"shop","uid":"u1"}"#),
+        ("/stats/summary?only_cpu_and_memory=true", "application/json", r#""nodeName":"edge-1""#),
+        ("/metrics", "openmetrics", "# EOF"),
+        ("/metrics/resource", "version=0.0.4", "node_memory_working_set_bytes "),
+        ("/metrics/resource", "version=0.0.4", "resource_scrape_error 0\n"),
+        ("/metrics/cadvisor", "version=0.0.4", "machine_cpu_cores 1\n"),
+        ("/metrics/probes", "version=0.0.4", ""),
+    ] {
+        let answer = ask(address, "GET", path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        assert!(answer.contains(kind) && answer.contains(expected), "{path}: {answer}");
+    }
+    bench.runtime.go_away();
+    let answer = ask(address, "GET", "/metrics/resource").await;
+    assert!(answer.contains("resource_scrape_error 1\n") && answer.contains("node_cpu"), "{answer}");
+    assert!(ask(address, "GET", "/runningpods").await.starts_with("HTTP/1.1 500 "));
     assert!(ask(address, "GET", "/secrets").await.starts_with("HTTP/1.1 404 "));
 }
 
