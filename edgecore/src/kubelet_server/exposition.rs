@@ -34,7 +34,8 @@ pub(super) fn resource(figures: &Figures) -> String {
         "gauge",
         "Start time of the container since unix epoch in seconds",
     );
-    for of in containers().filter(|(_, container)| container.started_at > 0) {
+    // metrics-server leaves out a whole pod for one container of which it reads nothing but this.
+    for of in containers().filter(|(_, container)| container.started_at > 0 && container.cpu.is_some()) {
         text.sample(&labels(of), seconds(of.1.started_at), None);
     }
     text.family(

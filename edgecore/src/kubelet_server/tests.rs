@@ -65,6 +65,22 @@ async fn a_follower_who_goes_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn who_reads_slowly_has_little_of_a_log_waiting() {
+    let bench = Bench::start().await;
+    let lines: String = (0..200_000).map(|n| format!("2026-01-31T12:00:02Z stdout F line {n}\n")).collect();
+    bench.log_line(&lines);
+    // An older version of HTTP: what comes is the log and nothing else.
+    let mut caller = bench.say("GET /containerLogs/shop/web/app HTTP/1.0\r\n\r\n").await;
+    caller.head().await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let n_read = bench::position(&bench.logs().join("0.log"));
+    assert!((1..512 << 10).contains(&n_read), "{n_read} of {} bytes were read", lines.len());
+    let log = caller.end().await;
+    assert_eq!(log.lines().count(), 200_002);
+    assert!(log.ends_with("line 199998\nline 199999\n"));
+}
+
+#[tokio::test]
 async fn commands_are_run_without_a_shell() {
     let bench = Bench::start().await;
     bench.runtime.set_exec("date", 0, "today");

@@ -41,7 +41,12 @@ fn figures() -> Figures {
                     ..ContainerFigures::default()
                 },
                 // Just started: nothing was measured yet.
-                ContainerFigures { name: "si\"de\n".into(), id: "c2".into(), ..ContainerFigures::default() },
+                ContainerFigures {
+                    name: "si\"de\n".into(),
+                    id: "c2".into(),
+                    started_at: 1_700_000_000_000_000_000,
+                    ..ContainerFigures::default()
+                },
             ],
         }],
         is_whole: true,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,6 +184,18 @@ async fn run_container(runtime: &FakeRuntime, name: &str) -> (String, String) {
     let id = runtime.create_container(&sandbox_id, &config, &sandbox).await.unwrap();
     runtime.start_container(&id).await.unwrap();
     (sandbox_id, id)
+}
+
+/// How far this process has read a file that it has open.
+pub(super) fn position(path: &Path) -> u64 {
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let ours = open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path));
+    let positions = ours.map(|entry| {
+        let info = fs::read_to_string(Path::new("/proc/self/fdinfo").join(entry.file_name())).unwrap();
+        let position = info.lines().find_map(|line| line.strip_prefix("pos:")).unwrap();
+        position.trim().parse().unwrap()
+    });
+    positions.max().unwrap()
 }
 
 /// Whoever asks.
