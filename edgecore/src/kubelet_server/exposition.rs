@@ -2,7 +2,10 @@
 
 use std::fmt::{Display, Write};
 
-use super::figures::{ContainerFigures, Cpu, Figures, Memory, PodFigures};
+use super::figures::{ContainerFigures, Cpu, Figures, Interface, Memory, PodFigures};
+
+/// A name, what it tells, and which figure it is.
+type Family<Of, Figure> = (&'static str, &'static str, fn(&Of) -> Figure);
 
 /// `/metrics/resource`: what metrics-server reads, and so `kubectl top` and autoscalers.
 pub(super) fn resource(figures: &Figures) -> String {
@@ -75,7 +78,7 @@ pub(super) fn cadvisor(figures: &Figures, now: i64) -> String {
     for row in &rows {
         text.cpu(&row.labels(&[("cpu", "total")]), row.cpu);
     }
-    let memory: [(&str, &str, fn(&Memory) -> Option<u64>); 3] = [
+    let memory: [Family<Memory, Option<u64>>; 3] = [
         ("container_memory_working_set_bytes", "Current working set in bytes", |memory| memory.working_set),
         ("container_memory_usage_bytes", "Current memory usage in bytes, caches included", |memory| {
             memory.usage
@@ -197,8 +200,7 @@ impl Text {
     }
 
     fn network(&mut self, figures: &Figures) {
-        use super::figures::Interface;
-        let families: [(&'static str, &str, fn(&Interface) -> u64); 4] = [
+        let families: [Family<Interface, u64>; 4] = [
             ("container_network_receive_bytes_total", "Bytes received", |one| one.rx_bytes),
             ("container_network_receive_errors_total", "Errors while receiving", |one| one.rx_errors),
             ("container_network_transmit_bytes_total", "Bytes transmitted", |one| one.tx_bytes),

@@ -91,7 +91,8 @@ pub(super) fn proc_stat(text: &str) -> (Option<u64>, Option<i64>) {
     (hundredths.map(|hundredths| hundredths.saturating_mul(10_000_000)), booted)
 }
 
-/// Interfaces of `/proc/net/dev` but the loopback, that of the default route (`/proc/net/route`) first.
+/// Interfaces of `/proc/net/dev`, that of the default route (`/proc/net/route`) first. Not the loopback, and not the machine's ends
+/// of pods' own, as in cAdvisor.
 pub(super) fn interfaces(dev: &str, routes: &str) -> Vec<Interface> {
     let read = |line: &str| {
         let (name, figures) = line.split_once(':')?;
@@ -105,7 +106,8 @@ pub(super) fn interfaces(dev: &str, routes: &str) -> Vec<Interface> {
         let mut words = line.split_whitespace();
         words.next().filter(|_| words.next() == Some("00000000"))
     });
-    let mut found: Vec<Interface> = dev.lines().filter_map(read).filter(|one| one.name != "lo").collect();
+    let is_own = |one: &Interface| one.name != "lo" && !one.name.starts_with("veth");
+    let mut found: Vec<Interface> = dev.lines().filter_map(read).filter(is_own).collect();
     found.sort_by_key(|one| Some(one.name.as_str()) != default);
     found
 }
@@ -185,7 +187,8 @@ mod tests {
     fn interfaces_of_a_namespace() {
         let dev = "Inter-|   Receive        |  Transmit\n face |bytes packets errs drop|bytes\n    \
                    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  cni0: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n  \
-                   eth0:100 1 2 0 0 0 0 0 200 1 3 0 0 0 0 0\n broken: 1 2\n";
+                   eth0:100 1 2 0 0 0 0 0 200 1 3 0 0 0 0 0\n broken: 1 2\n \
+                   veth1a2b: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n";
         let routes = "Iface\tDestination\tGateway\ncni0\t0000580A\t00000000\neth0\t00000000\t0102A8C0\n";
         let found = interfaces(dev, routes);
         let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();

@@ -108,7 +108,7 @@ fn pods(
         stats.iter().filter_map(|stats| Some((stats.attributes.as_ref()?.id.as_str(), stats))).collect();
     let mut ready: Vec<v1::PodSandbox> =
         sandboxes.into_iter().filter(|one| one.state() == v1::PodSandboxState::SandboxReady).collect();
-    ready.sort_by(|one, other| other.created_at.cmp(&one.created_at));
+    ready.sort_by_key(|one| std::cmp::Reverse(one.created_at));
     let mut found: Vec<PodFigures> = Vec::new();
     for sandbox in ready {
         let Some(metadata) = sandbox.metadata else { continue };
