@@ -38,11 +38,13 @@ impl Joined {
     pub fn prepare_in(machine: Machine, node: &str, cloud: &CloudCore) -> Result<Self> {
         let (websocket, certport) = (cloud.websocket().to_string(), cloud.https().port());
         let (admin, mqtt) = (machine.run_dir().port()?, machine.run_dir().port()?);
+        let kubelet = machine.run_dir().port()?;
         let mut joined = Self::prepare_at(machine, node, websocket, certport)?;
         // Several machines share this one's network.
         joined.admin = Some(admin);
         joined.set += &format!(
-            ",admin.bindAddress=127.0.0.1:{admin},modules.eventBus.mqttServerInternal=tcp://127.0.0.1:{mqtt}"
+            ",admin.bindAddress=127.0.0.1:{admin},modules.eventBus.mqttServerInternal=tcp://127.0.0.1:{mqtt},\
+             modules.edged.tailoredKubeletConfig.readOnlyPort={kubelet}"
         );
         Ok(joined)
     }

@@ -153,6 +153,7 @@ pub struct EdgeCore {
     node_name: String,
     config: PathBuf,
     mqtt: SocketAddr,
+    kubelet: SocketAddr,
     run_dir: RunDir,
 }
 
@@ -167,6 +168,7 @@ impl EdgeCore {
     pub fn prepare(runtime: &Runtime, options: &EdgeOptions) -> Result<Self> {
         let run_dir = RunDir::new("edgecore")?;
         let mqtt = run_dir.port()?;
+        let kubelet = SocketAddr::from(([127, 0, 0, 1], run_dir.port()?));
         let file = |name: &str| run_dir.join(name);
         let mut config = json!({
             "apiVersion": "edgecore.config.kubeedge.io/v1alpha2",
@@ -183,6 +185,7 @@ impl EdgeCore {
                         "cgroupDriver": "cgroupfs",
                         "cgroupRoot": runtime.cgroup_root(),
                         "podLogsDir": file("pod-logs"),
+                        "readOnlyPort": kubelet.port(),
                         // How full this machine's disk is has no part in any story.
                         "evictionHard": {"nodefs.available": "1%", "nodefs.inodesFree": "1%"},
                     },
@@ -210,7 +213,7 @@ impl EdgeCore {
             ["--config".into(), path.clone().into_os_string()],
         );
         let mqtt = SocketAddr::from(([127, 0, 0, 1], mqtt));
-        Ok(Self { process, node_name: options.node_name.clone(), config: path, mqtt, run_dir })
+        Ok(Self { process, node_name: options.node_name.clone(), config: path, mqtt, kubelet, run_dir })
     }
 
     /// Its share of a power cut: the process and every pod mount are gone, its files stay. The runtime's share is
@@ -240,6 +243,11 @@ impl EdgeCore {
     /// Its embedded MQTT broker.
     pub fn mqtt(&self) -> SocketAddr {
         self.mqtt
+    }
+
+    /// Where this machine's own programs ask the kubelet's routes.
+    pub fn kubelet(&self) -> SocketAddr {
+        self.kubelet
     }
 
     /// The socket that mappers call.

@@ -65,6 +65,12 @@ impl Admin {
         Ok(Self { listener, shared: Arc::new(Shared { metrics, connected, cloud, runtime, standing }) })
     }
 
+    /// What `/metrics` shows, for who shows it elsewhere too. `None`: it cannot be written.
+    pub fn numbers(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.numbers()
+    }
+
     /// Serves until shutdown.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AdminError> {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -97,6 +103,11 @@ impl Admin {
 }
 
 impl Shared {
+    fn numbers(&self) -> Option<String> {
+        self.connected.set(i64::from(*self.cloud.state().borrow() != LinkState::Away));
+        self.metrics.encode().ok()
+    }
+
     async fn answer(&self, request: &Request<hyper::body::Incoming>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/healthz" | "/livez" => text(StatusCode::OK, "ok"),
@@ -115,18 +126,15 @@ impl Shared {
                     Standing::Told { unready: None } => text(StatusCode::OK, "Ready"),
                 }
             }
-            "/metrics" => {
-                self.connected.set(i64::from(*self.cloud.state().borrow() != LinkState::Away));
-                match self.metrics.encode() {
-                    Ok(body) => {
-                        let mut response = text(StatusCode::OK, &body);
-                        let kind = hyper::header::HeaderValue::from_static(Metrics::CONTENT_TYPE);
-                        response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
-                        response
-                    }
-                    Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"),
+            "/metrics" => match self.numbers() {
+                Some(body) => {
+                    let mut response = text(StatusCode::OK, &body);
+                    let kind = hyper::header::HeaderValue::from_static(Metrics::CONTENT_TYPE);
+                    response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
+                    response
                 }
-            }
+                None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"),
+            },
             _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /node and /metrics here"),
         }
     }

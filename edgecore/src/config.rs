@@ -292,6 +292,10 @@ pub struct KubeletConfig {
     pub kube_reserved: Reserved,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
+    /// Address of this machine alone at which its own programs get metrics and pods. They show no credentials there.
+    pub address: IpAddr,
+    /// Port of that. 0: none. The cloud does not use it: it asks over its link.
+    pub read_only_port: u16,
 }
 
 impl Default for KubeletConfig {
@@ -323,6 +327,8 @@ impl Default for KubeletConfig {
             system_reserved: Reserved::default(),
             kube_reserved: Reserved::default(),
             pod_logs_dir: "/var/log/pods".into(),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            read_only_port: 10350,
         }
     }
 }
@@ -395,6 +401,13 @@ impl ConfigFile for EdgeCoreConfig {
             problems.push(Problem::new("modules.edged.podNetwork.confDir", text));
         }
         let kubelet = &edged.tailored_kubelet_config;
+        if !kubelet.address.is_loopback() {
+            let text = format!(
+                "found {}, expected an address of this machine alone, such as 127.0.0.1: nobody shows credentials there",
+                kubelet.address
+            );
+            problems.push(Problem::new("modules.edged.tailoredKubeletConfig.address", text));
+        }
         let (low, high) = (kubelet.image_gc_low_threshold_percent, kubelet.image_gc_high_threshold_percent);
         if low.get() >= high.get() {
             let text =

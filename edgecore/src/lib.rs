@@ -18,6 +18,7 @@ pub mod event_bus;
 pub mod report_queue;
 pub mod query;
 pub mod control;
+pub mod kubelet_server;
 pub mod admin;
 pub mod preflight;
 pub mod debug;

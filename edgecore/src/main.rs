@@ -1,7 +1,7 @@
 //! The outside world in: configuration, store, runtime, sockets; every module built and joined, in the order in which a
 //! message from the cloud meets them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
 use edgecore::event_bus::{EventBus, Upload};
+use edgecore::kubelet_server::{self, Gauge, KubeletServer, Machine};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
 use edgecore::pod_network::{self, PodNetwork};
@@ -286,6 +287,27 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
     };
+    let kubelet_sources = kubelet_server::Sources {
+        meta: meta.clone(),
+        db: db.clone(),
+        runtime: Arc::clone(&runtime),
+        pod_logs_root: kubelet.pod_logs_dir.clone(),
+        gauge: Gauge::new(Machine {
+            node_name: name.to_string(),
+            n_cpus: host.n_cpus,
+            memory_bytes: host.memory_bytes,
+            root_dir: edged_config.root_directory.clone(),
+            pod_logs_root: kubelet.pod_logs_dir.clone(),
+            layout: layout(kubelet),
+            cgroups: CGROUPS.into(),
+            proc: "/proc".into(),
+        }),
+        numbers: Box::new(admin.numbers()),
+    };
+    let port = Some(kubelet.read_only_port).filter(|port| *port != 0);
+    let face = port.map(|port| SocketAddr::new(kubelet.address, port));
+    // The tunnel to the cloud takes the handle.
+    let (_kubelet, kubelet_server) = KubeletServer::new(face, kubelet_sources);
     let control = match Control::bind(&config.control_socket(), sources) {
         Ok(control) => Some(control),
         // Pods matter more.
@@ -358,6 +380,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         tasks.add("pod_network", |stop| pod_network.run(stop));
     }
     tasks.add("admin", |stop| admin.run(stop));
+    tasks.add("kubelet_server", |stop| kubelet_server.run(stop));
     if let Some(control) = control {
         tasks.add("control", |stop| control.run(stop));
     }

@@ -84,6 +84,13 @@ fn what_cannot_work_is_refused() {
         ],
     );
     refuses(
+        "modules: {edged: {tailoredKubeletConfig: {address: 0.0.0.0}}}",
+        &[
+            "modules.edged.tailoredKubeletConfig.address: found 0.0.0.0, expected an address of this machine alone, such \
+           as 127.0.0.1: nobody shows credentials there",
+        ],
+    );
+    refuses(
         "modules: {edged: {tailoredKubeletConfig: {cgroupDriver: x, syncFrequency: 60}}}",
         &[
             "modules.edged.tailoredKubeletConfig.cgroupDriver: unknown variant `x`, expected `cgroupfs` or \

@@ -50,6 +50,10 @@ struct Inner {
     stubborn: Vec<String>,
     events: Option<mpsc::UnboundedSender<v1::ContainerEventResponse>>,
     offers_events: bool,
+    stats: Vec<v1::ContainerStats>,
+    /// Where streams are promised, `None`: where nobody listens; and what was asked for them.
+    streaming: Option<String>,
+    streams: Vec<String>,
 }
 
 struct FakeContainer {
@@ -117,6 +121,22 @@ impl FakeRuntime {
     pub fn set_exec(&self, command: &str, exit_code: i32, stdout: &str) {
         let response = v1::ExecSyncResponse { stdout: stdout.into(), stderr: Vec::new(), exit_code };
         self.lock().exec.insert(command.to_owned(), response);
+    }
+
+    /// What `container_stats` gives.
+    pub fn set_stats(&self, stats: Vec<v1::ContainerStats>) {
+        self.lock().stats = stats;
+    }
+
+    /// Streams are promised below this, such as `http://127.0.0.1:4321`.
+    pub fn set_streaming(&self, base: &str) {
+        self.lock().streaming = Some(base.to_owned());
+    }
+
+    /// Every stream that was asked for, as the request's debug text.
+    #[must_use]
+    pub fn streams(&self) -> Vec<String> {
+        self.lock().streams.clone()
     }
 
     /// Containers of this name ignore their stop signal: `stop_container` ends them with 137.
@@ -259,6 +279,11 @@ impl Inner {
         if events.send(event).is_err() {
             self.events = None;
         }
+    }
+
+    fn promise(&mut self, request: String, path: &str) -> String {
+        self.streams.push(request);
+        format!("{}{path}", self.streaming.as_deref().unwrap_or("http://127.0.0.1:1"))
     }
 
     fn find_image(&self, reference: &str) -> Option<&v1::Image> {
@@ -518,7 +543,7 @@ impl Runtime for FakeRuntime {
 
     async fn container_stats(&self) -> Result<Vec<v1::ContainerStats>, RuntimeError> {
         self.enter("container_stats", "").await?;
-        Ok(Vec::new())
+        Ok(self.lock().stats.clone())
     }
 
     async fn exec_sync(
@@ -539,17 +564,17 @@ impl Runtime for FakeRuntime {
 
     async fn exec_url(&self, request: v1::ExecRequest) -> Result<String, RuntimeError> {
         self.enter("exec_url", &request.container_id).await?;
-        Ok(format!("http://127.0.0.1:1/exec/{}", request.container_id))
+        Ok(self.lock().promise(format!("{request:?}"), &format!("/exec/{}", request.container_id)))
     }
 
     async fn attach_url(&self, request: v1::AttachRequest) -> Result<String, RuntimeError> {
         self.enter("attach_url", &request.container_id).await?;
-        Ok(format!("http://127.0.0.1:1/attach/{}", request.container_id))
+        Ok(self.lock().promise(format!("{request:?}"), &format!("/attach/{}", request.container_id)))
     }
 
     async fn port_forward_url(&self, request: v1::PortForwardRequest) -> Result<String, RuntimeError> {
         self.enter("port_forward_url", &request.pod_sandbox_id).await?;
-        Ok(format!("http://127.0.0.1:1/portforward/{}", request.pod_sandbox_id))
+        Ok(self.lock().promise(format!("{request:?}"), &format!("/portforward/{}", request.pod_sandbox_id)))
     }
 
     async fn list_images(&self) -> Result<Vec<v1::Image>, RuntimeError> {

@@ -6,6 +6,8 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::options::LogStream;
+
 /// Time, stream and marks need some 40 bytes.
 pub(super) const MAX_HEAD: usize = 128;
 
@@ -21,6 +23,7 @@ pub(super) enum Mark {
 pub(super) struct Decoder {
     since: Option<Timestamp>,
     timestamps: bool,
+    stream: Option<LogStream>,
     place: Place,
     /// Of the line that is being read, up to its third blank.
     head: Vec<u8>,
@@ -37,8 +40,8 @@ enum Place {
 }
 
 impl Decoder {
-    pub(super) fn new(since: Option<Timestamp>, timestamps: bool) -> Self {
-        Self { since, timestamps, place: Place::Head, head: Vec::new(), is_new: true }
+    pub(super) fn new(since: Option<Timestamp>, timestamps: bool, stream: Option<LogStream>) -> Self {
+        Self { since, timestamps, stream, place: Place::Head, head: Vec::new(), is_new: true }
     }
 
     /// The file's next bytes.
@@ -76,12 +79,13 @@ impl Decoder {
     /// The head is whole. Says whether it is one.
     fn begin(&mut self, shown: &mut Vec<u8>) -> bool {
         let head = std::mem::take(&mut self.head);
-        let Some((time, text)) = time(&head) else {
+        let Some((time, text, stream)) = time(&head) else {
             shown.extend_from_slice(&head);
             self.place = Place::Shown(Mark::Full);
             return false;
         };
-        if self.since.is_some_and(|since| time < since) {
+        if self.since.is_some_and(|since| time < since) || self.stream.is_some_and(|wanted| wanted != stream)
+        {
             self.place = Place::Hidden;
             return true;
         }
@@ -121,14 +125,18 @@ pub(super) fn mark(head: &[u8]) -> Mark {
     }
 }
 
-/// The time, if this is the head of a log line.
-fn time(head: &[u8]) -> Option<(Timestamp, &str)> {
+/// Time and stream, if this is the head of a log line.
+fn time(head: &[u8]) -> Option<(Timestamp, &str, LogStream)> {
     let mut words = head.split(|byte| *byte == b' ');
     let text = std::str::from_utf8(words.next()?).ok()?;
-    let is_stream = matches!(words.next()?, b"stdout" | b"stderr");
+    let stream = match words.next()? {
+        b"stdout" => LogStream::Stdout,
+        b"stderr" => LogStream::Stderr,
+        _ => return None,
+    };
     let is_marked = matches!(words.next()?.first()?, b'P' | b'F');
     let time = text.parse().ok()?;
-    (is_stream && is_marked).then_some((time, text))
+    is_marked.then_some((time, text, stream))
 }
 
 #[cfg(test)]
@@ -138,14 +146,18 @@ mod tests {
     /// The same whatever the blocks are.
     fn check(since: Option<&str>, timestamps: bool, file: &str, expected: &str) {
         for size in [1, 2, 7, 40, 4096] {
-            let mut decoder = Decoder::new(since.map(|since| since.parse().unwrap()), timestamps);
-            let mut shown = Vec::new();
-            for block in file.as_bytes().chunks(size) {
-                decoder.feed(block, &mut shown);
-            }
-            decoder.end_file(&mut shown);
-            assert_eq!(String::from_utf8(shown).unwrap(), expected, "blocks of {size}");
+            let decoder = Decoder::new(since.map(|since| since.parse().unwrap()), timestamps, None);
+            assert_eq!(decoded(decoder, file, size), expected, "blocks of {size}");
         }
+    }
+
+    fn decoded(mut decoder: Decoder, file: &str, size: usize) -> String {
+        let mut shown = Vec::new();
+        for block in file.as_bytes().chunks(size) {
+            decoder.feed(block, &mut shown);
+        }
+        decoder.end_file(&mut shown);
+        String::from_utf8(shown).unwrap()
     }
 
     const A: &str = "2026-01-31T12:00:00.000000001Z stdout F one\n";
@@ -157,6 +169,16 @@ mod tests {
         check(None, false, &[A, B, C].concat(), "one\ntwo  \n\n three\n");
         check(None, false, "", "");
         check(None, false, "2026-01-31T12:00:02Z stdout F\n", "\n");
+    }
+
+    #[test]
+    fn one_stream_is_shown() {
+        let check = |stream: LogStream, expected: &str| {
+            let decoder = Decoder::new(None, false, Some(stream));
+            assert_eq!(decoded(decoder, &[A, B, C].concat(), 5), expected, "{stream:?}");
+        };
+        check(LogStream::Stdout, "one\n\n three\n");
+        check(LogStream::Stderr, "two  \n");
     }
 
     #[test]

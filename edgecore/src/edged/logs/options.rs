@@ -22,6 +22,15 @@ pub struct LogOptions {
     pub timestamps: bool,
     /// End after so many bytes.
     pub limit_bytes: Option<u64>,
+    /// Only what the container said there; `None`: all.
+    pub stream: Option<LogStream>,
+}
+
+/// Where a container says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStream {
+    Stdout,
+    Stderr,
 }
 
 impl LogOptions {
@@ -39,11 +48,12 @@ impl LogOptions {
                 "limitBytes" => options.limit_bytes = Some(number(name, value, 1)?),
                 "sinceSeconds" => since_seconds = Some(number(name, value, 1)?),
                 "sinceTime" => options.since = Some(time(name, value)?),
-                "stream" if !matches!(value.as_str(), "" | "All") => {
-                    return Err(format!("stream: found {value:?}, but only All is offered yet"));
-                }
+                "stream" => options.stream = stream(value)?,
                 _ => {}
             }
+        }
+        if options.stream.is_some() && options.tail_lines.is_some() {
+            return Err("tailLines and a stream other than All: give one of them".into());
         }
         match (since_seconds, options.since) {
             (Some(_), Some(_)) => Err("sinceSeconds and sinceTime: give one of them".into()),
@@ -54,6 +64,15 @@ impl LogOptions {
             }
             (None, _) => Ok(options),
         }
+    }
+}
+
+fn stream(value: &str) -> Result<Option<LogStream>, String> {
+    match value {
+        "" | "All" => Ok(None),
+        "Stdout" => Ok(Some(LogStream::Stdout)),
+        "Stderr" => Ok(Some(LogStream::Stderr)),
+        _ => Err(format!("stream: found {value:?}, expected All, Stdout or Stderr")),
     }
 }
 
@@ -104,6 +123,9 @@ mod tests {
             },
         );
         check("tailLines=0&limitBytes=1", LogOptions { tail_lines: Some(0), limit_bytes: Some(1), ..none() });
+        check("stream=Stderr", LogOptions { stream: Some(LogStream::Stderr), ..none() });
+        check("stream=Stdout", LogOptions { stream: Some(LogStream::Stdout), ..none() });
+        check("stream=All&tailLines=3", LogOptions { tail_lines: Some(3), ..none() });
         check("sinceSeconds=400000", LogOptions { since: at(600_000), ..none() });
         check("sinceSeconds=18446744073709551615", LogOptions { since: Some(Timestamp::MIN), ..none() });
         check("sinceTime=1970-01-01T01:00:10+01:00", LogOptions { since: at(10), ..none() });
@@ -121,6 +143,7 @@ mod tests {
         check("sinceTime=yesterday", "2026-01-31T12:00:00Z");
         check("follow=maybe", "expected true or false");
         check("sinceSeconds=1&sinceTime=1970-01-01T00:00:00Z", "give one of them");
-        check("stream=Stderr", "only All");
+        check("stream=stdout", "expected All, Stdout or Stderr");
+        check("stream=Stderr&tailLines=3", "give one of them");
     }
 }

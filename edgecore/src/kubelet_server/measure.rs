@@ -1,0 +1,345 @@
+//! Looks at what this node and its pods use: asks the runtime for its containers, reads cgroups and `/proc`.
+//!
+//! It measures when it is asked, never by itself, and never fails as a whole: what cannot be had is missing from the figures. The
+//! parts that decide are pure: `kernel.rs` reads texts, `figures.rs` adds up.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ke_cri::v1;
+
+use super::figures::{ContainerFigures, Cpu, Disk, Figures, Memory, Network, NodeFigures, PodFigures, Rates};
+use super::kernel::{self, Used, interfaces, meminfo, proc_stat};
+use super::summary::Scope;
+use crate::edged::cgroups::{CgroupName, Driver, Layout};
+use crate::edged::resources::Qos;
+use crate::edged::{CONTAINER_NAME, POD_UID, Runtime, RuntimeError};
+
+/// Where figures come from, beside the runtime.
+pub struct Machine {
+    /// Of the Node.
+    pub node_name: String,
+    /// Processors.
+    pub n_cpus: usize,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Where pods' files live.
+    pub root_dir: PathBuf,
+    /// `podLogsDir`.
+    pub pod_logs_root: PathBuf,
+    /// How pods' cgroups are arranged.
+    pub layout: Layout,
+    /// Where Linux shows cgroups.
+    pub cgroups: PathBuf,
+    /// `/proc`
+    pub proc: PathBuf,
+}
+
+/// Measures one machine.
+pub struct Gauge {
+    machine: Arc<Machine>,
+    rates: Mutex<Rates>,
+}
+
+impl Gauge {
+    /// Nothing is measured yet.
+    #[must_use]
+    pub fn new(machine: Machine) -> Self {
+        Self { machine: Arc::new(machine), rates: Mutex::default() }
+    }
+
+    /// All figures now.
+    pub(super) async fn measure(&self, runtime: &dyn Runtime, scope: Scope) -> Figures {
+        let (sandboxes, containers) = (runtime.list_sandboxes().await, runtime.list_containers().await);
+        let stats = runtime.container_stats().await;
+        let errors = [sandboxes.as_ref().err(), containers.as_ref().err(), stats.as_ref().err()];
+        let failed: Option<&RuntimeError> = errors.into_iter().flatten().next();
+        let is_whole = failed.is_none();
+        if let Some(error) = failed {
+            tracing::debug!(%error, "measure containers");
+        }
+        let images = if scope == Scope::All { runtime.image_fs_info().await.ok() } else { None };
+        let pods =
+            pods(sandboxes.unwrap_or_default(), containers.unwrap_or_default(), &stats.unwrap_or_default());
+        let machine = Arc::clone(&self.machine);
+        let look = move || machine.look(pods, images, scope);
+        let (node, pods) = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        let mut figures = Figures { node, pods, is_whole };
+        self.add_rates(&mut figures);
+        figures
+    }
+
+    fn add_rates(&self, figures: &mut Figures) {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut add = |of: &str, cpu: &mut Option<Cpu>| {
+            if let Some(cpu) = cpu {
+                let known = rates.rate(of, *cpu);
+                cpu.nano_cores = cpu.nano_cores.or(known);
+            }
+        };
+        add("node", &mut figures.node.cpu);
+        add("pods", &mut figures.node.pods_cpu);
+        for pod in &mut figures.pods {
+            add(&pod.uid, &mut pod.cpu);
+            for container in &mut pod.containers {
+                add(&container.id, &mut container.cpu);
+            }
+        }
+        rates.forget(now());
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// What the runtime knows of pods that are up: the newest sandbox of each, and the containers that run in it.
+fn pods(
+    sandboxes: Vec<v1::PodSandbox>,
+    containers: Vec<v1::Container>,
+    stats: &[v1::ContainerStats],
+) -> Vec<PodFigures> {
+    let stats: HashMap<&str, &v1::ContainerStats> =
+        stats.iter().filter_map(|stats| Some((stats.attributes.as_ref()?.id.as_str(), stats))).collect();
+    let mut ready: Vec<v1::PodSandbox> =
+        sandboxes.into_iter().filter(|one| one.state() == v1::PodSandboxState::SandboxReady).collect();
+    ready.sort_by_key(|one| std::cmp::Reverse(one.created_at));
+    let mut found: Vec<PodFigures> = Vec::new();
+    for sandbox in ready {
+        let Some(metadata) = sandbox.metadata else { continue };
+        // Sandboxes that somebody else made by hand are no pods.
+        if !sandbox.labels.contains_key(POD_UID) || found.iter().any(|pod| pod.uid == metadata.uid) {
+            continue;
+        }
+        let inside = containers.iter().filter(|one| {
+            one.pod_sandbox_id == sandbox.id && one.state() == v1::ContainerState::ContainerRunning
+        });
+        let mut inside: Vec<ContainerFigures> =
+            inside.map(|one| container(one, stats.get(one.id.as_str()).copied())).collect();
+        inside.sort_by(|one, other| one.name.cmp(&other.name));
+        found.push(PodFigures {
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            started_at: sandbox.created_at,
+            containers: inside,
+            ..PodFigures::default()
+        });
+    }
+    found.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+    found
+}
+
+fn container(listed: &v1::Container, stats: Option<&v1::ContainerStats>) -> ContainerFigures {
+    let value = |value: &Option<v1::UInt64Value>| value.as_ref().map(|value| value.value);
+    let cpu = stats.and_then(|stats| stats.cpu.as_ref()).and_then(|cpu| {
+        let core_nanos = value(&cpu.usage_core_nano_seconds)?;
+        Some(Cpu { at: cpu.timestamp, core_nanos, nano_cores: value(&cpu.usage_nano_cores) })
+    });
+    let memory = stats.and_then(|stats| stats.memory.as_ref()).map(|memory| Memory {
+        at: memory.timestamp,
+        usage: value(&memory.usage_bytes),
+        working_set: value(&memory.working_set_bytes),
+        available: value(&memory.available_bytes),
+        rss: value(&memory.rss_bytes),
+        page_faults: value(&memory.page_faults),
+        major_page_faults: value(&memory.major_page_faults),
+    });
+    let written = stats.and_then(|stats| stats.writable_layer.as_ref()).map(|disk| Disk {
+        at: disk.timestamp,
+        used: value(&disk.used_bytes),
+        inodes_used: value(&disk.inodes_used),
+        ..Disk::default()
+    });
+    let name = listed.labels.get(CONTAINER_NAME).cloned();
+    let image = listed.image.as_ref().map(|image| match image.user_specified_image.as_str() {
+        "" => &image.image,
+        _ => &image.user_specified_image,
+    });
+    ContainerFigures {
+        name: name.unwrap_or_else(|| listed.metadata.clone().unwrap_or_default().name),
+        id: listed.id.clone(),
+        image: image.filter(|image| !image.is_empty()).unwrap_or(&listed.image_ref).clone(),
+        started_at: listed.created_at,
+        cpu,
+        memory,
+        written,
+        logs: None,
+    }
+}
+
+impl Machine {
+    /// Completes what the runtime told by what the kernel shows. Blocking.
+    fn look(
+        &self,
+        mut pods: Vec<PodFigures>,
+        images: Option<v1::ImageFsInfoResponse>,
+        scope: Scope,
+    ) -> (NodeFigures, Vec<PodFigures>) {
+        for pod in &mut pods {
+            self.look_at_pod(pod, scope);
+            pod.add_up();
+        }
+        let mut node = NodeFigures {
+            name: self.node_name.clone(),
+            n_cpus: self.n_cpus,
+            memory_bytes: self.memory_bytes,
+            ..NodeFigures::default()
+        };
+        let at = now();
+        let root = self.used("");
+        let (worked, booted) = proc_stat(&self.proc_text("stat"));
+        node.booted_at = booted.map(|secs| secs.saturating_mul(1_000_000_000));
+        node.cpu = cpu(root.core_nanos.or(worked), at);
+        let memory = root.memory.or_else(|| meminfo(&self.proc_text("meminfo")));
+        let whole = self.memory_bytes;
+        node.memory = memory.map(|memory| Memory {
+            at,
+            available: memory.working_set.map(|used| whole.saturating_sub(used)),
+            ..memory
+        });
+        if self.layout.per_qos {
+            let all = self.used(&self.path(&CgroupName::root(&self.layout.root).class(Qos::Guaranteed)));
+            node.pods_cpu = cpu(all.core_nanos, at);
+            node.pods_memory = all.memory.map(|memory| Memory { at, ..memory });
+        }
+        if scope == Scope::All {
+            node.network = self.network("net", at);
+            node.disk = disk(&self.root_dir, at);
+            node.image_disk = images.and_then(|images| image_disk(&images, at));
+            node.max_pid = self.proc_text("sys/kernel/pid_max").trim().parse().ok();
+            let tasks = self.proc_text("loadavg");
+            node.n_processes =
+                tasks.split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse().ok());
+        }
+        (node, pods)
+    }
+
+    fn look_at_pod(&self, pod: &mut PodFigures, scope: Scope) {
+        let at = now();
+        if self.layout.per_qos {
+            let root = CgroupName::root(&self.layout.root);
+            let classes = [Qos::BestEffort, Qos::Burstable, Qos::Guaranteed];
+            let mut paths = classes.iter().map(|qos| self.path(&root.pod(*qos, &pod.uid)));
+            if let Some(path) = paths.find(|path| self.folder(path, "memory").is_dir()) {
+                let used = self.used(&path);
+                pod.cpu = cpu(used.core_nanos, at);
+                pod.memory = used.memory.map(|memory| Memory { at, ..memory });
+                if scope == Scope::All {
+                    pod.network = self.pod_network(&path, at);
+                }
+                pod.cgroup = path;
+            }
+        }
+        if scope == Scope::All {
+            let folder = format!("{}_{}_{}", pod.namespace, pod.name, pod.uid);
+            for container in &mut pod.containers {
+                container.logs = files(&self.pod_logs_root.join(&folder).join(&container.name), at);
+            }
+        }
+    }
+
+    fn path(&self, name: &CgroupName) -> String {
+        match self.layout.driver {
+            Driver::Cgroupfs => name.cgroupfs(),
+            Driver::Systemd => name.slice_path(),
+        }
+    }
+
+    fn is_v2(&self) -> bool {
+        self.cgroups.join("cgroup.controllers").exists()
+    }
+
+    /// Where a controller shows a cgroup; `path` begins with a slash or is empty.
+    fn folder(&self, path: &str, controller: &str) -> PathBuf {
+        let mount = if self.is_v2() { self.cgroups.clone() } else { self.cgroups.join(controller) };
+        mount.join(path.trim_start_matches('/'))
+    }
+
+    fn used(&self, path: &str) -> Used {
+        if self.is_v2() {
+            kernel::used_v2(|file| fs::read_to_string(self.folder(path, "").join(file)).ok())
+        } else {
+            kernel::used_v1(|controller, file| {
+                fs::read_to_string(self.folder(path, controller).join(file)).ok()
+            })
+        }
+    }
+
+    fn proc_text(&self, file: &str) -> String {
+        fs::read_to_string(self.proc.join(file)).unwrap_or_default()
+    }
+
+    /// Of the namespace that `folder` of `/proc` shows.
+    fn network(&self, folder: &str, at: i64) -> Option<Network> {
+        let dev = self.proc_text(&format!("{folder}/dev"));
+        let interfaces = interfaces(&dev, &self.proc_text(&format!("{folder}/route")));
+        (!interfaces.is_empty()).then_some(Network { at, interfaces })
+    }
+
+    /// A pod on the machine's own network has none of its own.
+    fn pod_network(&self, cgroup: &str, at: i64) -> Option<Network> {
+        let process = first_process(&self.folder(cgroup, "memory"))?;
+        let namespace = |process: &str| fs::read_link(self.proc.join(process).join("ns/net")).ok();
+        if namespace(&process)? == namespace("self")? {
+            return None;
+        }
+        self.network(&format!("{process}/net"), at)
+    }
+}
+
+fn cpu(core_nanos: Option<u64>, at: i64) -> Option<Cpu> {
+    core_nanos.map(|core_nanos| Cpu { at, core_nanos, nano_cores: None })
+}
+
+/// Any process of a pod: those of its containers stand one level below it.
+fn first_process(folder: &Path) -> Option<String> {
+    let below = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    below.chain([folder.to_owned()]).find_map(|folder| {
+        let processes = fs::read_to_string(folder.join("cgroup.procs")).ok()?;
+        processes.lines().next().map(str::to_owned)
+    })
+}
+
+/// The file system that holds `path`.
+fn disk(path: &Path, at: i64) -> Option<Disk> {
+    let facts = rustix::fs::statvfs(path).ok()?;
+    let bytes = |blocks: u64| Some(blocks.saturating_mul(facts.f_frsize));
+    Some(Disk {
+        at,
+        available: bytes(facts.f_bavail),
+        capacity: bytes(facts.f_blocks),
+        used: bytes(facts.f_blocks.saturating_sub(facts.f_bfree)),
+        inodes_free: Some(facts.f_favail),
+        inodes: Some(facts.f_files),
+        inodes_used: Some(facts.f_files.saturating_sub(facts.f_ffree)),
+    })
+}
+
+/// The file system that images are on, and how much of it they use.
+fn image_disk(images: &v1::ImageFsInfoResponse, at: i64) -> Option<Disk> {
+    let first = images.image_filesystems.first()?;
+    let whole = disk(Path::new(&first.fs_id.as_ref()?.mountpoint), at).unwrap_or_default();
+    let used = |value: &Option<v1::UInt64Value>| value.as_ref().map(|value| value.value);
+    Some(Disk { at, used: used(&first.used_bytes), inodes_used: used(&first.inodes_used), ..whole })
+}
+
+/// The files of one folder, without what is below it.
+fn files(folder: &Path, at: i64) -> Option<Disk> {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.metadata().ok());
+    let (mut used, mut n_files) = (0_u64, 0_u64);
+    for file in entries.filter(fs::Metadata::is_file) {
+        used = used.saturating_add(file.blocks().saturating_mul(512));
+        n_files += 1;
+    }
+    Some(Disk { at, used: Some(used), inodes_used: Some(n_files), ..Disk::default() })
+}
+
+#[cfg(test)]
+mod tests;
