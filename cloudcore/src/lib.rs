@@ -21,4 +21,6 @@ pub mod cloud_hub;
 
 pub mod sync_controller;
 
+pub mod cloud_stream;
+
 pub mod admin;
