@@ -63,6 +63,9 @@ impl Shown {
 
 /// Makes a Node that is about to be created show `face`.
 pub(super) fn create(node: &mut Value, face: Face) {
+    if face == Face::default() {
+        return;
+    }
     let own = addresses(node.pointer("/status/addresses"));
     let own_port = port(node.pointer("/status/daemonEndpoints"));
     let Some(fields) = node.as_object_mut() else { return };
