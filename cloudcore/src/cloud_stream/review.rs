@@ -81,6 +81,12 @@ impl<R: Reviews> Judge<R> {
         if who.groups.iter().any(|group| group == MASTERS) {
             return Ok(true);
         }
+        // One answer for metrics-server and a thousand nodes, in place of a thousand.
+        let everywhere = Right { node: String::new(), ..right.clone() };
+        Ok(self.has(who, everywhere).await? || (!right.node.is_empty() && self.has(who, right).await?))
+    }
+
+    async fn has(&self, who: &Identity, right: Right) -> Result<bool, String> {
         let key = (who.clone(), right);
         let known = self.rights.lock().unwrap_or_else(PoisonError::into_inner).get(&key, Instant::now());
         if let Some(known) = known {

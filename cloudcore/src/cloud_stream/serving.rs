@@ -249,3 +249,7 @@ fn life(certificate: &CertificateDer<'static>) -> Option<Duration> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     parsed.validity().time_to_expiration()?.try_into().ok()
 }
+
+#[cfg(test)]
+#[path = "serving_tests.rs"]
+mod tests;

@@ -32,13 +32,28 @@ async fn who_may_is_judged_as_a_kubelet_does() {
     bench.check(port, None, &with_token("/exec/shop/web/c", "good"), 403, "user=metrics").await;
     bench.check(port, None, &with_token("/metrics/resource", "bad"), 401, "Unauthorized").await;
     bench.check(port, None, &with_token("/metrics/resource", "unclear"), 401, "Unauthorized").await;
+}
 
-    // The second time nobody is asked, and the API server's own right is never asked for.
-    bench.script.asked.lock().unwrap().clear();
-    bench.check(port, None, &with_token("/metrics/resource", "good"), 200, "edge-1: ").await;
-    bench.check(port, Some(&one), &exec, 200, "edge-1: ").await;
-    bench.check(port, Some(&master), &get("/run/shop/web/c"), 200, "edge-1: ").await;
-    assert_eq!(*bench.script.asked.lock().unwrap(), [""; 0]);
+#[tokio::test]
+async fn what_was_asked_is_not_asked_again_at_once() {
+    let mut bench = bench(&free_ports(2)).await;
+    let (first, second) = (bench.node("edge-1"), bench.node("edge-2"));
+    let one = Bench::pair(&bench.clients, "one", &[]);
+    let exec = get("/exec/shop/web/c");
+    let asked = |bench: &Bench| std::mem::take(&mut *bench.script.asked.lock().unwrap());
+    bench.check(first, Some(&one), &exec, 200, "edge-1: ").await;
+    assert_eq!(asked(&bench), ["one get proxy ", "one get proxy edge-1"]);
+    bench.check(first, Some(&one), &exec, 200, "edge-1: ").await;
+    assert_eq!(asked(&bench), [""; 0]);
+    // Who may it on all nodes is asked for once for all.
+    bench.check(first, None, &with_token("/metrics/resource", "good"), 200, "edge-1: ").await;
+    assert_eq!(asked(&bench), ["token good", "metrics get metrics "]);
+    bench.check(second, None, &with_token("/metrics/resource", "good"), 200, "edge-2: ").await;
+    assert_eq!(asked(&bench), [""; 0]);
+    // That of the API server is its own rule.
+    let master = bench.master();
+    bench.check(first, Some(&master), &exec, 200, "edge-1: ").await;
+    assert_eq!(asked(&bench), [""; 0]);
 }
 
 #[tokio::test]
