@@ -24,7 +24,7 @@ pub struct CloudStreamConfig {
     /// Port to listen on for nodes that have none of their own, HTTPS; 0: any free one. It serves paths that name a pod.
     pub stream_port: Within<0, 65_535>,
     /// Ports for nodes, HTTPS: each node gets one, opened when it comes, and its Node says so as long as it exists. Such as
-    /// 10351-11350 or 20001,20005-20010; empty: none, and no `kubectl top`. Nodes that find none free share `streamPort`.
+    /// 10400-11399 or 20001,20005-20010; empty: none, and no `kubectl top`. Nodes that find none free share `streamPort`.
     /// Not in KubeEdge.
     pub kubelet_ports: String,
     /// What Nodes of edges show as their InternalIP, which is where the API server connects to: an address of this process.
@@ -95,7 +95,7 @@ impl Default for CloudStreamConfig {
             enable: true,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             stream_port: Within::of::<10_003>(),
-            kubelet_ports: "10351-11350".to_owned(),
+            kubelet_ports: "10400-11399".to_owned(),
             kubelet_address: String::new(),
             tls_stream_ca_file: "/etc/kubeedge/ca/streamCA.crt".into(),
             tls_stream_cert_file: "/etc/kubeedge/certs/stream.crt".into(),

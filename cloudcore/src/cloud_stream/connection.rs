@@ -150,8 +150,12 @@ impl<R: Reviews> Desk<R> {
         let mut first = head.onward(how);
         first.extend_from_slice(&rest);
         drop((head, rest));
-        if let Err(error) = tunnel.write_all(&first).await {
-            let refusal = Refusal::new(502, format!("node {node} cannot be reached: {error}"));
+        let written = match tokio::time::timeout(self.limits.dial, tunnel.write_all(&first)).await {
+            Ok(written) => written.map_err(|why| why.to_string()),
+            Err(_) => Err(format!("it did not take the request within {:?}", self.limits.dial)),
+        };
+        if let Err(why) = written {
+            let refusal = Refusal::new(502, format!("node {node} cannot be reached: {why}"));
             return self.refuse(stream, from, &refusal).await;
         }
         drop(first);

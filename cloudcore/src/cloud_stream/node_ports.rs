@@ -10,14 +10,14 @@ use std::str::FromStr;
 
 use ke_wire::NodeName;
 
-/// Ports for nodes, as a text such as `10351-11350` or `20001,20005-20010`.
+/// Ports for nodes, as a text such as `10400-11399` or `20001,20005-20010`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortRange(BTreeSet<u16>);
 
 /// Why a text is no list of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "found \"{0}\", expected ports from 1 to 65535 such as 10351-11350 or 20001,20005-20010; empty: none"
+    "found \"{0}\", expected ports from 1 to 65535 such as 10400-11399 or 20001,20005-20010; empty: none"
 )]
 pub struct BadRange(String);
 

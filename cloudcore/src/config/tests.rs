@@ -136,9 +136,9 @@ fn where_the_api_server_comes_in() {
         ],
     );
     refuses(
-        &stream("kubeletPorts: 10351 to 11350"),
+        &stream("kubeletPorts: 10400 to 11399"),
         &[
-            "modules.cloudStream.kubeletPorts: found \"10351 to 11350\", expected ports from 1 to 65535 such as 10351-11350 or \
+            "modules.cloudStream.kubeletPorts: found \"10400 to 11399\", expected ports from 1 to 65535 such as 10400-11399 or \
            20001,20005-20010; empty: none",
         ],
     );

@@ -168,7 +168,7 @@ text!(
 );
 text!(
     /// Empty: none. cloudcore itself looks closer.
-    Ports, "ports such as 10351-11350 or 20001,20005-20010",
+    Ports, "ports such as 10400-11399 or 20001,20005-20010",
     |text| {
         let is_port = |text: &str| (1..=5).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_digit());
         let is_part = |part: &str| part.split_once('-').map_or(is_port(part), |(first, last)| is_port(first) && is_port(last));
@@ -251,7 +251,7 @@ mod tests {
             &[json!("10.208.0.0"), json!("/12"), json!("10.0.0.0/x"), json!("10.0.0.0/1000"), json!("a b/1")],
         );
         check::<Ports>(
-            &[json!(""), json!("10351-11350"), json!("20001,20005-20010")],
+            &[json!(""), json!("10400-11399"), json!("20001,20005-20010")],
             &[json!("10351-"), json!("1,,2"), json!("a"), json!("1 2"), json!(10351), json!("123456")],
         );
         check::<KubeletAddress>(

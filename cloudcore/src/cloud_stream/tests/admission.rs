@@ -130,6 +130,14 @@ async fn a_node_that_cannot_be_reached_is_named() {
     bench.check(away, Some(&master), &get("/stats/summary"), 502, text).await;
     let text = "node edge-8 cannot be reached: its tunnel was not opened within 500ms";
     bench.check(silent, Some(&master), &get("/stats/summary"), 502, text).await;
+    // Open, and nobody reads: a head larger than what a stream holds by itself.
+    let mut stuck = bench.connect(bench.shared, Some(&master)).await;
+    let long = get(&format!("/exec/shop/web/c?{}", "x".repeat(60_000)));
+    stuck.write_all(long.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", stuck.read_to_string(&mut answer)).await.unwrap();
+    let text = "node edge-1 cannot be reached: it did not take the request within 500ms";
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.ends_with(text), "{answer}");
 }
 
 #[tokio::test]
