@@ -110,7 +110,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn logs_of_now_of_before_and_as_they_come() -> Result<()> {
-    let mut site = site("logs")?;
+    let site = site("logs")?;
     let all = site.cluster.kubectl_ok(&["logs", "talker"])?;
     ensure!(all.starts_with("line 0\nline 1\n"), "{all}");
     let last = site.cluster.kubectl_ok(&["logs", "talker", "--tail=3"])?;

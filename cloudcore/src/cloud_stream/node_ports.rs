@@ -248,7 +248,7 @@ mod tests {
                 1 => ports.gone(&node),
                 _ => {
                     if let Some(port) = ports.give(&node) {
-                        assert!(port >= 11 && port <= 18, "step {step}");
+                        assert!((11..=18).contains(&port), "step {step}");
                         let first = ports.claims[&port].first();
                         assert_eq!(first, Some(&node), "step {step}: {port} was given twice");
                     }
