@@ -201,7 +201,7 @@ pub fn helm() -> Result<PathBuf> {
 
 /// metrics-server, built from its Go module at the first call on a machine (1 to 3 minutes), later found.
 pub fn metrics_server() -> Result<PathBuf> {
-    const VERSION: &str = "v0.8.0";
+    const VERSION: &str = "v0.9.0";
     tool("go", "install Go 1.26 or newer (https://go.dev/dl/) and put its bin folder on PATH")?;
     let folder = cache()?.join(format!("metrics-server-{VERSION}"));
     let program = folder.join("metrics-server");
