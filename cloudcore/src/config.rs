@@ -10,6 +10,7 @@ use ke_run::config::{ConfigFile, Problem, Within};
 use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::cloud_stream::CloudStreamConfig;
 use crate::edge_controller::Pool;
 
 /// The whole file.
@@ -87,6 +88,8 @@ pub struct Modules {
     pub device_controller: DeviceControllerConfig,
     /// The slow safety net.
     pub sync_controller: SyncControllerConfig,
+    /// Logs, exec and the like of pods on edge nodes.
+    pub cloud_stream: CloudStreamConfig,
 }
 
 /// `modules.cloudHub`
@@ -370,6 +373,7 @@ impl ConfigFile for CloudCoreConfig {
         if let Err((key, text)) = self.modules.edge_controller.pod_cidr.pool() {
             problems.push(Problem::new(&format!("modules.edgeController.podCIDR.{key}"), text));
         }
+        problems.extend(self.modules.cloud_stream.problems());
         let service = &self.modules.device_controller.conversion.service;
         let is_named = |(namespace, name): (&str, &str)| !namespace.is_empty() && !name.is_empty();
         if !service.trim().is_empty() && !service.split_once('/').is_some_and(is_named) {

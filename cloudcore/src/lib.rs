@@ -23,4 +23,6 @@ pub mod cloud_stream;
 
 pub mod sync_controller;
 
+pub mod cloud_stream;
+
 pub mod admin;

@@ -10,7 +10,7 @@ use cloudcore::admin::{Admin, Readiness};
 use cloudcore::cloud_hub::authority::Authority;
 use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
-use cloudcore::cloud_stream::{StreamCounters, Tunnels};
+use cloudcore::cloud_stream::{self, CloudStream, NodeFaces, StreamCounters, Tunnels};
 use cloudcore::cluster;
 use cloudcore::config::CloudCoreConfig;
 use cloudcore::device_controller::conversion::{self, ConversionError, ConversionWebhook};
@@ -63,7 +63,18 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let mut tasks = Supervisor::new(shutdown.clone());
 
     let advertised: Option<IpAddr> = config.modules.cloud_hub.advertised().next();
+    let is_placing = config.modules.edge_controller.enable;
+    let found = cluster.own_address.filter(|address| !address.is_loopback());
+    let found = found.or(advertised).or(cluster.own_address);
+    let stream_config = config.modules.cloud_stream;
+    let (faces, cloud_stream) = if stream_config.enable && is_placing {
+        let (faces, module) = CloudStream::bind(stream_config, found, &mut metrics)?;
+        (faces, Some(module))
+    } else {
+        (NodeFaces::off(), None)
+    };
     let settings = Settings {
+        faces,
         api_server_ca: cluster.ca.clone(),
         address: advertised.or(cluster.own_address).map(|address| address.to_string()).unwrap_or_default(),
         pod_toleration_secs: config.modules.edge_controller.pod_toleration_secs.map(|secs| secs.to_u32()),
@@ -83,7 +94,6 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         settings,
         &mut metrics,
     );
-    let is_placing = config.modules.edge_controller.enable;
     let known_nodes = is_placing.then(|| KnownNodes { graph: graph.clone(), downstream: downstream.clone() });
     let device_controller =
         DeviceController::new(cluster.client.clone(), queues, reports, known_nodes, &mut metrics);
@@ -117,6 +127,13 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         None
     };
     let tunnels = Tunnels::new(StreamCounters::new(&mut metrics));
+    let stream_parts = cloud_stream::Parts {
+        client: cluster.client.clone(),
+        graph: graph.clone(),
+        known: downstream.clone(),
+        dial: Arc::new(tunnels.clone()),
+        authority: Arc::clone(&authority),
+    };
     let parts = Parts {
         authority,
         secrets: Arc::clone(&in_cluster) as _,
@@ -174,6 +191,9 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         }
         cloud_hub.run(stop).await
     });
+    if let Some(cloud_stream) = cloud_stream {
+        tasks.add("cloud_stream", |stop| cloud_stream.run(stream_parts, stop));
+    }
     if config.modules.sync_controller.enable {
         tasks.add("sync_controller", |stop| sync_controller.run(stop));
     }

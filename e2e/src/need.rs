@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 /// Only some stories want these; they ask with `packages`.
 const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
+    ("bsdutils", &["/usr/bin/script"]),
     ("faketime", &["/usr/bin/faketime"]),
     ("libfuse3-dev", &["/usr/include/fuse3/fuse.h"]),
     ("mariadb-server", &["/usr/sbin/mariadbd"]),
@@ -193,6 +194,29 @@ pub fn helm() -> Result<PathBuf> {
         go.env("GOBIN", &folder).env("CGO_ENABLED", "0");
         if !go.status().context("run go")?.success() {
             bail!("helm could not be built: {go:?}");
+        }
+    }
+    Ok(program)
+}
+
+/// metrics-server, built from its Go module at the first call on a machine (1 to 3 minutes), later found.
+pub fn metrics_server() -> Result<PathBuf> {
+    const VERSION: &str = "v0.9.0";
+    tool("go", "install Go 1.26 or newer (https://go.dev/dl/) and put its bin folder on PATH")?;
+    let folder = cache()?.join(format!("metrics-server-{VERSION}"));
+    let program = folder.join("metrics-server");
+    if program.exists() {
+        return Ok(program);
+    }
+    let _lock = lock("metrics-server")?;
+    if !program.exists() {
+        eprintln!("building metrics-server from its Go module (1 to 3 minutes, once)");
+        let module = format!("sigs.k8s.io/metrics-server/cmd/metrics-server@{VERSION}");
+        let mut go = Command::new("go");
+        go.args(["install", "-trimpath", "-ldflags", "-s -w", &module]);
+        go.env("GOBIN", &folder).env("CGO_ENABLED", "0");
+        if !go.status().context("run go")?.success() {
+            bail!("metrics-server could not be built: {go:?}");
         }
     }
     Ok(program)

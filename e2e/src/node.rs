@@ -49,12 +49,20 @@ impl CloudCore {
         let https = local(run_dir.port()?);
         let monitor = local(run_dir.port()?);
         let file = |name: &str| run_dir.join(name);
+        // For the first nodes; later ones share `streamPort`.
+        let mut kubelet_ports = Vec::new();
+        for _ in 0..4 {
+            kubelet_ports.push(run_dir.port()?.to_string());
+        }
         let mut config = json!({
             "apiVersion": "cloudcore.config.kubeedge.io/v1alpha2",
             "kind": "CloudCore",
             "kubeAPIConfig": {"kubeConfig": kubeconfig},
             "commonConfig": {"monitorServer": {"bindAddress": monitor.to_string()}},
-            "modules": {"deviceController": {"conversion": {"address": "127.0.0.1", "port": 0}}, "cloudHub": {
+            "modules": {"deviceController": {"conversion": {"address": "127.0.0.1", "port": 0}},
+                "cloudStream": {"address": "127.0.0.1", "streamPort": 0, "kubeletPorts": kubelet_ports.join(","),
+                    "kubeletAddress": "127.0.0.1"},
+                "cloudHub": {
                 "advertiseAddress": ["127.0.0.1"],
                 "https": {"enable": true, "address": "127.0.0.1", "port": https.port()},
                 "websocket": {"enable": true, "address": "127.0.0.1", "port": websocket.port()},

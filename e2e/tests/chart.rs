@@ -34,7 +34,7 @@ spec:
   - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
 "#;
 /// The chart's own words for what a KubeEdge user may count on in vain, in `values/kubeedge.yaml`.
-const KUBEEDGE_WARNINGS: usize = 11;
+const KUBEEDGE_WARNINGS: usize = 10;
 
 /// Helm with caches of its own.
 struct Helm {
@@ -299,6 +299,12 @@ fn its_rights_are_enough() -> Result<()> {
         Ok(if now == first { Seen::NotYet(now) } else { Seen::Yes(()) })
     })?;
 
+    // A certificate for the API server.
+    eventually(e2e::site::PATIENCE, "the cluster to sign for cloudcore", || {
+        let is_signed = site.cloud.process.log().contains("a certificate that the cluster has signed");
+        Ok(if is_signed { Seen::Yes(()) } else { Seen::NotYet(site.cloud.process.log_end(5)) })
+    })?;
+
     // What was noted is read at a start.
     site.cloud.process.restart()?;
     site.cluster.kubectl_ok(&["delete", "namespace", "plant"])?;
@@ -321,6 +327,7 @@ fn its_rights_are_enough() -> Result<()> {
         ("create", "clusterrolebindings", "default"),
         ("impersonate", "users", "default"),
         ("create", "customresourcedefinitions", "default"),
+        ("approve", "signers.certificates.k8s.io/kubernetes.io/kube-apiserver-client", "default"),
     ] {
         let namespace = format!("--namespace={namespace}");
         let account = "--as=system:serviceaccount:kubeedge:cloudcore";

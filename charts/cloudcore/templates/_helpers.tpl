@@ -83,6 +83,7 @@ failureThreshold: {{ int $probe.failureThreshold }}
 {{- $hub := $core.modules.cloudHub -}}
 {{- $edge := $core.modules.edgeController -}}
 {{- $device := $core.modules.deviceController -}}
+{{- $stream := $core.modules.cloudStream -}}
 apiVersion: cloudcore.config.kubeedge.io/v1alpha2
 kind: CloudCore
 commonConfig:
@@ -127,6 +128,12 @@ modules:
       advertise: {{ toJson $device.conversion.advertise }}
   syncController:
     enable: {{ $core.modules.syncController.enable }}
+  cloudStream:
+    enable: {{ $stream.enable }}
+    address: {{ toJson $core.listenAddress }}
+    streamPort: {{ int $stream.streamPort }}
+    kubeletPorts: {{ toJson $stream.kubeletPorts }}
+    kubeletAddress: {{ toJson $stream.kubeletAddress }}
 {{- end }}
 
 {{/* One line for each value that has no effect here although a KubeEdge user may count on it. */}}
@@ -140,9 +147,6 @@ WARNING: cloudCore.securityContext.privileged is ignored: cloudcore needs no pri
 {{- end }}
 {{- if include "cloudcore.on" $core.modules.cloudHub.quic.enable }}
 WARNING: cloudCore.modules.cloudHub.quic is not there yet: edges connect over WebSocket.
-{{- end }}
-{{- if include "cloudcore.on" $core.modules.cloudStream.enable }}
-WARNING: cloudCore.modules.cloudStream is not there yet: no kubectl logs and exec for pods on edge nodes.
 {{- end }}
 {{- if include "cloudcore.on" $core.modules.dynamicController.enable }}
 WARNING: cloudCore.modules.dynamicController is not there yet: no Kubernetes API on edge nodes.

@@ -1,7 +1,235 @@
-//! The way from the API server to what runs on a node: byte streams over the links that nodes hold.
+//! CloudStream: the kubelets of edge nodes, as far as the API server and metrics-server see.
+//!
+//! They dial what a Node shows: an address of this process and a port of the node's own. Here ends their TLS, here is judged who
+//! they are and what they may, and which node it is for; from the head of their request on it is bytes through that node's
+//! tunnel. It reads no API object for a request: where pods are is EdgeController's graph. Started by `main.rs`.
 
+mod client;
+mod config;
+mod connection;
+mod faces;
+mod head;
+mod node_ports;
+mod node_status;
+mod pump;
+mod review;
+mod route;
+mod serving;
 mod tunnels;
 
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use ke_run::shutdown::Shutdown;
+use ke_run::telemetry::Metrics;
+use ke_wire::NodeName;
+use rustls::ServerConfig;
+use rustls::crypto::ring::default_provider;
+use rustls::server::NoServerSessionStorage;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+pub use config::{CloudStreamConfig, KubeletAddress};
+pub use faces::NodeFaces;
+pub use node_ports::{BadRange, PortRange};
+pub use node_status::{KUBELET_PORT, NODE_ADDRESSES};
+pub(crate) use tunnels::Attachment;
 pub use tunnels::{NoTunnel, StreamCounters, TunnelStream, Tunnels};
 
-pub(crate) use tunnels::Attachment;
+use self::client::{AnyCertificate, TrustedClients};
+use self::connection::{Counters, Desk, Limits, Pods};
+use self::review::{ApiReviews, Judge, Reviews};
+use self::serving::Serving;
+use crate::cloud_hub::{Authority, ListenError, Port};
+use crate::edge_controller::{Downstream, Graph};
+
+/// Connections that are not judged yet, on all ports; more wait to be accepted. A stranger holds his for 20 s at most.
+const MAX_UNJUDGED: usize = 512;
+/// Streams to all nodes at once; more are refused. metrics-server asks all nodes at once, each for a moment.
+const MAX_STREAMS: usize = 8192;
+
+/// A way to a node and back.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
+
+/// Opens ways to nodes.
+#[async_trait]
+pub trait Dial: Send + Sync + 'static {
+    /// A new stream to the node's kubelet face. Whoever drops it has ended it.
+    async fn dial(&self, node: &NodeName) -> Result<Box<dyn ByteStream>, DialError>;
+}
+
+/// Why there is no stream to a node: a sentence that goes on after "node NAME cannot be reached: ".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DialError(pub String);
+
+#[async_trait]
+impl Dial for Tunnels {
+    async fn dial(&self, node: &NodeName) -> Result<Box<dyn ByteStream>, DialError> {
+        match self.connect(node) {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(why) => Err(DialError(why.to_string())),
+        }
+    }
+}
+
+/// Handles that CloudStream needs of the rest of the process.
+pub struct Parts {
+    /// What the API server is asked by.
+    pub client: kube::Client,
+    /// Where pods are.
+    pub graph: Graph,
+    /// When that is known.
+    pub known: Downstream,
+    /// Ways to nodes.
+    pub dial: Arc<dyn Dial>,
+    /// Signs a certificate where the cluster does not.
+    pub authority: Arc<Authority>,
+}
+
+/// The module. `run` it.
+pub struct CloudStream {
+    config: CloudStreamConfig,
+    faces: NodeFaces,
+    shared: Port,
+    serving: Arc<Serving>,
+    addresses: Vec<IpAddr>,
+    counters: Counters,
+}
+
+impl CloudStream {
+    /// Takes the shared port now, so that one in use is found at the start. `found`: where this process is reached, should the
+    /// configuration not say. The handle is EdgeController's.
+    pub fn bind(
+        config: CloudStreamConfig,
+        found: Option<IpAddr>,
+        metrics: &mut Metrics,
+    ) -> Result<(NodeFaces, Self), ListenError> {
+        let serving = Arc::<Serving>::default();
+        let tls = tls(&serving)?;
+        let port = config.stream_port.to_u16();
+        let shared = Port::with_tls("modules.cloudStream.streamPort", config.address, port, tls.clone())?;
+        let port = shared.address().map_or(port, |address| address.port());
+        // Refused while the file was read, if it is wrong.
+        let shown = match config.address_shown() {
+            Ok(KubeletAddress::Fixed(address)) => Some(address),
+            Ok(KubeletAddress::Own) => None,
+            Ok(KubeletAddress::Found) | Err(_) => found,
+        };
+        let mut addresses: Vec<IpAddr> = shown.into_iter().chain(found).collect();
+        addresses.dedup();
+        let faces = NodeFaces::new(shown, config.ports().unwrap_or_default(), port, config.address, tls);
+        let counters = Counters {
+            served: metrics
+                .counter("cloud_stream_requests", "Requests of the API server that went to a node"),
+            refused: metrics.counter("cloud_stream_refused_requests", "Requests that went to no node"),
+            open: metrics.gauge("cloud_stream_open_streams", "Streams between clients and nodes now"),
+        };
+        Ok((faces.clone(), Self { config, faces, shared, serving, addresses, counters }))
+    }
+
+    /// Where nodes without a port of their own are served.
+    pub fn shared_address(&self) -> Option<SocketAddr> {
+        self.shared.address().ok()
+    }
+
+    /// Serves until shutdown.
+    pub async fn run(self, parts: Parts, stop: Shutdown) -> Result<(), CloudStreamError> {
+        let Self { config, faces, shared, serving, addresses, counters } = self;
+        let Parts { client, graph, mut known, dial, authority } = parts;
+        let instead = serving
+            .show_own(&config, &authority, addresses.first().copied())
+            .map_err(|why| CloudStreamError::Certificate(why.to_string()))?;
+        // Who dials now waits a moment: a pod that is not known yet would be told to be nobody's.
+        tokio::select! {
+            () = stop.wait() => return Ok(()),
+            () = known.wait_complete() => {}
+        }
+        let trusted = TrustedClients::default();
+        let desk = Arc::new(Desk {
+            trusted: trusted.clone(),
+            judge: Judge::new(ApiReviews { client: client.clone() }),
+            pods: Arc::new(graph) as Arc<dyn Pods>,
+            faces: faces.clone(),
+            dial,
+            counters,
+            limits: Limits::default(),
+            room: Arc::new(Semaphore::new(MAX_STREAMS)),
+            streams: Arc::<Mutex<HashMap<_, _>>>::default(),
+        });
+        let signing = async {
+            if addresses.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            serving.keep_signed(client.clone(), addresses, instead, stop.clone()).await;
+        };
+        tokio::select! {
+            () = accept_all(desk, faces, shared) => {}
+            () = trusted.follow(client.clone(), stop.clone()) => {}
+            () = signing => {}
+            () = stop.wait() => {}
+        }
+        // Streams end with the process; their clients ask again elsewhere.
+        if stop.is_triggered() { Ok(()) } else { Err(CloudStreamError::Ended) }
+    }
+}
+
+/// The module cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CloudStreamError {
+    /// Nothing can be shown to the API server.
+    #[error("no certificate for modules.cloudStream: {0}")]
+    Certificate(String),
+    /// One of its tasks ended by itself.
+    #[error("a task of cloud_stream ended by itself")]
+    Ended,
+}
+
+/// Accepts on the shared port and on each that is opened. Does not end.
+async fn accept_all<R: Reviews>(desk: Arc<Desk<R>>, faces: NodeFaces, shared: Port) {
+    let unjudged = Arc::new(Semaphore::new(MAX_UNJUDGED));
+    let mut ports = JoinSet::new();
+    let number = shared.address().map_or(0, |address| address.port());
+    ports.spawn(accept(Arc::clone(&desk), shared, number, Arc::clone(&unjudged)));
+    loop {
+        for (number, port) in faces.opened().await {
+            ports.spawn(accept(Arc::clone(&desk), port, number, Arc::clone(&unjudged)));
+        }
+    }
+}
+
+async fn accept<R: Reviews>(desk: Arc<Desk<R>>, port: Port, number: u16, unjudged: Arc<Semaphore>) {
+    loop {
+        let Some((stream, from)) = port.accept().await else { continue };
+        // After accepting: a port on which nobody comes must not take anybody's turn.
+        let Ok(turn) = Arc::clone(&unjudged).acquire_owned().await else { return };
+        tokio::spawn(Arc::clone(&desk).serve(stream, port.tls(), from, number, turn));
+    }
+}
+
+fn tls(serving: &Arc<Serving>) -> Result<TlsAcceptor, ListenError> {
+    let algorithms = default_provider().signature_verification_algorithms;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(Arc::new(AnyCertificate(algorithms)))
+        .with_cert_resolver(Arc::clone(serving) as _);
+    // With h2 one connection would carry many requests, of which only one is judged.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Each client shows its certificate each time.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Makes a Node that goes to its machine say what the machine said of itself, not what is shown of it here.
+pub(crate) fn as_the_node_said(node: &mut serde_json::Value) {
+    node_status::as_the_node_said(node);
+}
+
+#[cfg(test)]
+mod tests;

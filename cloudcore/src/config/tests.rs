@@ -124,3 +124,31 @@ fn how_long_pods_stay() {
         assert_eq!(config.modules.edge_controller.pod_toleration_secs.map(Within::get), expected);
     }
 }
+
+#[test]
+fn where_the_api_server_comes_in() {
+    let stream = |keys: &str| format!("modules: {{cloudStream: {{{keys}}}}}");
+    refuses(
+        &stream("kubeletAddress: cloud.example"),
+        &[
+            "modules.cloudStream.kubeletAddress: found \"cloud.example\", expected an IP address of this process, node, or \
+           nothing",
+        ],
+    );
+    refuses(
+        &stream("kubeletPorts: 10400 to 11399"),
+        &[
+            "modules.cloudStream.kubeletPorts: found \"10400 to 11399\", expected ports from 1 to 65535 such as 10400-11399 or \
+           20001,20005-20010; empty: none",
+        ],
+    );
+    refuses(
+        &stream("streamPort: 10400"),
+        &["modules.cloudStream.streamPort: found 10400, which is one of kubeletPorts: take it out there"],
+    );
+    for good in
+        ["kubeletAddress: node", "kubeletAddress: 2001:db8::1", "kubeletPorts: \"\"", "tunnelPort: 10004"]
+    {
+        assert_eq!(read(&stream(good)).unwrap().warnings, [""; 0], "{good}");
+    }
+}

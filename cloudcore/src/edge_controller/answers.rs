@@ -20,6 +20,7 @@ use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, 
 use super::graph::Graph;
 use super::handle::LinkNews;
 use super::observed;
+use crate::cloud_stream::{NodeFaces, as_the_node_said};
 
 /// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
 pub(crate) const CLOUDCORE: &str = "cloudcore";
@@ -36,6 +37,8 @@ pub(super) struct Answers {
     pub api_server_ca: String,
     /// Address told to the nodes; empty when not known.
     pub address: String,
+    /// What Nodes show to the API server.
+    pub faces: NodeFaces,
     /// Where a registration of an existing Node is told.
     pub news: mpsc::Sender<LinkNews>,
     /// What is counted.
@@ -81,11 +84,15 @@ impl Answers {
                 Err(refused) => (Answer::Refused(refused), None),
             },
             Question::PatchNodeStatus { node, patch } => match object_name(node.as_str()) {
-                Ok(name) => stored(self.patch_status(&ObjectKey::cluster(Kind::Node, name), &patch).await),
+                Ok(name) => {
+                    let key = ObjectKey::cluster(Kind::Node, name);
+                    stored(self.patch_status(&key, Some(&node), &patch).await.and_then(as_said))
+                }
                 Err(refused) => (Answer::NotStored(refused), None),
             },
             Question::PatchPodStatus { namespace, name, patch } => {
-                stored(self.patch_status(&ObjectKey::namespaced(Kind::Pod, namespace, name), &patch).await)
+                let key = ObjectKey::namespaced(Kind::Pod, namespace, name);
+                stored(self.patch_status(&key, None, &patch).await)
             }
             Question::DeletePod { namespace, name, options } => {
                 match self.delete_pod(&ObjectKey::namespaced(Kind::Pod, namespace, name), &options).await {
@@ -152,6 +159,9 @@ impl Answers {
         }
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
+        }
+        if key.kind == Kind::Node {
+            as_the_node_said(&mut object);
         }
         Ok(object.to_string().into())
     }
@@ -227,8 +237,9 @@ impl Answers {
                 {
                     tracing::warn!(%node, "registers without the label {}: it will get nothing", super::watch::EDGE_LABEL);
                 }
+                self.faces.create(node, &mut object);
                 let call = Call::new(Method::POST, path).with(Content::Json, object.to_string().into());
-                let outcome = self.api.call(call).await;
+                let outcome = self.api.call(call).await.and_then(as_said);
                 if outcome.as_ref().is_err_and(|refused| refused.reason == Reason::AlreadyExists) {
                     let _ = self.news.send(LinkNews::RegisteredAnew(node.clone())).await;
                 }
@@ -305,7 +316,8 @@ impl Answers {
         self.api.call(call.with(Content::MergePatch, patch.to_string().into())).await
     }
 
-    async fn patch_status(&self, key: &ObjectKey, patch: &str) -> Outcome<Bytes> {
+    /// `node`: it is this Node's; `None`: a Pod's.
+    async fn patch_status(&self, key: &ObjectKey, node: Option<&NodeName>, patch: &str) -> Outcome<Bytes> {
         let Ok(mut patch) = serde_json::from_str::<Map<String, Value>>(patch) else {
             return Err(bad_request(&format!("the status patch of {key} is no JSON object")));
         };
@@ -314,6 +326,9 @@ impl Answers {
         patch.retain(|field, _| field == "status");
         if let Some(uid) = uid {
             patch.insert("metadata".to_owned(), json!({"uid": uid}));
+        }
+        if let Some(node) = node {
+            self.faces.patch(node, &mut patch);
         }
         let call = Call::new(Method::PATCH, object_path(key, "/status")?);
         let body = Value::Object(patch).to_string();
@@ -390,6 +405,13 @@ fn let_only_own_words(node: &mut Value) {
             keeps
         });
     }
+}
+
+/// A Node as its machine said it, which must not take the cloud's address for its own.
+fn as_said(body: Bytes) -> Outcome<Bytes> {
+    let mut node = parsed(&body)?;
+    as_the_node_said(&mut node);
+    Ok(node.to_string().into())
 }
 
 fn stored(outcome: Outcome<Bytes>) -> (Answer, Option<Version>) {

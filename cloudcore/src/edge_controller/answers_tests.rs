@@ -43,7 +43,8 @@ fn answers(script: Vec<(u16, Value)>) -> (Answers, Seen, mpsc::Receiver<LinkNews
     let api = ApiServer::new(kube::Client::new(service, "default"));
     let graph = Graph::default();
     let (api_server_ca, address) = ("PEM".to_owned(), "10.0.0.9".to_owned());
-    (Answers { api, graph, api_server_ca, address, news, numbers: Numbers::default() }, seen, told)
+    let faces = NodeFaces::off();
+    (Answers { api, graph, api_server_ca, address, faces, news, numbers: Numbers::default() }, seen, told)
 }
 
 fn status(code: u16, reason: &str) -> (u16, Value) {
@@ -358,4 +359,55 @@ async fn a_node_says_its_status_and_no_more() {
         Question::Update { key: ObjectKey::cluster(Kind::Node, "e1".parse().unwrap()), body: bytes(body) };
     let left = r#"{"metadata":{"annotations":{"isthmus.io/pod-network":"managed"},"labels":{"node-role.kubernetes.io/edge":"","site":"x"}}}"#;
     check(question, &format!("PATCH /api/v1/nodes/e1 application/merge-patch+json {left}")).await;
+}
+
+#[tokio::test]
+async fn a_node_shows_the_clouds_address_and_sees_its_own() {
+    let addresses = |internal: &str, more: &[Value]| {
+        let first = json!({"type": "InternalIP", "address": internal});
+        let last = json!({"type": "Hostname", "address": "e1"});
+        Value::from([&[first], more, &[last]].concat())
+    };
+    let endpoints = |port: u16| json!({"kubeletEndpoint": {"Port": port}});
+    let external = [json!({"type": "ExternalIP", "address": "192.0.2.7"})];
+    let said = json!({"addresses": addresses("192.0.2.7", &[]), "daemonEndpoints": endpoints(10350)});
+    let shown = json!({"addresses": addresses("10.0.0.1", &external), "daemonEndpoints": endpoints(10003)});
+    let metadata = json!({"name": "e1", "labels": {"node-role.kubernetes.io/edge": ""}, "resourceVersion": "7",
+        "annotations": {"isthmus.io/node-addresses": "192.0.2.7", "isthmus.io/kubelet-port": "10350"}});
+    let stored = json!({"kind": "Node", "metadata": metadata, "status": shown});
+
+    let (mut answers, seen, _told) =
+        answers(vec![(201, stored.clone()), (200, stored.clone()), (200, stored.clone())]);
+    answers.faces = NodeFaces::showing([10, 0, 0, 1].into(), 10003);
+    let node: NodeName = "e1".parse().unwrap();
+    let object =
+        json!({"metadata": {"name": "e1", "labels": {"node-role.kubernetes.io/edge": ""}}, "status": said});
+    let question = Question::Create { key: key("null/node/e1"), body: bytes(object) };
+    let (answer, _) = answers.answer(&node, question).await;
+    let Answer::Stored(body) = answer else { panic!("{answer:?}") };
+    let answered: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(answered["status"], said);
+    assert_eq!(answered["metadata"]["annotations"], json!({}));
+    let sent = |at: usize| -> Value {
+        let line = seen.lock().unwrap()[at].clone();
+        serde_json::from_str(line.split_once(" {").map(|(_, rest)| format!("{{{rest}")).unwrap().as_str())
+            .unwrap()
+    };
+    assert_eq!(sent(0)["status"], shown);
+    assert_eq!(sent(0)["metadata"]["annotations"]["isthmus.io/node-addresses"], "192.0.2.7");
+
+    // A heartbeat carries nothing more, and makes no call of its own.
+    answers.faces.seen(&node, &stored);
+    let patch = json!({"status": {"conditions": []}}).to_string();
+    let question = Question::PatchNodeStatus { node: node.clone(), patch };
+    let (answer, _) = answers.answer(&node, question).await;
+    assert_eq!(sent(1), json!({"status": {"conditions": []}}));
+    let Answer::Stored(body) = answer else { panic!("{answer:?}") };
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["status"], said);
+    // The machine has moved.
+    let moved = json!({"status": {"addresses": addresses("192.0.2.8", &[])}}).to_string();
+    answers.answer(&node, Question::PatchNodeStatus { node: node.clone(), patch: moved }).await;
+    assert_eq!(sent(2)["status"]["addresses"][2], json!({"type": "ExternalIP", "address": "192.0.2.8"}));
+    assert_eq!(sent(2)["metadata"]["annotations"], json!({"isthmus.io/node-addresses": "192.0.2.8"}));
+    assert_eq!(seen.lock().unwrap().len(), 3);
 }

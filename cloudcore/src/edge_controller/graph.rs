@@ -33,6 +33,13 @@ impl Graph {
         self.read().is_pod(&ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
     }
 
+    /// Which edge node this Pod is bound to.
+    #[must_use]
+    pub fn node_of_pod(&self, namespace: &Namespace, name: &ObjectName) -> Option<NodeName> {
+        let key = ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone());
+        self.read().node_of(&key).cloned()
+    }
+
     /// Whether a Pod on the node runs as this service account.
     #[must_use]
     pub fn uses_account(&self, node: &NodeName, namespace: &Namespace, account: &ObjectName) -> bool {

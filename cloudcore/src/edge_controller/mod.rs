@@ -34,6 +34,7 @@ use self::handle::LinkNews;
 use self::observed::{Observed, WatchEvent};
 use self::placement::Effect;
 use self::tolerations::{Policy, Stay};
+use crate::cloud_stream::NodeFaces;
 use crate::device_controller::handle::{DeviceInbox, FromEdge};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
@@ -63,6 +64,8 @@ pub struct Settings {
     pub admission_toleration_secs: i64,
     /// From what edge nodes get ranges of pod addresses; nothing: they get none.
     pub pod_ranges: Option<Pool>,
+    /// What Nodes show to the API server.
+    pub faces: NodeFaces,
 }
 
 /// The module. `run` it.
@@ -138,6 +141,7 @@ struct Downstreaming {
     queues: NodeQueues,
     devices: DeviceInbox,
     graph: Graph,
+    faces: NodeFaces,
     policy: Policy,
     orders: mpsc::Sender<tolerate::Order>,
     ranges: mpsc::Sender<()>,
@@ -201,6 +205,7 @@ impl EdgeController {
             graph: graph.clone(),
             api_server_ca: settings.api_server_ca,
             address: settings.address,
+            faces: settings.faces.clone(),
             news: tell.clone(),
             numbers: numbers.clone(),
         };
@@ -209,6 +214,7 @@ impl EdgeController {
             queues,
             devices,
             graph,
+            faces: settings.faces,
             policy,
             orders: order,
             ranges: ask,
@@ -274,6 +280,12 @@ impl Downstreaming {
     async fn on_watch(&mut self, event: WatchEvent) {
         let was_complete = *self.complete.borrow();
         self.tolerate(&event).await;
+        if let WatchEvent::Applied(observed) = &event
+            && observed.key.kind == Kind::Node
+            && let Ok(node) = observed.key.name.as_str().parse()
+        {
+            self.faces.seen(&node, observed.object());
+        }
         if pod_ranges::asks(&event) {
             let _ = self.ranges.try_send(());
         }
@@ -398,6 +410,10 @@ impl Downstreaming {
                 Effect::Put(..) | Effect::Delete(..) => {}
                 Effect::NodeGone(node) => {
                     tracing::info!(%node, "is no edge node any more");
+                    // Another Node of its name may be there already.
+                    if !self.graph.is_node(&node) {
+                        self.faces.gone(&node);
+                    }
                     self.queues.tell(QueueOrder::NodeGone(node)).await;
                 }
                 Effect::Fetch(key) => {

@@ -101,11 +101,18 @@ impl Observed {
         })
     }
 
-    /// The object as it goes to the edge.
+    /// The object as it goes to the edge: a Node as its machine said it.
     #[must_use]
     pub(super) fn body(&self) -> Bytes {
+        let text = if self.key.kind == Kind::Node {
+            let mut node = self.object.clone();
+            crate::cloud_stream::as_the_node_said(&mut node);
+            node.to_string()
+        } else {
+            self.object.to_string()
+        };
         // Kept as long as the object exists: without the room that writing left over, up to half of it.
-        self.object.to_string().into_boxed_str().into_boxed_bytes().into()
+        text.into_boxed_str().into_boxed_bytes().into()
     }
 
     /// The object's JSON.

@@ -207,6 +207,12 @@ impl Placement {
         self.pods.contains_key(key)
     }
 
+    /// The edge node that a Pod is bound to.
+    #[must_use]
+    pub(super) fn node_of(&self, key: &ObjectKey) -> Option<&NodeName> {
+        self.pods.get(key).map(|pod| &pod.node)
+    }
+
     /// Uid and service account of a Pod, if it is bound to this node.
     #[must_use]
     pub(super) fn pod_on(

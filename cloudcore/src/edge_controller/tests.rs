@@ -50,6 +50,7 @@ fn downstream() -> Bench {
         queues,
         devices: DeviceInbox::channel().0,
         graph: Graph::default(),
+        faces: NodeFaces::off(),
         policy: Policy { stay: Stay::Forever, admission_secs: 300 },
         orders: fixes,
         ranges: mpsc::channel(1).0,
@@ -184,6 +185,7 @@ async fn questions_about_one_object_wait_for_one_another_and_others_do_not() {
     let seen = Arc::default();
     let (news, _told) = mpsc::channel(8);
     let answers = Answers {
+        faces: NodeFaces::off(),
         api: slow_server(&seen),
         graph: Graph::default(),
         api_server_ca: String::new(),

@@ -30,6 +30,7 @@ fn text(values: &Values) -> String {
     let core = &values.cloud_core;
     let (hub, edge) = (&core.modules.cloud_hub, &core.modules.edge_controller);
     let (device, sync) = (&core.modules.device_controller, &core.modules.sync_controller);
+    let stream = &core.modules.cloud_stream;
     let listen = json!(core.listen_address);
     let monitor = match core.listen_address {
         _ if is_monitor_local(values) => "127.0.0.1",
@@ -92,6 +93,12 @@ fn text(values: &Values) -> String {
         format!("      advertise: {}", json!(device.conversion.advertise)),
         "  syncController:".to_owned(),
         format!("    enable: {}", sync.enable),
+        "  cloudStream:".to_owned(),
+        format!("    enable: {}", stream.enable),
+        format!("    address: {listen}"),
+        format!("    streamPort: {}", stream.stream_port),
+        format!("    kubeletPorts: {}", json!(stream.kubelet_ports)),
+        format!("    kubeletAddress: {}", json!(stream.kubelet_address)),
     ];
     lines.join("\n")
 }

@@ -68,6 +68,10 @@ fn internal(values: &Values) -> Value {
 /// Edges come from anywhere, and nothing tells the API server from others.
 fn network_policy(values: &Values) -> Value {
     let port = |name: &str| json!({"port": name, "protocol": "TCP"});
+    let mut open = ["cloudhub", "cloudhub-https", "conversion", "stream"].map(port).to_vec();
+    for (first, last) in values.cloud_core.modules.cloud_stream.kubelet_ports.ranges() {
+        open.push(filled(json!({"port": first, "endPort": last, "protocol": "TCP"})));
+    }
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": named(values, NAME, NAMESPACE),
@@ -75,7 +79,7 @@ fn network_policy(values: &Values) -> Value {
             "podSelector": {"matchLabels": selector()},
             "policyTypes": ["Ingress"],
             "ingress": [
-                {"ports": [port("cloudhub"), port("cloudhub-https"), port("conversion")]},
+                {"ports": open},
                 filled(json!({"ports": [port("monitor")], "from": values.network_policy.monitor_from})),
             ],
         },

@@ -90,6 +90,14 @@ fn cluster_rules(values: &Values) -> Value {
         rule(EXTENSIONS, &["customresourcedefinitions"], &definitions, &["get"]),
         rule(EXTENSIONS, &["customresourcedefinitions"], &device_definitions, &["patch"]),
     ];
+    if values.cloud_core.modules.cloud_stream.enable.is_on() {
+        const CERTIFICATES: &str = "certificates.k8s.io";
+        rules.push(rule("authentication.k8s.io", &["tokenreviews"], &[], &["create"]));
+        rules.push(rule("authorization.k8s.io", &["subjectaccessreviews"], &[], &["create"]));
+        rules.push(rule(CERTIFICATES, &["certificatesigningrequests"], &[], &["create", "get"]));
+        rules.push(rule(CERTIFICATES, &["certificatesigningrequests/approval"], &[], &["patch"]));
+        rules.push(rule(CERTIFICATES, &["signers"], &["kubernetes.io/kubelet-serving"], &["approve"]));
+    }
     if values.cloud_core.feature_gates.require_authorization.is_on() {
         rules.push(rule("certificates.k8s.io", &["certificatesigningrequests"], &[], &["get"]));
         rules.push(rule("", &["users"], &[], &["impersonate"]));

@@ -161,6 +161,20 @@ text!(
         !address.is_empty() && address.chars().all(is_address) && (1..=3).contains(&bits.len()) && bits.chars().all(is_digit)
     })
 );
+text!(
+    /// Empty: what cloudcore finds out.
+    KubeletAddress, "an IP address, or node",
+    |text| text.is_empty() || text == "node" || text.parse::<IpAddr>().is_ok()
+);
+text!(
+    /// Empty: none. cloudcore itself looks closer.
+    Ports, "ports such as 10400-11399 or 20001,20005-20010",
+    |text| {
+        let is_port = |text: &str| (1..=5).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_digit());
+        let is_part = |part: &str| part.split_once('-').map_or(is_port(part), |(first, last)| is_port(first) && is_port(last));
+        text.is_empty() || text.split(',').all(is_part)
+    }
+);
 text!(DnsName, "a DNS name", |text| only(text, ".*_-"));
 text!(Advertise, "a host, or host:port", |text| only(text, ".:_[]-"));
 text!(Repository, "an image name such as registry.example/isthmus/cloudcore", |text| text
@@ -186,6 +200,18 @@ text!(Interval, "a time as Prometheus writes it, such as 30s", |text| {
     }
     !text.is_empty()
 });
+
+impl Ports {
+    /// First and last, of each that has both.
+    pub(super) fn ranges(&self) -> Vec<(u32, Option<u32>)> {
+        let number = |text: &str| text.parse::<u32>().ok();
+        let range = |part: &str| match part.split_once('-') {
+            Some((first, last)) => Some((number(first)?, number(last))),
+            None => Some((number(part)?, None)),
+        };
+        self.0.split(',').filter_map(range).collect()
+    }
+}
 
 fn only(text: &str, marks: &str) -> bool {
     text.chars().all(|letter| letter.is_ascii_alphanumeric() || marks.contains(letter))
@@ -223,6 +249,14 @@ mod tests {
         check::<AddressRange>(
             &[json!("10.208.0.0/12"), json!("fd00::/48"), json!("")],
             &[json!("10.208.0.0"), json!("/12"), json!("10.0.0.0/x"), json!("10.0.0.0/1000"), json!("a b/1")],
+        );
+        check::<Ports>(
+            &[json!(""), json!("10400-11399"), json!("20001,20005-20010")],
+            &[json!("10351-"), json!("1,,2"), json!("a"), json!("1 2"), json!(10351), json!("123456")],
+        );
+        check::<KubeletAddress>(
+            &[json!(""), json!("node"), json!("192.0.2.1"), json!("2001:db8::1")],
+            &[json!("cloud.example"), json!("Node")],
         );
         check::<DnsName>(&[json!("*.a-b.example"), json!("")], &[json!("a b"), json!("https://a")]);
         check::<Repository>(&[json!("reg.example:5000/a/b")], &[json!(""), json!("/a"), json!("a b")]);

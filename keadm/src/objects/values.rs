@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::scalars::{
-    Address, AddressRange, Advertise, DnsName, Interval, Labels, Levels, ListenAddress, Object, Port, Quoted,
-    Repository, Switch, Tag, Texts, Toleration,
+    Address, AddressRange, Advertise, DnsName, Interval, KubeletAddress, Labels, Levels, ListenAddress,
+    Object, Port, Ports, Quoted, Repository, Switch, Tag, Texts, Toleration,
 };
 
 /// The whole file. Keys that nobody reads are there to be checked.
@@ -117,7 +117,7 @@ pub(crate) struct Modules {
     pub(super) edge_controller: EdgeController,
     pub(super) device_controller: DeviceController,
     pub(super) sync_controller: SyncController,
-    pub(super) cloud_stream: KubeEdges,
+    pub(super) cloud_stream: CloudStream,
     pub(super) dynamic_controller: KubeEdges,
     pub(super) router: KubeEdges,
     pub(super) task_manager: KubeEdges,
@@ -192,6 +192,15 @@ pub(super) struct Conversion {
 #[serde(deny_unknown_fields)]
 pub(super) struct SyncController {
     pub(super) enable: Switch,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct CloudStream {
+    pub(super) enable: Switch,
+    pub(super) stream_port: Port,
+    pub(super) kubelet_ports: Ports,
+    pub(super) kubelet_address: KubeletAddress,
 }
 
 #[derive(Clone, Debug, Deserialize)]

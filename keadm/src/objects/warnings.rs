@@ -19,14 +19,10 @@ impl Values {
                 "cloudCore.securityContext.privileged is ignored: cloudcore needs no privilege.".to_owned(),
             );
         }
-        let parts: [(&KubeEdges, &str); 9] = [
+        let parts: [(&KubeEdges, &str); 8] = [
             (
                 &modules.cloud_hub.quic,
                 "cloudCore.modules.cloudHub.quic is not there yet: edges connect over WebSocket.",
-            ),
-            (
-                &modules.cloud_stream,
-                "cloudCore.modules.cloudStream is not there yet: no kubectl logs and exec for pods on edge nodes.",
             ),
             (
                 &modules.dynamic_controller,
@@ -65,7 +61,7 @@ mod tests {
     fn a_kubeedge_users_file_says_what_has_no_effect() {
         let file = include_str!("../../../e2e/charts/values/kubeedge.yaml");
         let (values, warnings) = Values::from_layers(&[serde_saphyr::from_str(file).unwrap()], &[]).unwrap();
-        assert_eq!(warnings.len(), 11, "{warnings:?}");
+        assert_eq!(warnings.len(), 10, "{warnings:?}");
         assert_eq!(values.cloud_core.modules.cloud_hub.node_limit.get(), 1000);
     }
 }

@@ -1,0 +1,175 @@
+//! What each edge node's Node shows to the API server: EdgeController passes every registration and status through here.
+//!
+//! A port is opened before a Node says it, so that nobody dials in vain; once open it stays so. Cloneable; its lock is held for a
+//! moment, never across an await. The decisions are `node_ports.rs` and `node_status.rs`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ke_wire::NodeName;
+use serde_json::{Map, Value};
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+use super::node_ports::{NodePorts, PortRange};
+use super::node_status::{self, Face, Shown};
+use super::route::Entrance;
+use crate::cloud_hub::Port;
+
+const KEY: &str = "modules.cloudStream.kubeletPorts";
+
+/// Handle to what Nodes show.
+#[derive(Clone)]
+pub struct NodeFaces(Arc<Inner>);
+
+struct Inner {
+    /// `None`: Nodes show what their machines say, and what was shown before is taken back.
+    served: Option<Served>,
+    state: Mutex<State>,
+    opened: Notify,
+}
+
+struct Served {
+    address: Option<IpAddr>,
+    shared_port: u16,
+    listen_on: IpAddr,
+    tls: TlsAcceptor,
+}
+
+#[derive(Default)]
+struct State {
+    ports: NodePorts,
+    shown: HashMap<NodeName, Shown>,
+    open: BTreeSet<u16>,
+    /// Opened, and not yet taken by the module: at most as many as there are ports.
+    fresh: Vec<(u16, Port)>,
+}
+
+impl NodeFaces {
+    /// Nobody is served here.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(Arc::new(Inner { served: None, state: Mutex::default(), opened: Notify::new() }))
+    }
+
+    /// Nodes show `address`, if any, and a port of `range` or else `shared_port`.
+    pub(super) fn new(
+        address: Option<IpAddr>,
+        range: PortRange,
+        shared_port: u16,
+        listen_on: IpAddr,
+        tls: TlsAcceptor,
+    ) -> Self {
+        let state = State { ports: NodePorts::new(range), ..State::default() };
+        let served = Some(Served { address, shared_port, listen_on, tls });
+        Self(Arc::new(Inner { served, state: Mutex::new(state), opened: Notify::new() }))
+    }
+
+    /// All Nodes show this.
+    #[cfg(test)]
+    pub(crate) fn showing(address: IpAddr, port: u16) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let tls = super::tls(&Arc::default()).unwrap();
+        Self::new(Some(address), PortRange::default(), port, address, tls)
+    }
+
+    /// The Node as the API server has it now.
+    pub(crate) fn seen(&self, node: &NodeName, object: &Value) {
+        let shown = Shown::of(object);
+        let mut state = self.state();
+        state.ports.seen(node, shown.port);
+        if let (Some(served), Some(port)) = (&self.0.served, shown.port)
+            && state.ports.owner(port) == Some(node)
+        {
+            self.open(served, &mut state, port);
+        }
+        state.shown.insert(node.clone(), shown);
+    }
+
+    /// It is no edge node any more.
+    pub(crate) fn gone(&self, node: &NodeName) {
+        let mut state = self.state();
+        state.shown.remove(node);
+        state.ports.gone(node);
+    }
+
+    /// A Node that is about to be created.
+    pub(crate) fn create(&self, node: &NodeName, object: &mut Value) {
+        let mut state = self.state();
+        let face = self.face(&mut state, node);
+        node_status::create(object, face);
+    }
+
+    /// A strategic merge patch of a Node's status that is about to be sent.
+    pub(crate) fn patch(&self, node: &NodeName, patch: &mut Map<String, Value>) {
+        let mut state = self.state();
+        let face = self.face(&mut state, node);
+        node_status::patch(patch, state.shown.get(node), face);
+    }
+
+    /// By which way a request came that came to this port.
+    pub(super) fn entrance(&self, port: u16) -> Entrance {
+        self.state().ports.owner(port).cloned().map_or(Entrance::Shared, Entrance::Of)
+    }
+
+    /// Ports that were opened since this was asked last; waits for the first.
+    pub(super) async fn opened(&self) -> Vec<(u16, Port)> {
+        loop {
+            let waiting = self.0.opened.notified();
+            let fresh = std::mem::take(&mut self.state().fresh);
+            if !fresh.is_empty() {
+                return fresh;
+            }
+            waiting.await;
+        }
+    }
+
+    fn face(&self, state: &mut State, node: &NodeName) -> Face {
+        let Some(served) = &self.0.served else { return Face::default() };
+        // Ends: each turn that goes on takes one port out of the range.
+        let own = loop {
+            match state.ports.give(node) {
+                Some(port) if !self.open(served, state, port) => {}
+                given => break given,
+            }
+        };
+        Face { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
+    }
+
+    /// Whether it is open now.
+    fn open(&self, served: &Served, state: &mut State, port: u16) -> bool {
+        if state.open.contains(&port) {
+            return true;
+        }
+        match Port::with_tls(KEY, served.listen_on, port, served.tls.clone()) {
+            Ok(listener) => {
+                state.open.insert(port);
+                state.fresh.push((port, listener));
+                self.0.opened.notify_one();
+                true
+            }
+            Err(cause) => {
+                tracing::warn!("port {port} is given to no node: {cause}");
+                state.ports.is_unusable(port);
+                false
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for NodeFaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} nodes", self.state().shown.len())
+    }
+}
+
+impl Default for NodeFaces {
+    fn default() -> Self {
+        Self::off()
+    }
+}
