@@ -25,6 +25,7 @@ pub mod logs;
 pub mod observed;
 mod observer;
 pub mod plan;
+pub mod probes;
 pub mod pull_secrets;
 pub mod resources;
 pub mod sandbox;
@@ -60,6 +61,7 @@ use self::hands::{Hands, N_HEAVY};
 use self::images::Images;
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
+pub use self::probes::ProbeCounts;
 use self::resources::{Qos, pod_request, qos};
 use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
@@ -162,7 +164,9 @@ impl Edged {
             cgroups: parts.cgroups,
             heavy: Semaphore::new(N_HEAVY),
         };
-        let shared = Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen });
+        let probe_counts = ProbeCounts::default();
+        let shared =
+            Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen, probe_counts });
         let now = Instant::now();
         let mut edged = Self {
             shared,
@@ -183,6 +187,12 @@ impl Edged {
         };
         edged.put_all(parts.pods);
         edged
+    }
+
+    /// How many probes were made: for who serves the kubelet's `/metrics/probes`.
+    #[must_use]
+    pub fn probe_counts(&self) -> ProbeCounts {
+        self.shared.probe_counts.clone()
     }
 
     /// Runs until it is told to stop. Containers go on: whoever starts edgecore again finds and adopts them.

@@ -13,6 +13,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::backoff::later;
 use super::observed::{ContainerState, ObservedContainer, ObservedPod, SandboxState, Source, Volumes};
+use super::probes::Kind;
 
 /// What the store says about a Pod.
 #[derive(Clone, Debug)]
@@ -107,6 +108,13 @@ pub enum StopReason {
     SandboxChanged,
     /// The runtime does not know what it does.
     Lost,
+    /// A probe asks for its end. `restarts`: its successor starts at once or after its back-off.
+    Unwell {
+        /// Which probe.
+        probe: Kind,
+        /// Whether it has a successor.
+        restarts: bool,
+    },
 }
 
 /// How a Pod that runs no more has ended.
@@ -211,7 +219,7 @@ pub fn is_initialized(spec: &PodSpec, observed: &ObservedPod) -> bool {
     let Some(sandbox) = observed.current_sandbox() else { return inits(spec).is_empty() };
     mains_began(spec, observed, &sandbox.id)
         || inits(spec).iter().all(|init| match here(observed, &init.name, &sandbox.id) {
-            Some(record) if is_sidecar(init) => record.is_running(),
+            Some(record) if is_sidecar(init) => record.is_running() && observed.verdict(record).started,
             Some(record) => record.exit().is_some_and(|exit| exit.code == 0),
             None => false,
         })
@@ -314,9 +322,7 @@ impl Run<'_> {
         }
         for container in &spec.containers {
             self.main(spec, container, sandbox);
-            // A postStart hook runs here, before the next container starts.
         }
-        // Liveness and startup probes that failed end their containers here.
     }
 
     fn sidecar(&mut self, init: &Container, sandbox: &str) -> Next {
@@ -324,9 +330,10 @@ impl Run<'_> {
             Some(record) if record.is_running() && record.sandbox == sandbox => {
                 if self.spec_changed(record) {
                     self.replace(record, sandbox, StopReason::SpecChanged);
+                } else {
+                    self.heal(record, sandbox, RestartPolicy::Always);
                 }
-                // With a startup probe those behind it wait here until it has passed.
-                Next::Goes
+                if self.observed.verdict(record).started { Next::Goes } else { Next::Waits }
             }
             record => {
                 self.start(&init.name, record, sandbox);
@@ -355,6 +362,8 @@ impl Run<'_> {
             ContainerState::Running { .. } if record.sandbox == sandbox => {
                 if self.spec_changed(record) {
                     self.replace(record, sandbox, StopReason::SpecChanged);
+                } else {
+                    self.heal(record, sandbox, restart_policy(spec, container));
                 }
             }
             ContainerState::Exited(exit) => match (restart_policy(spec, container), exit.code) {
@@ -419,6 +428,26 @@ impl Run<'_> {
             attempt: record.attempt.saturating_add(1),
             ended: None,
         });
+    }
+
+    /// Ends a container that its probes found unwell, and starts its successor unless the policy forbids it. As with a
+    /// kubelet the back-off of this start counts from the container before: the first one is immediate.
+    fn heal(&mut self, record: &ObservedContainer, sandbox: &str, policy: RestartPolicy) {
+        let Some(probe) = self.observed.verdict(record).failed else { return };
+        let restarts = policy != RestartPolicy::Never;
+        let reason = StopReason::Unwell { probe, restarts };
+        self.actions.push(Action::StopContainers(vec![self.stop(record, reason)]));
+        let records = self.observed.records(&record.name);
+        let ended = records.iter().find_map(|older| older.exit()).map(|exit| exit.finished_at);
+        let waits = ended.and_then(|ended| self.observed.backoffs.wait(&record.name, ended, self.now));
+        if restarts && waits.is_none() {
+            self.actions.push(Action::StartContainer {
+                name: record.name.clone(),
+                sandbox: sandbox.to_owned(),
+                attempt: record.attempt.saturating_add(1),
+                ended,
+            });
+        }
     }
 
     /// Only a hash that we wrote counts: a container that another program or version made is left in peace.
@@ -486,9 +515,21 @@ fn stop(desired: &DesiredPod, record: &ObservedContainer, reason: StopReason) ->
     let grace_secs = match reason {
         // Nobody knows whether it would hear the signal.
         StopReason::Lost => LEAST_GRACE_SECS,
+        StopReason::Unwell { probe, .. } => probe_grace(desired, record, probe)
+            .or_else(|| desired.grace_secs())
+            .unwrap_or(DEFAULT_GRACE_SECS)
+            .max(LEAST_GRACE_SECS),
         _ => desired.grace_secs().or(record.grace_secs).unwrap_or(DEFAULT_GRACE_SECS).max(LEAST_GRACE_SECS),
     };
     Stop { id: record.id.clone(), name: record.name.clone(), grace_secs, reason }
+}
+
+/// What this probe gives its container instead of the Pod's grace period. A Pod that is being deleted has its own.
+fn probe_grace(desired: &DesiredPod, record: &ObservedContainer, probe: Kind) -> Option<i64> {
+    let pod = desired.pod().filter(|pod| pod.metadata.deletion_grace_period_seconds.is_none())?;
+    let spec = pod.spec.as_ref()?;
+    let container = inits(spec).iter().chain(&spec.containers).find(|c| c.name == record.name)?;
+    probe.probe(container)?.termination_grace_period_seconds
 }
 
 /// Ends what still runs: main containers side by side, then sidecars in the reverse of their order. Empty when nothing

@@ -127,12 +127,12 @@ impl View<'_> {
             || previous.map_or(0, |previous| previous.restart_count),
             |record| i32::try_from(record.attempt).unwrap_or(i32::MAX),
         );
+        let verdict = shown.map_or_else(Default::default, |record| self.observed.verdict(record));
         let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
         let ready = if is_init && !is_sidecar(container) {
             state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0)
         } else {
-            // A readiness probe's word goes here.
-            running
+            running && verdict.ready
         };
         ContainerStatus {
             name: container.name.clone(),
@@ -143,8 +143,7 @@ impl View<'_> {
                 .unwrap_or_default(),
             image_id: shown.map(|record| record.image_id.clone()).unwrap_or_default(),
             container_id: shown.map(|record| self.container_id(record)),
-            // A startup probe's word goes here.
-            started: Some(running),
+            started: Some(running && verdict.started),
             ready,
             restart_count,
             last_state: last.map(|ended| State { terminated: Some(ended), ..State::default() }),
@@ -339,8 +338,16 @@ impl View<'_> {
         if is_initialized(self.spec, self.observed) || (self.is_over() && phase != "Failed") {
             return condition("Initialized", Verdict::True);
         }
-        let missing: Vec<&str> =
-            inits_now.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+        let is_done = |(init, status): &(&Container, &ContainerStatus)| match is_sidecar(init) {
+            true => status.started == Some(true),
+            false => status.ready,
+        };
+        let missing: Vec<&str> = inits(self.spec)
+            .iter()
+            .zip(inits_now)
+            .filter(|pair| !is_done(pair))
+            .map(|(_, status)| status.name.as_str())
+            .collect();
         if missing.is_empty() {
             return condition("Initialized", Verdict::True);
         }
@@ -372,28 +379,28 @@ impl View<'_> {
             return condition(type_, Verdict::False("ContainersNotReady", message));
         }
         if type_ == "Ready"
-            && let Some(message) = self.closed_gate()
+            && let Some(message) = self.closed_gates()
         {
             return condition(type_, Verdict::False("ReadinessGatesNotReady", message));
         }
         condition(type_, Verdict::True)
     }
 
-    /// The first readiness gate that is not open, in Kubernetes' words.
-    fn closed_gate(&self) -> Option<String> {
+    /// The readiness gates that are not open, in Kubernetes' words.
+    fn closed_gates(&self) -> Option<String> {
         let conditions = self.previous.conditions.as_deref().unwrap_or_default();
-        self.spec.readiness_gates.iter().flatten().find_map(|gate| {
-            let type_ = &gate.condition_type;
-            match conditions.iter().find(|condition| condition.type_ == *type_) {
-                Some(condition) if condition.status == "True" => None,
-                Some(_) => {
-                    Some(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but False"))
-                }
-                None => {
-                    Some(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist."))
-                }
+        let closed = |type_: &String| match conditions.iter().find(|condition| condition.type_ == *type_) {
+            Some(condition) if condition.status == "True" => None,
+            Some(PodCondition { status, .. }) => {
+                Some(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but {status}"))
             }
-        })
+            None => {
+                Some(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist."))
+            }
+        };
+        let gates = self.spec.readiness_gates.iter().flatten();
+        let closed: Vec<String> = gates.filter_map(|gate| closed(&gate.condition_type)).collect();
+        (!closed.is_empty()).then(|| closed.join(", "))
     }
 
     fn addresses(&self, status: &mut PodStatus) {

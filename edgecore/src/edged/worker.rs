@@ -21,7 +21,8 @@ use super::images::ImageNotice;
 use super::inspector::Inspector;
 use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
-use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, plan};
+use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, is_sidecar, outcome, plan};
+use super::probes::{Ground, ProbeCounts, Probes, Said};
 use super::resources::qos;
 use super::sandbox::on_host_network;
 use super::status::{Ending, Facts, pod_status};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub(super) observer: Observer,
     pub(super) reports: Reports,
     pub(super) facts: watch::Receiver<Facts>,
+    pub(super) probe_counts: ProbeCounts,
 }
 
 /// What the worker hears from outside.
@@ -58,6 +60,7 @@ pub(super) struct Worker {
 #[derive(Default)]
 pub(super) struct Memory {
     inspector: Inspector,
+    probes: Probes,
     volumes: Volumes,
     refresh_at: Option<Timestamp>,
     backoffs: Backoffs,
@@ -86,6 +89,7 @@ enum Step {
 /// A word from outside.
 enum Heard {
     News,
+    Probe(Said),
     ConfigChanged,
     Closed,
 }
@@ -111,18 +115,26 @@ impl Worker {
                 // The observer has said it. What was reported stays: nothing is known that would change it.
                 Err(_) => Some(AWAY),
             };
-            match self.hear(until).await {
-                Heard::News => {}
-                Heard::ConfigChanged => self.on_config_changed(),
-                Heard::Closed => return,
+            let until = until.map(|wait| tokio::time::Instant::now() + wait);
+            loop {
+                match self.hear(until).await {
+                    Heard::News => break,
+                    // A probe that fails changes nothing by itself: no look at the runtime for it.
+                    Heard::Probe(said) => self.say_probe(said).await,
+                    Heard::ConfigChanged => {
+                        self.on_config_changed();
+                        break;
+                    }
+                    Heard::Closed => return,
+                }
             }
         }
     }
 
-    async fn hear(&mut self, wait: Option<Duration>) -> Heard {
+    async fn hear(&mut self, until: Option<tokio::time::Instant>) -> Heard {
         let sleep = async {
-            match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
                 None => std::future::pending().await,
             }
         };
@@ -137,6 +149,7 @@ impl Worker {
             }
             () = self.ears.wake.notified() => Heard::News,
             Some(()) = self.ears.config_changed.recv() => Heard::ConfigChanged,
+            said = self.memory.probes.said() => Heard::Probe(said),
             () = sleep => Heard::News,
         }
     }
@@ -162,6 +175,9 @@ impl Worker {
             self.memory.volumes = Volumes::Unknown;
         }
         let observed = self.observe(&desired, &listing).await?;
+        while let Some(said) = self.memory.probes.said_already() {
+            self.say_probe(said).await;
+        }
         self.report(&desired, &observed, now).await;
         let actions = plan(&desired, &observed, now);
         let planned = actions.clone();
@@ -178,6 +194,7 @@ impl Worker {
             }
             if self.memory.forgotten {
                 self.shared.hands.images.forget_pod(&self.uid);
+                self.shared.probe_counts.forget(&self.uid);
                 return Ok(Step::Done);
             }
         }
@@ -231,13 +248,37 @@ impl Worker {
             hold: self.memory.hold,
             stopping_since: self.memory.stopping_since,
             started_at,
+            probes: BTreeMap::new(),
             cleaned: self.memory.cleaned,
             gone_reported: self.memory.gone_reported,
         };
         if let Some(pod) = desired.pod() {
             observed.recall(pod);
+            self.probe(desired, pod, &observed);
+            observed.probes = self.memory.probes.verdicts();
         }
         Ok(observed)
+    }
+
+    /// What runs and has probes is watched from here on, what ended no more.
+    fn probe(&mut self, desired: &DesiredPod, pod: &Pod, observed: &ObservedPod) {
+        let none = PodStatus::default();
+        let previous = self.memory.told.last(pod.status.as_ref().unwrap_or(&none));
+        let is_ending =
+            !matches!(desired.want, Desired::Run(_)) || outcome(pod, observed, Timestamp::now()).is_some();
+        let address = if on_host_network(pod) {
+            self.shared.facts.borrow().host_ips.first().map_or("127.0.0.1".into(), ToString::to_string)
+        } else {
+            let ips = observed.current_sandbox().map(|sandbox| sandbox.ips.as_slice());
+            ips.and_then(<[_]>::first).map_or(String::new(), ToString::to_string)
+        };
+        let ground = Ground {
+            runtime: &self.shared.hands.runtime,
+            wake: &self.ears.wake,
+            counts: &self.shared.probe_counts,
+            address,
+        };
+        self.memory.probes.sync(pod, is_ending, observed, previous, &ground);
     }
 
     // ---- telling
@@ -288,6 +329,10 @@ impl Worker {
         if let Some(report) = self.recorder.report(&occurrence, Timestamp::now()) {
             self.shared.reports.send(report).await;
         }
+    }
+
+    async fn say_probe(&mut self, said: Said) {
+        self.say(Severity::Warning, said.reason, said.message, Some(&said.container)).await;
     }
 
     // ---- doing
@@ -483,26 +528,41 @@ impl Worker {
         };
         if desired.pod().is_some() {
             for stop in stops {
-                let message = match stop.reason {
-                    StopReason::PodEnds | StopReason::Lost => format!("Stopping container {}", stop.name),
-                    StopReason::SpecChanged => {
-                        format!("Container {} definition changed, will be restarted", stop.name)
-                    }
-                    StopReason::SandboxChanged => {
-                        format!("Stopping container {}: its sandbox changed", stop.name)
-                    }
-                };
+                let message = killing(desired, stop);
                 self.say(Severity::Normal, "Killing", message, Some(&stop.name)).await;
             }
         }
-        let runtime = &self.shared.hands.runtime;
         let each = stops.iter().map(|stop| {
             let grace = Duration::from_secs(u64::try_from(stop.grace_secs).unwrap_or(0));
-            runtime.stop_container(&stop.id, grace)
+            let (shared, id) = (self.shared.clone(), stop.id.clone());
+            async move { shared.hands.runtime.stop_container(&id, grace).await }
         });
         // All are asked before any failure counts.
-        let failed = join_all(each).await.into_iter().find_map(Result::err);
+        let results = self.meanwhile(desired, join_all(each)).await;
+        let failed = results.into_iter().find_map(Result::err);
         failed.map_or(Ok(()), |error| Err(Failure::of("FailedKillPod", "error killing container", error)))
+    }
+
+    /// Awaits something that may take a grace period, and tells what the Pod does until then: it may lose its readiness.
+    async fn meanwhile<T>(&mut self, desired: &DesiredPod, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let wake = self.ears.wake.clone();
+        loop {
+            let said = tokio::select! {
+                biased;
+                done = &mut work => return done,
+                said = self.memory.probes.said() => Some(said),
+                () = wake.notified() => None,
+            };
+            if let Some(said) = said {
+                self.say_probe(said).await;
+            } else if let Ok(listings) = self.shared.observer.look().await {
+                let listing = listings.get(&self.uid).cloned().unwrap_or_default();
+                if let Ok(observed) = self.observe(desired, &listing).await {
+                    self.report(desired, &observed, Timestamp::now()).await;
+                }
+            }
+        }
     }
 
     async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
@@ -555,6 +615,26 @@ fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
         (true, false) => true,
         (false, false) => now.grace_secs() < before.grace_secs(),
         (_, true) => false,
+    }
+}
+
+/// Kubernetes' words for why a container is ended.
+fn killing(desired: &DesiredPod, stop: &Stop) -> String {
+    let name = &stop.name;
+    let spec = desired.pod().and_then(|pod| pod.spec.as_ref());
+    let is_sidecar = spec.is_some_and(|spec| inits(spec).iter().any(|c| c.name == *name && is_sidecar(c)));
+    match stop.reason {
+        StopReason::PodEnds | StopReason::Lost => format!("Stopping container {name}"),
+        StopReason::SpecChanged => format!("Container {name} definition changed, will be restarted"),
+        StopReason::SandboxChanged => format!("Stopping container {name}: its sandbox changed"),
+        StopReason::Unwell { probe, restarts } => {
+            let probe = probe.as_str().to_lowercase();
+            match (is_sidecar, restarts) {
+                (true, _) => format!("Init container {name} failed {probe} probe"),
+                (false, true) => format!("Container {name} failed {probe} probe, will be restarted"),
+                (false, false) => format!("Container {name} failed {probe} probe"),
+            }
+        }
     }
 }
 

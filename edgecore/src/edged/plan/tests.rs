@@ -1,5 +1,7 @@
 //! Every rule of the plan as a row: a Pod, what is observed, what is to be done.
 
+mod life;
+
 use serde_json::json;
 
 use super::*;
