@@ -15,6 +15,7 @@ mod events;
 pub mod expand;
 pub mod fields;
 mod hands;
+mod hooks;
 pub mod image_folder;
 pub mod image_gc;
 pub mod image_name;

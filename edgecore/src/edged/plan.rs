@@ -45,13 +45,14 @@ impl DesiredPod {
         }
     }
 
-    /// Seconds between the stop signal and the kill. Kubernetes gives at least two.
+    /// Seconds from the decision to end a container to its kill. Kubernetes gives at least two after the stop signal; 0
+    /// as it was asked for means that no hook runs.
     #[must_use]
     pub fn grace_secs(&self) -> Option<i64> {
         let pod = self.pod()?;
         let asked = pod.metadata.deletion_grace_period_seconds;
         let written = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        Some(asked.or(written).unwrap_or(DEFAULT_GRACE_SECS).max(LEAST_GRACE_SECS))
+        Some(asked.or(written).unwrap_or(DEFAULT_GRACE_SECS))
     }
 }
 
@@ -91,10 +92,14 @@ pub struct Stop {
     pub id: String,
     /// Its name in the Pod.
     pub name: String,
-    /// Seconds between the stop signal and the kill.
+    /// Seconds for its preStop hook, the wait for its turn, and from the stop signal to the kill.
     pub grace_secs: i64,
     /// Why, for the event.
     pub reason: StopReason,
+    /// It gets its stop signal when all of lower turns have ended.
+    pub turn: usize,
+    /// Its preStop hook runs first.
+    pub hook: bool,
 }
 
 /// Why a container is ended.
@@ -108,6 +113,8 @@ pub enum StopReason {
     SandboxChanged,
     /// The runtime does not know what it does.
     Lost,
+    /// Its postStart hook failed.
+    HookFailed,
     /// A probe asks for its end. `restarts`: its successor starts at once or after its back-off.
     Unwell {
         /// Which probe.
@@ -140,7 +147,8 @@ pub enum RestartPolicy {
 }
 
 const DEFAULT_GRACE_SECS: i64 = 30;
-const LEAST_GRACE_SECS: i64 = 2;
+/// From the stop signal to the kill, whatever was asked for.
+pub(super) const LEAST_GRACE_SECS: i64 = 2;
 
 /// What to do for this Pod now, in this order. An empty list: nothing, until something changes.
 #[must_use]
@@ -512,62 +520,72 @@ fn kept_dead(observed: &ObservedPod) -> Vec<&str> {
 }
 
 fn stop(desired: &DesiredPod, record: &ObservedContainer, reason: StopReason) -> Stop {
-    let grace_secs = match reason {
+    let of_pod = || desired.grace_secs().or(record.grace_secs).unwrap_or(DEFAULT_GRACE_SECS);
+    let asked = match reason {
         // Nobody knows whether it would hear the signal.
-        StopReason::Lost => LEAST_GRACE_SECS,
-        StopReason::Unwell { probe, .. } => probe_grace(desired, record, probe)
-            .or_else(|| desired.grace_secs())
-            .unwrap_or(DEFAULT_GRACE_SECS)
-            .max(LEAST_GRACE_SECS),
-        _ => desired.grace_secs().or(record.grace_secs).unwrap_or(DEFAULT_GRACE_SECS).max(LEAST_GRACE_SECS),
+        StopReason::Lost => 0,
+        StopReason::Unwell { probe, .. } => probe_grace(desired, record, probe).unwrap_or_else(of_pod),
+        StopReason::PodEnds
+        | StopReason::SpecChanged
+        | StopReason::SandboxChanged
+        | StopReason::HookFailed => of_pod(),
     };
-    Stop { id: record.id.clone(), name: record.name.clone(), grace_secs, reason }
+    let hook = asked > 0 && has_pre_stop(desired, &record.name);
+    let grace_secs = asked.max(LEAST_GRACE_SECS);
+    Stop { id: record.id.clone(), name: record.name.clone(), grace_secs, reason, turn: 0, hook }
+}
+
+/// The end of a container that has just been started and whose postStart hook failed.
+#[must_use]
+pub fn stop_after_failed_start(desired: &DesiredPod, name: &str, id: &str) -> Stop {
+    let asked = desired.grace_secs().unwrap_or(DEFAULT_GRACE_SECS);
+    Stop {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        grace_secs: asked.max(LEAST_GRACE_SECS),
+        reason: StopReason::HookFailed,
+        turn: 0,
+        hook: asked > 0 && has_pre_stop(desired, name),
+    }
+}
+
+fn has_pre_stop(desired: &DesiredPod, name: &str) -> bool {
+    let lifecycle = container_of(desired, name).and_then(|container| container.lifecycle.as_ref());
+    lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
+}
+
+fn container_of<'a>(desired: &'a DesiredPod, name: &str) -> Option<&'a Container> {
+    let spec = desired.pod()?.spec.as_ref()?;
+    inits(spec).iter().chain(&spec.containers).find(|container| container.name == name)
 }
 
 /// What this probe gives its container instead of the Pod's grace period. A Pod that is being deleted has its own.
 fn probe_grace(desired: &DesiredPod, record: &ObservedContainer, probe: Kind) -> Option<i64> {
     let pod = desired.pod().filter(|pod| pod.metadata.deletion_grace_period_seconds.is_none())?;
-    let spec = pod.spec.as_ref()?;
-    let container = inits(spec).iter().chain(&spec.containers).find(|c| c.name == record.name)?;
-    probe.probe(container)?.termination_grace_period_seconds
+    pod.spec.as_ref()?.termination_grace_period_seconds?;
+    probe.probe(container_of(desired, &record.name)?)?.termination_grace_period_seconds
 }
 
 /// Ends what still runs: main containers side by side, then sidecars in the reverse of their order. Empty when nothing
 /// is alive.
 fn stops(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    let sidecars: Vec<&str> = desired
-        .pod()
-        .and_then(|pod| pod.spec.as_ref())
-        .map(|spec| {
-            inits(spec).iter().filter(|init| is_sidecar(init)).map(|init| init.name.as_str()).collect()
-        })
-        .unwrap_or_default();
-    let alive = || observed.containers.iter().filter(|c| c.may_be_alive());
-    // A preStop hook runs here, within the same grace period.
-    let mains: Vec<Stop> = alive()
-        .filter(|c| !sidecars.contains(&c.name.as_str()))
-        .map(|c| stop(desired, c, StopReason::PodEnds))
-        .collect();
-    if !mains.is_empty() {
-        return vec![Action::StopContainers(mains)];
-    }
+    let spec = desired.pod().and_then(|pod| pod.spec.as_ref());
+    let inits = spec.map(inits).unwrap_or_default();
+    let sidecars: Vec<&str> =
+        inits.iter().filter(|init| is_sidecar(init)).map(|init| init.name.as_str()).rev().collect();
     let spent = observed.stopping_since.map_or(0, |since| now.duration_since(since).as_secs().max(0));
     let mut stops = Vec::new();
-    for name in sidecars.iter().rev() {
-        let of_name: Vec<Stop> = alive()
-            .filter(|c| c.name == *name)
-            .map(|c| {
-                let mut stop = stop(desired, c, StopReason::PodEnds);
-                // All share one grace period; what the main containers used is gone.
-                stop.grace_secs = stop.grace_secs.saturating_sub(spent).max(LEAST_GRACE_SECS);
-                stop
-            })
-            .collect();
-        if !of_name.is_empty() {
-            stops.push(Action::StopContainers(of_name));
+    for record in observed.containers.iter().filter(|c| c.may_be_alive()) {
+        let mut stop = stop(desired, record, StopReason::PodEnds);
+        if let Some(place) = sidecars.iter().position(|name| *name == record.name) {
+            stop.turn = place.saturating_add(1);
+            // All share one grace period; what the main containers used is gone.
+            stop.grace_secs = stop.grace_secs.saturating_sub(spent).max(LEAST_GRACE_SECS);
         }
+        stops.push(stop);
     }
-    stops
+    stops.sort_by_key(|stop| stop.turn);
+    if stops.is_empty() { Vec::new() } else { vec![Action::StopContainers(stops)] }
 }
 
 /// A Pod that has ended by itself: nothing runs, its containers stay for logs and status until the Pod is removed.

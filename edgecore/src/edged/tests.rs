@@ -438,6 +438,7 @@ async fn a_failed_liveness_probe_restarts_the_container() {
         move |report: &Report| event(report).filter(|e| *e == (reason.into(), message.into()))
     };
     edged.wait("Unhealthy", said("Unhealthy", "Liveness probe failed: not any more")).await;
+    machine.runtime.set_exec("alive", 0, "");
     edged.wait("Killing", said("Killing", "Container app failed liveness probe, will be restarted")).await;
     let again = |s: &PodStatus| is_ready(s) && s.container_statuses.as_ref().unwrap()[0].restart_count == 1;
     edged.status("restarted", again).await;
@@ -470,5 +471,26 @@ async fn readiness_is_told_also_while_the_pod_ends() {
     machine.runtime.release("stop_container");
     edged.wait("PodGone", |r| matches!(r, Report::PodGone { .. }).then_some(())).await;
     assert_eq!(machine.n_calls("stop_container"), 1, "asked once");
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_failed_post_start_hook_ends_the_container() {
+    let machine = Machine::new();
+    machine.runtime.set_exec("greet", 1, "secret");
+    let hooks =
+        json!({"postStart": {"exec": {"command": ["greet"]}}, "preStop": {"exec": {"command": ["part"]}}});
+    let mut edged = machine.start(vec![Arc::new(probed("lifecycle", hooks))]);
+    let said = |reason: &'static str, message: &'static str| {
+        move |report: &Report| event(report).filter(|e| *e == (reason.into(), message.into()))
+    };
+    edged.wait("FailedPostStartHook", said("FailedPostStartHook", "PostStartHook failed")).await;
+    machine.runtime.set_exec("greet", 0, "");
+    edged.wait("Killing", said("Killing", "FailedPostStartHook")).await;
+    let again = |s: &PodStatus| is_ready(s) && s.container_statuses.as_ref().unwrap()[0].restart_count > 0;
+    edged.status("started anew", again).await;
+    let hooks: Vec<String> =
+        machine.runtime.changes().into_iter().filter(|c| c.starts_with("exec")).collect();
+    assert!(hooks[0].ends_with("greet") && hooks[1].ends_with("part"), "{hooks:?}");
     edged.end().await;
 }

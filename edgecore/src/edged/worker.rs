@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
@@ -16,7 +15,8 @@ use super::backoff::{Backoffs, later};
 use super::container::log_directory;
 use super::cri::RuntimeError;
 use super::events::{Occurrence, Recorder, Severity};
-use super::hands::{Failure, Hands};
+use super::hands::{Failure, Hands, POST_START_FAILED};
+use super::hooks::Undertaker;
 use super::images::ImageNotice;
 use super::inspector::Inspector;
 use super::observed::{ObservedPod, StartFailure, Volumes};
@@ -266,12 +266,7 @@ impl Worker {
         let previous = self.memory.told.last(pod.status.as_ref().unwrap_or(&none));
         let is_ending =
             !matches!(desired.want, Desired::Run(_)) || outcome(pod, observed, Timestamp::now()).is_some();
-        let address = if on_host_network(pod) {
-            self.shared.facts.borrow().host_ips.first().map_or("127.0.0.1".into(), ToString::to_string)
-        } else {
-            let ips = observed.current_sandbox().map(|sandbox| sandbox.ips.as_slice());
-            ips.and_then(<[_]>::first).map_or(String::new(), ToString::to_string)
-        };
+        let address = self.address(pod);
         let ground = Ground {
             runtime: &self.shared.hands.runtime,
             wake: &self.ears.wake,
@@ -279,6 +274,15 @@ impl Worker {
             address,
         };
         self.memory.probes.sync(pod, is_ending, observed, previous, &ground);
+    }
+
+    /// Where the Pod is reached; empty while it has no address.
+    fn address(&self, pod: &Pod) -> String {
+        if on_host_network(pod) {
+            let facts = self.shared.facts.borrow();
+            return facts.host_ips.first().map_or("127.0.0.1".into(), ToString::to_string);
+        }
+        self.memory.inspector.addresses().first().map_or(String::new(), ToString::to_string)
     }
 
     // ---- telling
@@ -512,6 +516,10 @@ impl Worker {
             _ => 10_i64.checked_shl(doublings).unwrap_or(300).clamp(10, 300),
         };
         let retry_at = later(Timestamp::now(), SignedDuration::from_secs(secs));
+        if failure.reason == POST_START_FAILED {
+            // It was told, and the container has ended: its next start waits as after any crash.
+            return;
+        }
         let reason = failure.reason.to_owned();
         // The kubelet's event says `Failed`; the exact word stands in the status. Back-off was said by the images.
         if !matches!(failure.reason, "ImagePullBackOff" | "ErrImageNeverPull") {
@@ -532,13 +540,18 @@ impl Worker {
                 self.say(Severity::Normal, "Killing", message, Some(&stop.name)).await;
             }
         }
-        let each = stops.iter().map(|stop| {
-            let grace = Duration::from_secs(u64::try_from(stop.grace_secs).unwrap_or(0));
-            let (shared, id) = (self.shared.clone(), stop.id.clone());
-            async move { shared.hands.runtime.stop_container(&id, grace).await }
-        });
-        // All are asked before any failure counts.
-        let results = self.meanwhile(desired, join_all(each)).await;
+        let address = desired.pod().map(|pod| self.address(pod)).unwrap_or_default();
+        let undertaker = Undertaker {
+            runtime: self.shared.hands.runtime.clone(),
+            pod: desired.pod().cloned(),
+            address,
+            say: self.memory.probes.voice(),
+        };
+        let results = self.meanwhile(desired, undertaker.stop_all(stops.to_vec())).await;
+        // What hooks had to say.
+        while let Some(said) = self.memory.probes.said_already() {
+            self.say_probe(said).await;
+        }
         let failed = results.into_iter().find_map(Result::err);
         failed.map_or(Ok(()), |error| Err(Failure::of("FailedKillPod", "error killing container", error)))
     }
@@ -627,6 +640,7 @@ fn killing(desired: &DesiredPod, stop: &Stop) -> String {
         StopReason::PodEnds | StopReason::Lost => format!("Stopping container {name}"),
         StopReason::SpecChanged => format!("Container {name} definition changed, will be restarted"),
         StopReason::SandboxChanged => format!("Stopping container {name}: its sandbox changed"),
+        StopReason::HookFailed => "FailedPostStartHook".into(),
         StopReason::Unwell { probe, restarts } => {
             let probe = probe.as_str().to_lowercase();
             match (is_sidecar, restarts) {

@@ -28,8 +28,10 @@ use tokio::time::{Instant, sleep_until};
 
 use self::counts::Counted;
 pub use self::counts::ProbeCounts;
+pub(super) use self::http::{HttpError, get};
 use self::run::{Probed, run};
 use self::schedule::{ContainerProbes, Found};
+pub use self::target::HttpTarget;
 use self::target::Target;
 use super::cri::Runtime;
 use super::observed::{ContainerState, ObservedPod};
@@ -197,6 +199,11 @@ impl Probes {
     /// What is known now, by the container's id. One that is not in it has no probes, or does not run.
     pub(super) fn verdicts(&self) -> BTreeMap<String, Verdict> {
         self.watched.iter().map(|(id, watched)| (id.clone(), *watched.verdict.borrow())).collect()
+    }
+
+    /// For who else has something to tell about containers, as a warning.
+    pub(super) fn voice(&self) -> mpsc::Sender<Said> {
+        self.say.clone()
     }
 
     /// What is to be told already: before anything follows from it.

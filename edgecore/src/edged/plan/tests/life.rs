@@ -44,7 +44,7 @@ fn without_a_restart_policy_it_is_only_killed() {
 
 #[test]
 fn a_probe_has_its_own_grace() {
-    let body = json!({"containers": [{"name": "app", "image": "i",
+    let body = json!({"terminationGracePeriodSeconds": 60, "containers": [{"name": "app", "image": "i",
         "livenessProbe": {"terminationGracePeriodSeconds": 5}, "startupProbe": {"terminationGracePeriodSeconds": 0}}]});
     let web = pod(&[], body);
     let seen = |kind| with(live(vec![container("app-0", "s0", running())]), "app-0", failed(kind));
@@ -89,4 +89,30 @@ fn a_pod_that_ends_is_not_killed_by_a_probe() {
     let web = pod(&["app"], json!({}));
     let seen = with(live(vec![container("app-0", "s0", running())]), "app-0", failed(Kind::Liveness));
     check(Desired::Terminate(web), &seen, &["stop app-0 30s PodEnds"]);
+}
+
+#[test]
+fn hooks_run_unless_there_is_no_time_for_them() {
+    let body = |grace: i64| {
+        let hook = json!({"preStop": {"sleep": {"seconds": 1}}});
+        json!({"terminationGracePeriodSeconds": grace, "containers": [
+            {"name": "app", "image": "i", "lifecycle": hook}, {"name": "side", "image": "i"}]})
+    };
+    let two = live(vec![container("app-0", "s0", running()), container("side-0", "s0", running())]);
+    check(Desired::Terminate(pod(&[], body(7))), &two, &["stop app-0 7s hook PodEnds + side-0 7s PodEnds"]);
+    check(Desired::Terminate(pod(&[], body(1))), &two, &["stop app-0 2s hook PodEnds + side-0 2s PodEnds"]);
+    check(Desired::Terminate(pod(&[], body(0))), &two, &["stop app-0 2s PodEnds + side-0 2s PodEnds"]);
+    let unwell = with(two, "app-0", failed(Kind::Liveness));
+    let stop = "stop app-0 7s hook Unwell { probe: Liveness, restarts: true }";
+    check_run(&pod(&[], body(7)), &unwell, &[stop, "start app-1 in s0"]);
+}
+
+#[test]
+fn sidecars_end_in_the_reverse_of_their_order() {
+    let spec = json!({"initContainers": [
+        {"name": "init", "image": "i", "restartPolicy": "Always"}, {"name": "side", "image": "i", "restartPolicy": "Always"}]});
+    let web = pod(&["app"], spec);
+    let three = ["init-0", "side-0", "app-0"].map(|id| container(id, "s0", running()));
+    let line = "stop app-0 30s PodEnds + side-0 30s turn 1 PodEnds + init-0 30s turn 2 PodEnds";
+    check(Desired::Terminate(web), &live(three.into()), &[line]);
 }
