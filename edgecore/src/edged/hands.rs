@@ -188,7 +188,7 @@ impl Hands {
     pub(super) async fn start_container(
         &self,
         pod: &Pod,
-        container: &Container,
+        (container, target_id): (&Container, Option<&str>),
         sandbox: (&str, u32),
         facts: &PodFacts,
         attempt: u32,
@@ -226,7 +226,7 @@ impl Hands {
             image_user: &image_user,
             env: &env,
             mounts,
-            target_id: None,
+            target_id,
         };
         let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));

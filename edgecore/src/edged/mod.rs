@@ -21,6 +21,7 @@ pub mod image_gc;
 pub mod image_name;
 pub mod images;
 mod inspector;
+mod last_words;
 pub mod leaving;
 pub mod logs;
 pub mod observed;

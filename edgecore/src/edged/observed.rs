@@ -203,7 +203,11 @@ impl ObservedPod {
     /// must run only once would run twice.
     pub fn recall(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
-        let stored = [&status.init_container_statuses, &status.container_statuses];
+        let stored = [
+            &status.init_container_statuses,
+            &status.container_statuses,
+            &status.ephemeral_container_statuses,
+        ];
         for stored in stored.into_iter().flatten().flatten() {
             if self.newest(&stored.name).is_none()
                 && let Some(record) = recalled(stored)

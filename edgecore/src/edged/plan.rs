@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::backoff::later;
@@ -179,9 +179,8 @@ pub fn outcome(pod: &Pod, observed: &ObservedPod, now: Timestamp) -> Option<Outc
         return Some(Outcome::DeadlineExceeded);
     }
     let failed_init = inits(spec).iter().any(|init| {
-        !is_sidecar(init)
-            && restart_policy(spec, init) == RestartPolicy::Never
-            && observed.newest(&init.name).and_then(|c| c.exit()).is_some_and(|exit| exit.code != 0)
+        let exit = observed.newest(&init.name).and_then(|c| c.exit());
+        !is_sidecar(init) && exit.is_some_and(|exit| exit.code != 0 && !restarts(spec, init, exit.code))
     });
     if failed_init {
         return Some(Outcome::Failed);
@@ -189,11 +188,11 @@ pub fn outcome(pod: &Pod, observed: &ObservedPod, now: Timestamp) -> Option<Outc
     let mut result = Outcome::Succeeded;
     for container in &spec.containers {
         let exit = observed.newest(&container.name).and_then(|c| c.exit())?;
-        match (restart_policy(spec, container), exit.code) {
-            (RestartPolicy::Always, _) => return None,
-            (_, 0) => {}
-            (RestartPolicy::OnFailure, _) => return None,
-            (RestartPolicy::Never, _) => result = Outcome::Failed,
+        if restarts(spec, container, exit.code) {
+            return None;
+        }
+        if exit.code != 0 {
+            result = Outcome::Failed;
         }
     }
     Some(result)
@@ -218,6 +217,30 @@ pub fn restart_policy(spec: &PodSpec, container: &Container) -> RestartPolicy {
         Some("Never") => RestartPolicy::Never,
         Some("OnFailure") => RestartPolicy::OnFailure,
         _ => RestartPolicy::Always,
+    }
+}
+
+/// Whether a container that ended with this code is started again. Its own rules go before its own policy, that before the
+/// Pod's. A rule that asks for all containers at once is for nodes that say they can; here it counts as no rule.
+#[must_use]
+pub fn restarts(spec: &PodSpec, container: &Container, code: i32) -> bool {
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    let matches = |rule: &&ContainerRestartRule| {
+        let codes = rule.exit_codes.as_ref();
+        codes.is_some_and(|codes| {
+            let listed = codes.values.as_deref().unwrap_or_default().contains(&code);
+            listed == (codes.operator != "NotIn")
+        })
+    };
+    // The first that fits decides.
+    let rule = rules.iter().find(matches).filter(|_| container.restart_policy.is_some());
+    if rule.is_some_and(|rule| rule.action == "Restart") {
+        return true;
+    }
+    match restart_policy(spec, container) {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => code != 0,
+        RestartPolicy::Never => false,
     }
 }
 
@@ -315,6 +338,16 @@ impl Run<'_> {
     }
 
     fn containers(&mut self, spec: &PodSpec, sandbox: &str) {
+        // They look into the Pod at any time, and run once.
+        for ephemeral in spec.ephemeral_containers.iter().flatten() {
+            match self.observed.newest(&ephemeral.name) {
+                None => self.start(&ephemeral.name, None, sandbox),
+                Some(made) if made.state == ContainerState::Created => {
+                    self.start(&ephemeral.name, Some(made), sandbox);
+                }
+                Some(_) => {}
+            }
+        }
         let began = mains_began(spec, self.observed, sandbox);
         for init in inits(spec) {
             let next = if is_sidecar(init) {
@@ -356,7 +389,7 @@ impl Run<'_> {
             Some(ContainerState::Exited(exit)) if exit.code == 0 => return Next::Goes,
             Some(ContainerState::Running { .. }) => return Next::Waits,
             // It failed and must not be tried again: `outcome` has said so already.
-            Some(ContainerState::Exited(_)) if restart_policy(spec, init) == RestartPolicy::Never => {}
+            Some(ContainerState::Exited(exit)) if !restarts(spec, init, exit.code) => {}
             Some(_) | None => self.start(&init.name, record, sandbox),
         }
         Next::Waits
@@ -374,13 +407,11 @@ impl Run<'_> {
                     self.heal(record, sandbox, restart_policy(spec, container));
                 }
             }
-            ContainerState::Exited(exit) => match (restart_policy(spec, container), exit.code) {
-                (RestartPolicy::Always, _) => self.start(&container.name, Some(record), sandbox),
-                (RestartPolicy::OnFailure, code) if code != 0 => {
+            ContainerState::Exited(exit) => {
+                if restarts(spec, container, exit.code) {
                     self.start(&container.name, Some(record), sandbox);
                 }
-                (RestartPolicy::OnFailure | RestartPolicy::Never, _) => {}
-            },
+            }
             _ => self.start(&container.name, Some(record), sandbox),
         }
     }

@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::container::ephemeral_as_container;
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
-use super::plan::{Outcome, RestartPolicy, inits, is_initialized, is_sidecar, outcome, restart_policy};
+use super::plan::{Outcome, inits, is_initialized, is_sidecar, outcome, restarts};
 use super::resources::qos;
 
 /// What the status needs to know about the machine.
@@ -62,6 +63,8 @@ pub fn pod_status(
     }
     status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
     status.container_statuses = Some(main_statuses);
+    status.ephemeral_container_statuses = view.ephemeral_statuses();
+    cut_messages(&mut status);
     status.start_time = previous.start_time.clone().or(Some(Time(now)));
     status.observed_generation = pod.metadata.generation.or(previous.observed_generation);
     if status.qos_class.is_none() {
@@ -100,6 +103,22 @@ impl View<'_> {
                 self.container_status(container, previous)
             })
             .collect()
+    }
+
+    /// Containers that look into the Pod: they count for nothing else in its status.
+    fn ephemeral_statuses(&self) -> Option<Vec<ContainerStatus>> {
+        let containers: Vec<Container> =
+            self.spec.ephemeral_containers.iter().flatten().map(ephemeral_as_container).collect();
+        let mut statuses = self.container_statuses(&containers, &self.previous.ephemeral_container_statuses);
+        for status in &mut statuses {
+            (status.ready, status.started) = (false, None);
+            if let Some(waiting) = status.state.as_mut().and_then(|state| state.waiting.as_mut())
+                && waiting.reason.as_deref() == Some("PodInitializing")
+            {
+                waiting.reason = Some("ContainerCreating".into());
+            }
+        }
+        (!statuses.is_empty()).then_some(statuses)
     }
 
     fn container_status(&self, container: &Container, previous: Option<&ContainerStatus>) -> ContainerStatus {
@@ -163,11 +182,14 @@ impl View<'_> {
         }
         let will_start = match newest.and_then(ObservedContainer::exit) {
             None => true,
-            Some(exit) => match self.policy(container) {
-                RestartPolicy::Always => true,
-                RestartPolicy::OnFailure => exit.code != 0,
-                RestartPolicy::Never => false,
-            },
+            Some(exit) => {
+                // An init container that did its work is done under every policy; a sidecar never is.
+                let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
+                let is_done = is_init && !is_sidecar(container) && exit.code == 0;
+                let is_ephemeral =
+                    self.spec.ephemeral_containers.iter().flatten().any(|one| one.name == container.name);
+                !is_done && !is_ephemeral && restarts(self.spec, container, exit.code)
+            }
         };
         if !will_start {
             return None;
@@ -186,16 +208,6 @@ impl View<'_> {
             self.pod.metadata.uid.as_deref().unwrap_or_default(),
         );
         Some(reason("CrashLoopBackOff", Some(message)))
-    }
-
-    /// An init container that did its work is done under every policy; a sidecar never is.
-    fn policy(&self, container: &Container) -> RestartPolicy {
-        let policy = restart_policy(self.spec, container);
-        let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
-        match policy {
-            RestartPolicy::Always if is_init && !is_sidecar(container) => RestartPolicy::OnFailure,
-            policy => policy,
-        }
     }
 
     fn is_over(&self) -> bool {
@@ -427,6 +439,9 @@ impl View<'_> {
     }
 }
 
+/// Bytes of all termination messages in a Pod's status.
+const MAX_MESSAGES: usize = 12 * 1024;
+
 /// Conditions that the node writes.
 const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
 
@@ -455,6 +470,28 @@ fn condition(type_: &str, verdict: Verdict) -> PodCondition {
 
 fn reason(reason: &str, message: Option<String>) -> ContainerStateWaiting {
     ContainerStateWaiting { reason: Some(reason.into()), message }
+}
+
+/// All termination messages of a Pod together take no more than Kubernetes allows.
+fn cut_messages(status: &mut PodStatus) {
+    let lists = || {
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+    };
+    let n: usize = lists().into_iter().flatten().map(Vec::len).sum();
+    let most = MAX_MESSAGES.checked_div(n).unwrap_or(MAX_MESSAGES);
+    let lists = [
+        &mut status.init_container_statuses,
+        &mut status.container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
+    for status in lists.into_iter().flatten().flatten() {
+        let states = [&mut status.state, &mut status.last_state].into_iter().flatten();
+        for terminated in states.filter_map(|state| state.terminated.as_mut()) {
+            if let Some(message) = &mut terminated.message {
+                message.truncate(message.floor_char_boundary(most));
+            }
+        }
+    }
 }
 
 fn running(status: &ContainerStatus) -> bool {

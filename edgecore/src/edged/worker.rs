@@ -3,16 +3,17 @@
 //! Actions of one Pod come one after the other; pods go side by side. All memory that matters is in the store and in the
 //! runtime, so that a kill at any line loses nothing. `mod.rs` starts one worker for each Pod and wakes it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::backoff::{Backoffs, later};
-use super::container::log_directory;
+use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
 use super::events::{Occurrence, Recorder, Severity};
 use super::hands::{Failure, Hands, POST_START_FAILED};
@@ -465,9 +466,12 @@ impl Worker {
                 let _ = said.send(notice);
             };
             let shared = self.shared.clone();
+            // Whose processes an ephemeral container sees.
+            let target = ephemeral(pod, name).and_then(|one| one.target_container_name.as_deref());
+            let target = target.and_then(|target| observed.newest(target)).filter(|c| c.is_running());
             let start = shared.hands.start_container(
                 pod,
-                container,
+                (&container, target.map(|target| target.id.as_str())),
                 (sandbox, sandbox_attempt),
                 &facts,
                 attempt,
@@ -658,15 +662,29 @@ fn wait_for(until: Timestamp) -> Duration {
         .max(Duration::from_millis(5))
 }
 
-fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
     let spec = pod.spec.as_ref()?;
-    inits(spec).iter().chain(&spec.containers).find(|container| container.name == name)
+    let mut all = inits(spec).iter().chain(&spec.containers);
+    if let Some(container) = all.find(|container| container.name == name) {
+        return Some(Cow::Borrowed(container));
+    }
+    ephemeral(pod, name).map(|ephemeral| Cow::Owned(ephemeral_as_container(ephemeral)))
+}
+
+fn ephemeral<'a>(pod: &'a Pod, name: &str) -> Option<&'a EphemeralContainer> {
+    let spec = pod.spec.as_ref()?;
+    spec.ephemeral_containers.iter().flatten().find(|ephemeral| ephemeral.name == name)
 }
 
 fn field_path(pod: Option<&Arc<Pod>>, name: &str) -> String {
     let is_init = pod
         .and_then(|pod| pod.spec.as_ref())
         .is_some_and(|spec| inits(spec).iter().any(|init| init.name == name));
-    let list = if is_init { "initContainers" } else { "containers" };
+    let is_ephemeral = pod.is_some_and(|pod| ephemeral(pod, name).is_some());
+    let list = match (is_init, is_ephemeral) {
+        (true, _) => "initContainers",
+        (false, true) => "ephemeralContainers",
+        (false, false) => "containers",
+    };
     format!("spec.{list}{{{name}}}")
 }

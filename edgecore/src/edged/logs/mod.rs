@@ -24,7 +24,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::Instant;
 
-use self::line::Decoder;
+pub(super) use self::line::Decoder;
 pub use self::options::LogOptions;
 use self::tail::TailScan;
 use super::container::{log_directory, log_path};
@@ -51,7 +51,9 @@ pub struct LogFile {
 pub fn log_file(root: &Path, pod: &Pod, container: &str, previous: bool) -> Result<LogFile, String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref();
-    let lists = status.map(|status| [&status.init_container_statuses, &status.container_statuses]);
+    let lists = status.map(|status| {
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+    });
     let mut all = lists.into_iter().flatten().flatten().flatten();
     let status = all.find(|status| status.name == container);
     let Some((id, attempt)) = status.and_then(|status| started(status, previous)) else {

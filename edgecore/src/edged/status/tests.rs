@@ -327,3 +327,45 @@ fn every_closed_gate_is_named() {
                    corresponding condition of pod readiness gate \"c/up\" does not exist.";
     assert_eq!(ready.message.as_deref(), Some(message));
 }
+
+#[test]
+fn ephemeral_containers_stand_apart() {
+    let spec = json!({"ephemeralContainers": [{"name": "debug", "image": "i"}]});
+    let of = |seen: &ObservedPod| {
+        let status = status(&pod(spec.clone()), Ending::No, seen);
+        let debug = status.ephemeral_container_statuses.clone().unwrap().remove(0);
+        (short(&status), debug.state.unwrap(), debug.ready)
+    };
+    let up = "Running True True True True app=running";
+    let (word, state, ready) = of(&live(vec![container("app-0", running())]));
+    assert_eq!(
+        (word.as_str(), state.waiting.unwrap().reason.as_deref(), ready),
+        (up, Some("ContainerCreating"), false)
+    );
+    let both = vec![container("app-0", running()), container("debug-0", running())];
+    let (word, state, ready) = of(&live(both));
+    assert_eq!((word.as_str(), state.running.is_some(), ready), (up, true, false));
+    let ended = vec![container("app-0", running()), container("debug-0", exited(3, "Error"))];
+    let (word, state, _) = of(&live(ended));
+    assert_eq!((word.as_str(), state.terminated.unwrap().exit_code), (up, 3));
+}
+
+#[test]
+fn messages_share_twelve_kibibytes() {
+    let talker = |id: &str| {
+        let ContainerState::Exited(exit) = exited(1, "Error") else { unreachable!() };
+        container(id, ContainerState::Exited(Exit { message: "\u{e4}".repeat(2048), ..exit }))
+    };
+    let names = ["a", "b", "c", "d"];
+    let list: Vec<Value> = names.iter().map(|name| json!({"name": name, "image": "i"})).collect();
+    let web = pod(json!({"restartPolicy": "Never", "containers": list}));
+    let seen = live(names.iter().map(|name| talker(&format!("{name}-0"))).collect());
+    let status = status(&web, Ending::No, &seen);
+    let lengths: Vec<usize> = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .map(|one| one.state.as_ref().unwrap().terminated.as_ref().unwrap().message.as_ref().unwrap().len())
+        .collect();
+    assert_eq!(lengths, [3072; 4]);
+}

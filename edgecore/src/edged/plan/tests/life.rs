@@ -116,3 +116,57 @@ fn sidecars_end_in_the_reverse_of_their_order() {
     let line = "stop app-0 30s PodEnds + side-0 30s turn 1 PodEnds + init-0 30s turn 2 PodEnds";
     check(Desired::Terminate(web), &live(three.into()), &[line]);
 }
+
+#[test]
+fn a_containers_own_policy_and_rules_go_before_the_pods() {
+    let check = |policy: &str, own: serde_json::Value, code, expected: &[&str]| {
+        let mut app = json!({"name": "app", "image": "i"});
+        for (key, value) in own.as_object().unwrap() {
+            app[key] = value.clone();
+        }
+        let web = pod(&[], json!({"restartPolicy": policy, "containers": [app]}));
+        check_run(&web, &live(vec![container("app-0", "s0", exited(code))]), expected);
+    };
+    let start = &["start app-1 in s0"][..];
+    let ends = &["stop-sandbox s0", "no-volumes"][..];
+    check("Never", json!({"restartPolicy": "Always"}), 0, start);
+    check("Always", json!({"restartPolicy": "Never"}), 1, ends);
+    check("Never", json!({"restartPolicy": "OnFailure"}), 1, start);
+    check("Never", json!({"restartPolicy": "OnFailure"}), 0, ends);
+    let rule = |operator: &str, action: &str| {
+        let codes = json!({"operator": operator, "values": [42, 43]});
+        json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": action, "exitCodes": codes}]})
+    };
+    check("Never", rule("In", "Restart"), 42, start);
+    check("Never", rule("In", "Restart"), 1, ends);
+    check("Never", rule("NotIn", "Restart"), 42, ends);
+    check("Never", rule("NotIn", "Restart"), 1, start);
+    // What this node does not do counts as no rule.
+    check("Never", rule("In", "RestartAllContainers"), 42, ends);
+    let mut without_policy = rule("In", "Restart");
+    without_policy.as_object_mut().unwrap().remove("restartPolicy");
+    check("Never", without_policy, 42, ends);
+}
+
+#[test]
+fn an_init_container_may_be_tried_again_by_its_own_rule() {
+    let codes = json!({"operator": "In", "values": [42]});
+    let init = json!({"name": "init", "image": "i", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": codes}]});
+    let web = pod(&["app"], json!({"restartPolicy": "Never", "initContainers": [init]}));
+    check_run(&web, &live(vec![container("init-0", "s0", exited(42))]), &["start init-1 in s0"]);
+    check_run(&web, &live(vec![container("init-0", "s0", exited(1))]), &["stop-sandbox s0", "no-volumes"]);
+}
+
+#[test]
+fn ephemeral_containers_run_once_and_at_any_time() {
+    let spec = json!({"initContainers": [{"name": "init", "image": "i"}],
+        "ephemeralContainers": [{"name": "debug", "image": "i"}]});
+    let web = pod(&["app"], spec);
+    let init = || container("init-0", "s0", running());
+    check_run(&web, &live(vec![init()]), &["start debug-0 in s0"]);
+    check_run(&web, &live(vec![init(), container("debug-0", "s0", running())]), &[]);
+    check_run(&web, &live(vec![init(), container("debug-0", "s0", exited(1))]), &[]);
+    let both = live(vec![container("app-0", "s0", running()), container("debug-0", "s0", running())]);
+    check(Desired::Terminate(web), &both, &["stop app-0 30s PodEnds + debug-0 30s PodEnds"]);
+}
