@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Pod};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::container::{PORTS, PRE_STOP};
 use super::cri::{Runtime, RuntimeError};
 use super::plan::{LEAST_GRACE_SECS, Stop, inits};
 use super::probes::{HttpError, HttpTarget, Said, get};
@@ -64,7 +65,7 @@ pub(super) async fn run_hook(
 /// What ending containers needs.
 pub(super) struct Undertaker {
     pub(super) runtime: Arc<dyn Runtime>,
-    /// `None`: only the runtime knows of it, and no hook runs.
+    /// `None`: only the runtime knows of it.
     pub(super) pod: Option<Arc<Pod>>,
     /// The Pod's address, for hooks.
     pub(super) address: String,
@@ -108,10 +109,31 @@ impl Undertaker {
         self.runtime.stop_container(&stop.id, grace.saturating_sub(spent).max(least)).await
     }
 
+    /// What was noted on a container when it was made: its hook and ports.
+    async fn noted(&self, stop: &Stop) -> Option<Container> {
+        let status = self.runtime.container_status(&stop.id).await.ok()?;
+        let note = |key: &str| status.annotations.get(key).map_or("null", String::as_str);
+        let pre_stop = serde_json::from_str(note(PRE_STOP)).ok()?;
+        Some(Container {
+            name: stop.name.clone(),
+            ports: serde_json::from_str(note(PORTS)).ok()?,
+            lifecycle: Some(Lifecycle { pre_stop, ..Lifecycle::default() }),
+            ..Container::default()
+        })
+    }
+
     async fn pre_stop(&self, stop: &Stop) {
-        let spec = self.pod.as_ref().and_then(|pod| pod.spec.as_ref());
-        let container =
-            spec.and_then(|spec| inits(spec).iter().chain(&spec.containers).find(|c| c.name == stop.name));
+        let noted;
+        let container = match &self.pod {
+            Some(pod) => {
+                let spec = pod.spec.as_ref();
+                spec.and_then(|spec| inits(spec).iter().chain(&spec.containers).find(|c| c.name == stop.name))
+            }
+            None => {
+                noted = self.noted(stop).await;
+                noted.as_ref()
+            }
+        };
         let Some(container) = container else { return };
         let lifecycle = container.lifecycle.as_ref();
         let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
@@ -215,6 +237,30 @@ mod tests {
         check(json!({"tcpSocket": {"port": 1}}), Some("FailedPreStopHook: PreStopHook failed")).await;
         let unknown = json!({"httpGet": {"port": "nope"}});
         check(unknown, Some("FailedPreStopHook: PreStopHook failed")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_without_its_pod_carries_its_hook() {
+        let check = async |hook: Option<&str>, expected: u64| {
+            let runtime = FakeRuntime::new();
+            runtime.add_image("i", "");
+            let sandbox = runtime.run_sandbox(&v1::PodSandboxConfig::default(), "").await.unwrap();
+            let config = v1::ContainerConfig {
+                image: Some(v1::ImageSpec { image: "i".into(), ..v1::ImageSpec::default() }),
+                annotations: hook.map(|hook| (PRE_STOP.to_owned(), hook.to_owned())).into_iter().collect(),
+                ..v1::ContainerConfig::default()
+            };
+            let id =
+                runtime.create_container(&sandbox, &config, &v1::PodSandboxConfig::default()).await.unwrap();
+            runtime.start_container(&id).await.unwrap();
+            let (mut undertaker, _) = undertaker(&runtime, pod(json!({"containers": []})));
+            undertaker.pod = None;
+            undertaker.stop_all(vec![stop(&id, "app", 0)]).await;
+            assert_eq!(runtime.graces(), [expected], "{hook:?}");
+        };
+        check(Some(r#"{"sleep":{"seconds":8}}"#), 22).await;
+        check(Some("rubbish"), 30).await;
+        check(None, 30).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -542,12 +542,14 @@ fn uses(pod: &Pod) -> BTreeSet<ObjectKey> {
             names.extend(source.secret.iter().map(|v| (Kind::Secret, v.name.as_str())));
         }
     }
-    for container in inits(spec).iter().chain(&spec.containers) {
-        for from in container.env_from.iter().flatten() {
+    let ephemerals = spec.ephemeral_containers.iter().flatten().map(|one| (&one.env, &one.env_from));
+    let containers = inits(spec).iter().chain(&spec.containers).map(|one| (&one.env, &one.env_from));
+    for (env, env_from) in containers.chain(ephemerals) {
+        for from in env_from.iter().flatten() {
             names.extend(from.config_map_ref.iter().map(|r| (Kind::ConfigMap, r.name.as_str())));
             names.extend(from.secret_ref.iter().map(|r| (Kind::Secret, r.name.as_str())));
         }
-        for source in container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+        for source in env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
             names.extend(source.config_map_key_ref.iter().map(|r| (Kind::ConfigMap, r.name.as_str())));
             names.extend(source.secret_key_ref.iter().map(|r| (Kind::Secret, r.name.as_str())));
         }

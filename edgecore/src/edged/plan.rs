@@ -580,9 +580,10 @@ pub fn stop_after_failed_start(desired: &DesiredPod, name: &str, id: &str) -> St
     }
 }
 
+/// Of a Pod that only the runtime knows the container itself carries its hook, if it has one.
 fn has_pre_stop(desired: &DesiredPod, name: &str) -> bool {
     let lifecycle = container_of(desired, name).and_then(|container| container.lifecycle.as_ref());
-    lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
+    desired.pod().is_none() || lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
 }
 
 fn container_of<'a>(desired: &'a DesiredPod, name: &str) -> Option<&'a Container> {

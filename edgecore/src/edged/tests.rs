@@ -95,6 +95,7 @@ struct Started {
     news: mpsc::Sender<News>,
     reports: mpsc::Receiver<Report>,
     stop: Trigger,
+    counts: ProbeCounts,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
@@ -141,7 +142,8 @@ impl Machine {
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
-        Started { news, reports: received, stop, task: tokio::spawn(edged.run(shutdown)), _host_ips }
+        let counts = edged.probe_counts();
+        Started { news, reports: received, stop, counts, task: tokio::spawn(edged.run(shutdown)), _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {
@@ -455,6 +457,8 @@ async fn readiness_is_told_also_while_the_pod_ends() {
     edged.running().await;
     machine.runtime.set_exec("ready", 1, "busy");
     edged.status("unready", |s| !is_ready(s)).await;
+    let counted = r#"pod_uid="u1",probe_type="Readiness",result="failed"} "#;
+    assert!(edged.counts.text().contains(counted), "{}", edged.counts.text());
     machine.runtime.set_exec("ready", 0, "");
     edged.running().await;
     machine.runtime.hold("stop_container");
@@ -471,6 +475,9 @@ async fn readiness_is_told_also_while_the_pod_ends() {
     machine.runtime.release("stop_container");
     edged.wait("PodGone", |r| matches!(r, Report::PodGone { .. }).then_some(())).await;
     assert_eq!(machine.n_calls("stop_container"), 1, "asked once");
+    edged.news.send(News::PodDeleted("default/pod/web".parse().unwrap(), None)).await.unwrap();
+    let counts = edged.counts.clone();
+    until("its numbers go with it", || counts.text().is_empty()).await;
     edged.end().await;
 }
 

@@ -267,7 +267,7 @@ impl Worker {
         let previous = self.memory.told.last(pod.status.as_ref().unwrap_or(&none));
         let is_ending =
             !matches!(desired.want, Desired::Run(_)) || outcome(pod, observed, Timestamp::now()).is_some();
-        let address = self.address(pod);
+        let address = self.address(Some(pod));
         let ground = Ground {
             runtime: &self.shared.hands.runtime,
             wake: &self.ears.wake,
@@ -278,8 +278,8 @@ impl Worker {
     }
 
     /// Where the Pod is reached; empty while it has no address.
-    fn address(&self, pod: &Pod) -> String {
-        if on_host_network(pod) {
+    fn address(&self, pod: Option<&Pod>) -> String {
+        if pod.is_some_and(on_host_network) {
             let facts = self.shared.facts.borrow();
             return facts.host_ips.first().map_or("127.0.0.1".into(), ToString::to_string);
         }
@@ -544,7 +544,7 @@ impl Worker {
                 self.say(Severity::Normal, "Killing", message, Some(&stop.name)).await;
             }
         }
-        let address = desired.pod().map(|pod| self.address(pod)).unwrap_or_default();
+        let address = self.address(desired.pod().map(Arc::as_ref));
         let undertaker = Undertaker {
             runtime: self.shared.hands.runtime.clone(),
             pod: desired.pod().cloned(),

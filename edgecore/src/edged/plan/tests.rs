@@ -376,7 +376,7 @@ fn deletion_stops_cleans_and_tells() {
 fn what_nobody_asks_for_goes_without_a_word() {
     let mut orphan = live(vec![container("app-0", "s0", running())]);
     orphan.containers[0].grace_secs = Some(9);
-    check(Desired::Removed(None), &orphan, &["stop app-0 9s PodEnds"]);
+    check(Desired::Removed(None), &orphan, &["stop app-0 9s hook PodEnds"]);
     let clean = ["stop-sandbox s0", "no-volumes", "rm app-0", "rm-sandbox s0", "no-cgroup", "forget"];
     check(Desired::Removed(None), &live(vec![container("app-0", "s0", exited(0))]), &clean);
     check(Desired::Removed(None), &ObservedPod { cleaned: true, ..ObservedPod::default() }, &["forget"]);
