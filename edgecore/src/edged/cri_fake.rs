@@ -41,6 +41,8 @@ struct Inner {
     /// What a registry would have: pulled on demand.
     registry: BTreeMap<String, v1::Image>,
     calls: Vec<Call>,
+    /// Grace of each stop, seconds.
+    graces: Vec<u64>,
     failures: BTreeMap<&'static str, VecDeque<RuntimeError>>,
     broken: BTreeMap<&'static str, RuntimeError>,
     away: Option<RuntimeError>,
@@ -166,6 +168,12 @@ impl FakeRuntime {
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()
+    }
+
+    /// The grace periods that containers were stopped with, in seconds.
+    #[must_use]
+    pub fn graces(&self) -> Vec<u64> {
+        self.lock().graces.clone()
     }
 
     /// Names of the calls that change something, in order, as `name subject`.
@@ -505,7 +513,8 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn stop_container(&self, id: &str, _grace: Duration) -> Result<(), RuntimeError> {
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.lock().graces.push(grace.as_secs());
         self.enter("stop_container", id).await?;
         let mut inner = self.lock();
         let name = inner.containers.get(id).and_then(|c| c.config.metadata.clone()).unwrap_or_default().name;

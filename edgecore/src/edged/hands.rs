@@ -13,14 +13,17 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::cgroups::PodCgroups;
 use super::container::{NodeFacts, Start, container_config, spec_hash_text};
 use super::cri::{Runtime, RuntimeError};
 use super::env::{Environment, environment};
 use super::fields::PodFacts;
+use super::hooks::{Undertaker, run_hook};
 use super::images::{ImageNotice, Images, Wish};
+use super::plan::{Desired, DesiredPod, stop_after_failed_start};
+use super::probes::Said;
 use super::pull_secrets::Keyring;
 use super::resources::{CpuQuota, pod_resources, qos};
 use super::sandbox::{SandboxFacts, SandboxPlan, on_host_network, sandbox_config};
@@ -111,6 +114,9 @@ pub(super) struct Hands {
 /// How many sandboxes and containers are being made at a time: more than cores, since each waits for disk and plugins.
 pub(super) const N_HEAVY: usize = 8;
 
+/// Why a container that was started was ended at once.
+pub(super) const POST_START_FAILED: &str = "PostStartHookError";
+
 type Tell<'a> = &'a (dyn Fn(ImageNotice) + Send + Sync);
 
 impl Hands {
@@ -182,7 +188,7 @@ impl Hands {
     pub(super) async fn start_container(
         &self,
         pod: &Pod,
-        container: &Container,
+        (container, target_id): (&Container, Option<&str>),
         sandbox: (&str, u32),
         facts: &PodFacts,
         attempt: u32,
@@ -220,7 +226,7 @@ impl Hands {
             image_user: &image_user,
             env: &env,
             mounts,
-            target_id: None,
+            target_id,
         };
         let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
@@ -236,7 +242,51 @@ impl Hands {
         let started = self.runtime.start_container(&id).await;
         started.map_err(|e| Failure::of("RunContainerError", "Failed to start container", e))?;
         tell(said("Started", format!("Started container {}", container.name)));
-        Ok(())
+        self.post_start(pod, container, &id, facts, tell).await
+    }
+
+    /// The postStart hook, if there is one. A container whose hook fails is ended.
+    async fn post_start(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        id: &str,
+        facts: &PodFacts,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let lifecycle = container.lifecycle.as_ref();
+        let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+            return Ok(());
+        };
+        let warn = |reason: &'static str, message: String| {
+            tell(ImageNotice { warning: true, reason, message });
+        };
+        let address = facts.pod_ips.first().map_or(String::new(), ToString::to_string);
+        let error = match run_hook(handler, container, id, &address, &*self.runtime).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(message)) => {
+                warn("LifecycleHTTPFallback", message);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(container = %container.name, %error, "a postStart hook failed; the container is stopped");
+        warn("FailedPostStartHook", "PostStartHook failed".into());
+        tell(said("Killing", "FailedPostStartHook".into()));
+        let desired = DesiredPod { want: Desired::Run(Arc::new(pod.clone())), hashes: BTreeMap::new() };
+        let stop = stop_after_failed_start(&desired, &container.name, id);
+        // Full: sixteen sentences of one hook are not to be expected.
+        let (say, mut said) = mpsc::channel(16);
+        let undertaker =
+            Undertaker { runtime: self.runtime.clone(), pod: desired.pod().cloned(), address, say };
+        let stopped = undertaker.stop_all(vec![stop]).await.into_iter().find_map(Result::err);
+        while let Ok(Said { reason, message, .. }) = said.try_recv() {
+            warn(reason, message);
+        }
+        if let Some(error) = stopped {
+            return Err(Failure::of("FailedKillPod", "error killing container", error));
+        }
+        Err(Failure::new(POST_START_FAILED, "PostStartHook failed".into()))
     }
 
     async fn image(

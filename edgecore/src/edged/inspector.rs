@@ -9,14 +9,12 @@ use std::net::IpAddr;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 
-use super::container::{CONTAINER_NAME, RESTART_COUNT, TERMINATION_GRACE, TERMINATION_MESSAGE_PATH};
+use super::container::{CONTAINER_NAME, RESTART_COUNT, TERMINATION_GRACE};
 use super::cri::{Runtime, RuntimeError};
 use super::hands::OUR_HASH;
+use super::last_words::add_last_words;
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedSandbox, SandboxState, Source, lost};
 use super::observer::Listing;
-
-/// Kubernetes keeps this much of a termination message.
-const MAX_MESSAGE: usize = 4096;
 
 /// What was learned so far of what still exists. Losing it costs calls.
 #[derive(Default)]
@@ -151,26 +149,5 @@ fn observed_container(listed: &v1::Container, status: &v1::ContainerStatus) -> O
         },
         grace_secs: number(TERMINATION_GRACE),
         source: Source::Runtime,
-    }
-}
-
-/// What the application left in its termination message file goes before the runtime's own words.
-async fn add_last_words(status: &mut v1::ContainerStatus) {
-    let Some(path) = status.annotations.get(TERMINATION_MESSAGE_PATH) else { return };
-    let Some(mount) = status.mounts.iter().find(|mount| mount.container_path == *path) else { return };
-    // The application writes this file: never read more than is shown, and follow no pipe or device.
-    let path = mount.host_path.clone();
-    let words = tokio::task::spawn_blocking(move || {
-        use std::io::Read;
-        let is_file = std::fs::symlink_metadata(&path).ok()?.is_file();
-        let file = is_file.then(|| std::fs::File::open(&path).ok()).flatten()?;
-        let mut words = Vec::new();
-        file.take(MAX_MESSAGE as u64).read_to_end(&mut words).ok()?;
-        Some(String::from_utf8_lossy(&words).into_owned())
-    });
-    if let Ok(Some(words)) = words.await
-        && !words.is_empty()
-    {
-        status.message = words;
     }
 }

@@ -15,16 +15,19 @@ mod events;
 pub mod expand;
 pub mod fields;
 mod hands;
+mod hooks;
 pub mod image_folder;
 pub mod image_gc;
 pub mod image_name;
 pub mod images;
 mod inspector;
+mod last_words;
 pub mod leaving;
 pub mod logs;
 pub mod observed;
 mod observer;
 pub mod plan;
+pub mod probes;
 pub mod pull_secrets;
 pub mod resources;
 pub mod sandbox;
@@ -60,6 +63,7 @@ use self::hands::{Hands, N_HEAVY};
 use self::images::Images;
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
+pub use self::probes::ProbeCounts;
 use self::resources::{Qos, pod_request, qos};
 use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
@@ -162,7 +166,9 @@ impl Edged {
             cgroups: parts.cgroups,
             heavy: Semaphore::new(N_HEAVY),
         };
-        let shared = Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen });
+        let probe_counts = ProbeCounts::default();
+        let shared =
+            Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen, probe_counts });
         let now = Instant::now();
         let mut edged = Self {
             shared,
@@ -183,6 +189,12 @@ impl Edged {
         };
         edged.put_all(parts.pods);
         edged
+    }
+
+    /// How many probes were made: for who serves the kubelet's `/metrics/probes`.
+    #[must_use]
+    pub fn probe_counts(&self) -> ProbeCounts {
+        self.shared.probe_counts.clone()
     }
 
     /// Runs until it is told to stop. Containers go on: whoever starts edgecore again finds and adopts them.
@@ -530,12 +542,14 @@ fn uses(pod: &Pod) -> BTreeSet<ObjectKey> {
             names.extend(source.secret.iter().map(|v| (Kind::Secret, v.name.as_str())));
         }
     }
-    for container in inits(spec).iter().chain(&spec.containers) {
-        for from in container.env_from.iter().flatten() {
+    let ephemerals = spec.ephemeral_containers.iter().flatten().map(|one| (&one.env, &one.env_from));
+    let containers = inits(spec).iter().chain(&spec.containers).map(|one| (&one.env, &one.env_from));
+    for (env, env_from) in containers.chain(ephemerals) {
+        for from in env_from.iter().flatten() {
             names.extend(from.config_map_ref.iter().map(|r| (Kind::ConfigMap, r.name.as_str())));
             names.extend(from.secret_ref.iter().map(|r| (Kind::Secret, r.name.as_str())));
         }
-        for source in container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+        for source in env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
             names.extend(source.config_map_key_ref.iter().map(|r| (Kind::ConfigMap, r.name.as_str())));
             names.extend(source.secret_key_ref.iter().map(|r| (Kind::Secret, r.name.as_str())));
         }

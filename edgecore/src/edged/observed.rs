@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::backoff::Backoffs;
+use super::probes::Verdict;
 
 /// Exit code of a container whose end nobody saw: what a kill by the kernel looks like.
 const KILLED: i32 = 137;
@@ -33,6 +34,8 @@ pub struct ObservedPod {
     pub stopping_since: Option<Timestamp>,
     /// When the Pod was first seen here; the status keeps it over restarts.
     pub started_at: Option<Timestamp>,
+    /// What the probes of running containers say, by the runtime's id. One that is not in it has none.
+    pub probes: BTreeMap<String, Verdict>,
     /// Volumes and cgroup of a Pod that ends are gone.
     pub cleaned: bool,
     /// The cloud was told that nothing of the Pod is left.
@@ -189,12 +192,22 @@ impl ObservedPod {
         self.containers.iter().filter(|c| c.name == name).max_by_key(|c| (c.attempt, c.is_running()))
     }
 
+    /// What its probes say of a container, if it runs.
+    #[must_use]
+    pub fn verdict(&self, record: &ObservedContainer) -> Verdict {
+        self.probes.get(&record.id).copied().unwrap_or_default()
+    }
+
     /// Adds what only the Pod's stored status tells: containers that ran here once and of which the runtime knows
     /// nothing (its directory was wiped). Without this their restart count would begin anew, and a container that
     /// must run only once would run twice.
     pub fn recall(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
-        let stored = [&status.init_container_statuses, &status.container_statuses];
+        let stored = [
+            &status.init_container_statuses,
+            &status.container_statuses,
+            &status.ephemeral_container_statuses,
+        ];
         for stored in stored.into_iter().flatten().flatten() {
             if self.newest(&stored.name).is_none()
                 && let Some(record) = recalled(stored)

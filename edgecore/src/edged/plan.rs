@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::backoff::later;
 use super::observed::{ContainerState, ObservedContainer, ObservedPod, SandboxState, Source, Volumes};
+use super::probes::Kind;
 
 /// What the store says about a Pod.
 #[derive(Clone, Debug)]
@@ -44,13 +45,14 @@ impl DesiredPod {
         }
     }
 
-    /// Seconds between the stop signal and the kill. Kubernetes gives at least two.
+    /// Seconds from the decision to end a container to its kill. Kubernetes gives at least two after the stop signal; 0
+    /// as it was asked for means that no hook runs.
     #[must_use]
     pub fn grace_secs(&self) -> Option<i64> {
         let pod = self.pod()?;
         let asked = pod.metadata.deletion_grace_period_seconds;
         let written = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        Some(asked.or(written).unwrap_or(DEFAULT_GRACE_SECS).max(LEAST_GRACE_SECS))
+        Some(asked.or(written).unwrap_or(DEFAULT_GRACE_SECS))
     }
 }
 
@@ -90,10 +92,14 @@ pub struct Stop {
     pub id: String,
     /// Its name in the Pod.
     pub name: String,
-    /// Seconds between the stop signal and the kill.
+    /// Seconds for its preStop hook, the wait for its turn, and from the stop signal to the kill.
     pub grace_secs: i64,
     /// Why, for the event.
     pub reason: StopReason,
+    /// It gets its stop signal when all of lower turns have ended.
+    pub turn: usize,
+    /// Its preStop hook runs first.
+    pub hook: bool,
 }
 
 /// Why a container is ended.
@@ -107,6 +113,15 @@ pub enum StopReason {
     SandboxChanged,
     /// The runtime does not know what it does.
     Lost,
+    /// Its postStart hook failed.
+    HookFailed,
+    /// A probe asks for its end. `restarts`: its successor starts at once or after its back-off.
+    Unwell {
+        /// Which probe.
+        probe: Kind,
+        /// Whether it has a successor.
+        restarts: bool,
+    },
 }
 
 /// How a Pod that runs no more has ended.
@@ -132,7 +147,8 @@ pub enum RestartPolicy {
 }
 
 const DEFAULT_GRACE_SECS: i64 = 30;
-const LEAST_GRACE_SECS: i64 = 2;
+/// From the stop signal to the kill, whatever was asked for.
+pub(super) const LEAST_GRACE_SECS: i64 = 2;
 
 /// What to do for this Pod now, in this order. An empty list: nothing, until something changes.
 #[must_use]
@@ -163,9 +179,8 @@ pub fn outcome(pod: &Pod, observed: &ObservedPod, now: Timestamp) -> Option<Outc
         return Some(Outcome::DeadlineExceeded);
     }
     let failed_init = inits(spec).iter().any(|init| {
-        !is_sidecar(init)
-            && restart_policy(spec, init) == RestartPolicy::Never
-            && observed.newest(&init.name).and_then(|c| c.exit()).is_some_and(|exit| exit.code != 0)
+        let exit = observed.newest(&init.name).and_then(|c| c.exit());
+        !is_sidecar(init) && exit.is_some_and(|exit| exit.code != 0 && !restarts(spec, init, exit.code))
     });
     if failed_init {
         return Some(Outcome::Failed);
@@ -173,11 +188,11 @@ pub fn outcome(pod: &Pod, observed: &ObservedPod, now: Timestamp) -> Option<Outc
     let mut result = Outcome::Succeeded;
     for container in &spec.containers {
         let exit = observed.newest(&container.name).and_then(|c| c.exit())?;
-        match (restart_policy(spec, container), exit.code) {
-            (RestartPolicy::Always, _) => return None,
-            (_, 0) => {}
-            (RestartPolicy::OnFailure, _) => return None,
-            (RestartPolicy::Never, _) => result = Outcome::Failed,
+        if restarts(spec, container, exit.code) {
+            return None;
+        }
+        if exit.code != 0 {
+            result = Outcome::Failed;
         }
     }
     Some(result)
@@ -205,13 +220,37 @@ pub fn restart_policy(spec: &PodSpec, container: &Container) -> RestartPolicy {
     }
 }
 
+/// Whether a container that ended with this code is started again. Its own rules go before its own policy, that before the
+/// Pod's. A rule that asks for all containers at once is for nodes that say they can; here it counts as no rule.
+#[must_use]
+pub fn restarts(spec: &PodSpec, container: &Container, code: i32) -> bool {
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    let matches = |rule: &&ContainerRestartRule| {
+        let codes = rule.exit_codes.as_ref();
+        codes.is_some_and(|codes| {
+            let listed = codes.values.as_deref().unwrap_or_default().contains(&code);
+            listed == (codes.operator != "NotIn")
+        })
+    };
+    // The first that fits decides.
+    let rule = rules.iter().find(matches).filter(|_| container.restart_policy.is_some());
+    if rule.is_some_and(|rule| rule.action == "Restart") {
+        return true;
+    }
+    match restart_policy(spec, container) {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => code != 0,
+        RestartPolicy::Never => false,
+    }
+}
+
 /// Whether all ordinary init containers have done their work in the sandbox that is alive.
 #[must_use]
 pub fn is_initialized(spec: &PodSpec, observed: &ObservedPod) -> bool {
     let Some(sandbox) = observed.current_sandbox() else { return inits(spec).is_empty() };
     mains_began(spec, observed, &sandbox.id)
         || inits(spec).iter().all(|init| match here(observed, &init.name, &sandbox.id) {
-            Some(record) if is_sidecar(init) => record.is_running(),
+            Some(record) if is_sidecar(init) => record.is_running() && observed.verdict(record).started,
             Some(record) => record.exit().is_some_and(|exit| exit.code == 0),
             None => false,
         })
@@ -299,6 +338,16 @@ impl Run<'_> {
     }
 
     fn containers(&mut self, spec: &PodSpec, sandbox: &str) {
+        // They look into the Pod at any time, and run once.
+        for ephemeral in spec.ephemeral_containers.iter().flatten() {
+            match self.observed.newest(&ephemeral.name) {
+                None => self.start(&ephemeral.name, None, sandbox),
+                Some(made) if made.state == ContainerState::Created => {
+                    self.start(&ephemeral.name, Some(made), sandbox);
+                }
+                Some(_) => {}
+            }
+        }
         let began = mains_began(spec, self.observed, sandbox);
         for init in inits(spec) {
             let next = if is_sidecar(init) {
@@ -314,9 +363,7 @@ impl Run<'_> {
         }
         for container in &spec.containers {
             self.main(spec, container, sandbox);
-            // A postStart hook runs here, before the next container starts.
         }
-        // Liveness and startup probes that failed end their containers here.
     }
 
     fn sidecar(&mut self, init: &Container, sandbox: &str) -> Next {
@@ -324,9 +371,10 @@ impl Run<'_> {
             Some(record) if record.is_running() && record.sandbox == sandbox => {
                 if self.spec_changed(record) {
                     self.replace(record, sandbox, StopReason::SpecChanged);
+                } else {
+                    self.heal(record, sandbox, RestartPolicy::Always);
                 }
-                // With a startup probe those behind it wait here until it has passed.
-                Next::Goes
+                if self.observed.verdict(record).started { Next::Goes } else { Next::Waits }
             }
             record => {
                 self.start(&init.name, record, sandbox);
@@ -341,7 +389,7 @@ impl Run<'_> {
             Some(ContainerState::Exited(exit)) if exit.code == 0 => return Next::Goes,
             Some(ContainerState::Running { .. }) => return Next::Waits,
             // It failed and must not be tried again: `outcome` has said so already.
-            Some(ContainerState::Exited(_)) if restart_policy(spec, init) == RestartPolicy::Never => {}
+            Some(ContainerState::Exited(exit)) if !restarts(spec, init, exit.code) => {}
             Some(_) | None => self.start(&init.name, record, sandbox),
         }
         Next::Waits
@@ -355,15 +403,15 @@ impl Run<'_> {
             ContainerState::Running { .. } if record.sandbox == sandbox => {
                 if self.spec_changed(record) {
                     self.replace(record, sandbox, StopReason::SpecChanged);
+                } else {
+                    self.heal(record, sandbox, restart_policy(spec, container));
                 }
             }
-            ContainerState::Exited(exit) => match (restart_policy(spec, container), exit.code) {
-                (RestartPolicy::Always, _) => self.start(&container.name, Some(record), sandbox),
-                (RestartPolicy::OnFailure, code) if code != 0 => {
+            ContainerState::Exited(exit) => {
+                if restarts(spec, container, exit.code) {
                     self.start(&container.name, Some(record), sandbox);
                 }
-                (RestartPolicy::OnFailure | RestartPolicy::Never, _) => {}
-            },
+            }
             _ => self.start(&container.name, Some(record), sandbox),
         }
     }
@@ -419,6 +467,26 @@ impl Run<'_> {
             attempt: record.attempt.saturating_add(1),
             ended: None,
         });
+    }
+
+    /// Ends a container that its probes found unwell, and starts its successor unless the policy forbids it. As with a
+    /// kubelet the back-off of this start counts from the container before: the first one is immediate.
+    fn heal(&mut self, record: &ObservedContainer, sandbox: &str, policy: RestartPolicy) {
+        let Some(probe) = self.observed.verdict(record).failed else { return };
+        let restarts = policy != RestartPolicy::Never;
+        let reason = StopReason::Unwell { probe, restarts };
+        self.actions.push(Action::StopContainers(vec![self.stop(record, reason)]));
+        let records = self.observed.records(&record.name);
+        let ended = records.iter().find_map(|older| older.exit()).map(|exit| exit.finished_at);
+        let waits = ended.and_then(|ended| self.observed.backoffs.wait(&record.name, ended, self.now));
+        if restarts && waits.is_none() {
+            self.actions.push(Action::StartContainer {
+                name: record.name.clone(),
+                sandbox: sandbox.to_owned(),
+                attempt: record.attempt.saturating_add(1),
+                ended,
+            });
+        }
     }
 
     /// Only a hash that we wrote counts: a container that another program or version made is left in peace.
@@ -483,50 +551,73 @@ fn kept_dead(observed: &ObservedPod) -> Vec<&str> {
 }
 
 fn stop(desired: &DesiredPod, record: &ObservedContainer, reason: StopReason) -> Stop {
-    let grace_secs = match reason {
+    let of_pod = || desired.grace_secs().or(record.grace_secs).unwrap_or(DEFAULT_GRACE_SECS);
+    let asked = match reason {
         // Nobody knows whether it would hear the signal.
-        StopReason::Lost => LEAST_GRACE_SECS,
-        _ => desired.grace_secs().or(record.grace_secs).unwrap_or(DEFAULT_GRACE_SECS).max(LEAST_GRACE_SECS),
+        StopReason::Lost => 0,
+        StopReason::Unwell { probe, .. } => probe_grace(desired, record, probe).unwrap_or_else(of_pod),
+        StopReason::PodEnds
+        | StopReason::SpecChanged
+        | StopReason::SandboxChanged
+        | StopReason::HookFailed => of_pod(),
     };
-    Stop { id: record.id.clone(), name: record.name.clone(), grace_secs, reason }
+    let hook = asked > 0 && has_pre_stop(desired, &record.name);
+    let grace_secs = asked.max(LEAST_GRACE_SECS);
+    Stop { id: record.id.clone(), name: record.name.clone(), grace_secs, reason, turn: 0, hook }
+}
+
+/// The end of a container that has just been started and whose postStart hook failed.
+#[must_use]
+pub fn stop_after_failed_start(desired: &DesiredPod, name: &str, id: &str) -> Stop {
+    let asked = desired.grace_secs().unwrap_or(DEFAULT_GRACE_SECS);
+    Stop {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        grace_secs: asked.max(LEAST_GRACE_SECS),
+        reason: StopReason::HookFailed,
+        turn: 0,
+        hook: asked > 0 && has_pre_stop(desired, name),
+    }
+}
+
+/// Of a Pod that only the runtime knows the container itself carries its hook, if it has one.
+fn has_pre_stop(desired: &DesiredPod, name: &str) -> bool {
+    let lifecycle = container_of(desired, name).and_then(|container| container.lifecycle.as_ref());
+    desired.pod().is_none() || lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
+}
+
+fn container_of<'a>(desired: &'a DesiredPod, name: &str) -> Option<&'a Container> {
+    let spec = desired.pod()?.spec.as_ref()?;
+    inits(spec).iter().chain(&spec.containers).find(|container| container.name == name)
+}
+
+/// What this probe gives its container instead of the Pod's grace period. A Pod that is being deleted has its own.
+fn probe_grace(desired: &DesiredPod, record: &ObservedContainer, probe: Kind) -> Option<i64> {
+    let pod = desired.pod().filter(|pod| pod.metadata.deletion_grace_period_seconds.is_none())?;
+    pod.spec.as_ref()?.termination_grace_period_seconds?;
+    probe.probe(container_of(desired, &record.name)?)?.termination_grace_period_seconds
 }
 
 /// Ends what still runs: main containers side by side, then sidecars in the reverse of their order. Empty when nothing
 /// is alive.
 fn stops(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    let sidecars: Vec<&str> = desired
-        .pod()
-        .and_then(|pod| pod.spec.as_ref())
-        .map(|spec| {
-            inits(spec).iter().filter(|init| is_sidecar(init)).map(|init| init.name.as_str()).collect()
-        })
-        .unwrap_or_default();
-    let alive = || observed.containers.iter().filter(|c| c.may_be_alive());
-    // A preStop hook runs here, within the same grace period.
-    let mains: Vec<Stop> = alive()
-        .filter(|c| !sidecars.contains(&c.name.as_str()))
-        .map(|c| stop(desired, c, StopReason::PodEnds))
-        .collect();
-    if !mains.is_empty() {
-        return vec![Action::StopContainers(mains)];
-    }
+    let spec = desired.pod().and_then(|pod| pod.spec.as_ref());
+    let inits = spec.map(inits).unwrap_or_default();
+    let sidecars: Vec<&str> =
+        inits.iter().filter(|init| is_sidecar(init)).map(|init| init.name.as_str()).rev().collect();
     let spent = observed.stopping_since.map_or(0, |since| now.duration_since(since).as_secs().max(0));
     let mut stops = Vec::new();
-    for name in sidecars.iter().rev() {
-        let of_name: Vec<Stop> = alive()
-            .filter(|c| c.name == *name)
-            .map(|c| {
-                let mut stop = stop(desired, c, StopReason::PodEnds);
-                // All share one grace period; what the main containers used is gone.
-                stop.grace_secs = stop.grace_secs.saturating_sub(spent).max(LEAST_GRACE_SECS);
-                stop
-            })
-            .collect();
-        if !of_name.is_empty() {
-            stops.push(Action::StopContainers(of_name));
+    for record in observed.containers.iter().filter(|c| c.may_be_alive()) {
+        let mut stop = stop(desired, record, StopReason::PodEnds);
+        if let Some(place) = sidecars.iter().position(|name| *name == record.name) {
+            stop.turn = place.saturating_add(1);
+            // All share one grace period; what the main containers used is gone.
+            stop.grace_secs = stop.grace_secs.saturating_sub(spent).max(LEAST_GRACE_SECS);
         }
+        stops.push(stop);
     }
-    stops
+    stops.sort_by_key(|stop| stop.turn);
+    if stops.is_empty() { Vec::new() } else { vec![Action::StopContainers(stops)] }
 }
 
 /// A Pod that has ended by itself: nothing runs, its containers stay for logs and status until the Pod is removed.

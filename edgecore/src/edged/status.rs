@@ -12,8 +12,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::container::ephemeral_as_container;
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
-use super::plan::{Outcome, RestartPolicy, inits, is_initialized, is_sidecar, outcome, restart_policy};
+use super::plan::{Outcome, inits, is_initialized, is_sidecar, outcome, restarts};
 use super::resources::qos;
 
 /// What the status needs to know about the machine.
@@ -62,6 +63,8 @@ pub fn pod_status(
     }
     status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
     status.container_statuses = Some(main_statuses);
+    status.ephemeral_container_statuses = view.ephemeral_statuses();
+    cut_messages(&mut status);
     status.start_time = previous.start_time.clone().or(Some(Time(now)));
     status.observed_generation = pod.metadata.generation.or(previous.observed_generation);
     if status.qos_class.is_none() {
@@ -102,6 +105,22 @@ impl View<'_> {
             .collect()
     }
 
+    /// Containers that look into the Pod: they count for nothing else in its status.
+    fn ephemeral_statuses(&self) -> Option<Vec<ContainerStatus>> {
+        let containers: Vec<Container> =
+            self.spec.ephemeral_containers.iter().flatten().map(ephemeral_as_container).collect();
+        let mut statuses = self.container_statuses(&containers, &self.previous.ephemeral_container_statuses);
+        for status in &mut statuses {
+            (status.ready, status.started) = (false, None);
+            if let Some(waiting) = status.state.as_mut().and_then(|state| state.waiting.as_mut())
+                && waiting.reason.as_deref() == Some("PodInitializing")
+            {
+                waiting.reason = Some("ContainerCreating".into());
+            }
+        }
+        (!statuses.is_empty()).then_some(statuses)
+    }
+
     fn container_status(&self, container: &Container, previous: Option<&ContainerStatus>) -> ContainerStatus {
         let records = self.observed.records(&container.name);
         let newest = records.first().copied();
@@ -127,12 +146,12 @@ impl View<'_> {
             || previous.map_or(0, |previous| previous.restart_count),
             |record| i32::try_from(record.attempt).unwrap_or(i32::MAX),
         );
+        let verdict = shown.map_or_else(Default::default, |record| self.observed.verdict(record));
         let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
         let ready = if is_init && !is_sidecar(container) {
             state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0)
         } else {
-            // A readiness probe's word goes here.
-            running
+            running && verdict.ready
         };
         ContainerStatus {
             name: container.name.clone(),
@@ -143,8 +162,7 @@ impl View<'_> {
                 .unwrap_or_default(),
             image_id: shown.map(|record| record.image_id.clone()).unwrap_or_default(),
             container_id: shown.map(|record| self.container_id(record)),
-            // A startup probe's word goes here.
-            started: Some(running),
+            started: Some(running && verdict.started),
             ready,
             restart_count,
             last_state: last.map(|ended| State { terminated: Some(ended), ..State::default() }),
@@ -164,11 +182,14 @@ impl View<'_> {
         }
         let will_start = match newest.and_then(ObservedContainer::exit) {
             None => true,
-            Some(exit) => match self.policy(container) {
-                RestartPolicy::Always => true,
-                RestartPolicy::OnFailure => exit.code != 0,
-                RestartPolicy::Never => false,
-            },
+            Some(exit) => {
+                // An init container that did its work is done under every policy; a sidecar never is.
+                let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
+                let is_done = is_init && !is_sidecar(container) && exit.code == 0;
+                let is_ephemeral =
+                    self.spec.ephemeral_containers.iter().flatten().any(|one| one.name == container.name);
+                !is_done && !is_ephemeral && restarts(self.spec, container, exit.code)
+            }
         };
         if !will_start {
             return None;
@@ -187,16 +208,6 @@ impl View<'_> {
             self.pod.metadata.uid.as_deref().unwrap_or_default(),
         );
         Some(reason("CrashLoopBackOff", Some(message)))
-    }
-
-    /// An init container that did its work is done under every policy; a sidecar never is.
-    fn policy(&self, container: &Container) -> RestartPolicy {
-        let policy = restart_policy(self.spec, container);
-        let is_init = inits(self.spec).iter().any(|init| init.name == container.name);
-        match policy {
-            RestartPolicy::Always if is_init && !is_sidecar(container) => RestartPolicy::OnFailure,
-            policy => policy,
-        }
     }
 
     fn is_over(&self) -> bool {
@@ -339,8 +350,16 @@ impl View<'_> {
         if is_initialized(self.spec, self.observed) || (self.is_over() && phase != "Failed") {
             return condition("Initialized", Verdict::True);
         }
-        let missing: Vec<&str> =
-            inits_now.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+        let is_done = |(init, status): &(&Container, &ContainerStatus)| match is_sidecar(init) {
+            true => status.started == Some(true),
+            false => status.ready,
+        };
+        let missing: Vec<&str> = inits(self.spec)
+            .iter()
+            .zip(inits_now)
+            .filter(|pair| !is_done(pair))
+            .map(|(_, status)| status.name.as_str())
+            .collect();
         if missing.is_empty() {
             return condition("Initialized", Verdict::True);
         }
@@ -372,28 +391,28 @@ impl View<'_> {
             return condition(type_, Verdict::False("ContainersNotReady", message));
         }
         if type_ == "Ready"
-            && let Some(message) = self.closed_gate()
+            && let Some(message) = self.closed_gates()
         {
             return condition(type_, Verdict::False("ReadinessGatesNotReady", message));
         }
         condition(type_, Verdict::True)
     }
 
-    /// The first readiness gate that is not open, in Kubernetes' words.
-    fn closed_gate(&self) -> Option<String> {
+    /// The readiness gates that are not open, in Kubernetes' words.
+    fn closed_gates(&self) -> Option<String> {
         let conditions = self.previous.conditions.as_deref().unwrap_or_default();
-        self.spec.readiness_gates.iter().flatten().find_map(|gate| {
-            let type_ = &gate.condition_type;
-            match conditions.iter().find(|condition| condition.type_ == *type_) {
-                Some(condition) if condition.status == "True" => None,
-                Some(_) => {
-                    Some(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but False"))
-                }
-                None => {
-                    Some(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist."))
-                }
+        let closed = |type_: &String| match conditions.iter().find(|condition| condition.type_ == *type_) {
+            Some(condition) if condition.status == "True" => None,
+            Some(PodCondition { status, .. }) => {
+                Some(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but {status}"))
             }
-        })
+            None => {
+                Some(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist."))
+            }
+        };
+        let gates = self.spec.readiness_gates.iter().flatten();
+        let closed: Vec<String> = gates.filter_map(|gate| closed(&gate.condition_type)).collect();
+        (!closed.is_empty()).then(|| closed.join(", "))
     }
 
     fn addresses(&self, status: &mut PodStatus) {
@@ -419,6 +438,9 @@ impl View<'_> {
         }
     }
 }
+
+/// Bytes of all termination messages in a Pod's status.
+const MAX_MESSAGES: usize = 12 * 1024;
 
 /// Conditions that the node writes.
 const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
@@ -448,6 +470,28 @@ fn condition(type_: &str, verdict: Verdict) -> PodCondition {
 
 fn reason(reason: &str, message: Option<String>) -> ContainerStateWaiting {
     ContainerStateWaiting { reason: Some(reason.into()), message }
+}
+
+/// All termination messages of a Pod together take no more than Kubernetes allows.
+fn cut_messages(status: &mut PodStatus) {
+    let lists = || {
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+    };
+    let n: usize = lists().into_iter().flatten().map(Vec::len).sum();
+    let most = MAX_MESSAGES.checked_div(n).unwrap_or(MAX_MESSAGES);
+    let lists = [
+        &mut status.init_container_statuses,
+        &mut status.container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
+    for status in lists.into_iter().flatten().flatten() {
+        let states = [&mut status.state, &mut status.last_state].into_iter().flatten();
+        for terminated in states.filter_map(|state| state.terminated.as_mut()) {
+            if let Some(message) = &mut terminated.message {
+                message.truncate(message.floor_char_boundary(most));
+            }
+        }
+    }
 }
 
 fn running(status: &ContainerStatus) -> bool {

@@ -95,6 +95,7 @@ struct Started {
     news: mpsc::Sender<News>,
     reports: mpsc::Receiver<Report>,
     stop: Trigger,
+    counts: ProbeCounts,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
@@ -141,7 +142,8 @@ impl Machine {
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
-        Started { news, reports: received, stop, task: tokio::spawn(edged.run(shutdown)), _host_ips }
+        let counts = edged.probe_counts();
+        Started { news, reports: received, stop, counts, task: tokio::spawn(edged.run(shutdown)), _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {
@@ -410,5 +412,92 @@ async fn a_deleted_pod_does_not_wait_for_its_image() {
     deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
     edged.news.send(News::PodPut(Arc::new(deleted))).await.unwrap();
     edged.wait("PodGone", |r| matches!(r, Report::PodGone { .. }).then_some(())).await;
+    edged.end().await;
+}
+
+/// The Pod `web` with this probe on its container, asked every second.
+fn probed(kind: &str, probe: serde_json::Value) -> Pod {
+    let mut app = json!({"name": "app", "image": "i:1", "imagePullPolicy": "IfNotPresent"});
+    app[kind] = probe;
+    pod("u1", json!({"containers": [app]}))
+}
+
+fn event(report: &Report) -> Option<(String, String)> {
+    let Report::Event { body, .. } = report else { return None };
+    let event: serde_json::Value = serde_json::from_slice(body).unwrap();
+    let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    Some((text("reason"), text("message")))
+}
+
+#[tokio::test]
+async fn a_failed_liveness_probe_restarts_the_container() {
+    let machine = Machine::new();
+    machine.runtime.set_exec("alive", 1, "not any more");
+    let probe = json!({"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let mut edged = machine.start(vec![Arc::new(probed("livenessProbe", probe))]);
+    edged.running().await;
+    let said = |reason: &'static str, message: &'static str| {
+        move |report: &Report| event(report).filter(|e| *e == (reason.into(), message.into()))
+    };
+    edged.wait("Unhealthy", said("Unhealthy", "Liveness probe failed: not any more")).await;
+    machine.runtime.set_exec("alive", 0, "");
+    edged.wait("Killing", said("Killing", "Container app failed liveness probe, will be restarted")).await;
+    let again = |s: &PodStatus| is_ready(s) && s.container_statuses.as_ref().unwrap()[0].restart_count == 1;
+    edged.status("restarted", again).await;
+    assert_eq!(machine.n_calls("stop_container"), 1);
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn readiness_is_told_also_while_the_pod_ends() {
+    let machine = Machine::new();
+    let probe = json!({"exec": {"command": ["ready"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let web = probed("readinessProbe", probe);
+    let mut edged = machine.start(vec![Arc::new(web.clone())]);
+    edged.running().await;
+    machine.runtime.set_exec("ready", 1, "busy");
+    edged.status("unready", |s| !is_ready(s)).await;
+    let counted = r#"pod_uid="u1",probe_type="Readiness",result="failed"} "#;
+    assert!(edged.counts.text().contains(counted), "{}", edged.counts.text());
+    machine.runtime.set_exec("ready", 0, "");
+    edged.running().await;
+    machine.runtime.hold("stop_container");
+    let mut deleted = web;
+    deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+    edged.news.send(News::PodPut(Arc::new(deleted))).await.unwrap();
+    until("it is being stopped", || machine.n_calls("stop_container") == 1).await;
+    machine.runtime.set_exec("ready", 1, "leaving");
+    let running_unready = |s: &PodStatus| {
+        let app = &s.container_statuses.as_ref().unwrap()[0];
+        !is_ready(s) && app.state.as_ref().is_some_and(|state| state.running.is_some())
+    };
+    edged.status("unready while it is stopped", running_unready).await;
+    machine.runtime.release("stop_container");
+    edged.wait("PodGone", |r| matches!(r, Report::PodGone { .. }).then_some(())).await;
+    assert_eq!(machine.n_calls("stop_container"), 1, "asked once");
+    edged.news.send(News::PodDeleted("default/pod/web".parse().unwrap(), None)).await.unwrap();
+    let counts = edged.counts.clone();
+    until("its numbers go with it", || counts.text().is_empty()).await;
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_failed_post_start_hook_ends_the_container() {
+    let machine = Machine::new();
+    machine.runtime.set_exec("greet", 1, "secret");
+    let hooks =
+        json!({"postStart": {"exec": {"command": ["greet"]}}, "preStop": {"exec": {"command": ["part"]}}});
+    let mut edged = machine.start(vec![Arc::new(probed("lifecycle", hooks))]);
+    let said = |reason: &'static str, message: &'static str| {
+        move |report: &Report| event(report).filter(|e| *e == (reason.into(), message.into()))
+    };
+    edged.wait("FailedPostStartHook", said("FailedPostStartHook", "PostStartHook failed")).await;
+    machine.runtime.set_exec("greet", 0, "");
+    edged.wait("Killing", said("Killing", "FailedPostStartHook")).await;
+    let again = |s: &PodStatus| is_ready(s) && s.container_statuses.as_ref().unwrap()[0].restart_count > 0;
+    edged.status("started anew", again).await;
+    let hooks: Vec<String> =
+        machine.runtime.changes().into_iter().filter(|c| c.starts_with("exec")).collect();
+    assert!(hooks[0].ends_with("greet") && hooks[1].ends_with("part"), "{hooks:?}");
     edged.end().await;
 }

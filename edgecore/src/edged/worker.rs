@@ -3,25 +3,27 @@
 //! Actions of one Pod come one after the other; pods go side by side. All memory that matters is in the store and in the
 //! runtime, so that a kill at any line loses nothing. `mod.rs` starts one worker for each Pod and wakes it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::backoff::{Backoffs, later};
-use super::container::log_directory;
+use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
 use super::events::{Occurrence, Recorder, Severity};
-use super::hands::{Failure, Hands};
+use super::hands::{Failure, Hands, POST_START_FAILED};
+use super::hooks::Undertaker;
 use super::images::ImageNotice;
 use super::inspector::Inspector;
 use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
-use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, plan};
+use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, is_sidecar, outcome, plan};
+use super::probes::{Ground, ProbeCounts, Probes, Said};
 use super::resources::qos;
 use super::sandbox::on_host_network;
 use super::status::{Ending, Facts, pod_status};
@@ -34,6 +36,7 @@ pub(super) struct Shared {
     pub(super) observer: Observer,
     pub(super) reports: Reports,
     pub(super) facts: watch::Receiver<Facts>,
+    pub(super) probe_counts: ProbeCounts,
 }
 
 /// What the worker hears from outside.
@@ -58,6 +61,7 @@ pub(super) struct Worker {
 #[derive(Default)]
 pub(super) struct Memory {
     inspector: Inspector,
+    probes: Probes,
     volumes: Volumes,
     refresh_at: Option<Timestamp>,
     backoffs: Backoffs,
@@ -86,6 +90,7 @@ enum Step {
 /// A word from outside.
 enum Heard {
     News,
+    Probe(Said),
     ConfigChanged,
     Closed,
 }
@@ -111,18 +116,26 @@ impl Worker {
                 // The observer has said it. What was reported stays: nothing is known that would change it.
                 Err(_) => Some(AWAY),
             };
-            match self.hear(until).await {
-                Heard::News => {}
-                Heard::ConfigChanged => self.on_config_changed(),
-                Heard::Closed => return,
+            let until = until.map(|wait| tokio::time::Instant::now() + wait);
+            loop {
+                match self.hear(until).await {
+                    Heard::News => break,
+                    // A probe that fails changes nothing by itself: no look at the runtime for it.
+                    Heard::Probe(said) => self.say_probe(said).await,
+                    Heard::ConfigChanged => {
+                        self.on_config_changed();
+                        break;
+                    }
+                    Heard::Closed => return,
+                }
             }
         }
     }
 
-    async fn hear(&mut self, wait: Option<Duration>) -> Heard {
+    async fn hear(&mut self, until: Option<tokio::time::Instant>) -> Heard {
         let sleep = async {
-            match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
                 None => std::future::pending().await,
             }
         };
@@ -137,6 +150,7 @@ impl Worker {
             }
             () = self.ears.wake.notified() => Heard::News,
             Some(()) = self.ears.config_changed.recv() => Heard::ConfigChanged,
+            said = self.memory.probes.said() => Heard::Probe(said),
             () = sleep => Heard::News,
         }
     }
@@ -162,6 +176,9 @@ impl Worker {
             self.memory.volumes = Volumes::Unknown;
         }
         let observed = self.observe(&desired, &listing).await?;
+        while let Some(said) = self.memory.probes.said_already() {
+            self.say_probe(said).await;
+        }
         self.report(&desired, &observed, now).await;
         let actions = plan(&desired, &observed, now);
         let planned = actions.clone();
@@ -178,6 +195,7 @@ impl Worker {
             }
             if self.memory.forgotten {
                 self.shared.hands.images.forget_pod(&self.uid);
+                self.shared.probe_counts.forget(&self.uid);
                 return Ok(Step::Done);
             }
         }
@@ -231,13 +249,41 @@ impl Worker {
             hold: self.memory.hold,
             stopping_since: self.memory.stopping_since,
             started_at,
+            probes: BTreeMap::new(),
             cleaned: self.memory.cleaned,
             gone_reported: self.memory.gone_reported,
         };
         if let Some(pod) = desired.pod() {
             observed.recall(pod);
+            self.probe(desired, pod, &observed);
+            observed.probes = self.memory.probes.verdicts();
         }
         Ok(observed)
+    }
+
+    /// What runs and has probes is watched from here on, what ended no more.
+    fn probe(&mut self, desired: &DesiredPod, pod: &Pod, observed: &ObservedPod) {
+        let none = PodStatus::default();
+        let previous = self.memory.told.last(pod.status.as_ref().unwrap_or(&none));
+        let is_ending =
+            !matches!(desired.want, Desired::Run(_)) || outcome(pod, observed, Timestamp::now()).is_some();
+        let address = self.address(Some(pod));
+        let ground = Ground {
+            runtime: &self.shared.hands.runtime,
+            wake: &self.ears.wake,
+            counts: &self.shared.probe_counts,
+            address,
+        };
+        self.memory.probes.sync(pod, is_ending, observed, previous, &ground);
+    }
+
+    /// Where the Pod is reached; empty while it has no address.
+    fn address(&self, pod: Option<&Pod>) -> String {
+        if pod.is_some_and(on_host_network) {
+            let facts = self.shared.facts.borrow();
+            return facts.host_ips.first().map_or("127.0.0.1".into(), ToString::to_string);
+        }
+        self.memory.inspector.addresses().first().map_or(String::new(), ToString::to_string)
     }
 
     // ---- telling
@@ -288,6 +334,10 @@ impl Worker {
         if let Some(report) = self.recorder.report(&occurrence, Timestamp::now()) {
             self.shared.reports.send(report).await;
         }
+    }
+
+    async fn say_probe(&mut self, said: Said) {
+        self.say(Severity::Warning, said.reason, said.message, Some(&said.container)).await;
     }
 
     // ---- doing
@@ -416,9 +466,12 @@ impl Worker {
                 let _ = said.send(notice);
             };
             let shared = self.shared.clone();
+            // Whose processes an ephemeral container sees.
+            let target = ephemeral(pod, name).and_then(|one| one.target_container_name.as_deref());
+            let target = target.and_then(|target| observed.newest(target)).filter(|c| c.is_running());
             let start = shared.hands.start_container(
                 pod,
-                container,
+                (&container, target.map(|target| target.id.as_str())),
                 (sandbox, sandbox_attempt),
                 &facts,
                 attempt,
@@ -467,6 +520,10 @@ impl Worker {
             _ => 10_i64.checked_shl(doublings).unwrap_or(300).clamp(10, 300),
         };
         let retry_at = later(Timestamp::now(), SignedDuration::from_secs(secs));
+        if failure.reason == POST_START_FAILED {
+            // It was told, and the container has ended: its next start waits as after any crash.
+            return;
+        }
         let reason = failure.reason.to_owned();
         // The kubelet's event says `Failed`; the exact word stands in the status. Back-off was said by the images.
         if !matches!(failure.reason, "ImagePullBackOff" | "ErrImageNeverPull") {
@@ -483,26 +540,46 @@ impl Worker {
         };
         if desired.pod().is_some() {
             for stop in stops {
-                let message = match stop.reason {
-                    StopReason::PodEnds | StopReason::Lost => format!("Stopping container {}", stop.name),
-                    StopReason::SpecChanged => {
-                        format!("Container {} definition changed, will be restarted", stop.name)
-                    }
-                    StopReason::SandboxChanged => {
-                        format!("Stopping container {}: its sandbox changed", stop.name)
-                    }
-                };
+                let message = killing(desired, stop);
                 self.say(Severity::Normal, "Killing", message, Some(&stop.name)).await;
             }
         }
-        let runtime = &self.shared.hands.runtime;
-        let each = stops.iter().map(|stop| {
-            let grace = Duration::from_secs(u64::try_from(stop.grace_secs).unwrap_or(0));
-            runtime.stop_container(&stop.id, grace)
-        });
-        // All are asked before any failure counts.
-        let failed = join_all(each).await.into_iter().find_map(Result::err);
+        let address = self.address(desired.pod().map(Arc::as_ref));
+        let undertaker = Undertaker {
+            runtime: self.shared.hands.runtime.clone(),
+            pod: desired.pod().cloned(),
+            address,
+            say: self.memory.probes.voice(),
+        };
+        let results = self.meanwhile(desired, undertaker.stop_all(stops.to_vec())).await;
+        // What hooks had to say.
+        while let Some(said) = self.memory.probes.said_already() {
+            self.say_probe(said).await;
+        }
+        let failed = results.into_iter().find_map(Result::err);
         failed.map_or(Ok(()), |error| Err(Failure::of("FailedKillPod", "error killing container", error)))
+    }
+
+    /// Awaits something that may take a grace period, and tells what the Pod does until then: it may lose its readiness.
+    async fn meanwhile<T>(&mut self, desired: &DesiredPod, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let wake = self.ears.wake.clone();
+        loop {
+            let said = tokio::select! {
+                biased;
+                done = &mut work => return done,
+                said = self.memory.probes.said() => Some(said),
+                () = wake.notified() => None,
+            };
+            if let Some(said) = said {
+                self.say_probe(said).await;
+            } else if let Ok(listings) = self.shared.observer.look().await {
+                let listing = listings.get(&self.uid).cloned().unwrap_or_default();
+                if let Ok(observed) = self.observe(desired, &listing).await {
+                    self.report(desired, &observed, Timestamp::now()).await;
+                }
+            }
+        }
     }
 
     async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
@@ -558,21 +635,56 @@ fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
     }
 }
 
+/// Kubernetes' words for why a container is ended.
+fn killing(desired: &DesiredPod, stop: &Stop) -> String {
+    let name = &stop.name;
+    let spec = desired.pod().and_then(|pod| pod.spec.as_ref());
+    let is_sidecar = spec.is_some_and(|spec| inits(spec).iter().any(|c| c.name == *name && is_sidecar(c)));
+    match stop.reason {
+        StopReason::PodEnds | StopReason::Lost => format!("Stopping container {name}"),
+        StopReason::SpecChanged => format!("Container {name} definition changed, will be restarted"),
+        StopReason::SandboxChanged => format!("Stopping container {name}: its sandbox changed"),
+        StopReason::HookFailed => "FailedPostStartHook".into(),
+        StopReason::Unwell { probe, restarts } => {
+            let probe = probe.as_str().to_lowercase();
+            match (is_sidecar, restarts) {
+                (true, _) => format!("Init container {name} failed {probe} probe"),
+                (false, true) => format!("Container {name} failed {probe} probe, will be restarted"),
+                (false, false) => format!("Container {name} failed {probe} probe"),
+            }
+        }
+    }
+}
+
 fn wait_for(until: Timestamp) -> Duration {
     Duration::try_from(until.duration_since(Timestamp::now()))
         .unwrap_or(Duration::ZERO)
         .max(Duration::from_millis(5))
 }
 
-fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
     let spec = pod.spec.as_ref()?;
-    inits(spec).iter().chain(&spec.containers).find(|container| container.name == name)
+    let mut all = inits(spec).iter().chain(&spec.containers);
+    if let Some(container) = all.find(|container| container.name == name) {
+        return Some(Cow::Borrowed(container));
+    }
+    ephemeral(pod, name).map(|ephemeral| Cow::Owned(ephemeral_as_container(ephemeral)))
+}
+
+fn ephemeral<'a>(pod: &'a Pod, name: &str) -> Option<&'a EphemeralContainer> {
+    let spec = pod.spec.as_ref()?;
+    spec.ephemeral_containers.iter().flatten().find(|ephemeral| ephemeral.name == name)
 }
 
 fn field_path(pod: Option<&Arc<Pod>>, name: &str) -> String {
     let is_init = pod
         .and_then(|pod| pod.spec.as_ref())
         .is_some_and(|spec| inits(spec).iter().any(|init| init.name == name));
-    let list = if is_init { "initContainers" } else { "containers" };
+    let is_ephemeral = pod.is_some_and(|pod| ephemeral(pod, name).is_some());
+    let list = match (is_init, is_ephemeral) {
+        (true, _) => "initContainers",
+        (false, true) => "ephemeralContainers",
+        (false, false) => "containers",
+    };
     format!("spec.{list}{{{name}}}")
 }

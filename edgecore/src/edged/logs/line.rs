@@ -20,7 +20,7 @@ pub(super) enum Mark {
 
 /// Blocks of a log file in, what is shown out.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(in crate::edged) struct Decoder {
     since: Option<Timestamp>,
     timestamps: bool,
     stream: Option<LogStream>,
@@ -40,12 +40,16 @@ enum Place {
 }
 
 impl Decoder {
-    pub(super) fn new(since: Option<Timestamp>, timestamps: bool, stream: Option<LogStream>) -> Self {
+    pub(in crate::edged) fn new(
+        since: Option<Timestamp>,
+        timestamps: bool,
+        stream: Option<LogStream>,
+    ) -> Self {
         Self { since, timestamps, stream, place: Place::Head, head: Vec::new(), is_new: true }
     }
 
     /// The file's next bytes.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], shown: &mut Vec<u8>) {
+    pub(in crate::edged) fn feed(&mut self, mut bytes: &[u8], shown: &mut Vec<u8>) {
         while !bytes.is_empty() {
             bytes = match self.place {
                 Place::Head => self.head(bytes, shown),
@@ -55,7 +59,7 @@ impl Decoder {
     }
 
     /// The file ended, perhaps within a line (the power did too): the next one begins with a line.
-    pub(super) fn end_file(&mut self, shown: &mut Vec<u8>) {
+    pub(in crate::edged) fn end_file(&mut self, shown: &mut Vec<u8>) {
         if self.place != Place::Head || !self.head.is_empty() {
             self.feed(b"\n", shown);
         }

@@ -24,7 +24,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::Instant;
 
-use self::line::Decoder;
+pub(super) use self::line::Decoder;
 pub use self::options::{LogOptions, LogStream};
 use self::tail::TailScan;
 use super::container::{log_directory, log_path};

@@ -1,5 +1,7 @@
 //! Every rule of the plan as a row: a Pod, what is observed, what is to be done.
 
+mod life;
+
 use serde_json::json;
 
 use super::*;
@@ -84,8 +86,14 @@ fn line(action: &Action) -> String {
             format!("start {name}-{attempt} in {sandbox}")
         }
         Action::StopContainers(stops) => {
-            let stops: Vec<_> =
-                stops.iter().map(|s| format!("{} {}s {:?}", s.id, s.grace_secs, s.reason)).collect();
+            let stops: Vec<_> = stops
+                .iter()
+                .map(|s| {
+                    let hook = if s.hook { " hook" } else { "" };
+                    let turn = if s.turn > 0 { format!(" turn {}", s.turn) } else { String::new() };
+                    format!("{} {}s{hook}{turn} {:?}", s.id, s.grace_secs, s.reason)
+                })
+                .collect();
             format!("stop {}", stops.join(" + "))
         }
         Action::RemoveContainer { id } => format!("rm {id}"),
@@ -247,14 +255,14 @@ fn sidecars_run_beside_and_end_last() {
     let crashed = container("side-0", "s0", exited(1));
     check_run(&web, &live(vec![crashed, done.clone(), app.clone()]), &["start side-1 in s0"]);
     let all = live(vec![side.clone(), done.clone(), app]);
-    check(Desired::Terminate(web.clone()), &all, &["stop app-0 30s PodEnds"]);
+    check(Desired::Terminate(web.clone()), &all, &["stop app-0 30s PodEnds + side-0 30s turn 1 PodEnds"]);
     let mut half = live(vec![side.clone(), done.clone(), container("app-0", "s0", exited(0))]);
     half.stopping_since = Some(at(NOW - 10));
-    check(Desired::Terminate(web.clone()), &half, &["stop side-0 20s PodEnds"]);
+    check(Desired::Terminate(web.clone()), &half, &["stop side-0 20s turn 1 PodEnds"]);
     // A Job's Pod ends with its main container, whatever its sidecar does.
     let mut job = (*web).clone();
     job.spec.as_mut().unwrap().restart_policy = Some("OnFailure".into());
-    check_run(&Arc::new(job), &half, &["stop side-0 20s PodEnds"]);
+    check_run(&Arc::new(job), &half, &["stop side-0 20s turn 1 PodEnds"]);
 }
 
 #[test]
@@ -368,7 +376,7 @@ fn deletion_stops_cleans_and_tells() {
 fn what_nobody_asks_for_goes_without_a_word() {
     let mut orphan = live(vec![container("app-0", "s0", running())]);
     orphan.containers[0].grace_secs = Some(9);
-    check(Desired::Removed(None), &orphan, &["stop app-0 9s PodEnds"]);
+    check(Desired::Removed(None), &orphan, &["stop app-0 9s hook PodEnds"]);
     let clean = ["stop-sandbox s0", "no-volumes", "rm app-0", "rm-sandbox s0", "no-cgroup", "forget"];
     check(Desired::Removed(None), &live(vec![container("app-0", "s0", exited(0))]), &clean);
     check(Desired::Removed(None), &ObservedPod { cleaned: true, ..ObservedPod::default() }, &["forget"]);

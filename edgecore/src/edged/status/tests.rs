@@ -277,3 +277,95 @@ fn times_and_foreign_words_are_kept() {
     let back: PodStatus = serde_json::from_slice(&serde_json::to_vec(&open).unwrap()).unwrap();
     assert_eq!(back, open);
 }
+
+#[test]
+fn probes_say_who_has_started_and_is_ready() {
+    use crate::edged::probes::Verdict as Probed;
+    let check = |started, ready, expected: &str| {
+        let mut seen = live(vec![container("app-0", running())]);
+        seen.probes.insert("app-0".into(), Probed { started, ready, failed: None });
+        let status = status(&pod(json!({})), Ending::No, &seen);
+        let app = &status.container_statuses.as_ref().unwrap()[0];
+        assert_eq!((app.started, app.ready), (Some(started), ready));
+        assert_eq!(short(&status), expected);
+    };
+    let unready = "Running True True ContainersNotReady ContainersNotReady app=running";
+    check(false, false, unready);
+    check(true, false, unready);
+    check(true, true, "Running True True True True app=running");
+}
+
+#[test]
+fn a_sidecar_counts_as_done_once_it_has_started() {
+    use crate::edged::probes::Verdict as Probed;
+    let spec = json!({"initContainers": [{"name": "side", "image": "i", "restartPolicy": "Always"}]});
+    let check = |started, expected: &str| {
+        let mut seen = live(vec![container("side-0", running())]);
+        seen.probes.insert("side-0".into(), Probed { started, ready: false, failed: None });
+        assert_eq!(short(&status(&pod(spec.clone()), Ending::No, &seen)), expected);
+    };
+    let unready = "ContainersNotReady ContainersNotReady side=running";
+    check(false, &format!("Pending True ContainersNotInitialized {unready} app=PodInitializing"));
+    check(true, &format!("Pending True True {unready} app=ContainerCreating"));
+}
+
+#[test]
+fn every_closed_gate_is_named() {
+    let gates = json!({"readinessGates": [{"conditionType": "a/up"}, {"conditionType": "b/up"}, {"conditionType": "c/up"}]});
+    let condition = |type_: &str, status: &str| PodCondition {
+        type_: type_.into(),
+        status: status.into(),
+        ..PodCondition::default()
+    };
+    let conditions = vec![condition("a/up", "True"), condition("b/up", "Unknown")];
+    let previous = PodStatus { conditions: Some(conditions), ..PodStatus::default() };
+    let seen = live(vec![container("app-0", running())]);
+    let status = pod_status(&pod(gates), Ending::No, &seen, &previous, &facts(), at(NOW));
+    let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!(ready.reason.as_deref(), Some("ReadinessGatesNotReady"));
+    let message = "the status of pod readiness gate \"b/up\" is not \"True\", but Unknown, \
+                   corresponding condition of pod readiness gate \"c/up\" does not exist.";
+    assert_eq!(ready.message.as_deref(), Some(message));
+}
+
+#[test]
+fn ephemeral_containers_stand_apart() {
+    let spec = json!({"ephemeralContainers": [{"name": "debug", "image": "i"}]});
+    let of = |seen: &ObservedPod| {
+        let status = status(&pod(spec.clone()), Ending::No, seen);
+        let debug = status.ephemeral_container_statuses.clone().unwrap().remove(0);
+        (short(&status), debug.state.unwrap(), debug.ready)
+    };
+    let up = "Running True True True True app=running";
+    let (word, state, ready) = of(&live(vec![container("app-0", running())]));
+    assert_eq!(
+        (word.as_str(), state.waiting.unwrap().reason.as_deref(), ready),
+        (up, Some("ContainerCreating"), false)
+    );
+    let both = vec![container("app-0", running()), container("debug-0", running())];
+    let (word, state, ready) = of(&live(both));
+    assert_eq!((word.as_str(), state.running.is_some(), ready), (up, true, false));
+    let ended = vec![container("app-0", running()), container("debug-0", exited(3, "Error"))];
+    let (word, state, _) = of(&live(ended));
+    assert_eq!((word.as_str(), state.terminated.unwrap().exit_code), (up, 3));
+}
+
+#[test]
+fn messages_share_twelve_kibibytes() {
+    let talker = |id: &str| {
+        let ContainerState::Exited(exit) = exited(1, "Error") else { unreachable!() };
+        container(id, ContainerState::Exited(Exit { message: "\u{e4}".repeat(2048), ..exit }))
+    };
+    let names = ["a", "b", "c", "d"];
+    let list: Vec<Value> = names.iter().map(|name| json!({"name": name, "image": "i"})).collect();
+    let web = pod(json!({"restartPolicy": "Never", "containers": list}));
+    let seen = live(names.iter().map(|name| talker(&format!("{name}-0"))).collect());
+    let status = status(&web, Ending::No, &seen);
+    let lengths: Vec<usize> = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .map(|one| one.state.as_ref().unwrap().terminated.as_ref().unwrap().message.as_ref().unwrap().len())
+        .collect();
+    assert_eq!(lengths, [3072; 4]);
+}
