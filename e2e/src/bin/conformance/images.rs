@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use e2e::pki::Ca;
 use e2e::{need, process};
 use pack::arch::Arch;
 use pack::elf::Elf;
@@ -17,7 +18,7 @@ use pack::oci::{self, Image, Packing};
 use pack::tar::Tar;
 use pack::tree::{Role, Tree};
 
-/// The same content gives the same image id on every machine and day.
+/// What every file says of its last change.
 const DATE: u64 = 1;
 const PACKAGES: [&str; 6] =
     ["bash-static", "bind9-dnsutils", "busybox-static", "curl", "hostname", "netcat-openbsd"];
@@ -64,7 +65,7 @@ pub(crate) fn make_all(folder: &Path, test_image: &Path, import: impl Fn(&Path) 
     let shell = Start { command: &["sh"], ..Start::default() };
     let agnhost = Start { entrypoint: &["/agnhost"], command: &["pause"], ..Start::default() };
     let images: [(&[&str], Root, Start<'_>); 6] = [
-        (&AGNHOST, agnhost_root(test_image)?, agnhost),
+        (&AGNHOST, agnhost_root(folder, test_image)?, agnhost),
         (&[BUSYBOX], busybox_root()?, Start { ..shell }),
         // Only glibc's `hostname -f` asks as most programs do.
         (&[GLIBC], Root::new()?.program("/usr/bin/dig")?.program("/bin/hostname")?, Start { ..shell }),
@@ -88,10 +89,17 @@ pub(crate) fn make_all(folder: &Path, test_image: &Path, import: impl Fn(&Path) 
     Ok(())
 }
 
-fn agnhost_root(program: &Path) -> Result<Root> {
+fn agnhost_root(folder: &Path, program: &Path) -> Result<Root> {
     let mut root =
         Root::new()?.program("/usr/bin/curl")?.program("/usr/bin/dig")?.program("/bin/nc.openbsd")?;
     root = root.file("agnhost", 0o755, &read(program)?).file("etc/passwd", 0o644, PASSWD.as_bytes());
+    // By these names specs have it serve HTTPS; whom it is signed by, no kubelet asks.
+    let serving = Ca::new(folder, "image-ca")?.issue("localhost", "localhost", &[], &["localhost"])?;
+    root = root.file("localhost.crt", 0o644, &read(&serving.cert)?).file(
+        "localhost.key",
+        0o644,
+        &read(&serving.key)?,
+    );
     root.links.insert("bin/nc".into(), "/bin/nc.openbsd".into());
     root.links.insert("agnhost-2".into(), "agnhost".into());
     Ok(root)
