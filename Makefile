@@ -67,7 +67,7 @@ conformance:
 ifneq ($(AGENT),kubelet)
 	cargo build -p cloudcore -p edgecore
 endif
-	@cargo run --quiet -p e2e --bin conformance -- --agent="$${AGENT:-ours}" --area="$${AREA:-}" --procs="$${PROCS:-4}"
+	@cargo run --quiet -p e2e --bin conformance -- --agent="$${AGENT:-ours}" --area="$${AREA:-}" --procs="$${PROCS:-4}" $(if $(LONG),--long)
 
 lint:
 	cargo fmt --all --check

@@ -33,7 +33,7 @@ const SWEEPER: &str = "sweep-after";
 /// The whole suite takes under an hour on two cores.
 const LONGEST: Duration = Duration::from_secs(4 * 3600);
 const TELL_EVERY: Duration = Duration::from_secs(30);
-const USAGE: &str = "conformance [--agent=ours|kubelet] [--area=REGEX] [--procs=N]";
+const USAGE: &str = "conformance [--agent=ours|kubelet] [--area=REGEX] [--procs=N] [--long]";
 
 struct Wishes {
     agent: Agent,
@@ -41,6 +41,8 @@ struct Wishes {
     area: String,
     /// How many specs run at once. They wait more than they work.
     n_processes: usize,
+    /// Whether those come too that must be alone on a node, or take their time.
+    is_long: bool,
 }
 
 fn main() -> ExitCode {
@@ -103,7 +105,6 @@ fn run_suite(
     let mut arguments = vec![
         format!("--procs={}", wishes.n_processes),
         format!("--focus={}", focus(&wishes.area)),
-        r"--skip=\[Serial\]|\[Slow\]".into(),
         format!("--timeout={}s", LONGEST.as_secs()),
         "--no-color".into(),
         "--json-report=report.json".into(),
@@ -111,6 +112,9 @@ fn run_suite(
         suite.display().to_string(),
         "--".into(),
     ];
+    if !wishes.is_long {
+        arguments.insert(0, r"--skip=\[Serial\]|\[Slow\]".into());
+    }
     arguments.extend([
         "--provider=skeleton".to_owned(),
         format!("--kubeconfig={}", cluster.kubeconfig().display()),
@@ -139,7 +143,7 @@ fn run_suite(
             ));
         }
     }
-    let log = keep(run_dir)?;
+    let log = keep(run_dir, wishes.agent)?;
     say(&format!("everything the suite said is in {}", log.display()));
     let report = run_dir.join("report.json");
     fs::read(&report)
@@ -153,9 +157,12 @@ fn focus(area: &str) -> String {
 }
 
 /// Where the log of the last run is found after it.
-fn keep(run_dir: &RunDir) -> Result<PathBuf> {
-    let folder = folder()?;
-    let path = folder.join("conformance.log");
+fn keep(run_dir: &RunDir, agent: Agent) -> Result<PathBuf> {
+    let name = match agent {
+        Agent::Ours => "conformance.log",
+        Agent::Kubelet => "conformance-kubelet.log",
+    };
+    let path = folder()?.join(name);
     fs::copy(run_dir.join("ginkgo.log"), &path).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
 }
@@ -195,7 +202,7 @@ fn read_record(path: &Path) -> Result<Record> {
 
 impl Wishes {
     fn read(words: &[String]) -> Result<Self> {
-        let mut wishes = Self { agent: Agent::Ours, area: String::new(), n_processes: 4 };
+        let mut wishes = Self { agent: Agent::Ours, area: String::new(), n_processes: 4, is_long: false };
         for word in words {
             match word.split_once('=') {
                 Some(("--agent", "ours")) => wishes.agent = Agent::Ours,
@@ -206,6 +213,7 @@ impl Wishes {
                     Ok(n) if (1..=16).contains(&n) => wishes.n_processes = n,
                     _ => bail!("PROCS is {n:?}; it is a number from 1 to 16"),
                 },
+                None if word == "--long" => wishes.is_long = true,
                 _ => bail!("{word:?} is not known; type: {USAGE}"),
             }
         }

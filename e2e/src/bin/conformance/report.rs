@@ -20,7 +20,7 @@ pub(crate) struct Findings {
     pub(crate) commit: String,
 }
 
-/// A spec and the first line of why.
+/// A spec and why, in one line.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Finding {
     pub(crate) name: String,
@@ -69,7 +69,7 @@ impl Findings {
         let suites: Vec<Suite> = serde_json::from_slice(report).context("read ginkgo's report")?;
         let mut found = Self::default();
         for spec in suites.into_iter().flat_map(|suite| suite.spec_reports.unwrap_or_default()) {
-            let message = first_line(&spec.failure.message);
+            let message = one_line(&spec.failure.message);
             if spec.leaf_node_type != "It" {
                 ensure!(
                     ["passed", "skipped"].contains(&&*spec.state),
@@ -103,7 +103,7 @@ impl Findings {
         self.failures.iter().filter(|failure| peer.is_none_or(|peer| !peer.fails(&failure.name))).collect()
     }
 
-    /// For people: the sums, then each failure with its first line.
+    /// For people: the sums, then each failure with its reason.
     pub(crate) fn told(&self, peer: Option<&Self>) -> String {
         let mut text = format!("{} of {} specs passed, {} failed", self.passed, self.total, self.failed);
         if !self.skipped.is_empty() {
@@ -126,13 +126,13 @@ impl Spec {
     }
 }
 
-/// The first line that says something, short enough for a terminal.
-fn first_line(text: &str) -> String {
+/// What a failure says, in one line that suits a terminal: gomega's begin with a lone `Expected`.
+fn one_line(text: &str) -> String {
     const LONGEST: usize = 300;
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
-        None => line.to_owned(),
+        None => line,
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
         let specs = [
             spec("SynchronizedBeforeSuite", "", "passed", ""),
             spec("It", "should work", "passed", ""),
-            spec("It", "should not fail", "failed", "\n  timed out\nafter a while"),
+            spec("It", "should not fail", "failed", "\n  timed out\n    after a while"),
             spec("It", "should end", "timedout", "slow"),
             spec("It", "should be on two nodes", "skipped", "Requires two nodes"),
             other,
@@ -189,7 +189,7 @@ mod tests {
         let found = Findings::read(&report()).unwrap();
         assert_eq!((found.passed, found.failed, found.total), (1, 2, 3));
         assert_eq!(found.failures[1].name, "[sig-node] Pods should not fail");
-        assert_eq!(found.failures[1].message, "timed out");
+        assert_eq!(found.failures[1].message, "timed out after a while");
         assert_eq!(found.skipped.len(), 1);
         assert!(Findings::read(b"[{").is_err());
     }
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_long_line_is_cut_between_letters() {
-        assert_eq!(first_line(&"\u{e9}".repeat(400)).chars().count(), 303);
-        assert_eq!(first_line(""), "");
+        assert_eq!(one_line(&"\u{e9}".repeat(400)).chars().count(), 303);
+        assert_eq!(one_line(""), "");
     }
 }
