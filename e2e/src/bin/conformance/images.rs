@@ -100,8 +100,34 @@ fn agnhost_root(folder: &Path, program: &Path) -> Result<Root> {
         0o644,
         &read(&serving.key)?,
     );
+    root = registry(folder, root)?;
     root.links.insert("bin/nc".into(), "/bin/nc.openbsd".into());
     root.links.insert("agnhost-2".into(), "agnhost".into());
+    Ok(root)
+}
+
+/// What agnhost hands out where it plays a registry: an image that does nothing, under the name that specs pull.
+fn registry(folder: &Path, mut root: Root) -> Result<Root> {
+    let tree = Tree::default().with("pause", 0o755, Role::Plain, &read(&need::c_program("pause")?)?);
+    let pause = Root { tree, links: BTreeMap::new() };
+    let start = Start { entrypoint: &["/pause"], ..Start::default() };
+    let archive = archive(folder, &["localhost/pause:testing"], pause, &start)?;
+    let unpacked = folder.join("registry");
+    fs::create_dir_all(&unpacked)?;
+    process::run("tar", &["-xf", &archive.to_string_lossy(), "-C", &unpacked.to_string_lossy()])?;
+    let index: serde_json::Value = serde_json::from_slice(&read(&unpacked.join("index.json"))?)?;
+    let digest = index["manifests"][0]["digest"].as_str().context("an archive without a manifest")?;
+    root = root.file("r/pause/manifests/testing", 0o644, digest.as_bytes());
+    for blob in fs::read_dir(unpacked.join("blobs/sha256"))? {
+        let blob = blob?.path();
+        let hash = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kind = if digest.ends_with(&hash) { "manifests" } else { "blobs" };
+        let start = hash.get(..2).context("a blob without a digest")?;
+        root = root.file(&format!("r/pause/{kind}/sha256/{start}/{hash}/data"), 0o644, &read(&blob)?);
+    }
+    // Where it looks; below that name these would be too long for the archive.
+    root.links.insert("var/registry".into(), "/r".into());
+    fs::remove_dir_all(&unpacked)?;
     Ok(root)
 }
 
