@@ -7,7 +7,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -86,22 +86,20 @@ fn run(wishes: &Wishes, programs: &Programs) -> Result<Findings> {
     let cluster = Cluster::start(&Options { listens_everywhere: true, ..Options::default() })?;
     say(&format!("Kubernetes answers at {}", cluster.server()));
     let node = Node::start(wishes.agent, &cluster, &network)?;
-    say(&format!("{} is Ready, and {:?} looks after it", nodes::NAME, wishes.agent));
+    say(&format!("{} is Ready, and {} looks after it", nodes::NAME, wishes.agent.name()));
     let run_dir = RunDir::new("suite")?;
     images::make_all(run_dir.path(), &programs.test_image, |archive| node.import_image(archive))?;
     say("it has the images that the suite names");
-    let report = run_suite(wishes, programs, &cluster, &run_dir, &say)?;
-    Findings::read(&report)
+    run_suite(wishes, programs, &cluster, &run_dir, &say)
 }
 
-/// Gives ginkgo's report.
 fn run_suite(
     wishes: &Wishes,
     programs: &Programs,
     cluster: &Cluster,
     run_dir: &RunDir,
     say: &dyn Fn(&str),
-) -> Result<Vec<u8>> {
+) -> Result<Findings> {
     // Ginkgo knows a test program by its ending.
     let suite = run_dir.join("e2e.test");
     std::os::unix::fs::symlink(&programs.suite, &suite).context("link the suite")?;
@@ -148,9 +146,14 @@ fn run_suite(
     }
     let log = keep(run_dir, wishes.agent)?;
     say(&format!("everything the suite said is in {}", log.display()));
-    let report = run_dir.join("report.json");
-    fs::read(&report)
-        .with_context(|| format!("ginkgo wrote no report; its last lines:\n{}", ginkgo.log_end(20)))
+    let report = fs::read(run_dir.join("report.json"))
+        .with_context(|| format!("ginkgo wrote no report; its last lines:\n{}", ginkgo.log_end(20)))?;
+    let findings = Findings::read(&report)?;
+    // Of specs that it did not come to, the report is silent.
+    let (wanted, found) = (Progress::read(&ginkgo.log()).wanted, findings.total + findings.skipped.len());
+    ensure!(wanted > 0, "AREA {:?} is in the name of no spec of the suite", wishes.area);
+    ensure!(found == wanted, "only {found} of {wanted} specs ended; {} tells why", log.display());
+    Ok(findings)
 }
 
 /// The suite's own name for what is wanted, and the area before or behind it.
@@ -199,7 +202,8 @@ fn read_record(path: &Path) -> Result<Record> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .with_context(|| format!("read {}; type: rm {}", path.display(), path.display())),
-        Err(_) => Ok(Record::default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Record::default()),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
 }
 

@@ -22,6 +22,15 @@ pub(crate) enum Agent {
     Kubelet,
 }
 
+impl Agent {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "edgecore",
+            Self::Kubelet => "a stock kubelet",
+        }
+    }
+}
+
 pub(crate) enum Node {
     Ours(Box<Ours>),
     Stock(Box<StockNode>),
