@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help demo demo-down test unit e2e bench lint dist packages devcluster
+.PHONY: help demo demo-down test unit e2e bench conformance lint dist packages devcluster
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Their names are the files and folders in e2e/tests. They wait more than they work: two at a time, the longest first, so that
@@ -23,6 +23,7 @@ help:
 	@echo 'make unit             the fast part: no root, cluster, runtime or network'
 	@echo 'make e2e STORY=name   one story on a real cluster and runtime, as root (without STORY: all; LONG=1: their full form)'
 	@echo 'make bench BENCH=grp  one group of figures into target/bench (without BENCH: all)'
+	@echo "make conformance      Kubernetes' own node conformance suite on our node (AGENT=kubelet: on a stock one; AREA=regex: a part)"
 	@echo 'make lint             format, clippy, each crate alone, dependencies, go vet'
 	@echo 'make dist             the binaries as they ship, and packages and images of them (FOR=target: for another processor)'
 
@@ -60,6 +61,13 @@ bench: shipped
 	set -e; for name in cloudcore edgecore keadm edgemark dmimark mapper-modbus; do \
 		export ISTHMUS_$$(echo $$name | tr a-z- A-Z_)="$(abspath $(TARGET))/dist/$$name"; done; \
 		cargo run --quiet -p e2e --bin bench -- $(BENCH)
+
+# AREA may hold what a shell would take for its own.
+conformance:
+ifneq ($(AGENT),kubelet)
+	cargo build -p cloudcore -p edgecore
+endif
+	@cargo run --quiet -p e2e --bin conformance -- --agent="$${AGENT:-ours}" --area="$${AREA:-}" --procs="$${PROCS:-4}" $(if $(LONG),--long)
 
 lint:
 	cargo fmt --all --check

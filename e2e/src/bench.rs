@@ -187,7 +187,7 @@ fn number(value: f64) -> String {
 }
 
 /// Kernel, cores and memory: enough to know whether two figures may be compared.
-fn machine() -> String {
+pub fn machine() -> String {
     let n_cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib: u64 = memory.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -195,7 +195,8 @@ fn machine() -> String {
     format!("{n_cores} cores, {} GiB, Linux {kernel}", kib / (1 << 20))
 }
 
-fn commit() -> String {
+/// The commit of the sources, marked where they differ from it.
+pub fn commit() -> String {
     let folder = env!("CARGO_MANIFEST_DIR");
     let head = run("git", &["-C", folder, "rev-parse", "--short", "HEAD"]);
     let Ok(head) = head else { return "unknown".into() };

@@ -85,6 +85,15 @@ fn remove_cgroup(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Makes a cgroup in every hierarchy; `Leftover::Cgroup` takes it away.
+pub fn make_cgroup(path: &str) -> Result<()> {
+    for root in hierarchies() {
+        let folder = root.join(path.trim_matches('/'));
+        fs::create_dir_all(&folder).with_context(|| format!("make cgroup {}", folder.display()))?;
+    }
+    Ok(())
+}
+
 /// Mount points of cgroup v1 and v2, and the v2 root itself.
 fn hierarchies() -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/sys/fs/cgroup")];

@@ -22,11 +22,16 @@ const PACKAGES: &[(&str, &[&str])] = &[
 /// Only some stories want these; they ask with `packages`.
 const EXTRA_PACKAGES: &[(&str, &[&str])] = &[
     ("bsdutils", &["/usr/bin/script"]),
+    ("bash-static", &["/bin/bash-static", "/usr/bin/bash-static"]),
+    ("bind9-dnsutils", &["/usr/bin/dig"]),
+    ("curl", &["/usr/bin/curl"]),
     ("faketime", &["/usr/bin/faketime"]),
+    ("hostname", &["/bin/hostname", "/usr/bin/hostname"]),
     ("libfuse3-dev", &["/usr/include/fuse3/fuse.h"]),
     ("mariadb-server", &["/usr/sbin/mariadbd"]),
     ("mosquitto", &["/usr/sbin/mosquitto"]),
     ("mosquitto-clients", &["/usr/bin/mosquitto_sub"]),
+    ("netcat-openbsd", &["/bin/nc.openbsd", "/usr/bin/nc.openbsd"]),
     ("openssh-client", &["/usr/bin/ssh"]),
     ("openssh-server", &["/usr/sbin/sshd"]),
     ("python3", &["/usr/bin/python3"]),
@@ -44,9 +49,13 @@ const OPEN_FILES: u64 = 4096;
 
 /// Needs of a control plane: programs only, no root.
 pub fn for_cluster() -> Result<()> {
-    tool("go", "install Go 1.26 or newer (https://go.dev/dl/) and put its bin folder on PATH")?;
+    go()?;
     tool("kubectl", "install kubectl 1.31 or newer (https://kubernetes.io/docs/tasks/tools/)")?;
     open_files()
+}
+
+pub fn go() -> Result<()> {
+    tool("go", "install Go 1.26 or newer (https://go.dev/dl/) and put its bin folder on PATH")
 }
 
 /// Needs of a container runtime: root, cgroups, Debian's packages (installed here), a C compiler for pause.
@@ -176,7 +185,7 @@ pub fn devcluster() -> Result<PathBuf> {
 /// Helm, built from its Go module at the first call on a machine (1 to 3 minutes), later found.
 pub fn helm() -> Result<PathBuf> {
     const VERSION: &str = "v3.19.0";
-    tool("go", "install Go 1.26 or newer (https://go.dev/dl/) and put its bin folder on PATH")?;
+    go()?;
     let folder = cache()?.join(format!("helm-{VERSION}"));
     let program = folder.join("helm");
     if program.exists() {
@@ -279,7 +288,7 @@ pub fn c_program_with(name: &str, libraries: &[&str]) -> Result<PathBuf> {
 }
 
 /// Finds or makes `name` for exactly these inputs. Built under another name and renamed, so that a killed build leaves nothing half done.
-fn built(
+pub fn built(
     name: &str,
     inputs: &[PathBuf],
     what: &str,

@@ -303,7 +303,7 @@ impl EdgeCore {
 }
 
 /// Lays `more` over `base`: maps key by key, everything else replaces. `null` takes a key away.
-fn merge(base: &mut Value, more: &Value) {
+pub(crate) fn merge(base: &mut Value, more: &Value) {
     match (base, more) {
         (Value::Object(base), Value::Object(more)) => {
             for (key, value) in more {

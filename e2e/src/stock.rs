@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, KUBERNETES_SERVICE};
+use crate::leftovers::make_cgroup;
 use crate::machine::Machine;
 use crate::need;
 use crate::network::Network;
+use crate::node::merge;
 use crate::process::Process;
 use crate::run_dir::RunDir;
 use crate::runtime::Runtime;
@@ -36,18 +38,25 @@ pub struct StockNode {
 impl StockNode {
     /// Starts it and returns when it is Ready. The cluster must have been started with `listens_everywhere`.
     pub fn start(cluster: &Cluster, network: &Network, name: &str) -> Result<Self> {
+        Self::start_with(cluster, network, name, &Value::Null)
+    }
+
+    /// The same with `more` laid over its configuration, key by key.
+    pub fn start_with(cluster: &Cluster, network: &Network, name: &str, more: &Value) -> Result<Self> {
         let binary = need::devcluster()?;
         let machine = Machine::start_with_network(name, network)?;
         let address = machine.address().context("a machine with a network has an address")?;
         lead_to_api_server(&machine, network.gateway(), cluster.port())?;
         let runtime = Runtime::start_in(name, Some(&machine))?;
         network.route(&runtime.subnet(), address)?;
+        // A kubelet that makes cgroups of its own wants the one above them to be there.
+        make_cgroup(runtime.cgroup_root())?;
         let run_dir = RunDir::new("kubelet")?;
         let mut kubelet = Process::new(
             run_dir.path(),
             "kubelet",
             &binary,
-            flags(cluster, &runtime, &run_dir, name, address)?,
+            flags(cluster, &runtime, &run_dir, name, address, more)?,
         );
         let (program, words) = machine.enter()?;
         kubelet.wrap(&program, &words.iter().map(String::as_str).collect::<Vec<_>>());
@@ -108,8 +117,10 @@ fn flags(
     run_dir: &RunDir,
     name: &str,
     address: Ipv4Addr,
+    more: &Value,
 ) -> Result<Vec<String>> {
     let mut config = config(cluster, runtime, run_dir);
+    merge(&mut config, more);
     let serving =
         cluster.ca().issue(&format!("kubelet-{name}-serving"), name, &[], &[&address.to_string()])?;
     config["tlsCertFile"] = serving.cert.to_string_lossy().into();
@@ -131,7 +142,7 @@ fn flags(
 }
 
 /// As little other than kubeadm's as a machine within a machine allows. JSON is YAML.
-fn config(cluster: &Cluster, runtime: &Runtime, run_dir: &RunDir) -> serde_json::Value {
+fn config(cluster: &Cluster, runtime: &Runtime, run_dir: &RunDir) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
