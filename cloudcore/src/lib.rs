@@ -23,6 +23,4 @@ pub mod cloud_stream;
 
 pub mod sync_controller;
 
-pub mod cloud_stream;
-
 pub mod admin;

@@ -30,10 +30,11 @@ pub fn refuse() -> StreamHandler {
 #[derive(Clone)]
 pub struct EdgeStreams {
     handler: StreamHandler,
-    counters: Arc<Counters>,
+    counters: Arc<StreamCounters>,
 }
 
-struct Counters {
+/// What is counted of streams.
+pub struct StreamCounters {
     open: Gauge,
     opened: Counter,
     reset: Counter,
@@ -41,10 +42,10 @@ struct Counters {
     bytes_up: Counter,
 }
 
-impl EdgeStreams {
-    /// Each stream that the cloud opens goes to `handler`.
-    pub fn new(handler: StreamHandler, metrics: &mut Metrics) -> Self {
-        let counters = Counters {
+impl StreamCounters {
+    /// Registers them.
+    pub fn new(metrics: &mut Metrics) -> Self {
+        Self {
             open: metrics.gauge("edgecore_open_streams", "Byte streams of the cloud that are in use"),
             opened: metrics.counter("edgecore_opened_streams", "Byte streams that the cloud opened"),
             reset: metrics.counter(
@@ -54,7 +55,14 @@ impl EdgeStreams {
             bytes_down: metrics
                 .counter("edgecore_stream_bytes_down", "Bytes received from the cloud by streams"),
             bytes_up: metrics.counter("edgecore_stream_bytes_up", "Bytes sent to the cloud by streams"),
-        };
+        }
+    }
+}
+
+impl EdgeStreams {
+    /// Each stream that the cloud opens goes to `handler`.
+    #[must_use]
+    pub fn new(handler: StreamHandler, counters: StreamCounters) -> Self {
         Self { handler, counters: Arc::new(counters) }
     }
 
@@ -71,7 +79,7 @@ impl EdgeStreams {
 /// dropped after it, what was written still arrives.
 pub struct EdgeTunnelStream {
     raw: RawStream,
-    counters: Arc<Counters>,
+    counters: Arc<StreamCounters>,
     progress: Progress,
 }
 

@@ -14,7 +14,7 @@ use edgecore::control::{self, Control};
 use edgecore::db::{self, Db, Opened, Synchronous};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
-use edgecore::edge_stream::{self, EdgeStreams};
+use edgecore::edge_stream::{EdgeStreams, EdgeTunnelStream, StreamCounters};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::image_folder::ImageFolder;
@@ -203,8 +203,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     }
 
     let device_counters = device_twin::Counters::new(&mut metrics);
-    // What the cloud reaches on this node: nothing so far.
-    let edge_streams = EdgeStreams::new(edge_stream::refuse(), &mut metrics);
+    let stream_counters = StreamCounters::new(&mut metrics);
     let (cloud, inbox) = Cloud::channel();
     let (standing, told_of_node) = watch::channel(Standing::Unknown);
     let admin =
@@ -227,8 +226,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let joined = if known.is_some() { Joined::Before } else { Joined::Never };
     let hub_config = config.modules.edge_hub.clone();
     let device_ends = DeviceEnds { outbox: device_outbox, membership };
-    let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox, device_ends)
-        .with_streams(edge_streams);
+    let edge_hub = EdgeHub::new(hub_config, name.clone(), joined, inbox, meta.clone(), outbox, device_ends);
     // Full: the publisher's acknowledgement waits.
     let (hear, heard) = mpsc::channel(512);
     // Full: dropped and counted by EventBus.
@@ -306,8 +304,13 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     };
     let port = Some(kubelet.read_only_port).filter(|port| *port != 0);
     let face = port.map(|port| SocketAddr::new(kubelet.address, port));
-    // The tunnel to the cloud takes the handle.
-    let (_kubelet, kubelet_server) = KubeletServer::new(face, kubelet_sources);
+    let (kubelet_handle, kubelet_server) = KubeletServer::new(face, kubelet_sources);
+    let to_kubelet = move |stream: EdgeTunnelStream| {
+        let kubelet = kubelet_handle.clone();
+        // As many as the server has room for; one more is answered so, and ends. Each ends with its link.
+        tokio::spawn(async move { kubelet.serve(stream).await });
+    };
+    let edge_hub = edge_hub.with_streams(EdgeStreams::new(Arc::new(to_kubelet), stream_counters));
     let control = match Control::bind(&config.control_socket(), sources) {
         Ok(control) => Some(control),
         // Pods matter more.

@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request a
 
 use super::*;
 use crate::db::{Db, Synchronous};
-use crate::edge_stream::{self, EdgeTunnelStream, StreamHandler};
+use crate::edge_stream::{self, EdgeTunnelStream, StreamCounters, StreamHandler};
 use crate::meta_manager::MetaManager;
 use crate::report_queue::{DeviceReportQueue, ReportQueue};
 
@@ -111,7 +111,7 @@ async fn bench(handler: Option<StreamHandler>) -> Bench {
     let devices = DeviceEnds { outbox: device_outbox, membership };
     let mut hub = EdgeHub::new(config, node, Joined::Before, inbox, meta, outbox, devices);
     if let Some(handler) = handler {
-        hub = hub.with_streams(EdgeStreams::new(handler, &mut metrics));
+        hub = hub.with_streams(EdgeStreams::new(handler, StreamCounters::new(&mut metrics)));
     }
     let (trigger, stop) = Shutdown::new();
     tokio::spawn(meta_manager.run(stop.clone()));
