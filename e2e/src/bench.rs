@@ -3,7 +3,7 @@
 //! It only writes down; measuring is the caller's. Called by `make bench`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -119,16 +119,36 @@ impl Row {
     }
 }
 
-/// Writes `<target>/bench/<group>.json` and prints the table.
-pub fn write(group: &str, rows: &[Row]) -> Result<()> {
-    let folder = target_dir()?.join("bench");
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let path = folder.join(format!("{group}.json"));
-    fs::write(&path, serde_json::to_vec_pretty(rows)?)
-        .with_context(|| format!("write {}", path.display()))?;
-    println!("{group}: {}", path.display());
-    print!("{}", table(rows));
-    Ok(())
+/// Writes `<target>/bench/<group>.json` and prints the table. `is_whole`: nothing of the group has failed; else its rows of
+/// earlier runs stay, each with its commit, where there are no new ones.
+pub fn write(group: &str, mut rows: Vec<Row>, is_whole: bool) -> Result<()> {
+    let path = path(group)?;
+    print!("{group}: {}\n{}", path.display(), table(&rows));
+    if !is_whole {
+        let earlier = read(&path)?.unwrap_or_default();
+        rows.extend(not_among(earlier, &rows));
+    }
+    // Nothing was ever measured: the document goes on saying so.
+    if rows.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))
+        .with_context(|| format!("create the folder of {}", path.display()))?;
+    fs::write(&path, serde_json::to_vec_pretty(&rows)?).with_context(|| format!("write {}", path.display()))
+}
+
+fn path(group: &str) -> Result<PathBuf> {
+    Ok(target_dir()?.join("bench").join(format!("{group}.json")))
+}
+
+/// `None`: that group was never measured.
+fn read(path: &Path) -> Result<Option<Vec<Row>>> {
+    let Ok(bytes) = fs::read(path) else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).with_context(|| format!("read {}", path.display()))
+}
+
+fn not_among(earlier: Vec<Row>, rows: &[Row]) -> Vec<Row> {
+    earlier.into_iter().filter(|old| !rows.iter().any(|row| row.name == old.name)).collect()
 }
 
 /// Writes `docs/benchmarks.md` from the files of all groups; leaves it alone while one of them was never measured here.
@@ -137,21 +157,31 @@ pub fn document(groups: &[&str]) -> Result<()> {
     let now = OffsetDateTime::now_utc().date();
     text += &format!("\n{now}, {}.\n", machine());
     for group in groups {
-        let path = target_dir()?.join("bench").join(format!("{group}.json"));
-        let Ok(bytes) = fs::read(&path) else {
+        let Some(rows) = read(&path(group)?)? else {
             println!("docs/benchmarks.md is left as it is: group {group} was not measured yet");
             return Ok(());
         };
-        let rows: Vec<Row> =
-            serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
-        // A group may have been measured before the others: what it is of stands with it.
-        let of = rows.first().map(|row| format!("Of commit `{}`.\n\n", row.commit)).unwrap_or_default();
-        text += &format!("\n## {group}\n\n{of}{}", table(&rows));
+        text += &format!("\n## {group}\n\n{}{}", of_commits(&rows), table(&rows));
     }
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?.join("docs");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     fs::write(folder.join("benchmarks.md"), text).context("write docs/benchmarks.md")
+}
+
+/// A group may have been measured before the others, and a row before its group: what it is of stands with it.
+fn of_commits(rows: &[Row]) -> String {
+    let mut commits: Vec<&str> = rows.iter().map(|row| row.commit.as_str()).collect();
+    commits.dedup();
+    match commits.as_slice() {
+        [] => String::new(),
+        [one] => format!("Of commit `{one}`.\n\n"),
+        _ => {
+            let each: Vec<String> =
+                rows.iter().map(|row| format!("`{}` of `{}`", row.name, row.commit)).collect();
+            format!("Not all was measured at once: {}.\n\n", each.join(", "))
+        }
+    }
 }
 
 fn table(rows: &[Row]) -> String {
@@ -217,6 +247,21 @@ mod tests {
             table(&[Row::new("a", "MB", Some(4.0), None, 1)])
                 .ends_with("| `a` | MB | 4.00 | - |  | - | - | 1 |\n")
         );
+    }
+
+    #[test]
+    fn what_could_not_be_measured_stays_as_it_was() {
+        let row = |name: &str, ours: f64, commit: &str| Row {
+            commit: commit.into(),
+            ..Row::new(name, "s", Some(ours), None, 1)
+        };
+        let mut rows = vec![row("a", 2.0, "new")];
+        rows.extend(not_among(vec![row("a", 1.0, "old"), row("b", 1.0, "old")], &rows));
+        let kept: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.ours)).collect();
+        assert_eq!(kept, [("a", Some(2.0)), ("b", Some(1.0))]);
+        assert_eq!(of_commits(&rows), "Not all was measured at once: `a` of `new`, `b` of `old`.\n\n");
+        assert_eq!(of_commits(&rows[..1]), "Of commit `new`.\n\n");
+        assert_eq!(of_commits(&[]), "");
     }
 
     #[test]

@@ -249,8 +249,10 @@ impl Cluster {
     /// `kubectl get ... --watch`, a line for each event: jsonpath `columns` of the object.
     pub fn watch(&self, what: &[&str], columns: &str) -> Result<Watch> {
         let template = format!("--output=jsonpath={columns}{{\"\\n\"}}");
+        // Of a list that comes in pieces kubectl shows the first one, and then what changes.
+        let whole = ["get", "--watch", "--chunk-size=0"];
         let arguments: Vec<&str> =
-            ["get", "--watch"].into_iter().chain(what.iter().copied()).chain([&*template]).collect();
+            whole.into_iter().chain(what.iter().copied()).chain([&*template]).collect();
         Watch::start(self.kubectl_command(&arguments))
     }
 

@@ -4,7 +4,7 @@
 
 use std::process::Output;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Options};
@@ -36,8 +36,20 @@ impl Joining {
         Ok(joining)
     }
 
-    /// The machine has a network of its own, but no images, network for pods or plugins for one.
+    /// The machine has a network of its own.
+    pub fn start_apart(node: &str) -> Result<Self> {
+        Self::start_on_network(node, Joined::prepare_at)
+    }
+
+    /// The same, but without images, a network for pods or plugins for one.
     pub fn start_bare(node: &str) -> Result<Self> {
+        Self::start_on_network(node, Joined::prepare_bare)
+    }
+
+    fn start_on_network(
+        node: &str,
+        prepare: fn(Machine, &str, String, u16) -> Result<Joined>,
+    ) -> Result<Self> {
         let cluster = Cluster::start(&Options::default())?;
         let network = Network::start()?;
         let gateway = network.gateway();
@@ -47,13 +59,13 @@ impl Joining {
         let token = cloud.token(&cluster)?;
         let machine = Machine::start_with_network(node, &network)?;
         let websocket = format!("{gateway}:{}", cloud.websocket().port());
-        let edge = Joined::prepare_bare(machine, node, websocket, cloud.https().port())?;
+        let edge = prepare(machine, node, websocket, cloud.https().port())?;
         Ok(Self { edge, cluster, cloud, token, network: Some(network) })
     }
 
-    /// This machine as a machine with a network of its own sees it.
-    pub fn gateway(&self) -> Option<std::net::Ipv4Addr> {
-        self.network.as_ref().map(Network::gateway)
+    /// Where the machine is, if it has a network of its own.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_ref().context("the machine is on this one's network")
     }
 
     pub fn join(&self, token: &str, more: &[&str]) -> Result<Output> {

@@ -26,6 +26,7 @@ pub mod node;
 pub mod pki;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod recorder;
 pub mod run_dir;
 pub mod runtime;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::images;
 use e2e::joined::{Joined, must, run_pod, told};
 use e2e::joining::Joining;
@@ -14,7 +14,7 @@ const LINKS: &str = "ip -o link show | sed 's/ mtu .*//; s/^[0-9]*: //' | sort";
 /// The machine may ask itself, and the two ports of the cloud. What it asks others is refused and counted; the kernel's own
 /// reports of groups (IGMP) are no questions.
 fn cut_off(site: &Joining) -> Result<()> {
-    let gateway = site.gateway().context("the machine has a network of its own")?;
+    let gateway = site.network()?.gateway();
     let allowed = [site.cloud.websocket().port(), site.cloud.https().port()]
         .map(|port| format!("iptables -w -A OUTPUT -d {gateway} -p tcp --dport {port} -j ACCEPT\n"));
     site.edge.shell(&format!(

@@ -65,6 +65,11 @@ fn a_thermometer_is_read_and_written_with_kubectl() -> Result<()> {
     plc.set(HEAT, 301)?;
     site.wait_reported("oven-1", "heat", "30.1")?;
 
+    // States come apart from values.
+    site.wait_device("oven-1", "to be online", |device| {
+        (device["status"]["state"] == "online").then_some(())
+    })?;
+
     // What the documents' reader types.
     let table = site.cluster.kubectl_ok(&["get", "devices", "--namespace=plant"])?;
     let head: Vec<&str> = table.lines().next().unwrap_or_default().split_whitespace().collect();

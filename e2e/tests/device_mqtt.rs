@@ -94,6 +94,10 @@ fn a_device_of_another_broker_is_read_and_written_with_kubectl() -> Result<()> {
     broker.tell(STATE, "nonsense")?;
     broker.tell(STATE, &state(26.5, 22, label))?;
     site.wait_reported("mqtt-oven-1", "heat", "26.5")?;
+    // The nonsense may have made it unhealthy for a moment; states come apart from values.
+    site.wait_device("mqtt-oven-1", "to be online", |device| {
+        (device["status"]["state"] == "online").then_some(())
+    })?;
     let table = site.cluster.kubectl_ok(&["get", "devices", "--namespace=plant"])?;
     ensure!(table.contains("mqtt-oven-1") && table.contains("online"), "{table}");
 

@@ -9,16 +9,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::cluster::{Cluster, Options};
+use e2e::images;
 use e2e::joined::{Joined, must, told};
 use e2e::machine::Machine;
 use e2e::network::Network;
 use e2e::node::binary;
-use e2e::process::Process;
-use e2e::run_dir::RunDir;
+use e2e::proxy::Proxy;
 use e2e::site::{PATIENCE, shell_pod};
 use e2e::stock::StockNode;
 use e2e::wait::{Seen, eventually};
-use e2e::{images, need};
 use serde_json::{Value, json};
 
 /// Dropped from top to bottom: nodes before their cluster.
@@ -29,29 +28,6 @@ struct Bench {
     cluster: Cluster,
     _network: Network,
     keadm: PathBuf,
-}
-
-/// An HTTP proxy, the only way to the cloud for machines that are behind it.
-struct Proxy {
-    url: String,
-    process: Process,
-    _run_dir: RunDir,
-}
-
-impl Proxy {
-    fn start(network: &Network) -> Result<Self> {
-        need::packages(&["tinyproxy-bin"])?;
-        let run_dir = RunDir::new("proxy")?;
-        let (address, port) = (network.gateway(), run_dir.port()?);
-        let config = format!(
-            "Listen {address}\nPort {port}\nTimeout 600\nMaxClients 20\nLogLevel Connect\nConnectPort 10000\nConnectPort 10002\n"
-        );
-        let config = run_dir.write("tinyproxy.conf", config)?.display().to_string();
-        let mut process =
-            Process::new(run_dir.path(), "tinyproxy", Path::new("/usr/bin/tinyproxy"), ["-d", "-c", &config]);
-        process.start()?;
-        Ok(Self { url: format!("http://{address}:{port}"), process, _run_dir: run_dir })
-    }
 }
 
 /// A machine that is to become a node, on a network of its own.
@@ -68,7 +44,7 @@ impl Bench {
         let network = Network::start()?;
         let cloud = StockNode::start(&cluster, &network, "cloud")?;
         cloud.runtime.import_image(&images::cloudcore(&cloud.run_dir().folder("images")?)?)?;
-        let proxy = Proxy::start(&network)?;
+        let proxy = Proxy::start(&network, [10000, 10002])?;
         let edge = |(number, name): (usize, &&str)| -> Result<Edge> {
             let machine = Machine::start_with_network(name, &network)?;
             // Every second one.
@@ -115,10 +91,10 @@ impl Bench {
             return Ok(());
         }
         ensure!(joined.status.code() == Some(3) && told(&joined).contains("refused"), "{}", told(&joined));
-        let proxy = format!("HTTPS_PROXY={}", self.proxy.url);
+        let proxy = format!("HTTPS_PROXY={}", self.proxy.url());
         must(&edge.joined.join_after(&["/usr/bin/env", &proxy], token, &[])?)?;
         let link = format!("CONNECT {}:10000", self.cloud.address());
-        ensure!(self.proxy.process.log().contains(&link), "{}", self.proxy.process.log());
+        ensure!(self.proxy.log().contains(&link), "{}", self.proxy.log());
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! What an edge node was before it is changed: a folder per backup, complete once its manifest is there, which is written
 //! last. It copies and puts back; when, and whether edgecore stands still meanwhile, is `change.rs`'s business.
 
+use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -69,6 +71,18 @@ pub(crate) struct Backup {
     manifest: Manifest,
 }
 
+/// A file of a backup is gone, or is not what was kept.
+#[derive(Debug)]
+pub(crate) struct Damaged(String);
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Damaged {}
+
 /// What became of the store when a backup was put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
@@ -105,32 +119,40 @@ impl Backup {
         self.manifest.files.iter().any(|kept| kept.role == Role::Program)
     }
 
-    /// Errors: a file is not what it was when it was kept.
+    /// Errors: [`Damaged`], or a file cannot be read now.
     pub(crate) fn verify(&self, host: &dyn Host) -> Result<()> {
-        for kept in &self.manifest.files {
+        self.verify_those(host, |_| true)
+    }
+
+    fn verify_those(&self, host: &dyn Host, is_wanted: fn(Role) -> bool) -> Result<()> {
+        for kept in self.manifest.files.iter().filter(|kept| is_wanted(kept.role)) {
             let path = self.folder.join(&kept.name);
-            let found = host.digest(&path).with_context(|| format!("read {}", path.display()))?;
-            if found != kept.sha256 {
-                bail!("{} is damaged: it is not what was kept; take another backup", path.display());
+            match host.digest(&path) {
+                Ok(found) if found == kept.sha256 => {}
+                Ok(_) => {
+                    return Err(
+                        Damaged(format!("{} is damaged: it is not what was kept", path.display())).into()
+                    );
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(Damaged(format!("{} is gone", path.display())).into());
+                }
+                Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
             }
         }
         Ok(())
     }
 
-    /// What of it is gone.
-    pub(crate) fn missing(&self, host: &dyn Host) -> Option<PathBuf> {
-        let paths = self.manifest.files.iter().map(|kept| self.folder.join(&kept.name));
-        paths.into_iter().find(|path| !host.exists(path))
-    }
-
     /// Puts everything into its place. edgecore stands still. Doing it again after it was cut short does no harm, if `must`
-    /// then says whether `will_touch` was called: from then on the store that is there is no whole one.
+    /// then says whether `will_touch` was called: from then on the store that is there is no whole one. Errors: [`Damaged`] comes
+    /// before anything is touched that is damaged; a store of no use is not missed.
     pub(crate) fn put_back(
         &self,
         host: &dyn Host,
         must: bool,
         will_touch: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Store> {
+        self.verify_those(host, |role| matches!(role, Role::Program | Role::Config))?;
         for kept in &self.manifest.files {
             match kept.role {
                 Role::Program => self.put_one(host, kept, Rights::Program)?,
@@ -144,6 +166,7 @@ impl Backup {
         let Some(store) = stored.first().filter(|_| must || !self.is_readable(host)) else {
             return Ok(Store::Stays);
         };
+        self.verify_those(host, |role| role == Role::Database)?;
         will_touch()?;
         // Of the present store; they would be taken for the old one's.
         for ending in [INDEX, PAGES] {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::backup::{self, Backup, Draft, Scope, Store};
+use crate::backup::{self, Backup, Damaged, Draft, Scope, Store};
 use crate::failure::Failure;
 use crate::health::{self, Bar, STEADY};
 use crate::host::{Host, Lock, Rights, not_run};
@@ -299,10 +299,11 @@ fn put_back(host: &dyn Host, journal: &mut Journal, why: &str, say: &mut dyn FnM
         let found = Backup::open(host, &backup)?;
         let found = found
             .ok_or_else(|| Lost(format!("the backup {} is not there or not whole", backup.display())))?;
-        if let Some(path) = found.missing(host) {
-            return Err(Lost(format!("{} of the backup is gone", path.display())).into());
-        }
-        let store = found.put_back(host, is_store_torn, &mut || journal.tear(host))?;
+        let store = found.put_back(host, is_store_torn, &mut || journal.tear(host));
+        let store = store.map_err(|error| match error.downcast::<Damaged>() {
+            Ok(damaged) => Lost(damaged.to_string()).into(),
+            Err(other) => other,
+        })?;
         say(told(store, "what was before is put back"));
         journal.report.rolled_back = true;
     }

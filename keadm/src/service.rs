@@ -13,6 +13,8 @@ use crate::render::{CONFIG, KEADM, PROGRAM};
 
 const UNIT: &str = "/etc/systemd/system/edgecore.service";
 const INIT_SCRIPT: &str = "/etc/init.d/edgecore";
+/// What `rc-update add edgecore default` makes.
+const AT_BOOT: &str = "/etc/runlevels/default/edgecore";
 const PID_FILE: &str = "/run/edgecore.pid";
 const LOG_FILE: &str = "/var/log/kubeedge/edgecore.log";
 
@@ -131,7 +133,13 @@ impl Manager {
     fn undo(self, act: Act, why: &str) -> Option<Undo> {
         let (program, arguments) = self.command(act)?;
         // Without the unit it was done before; that units are to be read anew is so after it is gone.
-        let needs = self.unit().filter(|_| act != Act::ReadUnits).map(PathBuf::from);
+        let needs = match (self, act) {
+            (_, Act::ReadUnits) => None,
+            // rc-update fails where there is nothing to delete.
+            (Self::Openrc, Act::NotAtBoot) => Some(AT_BOOT),
+            _ => self.unit(),
+        };
+        let needs = needs.map(PathBuf::from);
         Some(Undo::Run { why: why.to_owned(), program: program.into(), arguments: texts(arguments), needs })
     }
 
@@ -296,6 +304,19 @@ mod tests {
                 "an upgrade that was cut short is undone: {text}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_not_in_the_boot_is_not_taken_out_of_it() {
+        let check = |there: &[&str], expected: &[&str]| {
+            let host = FakeHost::new(&[there, &["/run/openrc/", INIT_SCRIPT]].concat());
+            let undo = Manager::Openrc.undo(Act::NotAtBoot, "take edgecore out of the boot");
+            assert_eq!(crate::journal::take_back(&host, undo.iter()), Vec::<String>::new());
+            assert_eq!(*host.ran.borrow(), expected, "{there:?}");
+        };
+        check(&[AT_BOOT], &["rc-update delete edgecore default"]);
+        // A join that was cut short between the script and the boot.
+        check(&[], &[]);
     }
 
     #[test]

@@ -319,8 +319,8 @@ fn backups_come_and_go() {
     assert_eq!(installed(&host), "old");
 }
 
-#[test]
-fn who_changes_is_left_alone() {
+/// An upgrade whose power was cut as soon as the journal is like this.
+fn cut_when(is_like: impl Fn(&FakeHost) -> bool) -> FakeHost {
     let cut = |n_changes| {
         let host = machine("new");
         host.changes_left.set(Some(n_changes));
@@ -328,7 +328,12 @@ fn who_changes_is_left_alone() {
         host.changes_left.set(None);
         host
     };
-    let host = (0..).map(cut).find(|host| host.exists(Path::new(JOURNAL))).unwrap();
+    (0..).map(cut).find(is_like).unwrap()
+}
+
+#[test]
+fn who_changes_is_left_alone() {
+    let host = cut_when(|host| host.exists(Path::new(JOURNAL)));
     let before = host.files.borrow().clone();
     host.is_locked.set(true);
     before_start(&host, &mut |_| {}).unwrap();
@@ -338,16 +343,9 @@ fn who_changes_is_left_alone() {
 
 #[test]
 fn what_can_never_be_undone_is_told_with_the_way_out() {
-    let cut = |n_changes| {
-        let host = machine("new");
-        host.changes_left.set(Some(n_changes));
-        keadm(&host, "upgrade edge --edgecore /opt/new/edgecore").unwrap_err();
-        host.changes_left.set(None);
-        host
-    };
     let is_changing = |host: &FakeHost| text(host, JOURNAL).contains("\"changing\"");
     let check = |lose: &dyn Fn(&FakeHost), expected: &str| {
-        let host = (0..).map(cut).find(is_changing).unwrap();
+        let host = cut_when(is_changing);
         lose(&host);
         for line in ["upgrade edge --edgecore /opt/new/edgecore", "recover --restart", "recover"] {
             let failure = keadm(&host, line).unwrap_err();
@@ -363,12 +361,27 @@ fn what_can_never_be_undone_is_told_with_the_way_out() {
         move |host: &FakeHost| put(host, JOURNAL, &text(host, JOURNAL).replace(from, to))
     };
     check(&|host| host.remove_tree(Path::new(backup::FOLDER)).unwrap(), "is not there or not whole");
-    let without_store = |host: &FakeHost| {
-        host.files.borrow_mut().retain(|path, _| {
-            !path.starts_with(backup::FOLDER) || path.file_name() != Path::new(STORE).file_name()
-        });
+    let without = |name: &'static str| {
+        move |host: &FakeHost| {
+            let is_it = |path: &PathBuf| path.starts_with(backup::FOLDER) && path.ends_with(name);
+            host.files.borrow_mut().retain(|path, _| !is_it(path));
+        }
     };
-    check(&without_store, "edgecore.db of the backup is gone");
+    check(&without("edgecore.yaml"), "edgecore.yaml is gone");
+    let with_a_rotten_program = |host: &FakeHost| {
+        let mut files = host.files.borrow_mut();
+        let is_it = |path: &PathBuf| path.starts_with(backup::FOLDER) && path.ends_with("edgecore");
+        files
+            .iter_mut()
+            .filter(|(path, _)| is_it(path))
+            .for_each(|(_, body)| *body = Some(b"rotten".to_vec()));
+    };
+    check(&with_a_rotten_program, "edgecore is damaged");
+    // The present store is as good: nobody misses the one of the backup.
+    let host = cut_when(is_changing);
+    without("edgecore.db")(&host);
+    boot(&host);
+    assert_eq!(installed(&host), "old");
     check(&replace("\"format\": 1", "\"format\": 2"), "is of another format than this keadm's 1");
     check(&replace("{", "<"), "cannot be understood");
 }

@@ -64,7 +64,9 @@ fn rollback(
     let node = Node::look(host, &around.config)?;
     let kept = backup::list(host)?;
     let backup = choose(&kept, &node.version, wanted).map_err(Failure::Refused)?;
-    backup.verify(host).map_err(|error| Failure::Refused(format!("nothing was changed: {error:#}")))?;
+    backup.verify(host).map_err(|error| {
+        Failure::Refused(format!("nothing was changed: {error:#}; --historical-version names another backup"))
+    })?;
     script(host, around.pre_run.as_deref(), "--pre-run")?;
     let to = backup.version().to_owned();
     if wanted.is_none() && to == node.version {

@@ -106,16 +106,18 @@ pub(super) fn copy(from: &Path, to: &Path, rights: Rights) -> io::Result<()> {
     let beside = beside(to);
     // Of a killed run, and perhaps with other rights.
     remove_file(&beside)?;
-    if let Err(error) = fs::copy(from, &beside) {
+    let copied = fs::copy(from, &beside).and_then(|_| {
+        if rights == Rights::Program {
+            fs::set_permissions(&beside, Permissions::from_mode(0o755))?;
+        }
+        File::open(&beside)?.sync_all()?;
+        fs::rename(&beside, to)
+    });
+    if let Err(error) = copied {
         // A full disk is not left fuller.
         let _ = fs::remove_file(&beside);
         return Err(error);
     }
-    if rights == Rights::Program {
-        fs::set_permissions(&beside, Permissions::from_mode(0o755))?;
-    }
-    File::open(&beside)?.sync_all()?;
-    fs::rename(&beside, to)?;
     sync_folder_of(to)
 }
 
@@ -197,6 +199,8 @@ mod tests {
         let taken = folder.path().join("taken");
         fs::create_dir_all(taken.join("by-a-folder")).unwrap();
         host.write(&taken, b"whole", 0o600).unwrap_err();
+        assert!(!beside(&taken).exists());
+        host.copy(&original, &taken, Rights::Program).unwrap_err();
         assert!(!beside(&taken).exists());
     }
 

@@ -56,14 +56,14 @@ fn bench(wanted: Option<&str>) -> Result<()> {
     }
     let mut failed = Vec::new();
     for (name, measures) in GROUPS.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)) {
-        let mut rows = Vec::new();
+        let (mut rows, n_failed) = (Vec::new(), failed.len());
         for measure in *measures {
             match measure() {
                 Ok(found) => rows.extend(found),
                 Err(error) => failed.push(format!("{name}: {error:#}")),
             }
         }
-        write(name, &rows)?;
+        write(name, rows, failed.len() == n_failed)?;
     }
     document(&names)?;
     if failed.is_empty() { Ok(()) } else { bail!("not everything could be measured:\n{}", failed.join("\n")) }

@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use super::before::{Before, is_same};
 use super::kept::{self, Kept, State};
 use super::{like, look, not_back, not_ready, ready, refused, uid};
+use crate::apply::{may, may_write};
 use crate::cluster::{Cluster, Write};
 use crate::cmd::{Reach, reset_cloud};
 use crate::failure::Failure;
@@ -52,6 +53,9 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         }
     }
     let (goal, later) = later.split_first_mut().ok_or_else(|| anyhow!("there is nothing to go back to"))?;
+    may_write(&cluster, &goal.before().present)?;
+    may_write(&cluster, &goal.before().gone)?;
+    may(&cluster, &made, &["get", "delete"])?;
     say(&format!("going back to what is kept in {}", goal.objects().display()));
     if args.reach.dry_run {
         let left = goal.before().put_back(&cluster, &made, Write::TryOver, &say);

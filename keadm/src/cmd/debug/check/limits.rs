@@ -10,6 +10,7 @@ const MIN_FREE_MEMORY_MB: u64 = 128;
 const MIN_DISK_MB: u64 = 1024;
 const MIN_FREE_DISK_MB: u64 = 512;
 const MIN_FREE_PIDS_PERCENT: u64 = 5;
+
 /// Two contents of `/proc/stat`, a while apart.
 pub(super) fn cpu(before: &str, after: &str) -> Finding {
     let is_core = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
