@@ -217,9 +217,9 @@ fn steps(
     node.manager.stop(host)?;
     if host.get(node.admin, "/healthz").is_ok() {
         bail!(
-            "edgecore still answers at {} after it was stopped: something else than {:?} keeps it running",
-            node.admin,
-            node.manager
+            "edgecore still answers at {} after it was stopped, so that another one runs there, which keadm does not know: end it \
+             (`ss -ltnp` names its process), and type the same again",
+            node.admin
         );
     }
     let backup = draft.finish(host, node)?;
@@ -269,7 +269,7 @@ fn undo(
         (true, Ok(())) => "was undone",
         (false, Ok(())) => "nothing was changed",
         (_, Err(error)) => {
-            say(&format!("with what was before, too, it is {error:#}"));
+            say(&format!("also with what was before: {error:#}"));
             "was undone, but edgecore is not as well as it was before"
         }
     })
@@ -346,6 +346,12 @@ pub(crate) fn restart(host: &dyn Host, limit: Duration, say: &mut dyn FnMut(&str
     }
 }
 
+/// Whether a change was cut short, and nobody is at it now.
+pub(crate) fn is_cut_short(host: &dyn Host) -> bool {
+    let is_begun = host.exists(Path::new(JOURNAL));
+    is_begun && host.lock(Path::new(LOCK), Duration::ZERO).is_ok_and(|lock| lock.is_some())
+}
+
 /// Nobody changes this machine now, and nobody begins to while what this gives lives.
 pub(crate) fn hold(host: &dyn Host) -> Result<Lock, Failure> {
     let lock = host.lock(Path::new(LOCK), LOCK_WITHIN).with_context(|| format!("lock {LOCK}"))?;
@@ -362,7 +368,9 @@ pub(crate) fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result
         return Ok(());
     }
     let how = ran.code.map_or("a signal ended it".to_owned(), |code| format!("exit code {code}"));
-    let words = if ran.stderr.is_empty() { String::new() } else { format!(": {}", ran.stderr) };
+    // Scripts complain on either.
+    let said = if ran.stderr.is_empty() { ran.stdout } else { ran.stderr };
+    let words = if said.is_empty() { String::new() } else { format!(": {said}") };
     Err(Failure::Undone(anyhow!("{flag}: {} failed: {how}{words}", path.display())))
 }
 

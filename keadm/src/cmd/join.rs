@@ -137,6 +137,7 @@ fn join_with(
     let steps = all;
     if args.dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
+        say("nothing was changed");
         return Ok(());
     }
     script(host, args.pre_run.as_deref(), "--pre-run")?;
@@ -181,7 +182,12 @@ fn is_there(
             Ok(true)
         }
         Some(journal) => {
-            say("an earlier join was cut short; taking it back first");
+            // The cloud knows this machine by a key that goes, too.
+            say(&format!(
+                "an earlier join was cut short; taking it back first. If the cloud then says that the name belongs to another key, \
+                 type there: kubectl delete node {}",
+                journal.joined.node
+            ));
             let left = journal.undo(host);
             if left.is_empty() {
                 Ok(false)

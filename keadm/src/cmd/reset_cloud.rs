@@ -40,6 +40,26 @@ const KINDS: [(&str, &str); 9] = [
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
 ];
 
+const DEVICES: &str = "devices.kubeedge.io/v1beta1";
+/// What people put into a namespace.
+const OTHERS: [(&str, &str); 15] = [
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "DaemonSet"),
+    ("apps/v1", "StatefulSet"),
+    ("batch/v1", "Job"),
+    ("batch/v1", "CronJob"),
+    ("v1", "Pod"),
+    ("v1", "Service"),
+    ("v1", "ConfigMap"),
+    ("v1", "Secret"),
+    ("v1", "ServiceAccount"),
+    ("v1", "PersistentVolumeClaim"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+    ("networking.k8s.io/v1", "Ingress"),
+    (DEVICES, "Device"),
+    (DEVICES, "DeviceModel"),
+];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
@@ -95,7 +115,8 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         return Err(Failure::Refused("nothing was removed".into()));
     }
     remove(host, &cluster, &found.go)?;
-    nodes(&cluster)?;
+    let has_ca = found.go.iter().any(|object| object["metadata"]["name"] == SECRETS[0]);
+    nodes(&cluster, has_ca)?;
     Ok(())
 }
 
@@ -148,10 +169,50 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         if args.keep_secrets || was_there {
             found.stay.push(format!("the namespace {NAMESPACE} stays"));
         } else {
-            found.go.push(namespace);
+            match others_in_namespace(cluster, args, &found.go)?.as_slice() {
+                [] => found.go.push(namespace),
+                names => found.stay.push(format!(
+                    "the namespace {NAMESPACE} stays, since others have put something into it: {}. With all of that it goes by: \
+                     kubectl delete namespace {NAMESPACE}",
+                    some_of(names)
+                )),
+            }
         }
     }
     Ok(found)
+}
+
+/// What would go with the namespace, and is not ours.
+fn others_in_namespace(cluster: &Cluster, args: &Args, go: &[Value]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (version, kind) in OTHERS {
+        if version == DEVICES && args.with_devices {
+            continue;
+        }
+        let like = json!({"apiVersion": version, "kind": kind, "metadata": {"namespace": NAMESPACE}});
+        let all = cluster.list(&like, "")?;
+        let others = all.iter().filter(|object| is_of_somebody(object));
+        names.extend(others.map(|object| shown(&named(version, kind, object))));
+    }
+    let ours: Vec<String> = go.iter().map(shown).collect();
+    names.retain(|name| !ours.contains(name));
+    Ok(names)
+}
+
+/// Not of a controller, which made it of something else, or of Kubernetes, which puts it into every namespace.
+fn is_of_somebody(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let is_of_another = metadata["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());
+    let is_kubernetes = ["kube-root-ca.crt", "default"].iter().any(|name| metadata["name"] == *name)
+        || object["type"] == "kubernetes.io/service-account-token";
+    !is_of_another && !is_kubernetes
+}
+
+fn some_of(names: &[String]) -> String {
+    match names.get(..5).filter(|_| names.len() > 5) {
+        Some(first) => format!("{} and {} more", first.join(", "), names.len().saturating_sub(5)),
+        None => names.join(", "),
+    }
 }
 
 /// The end of a sentence; `None`: it goes. `was_there`: its namespace was there before init.
@@ -199,7 +260,6 @@ fn named(version: &str, kind: &str, object: &Value) -> Value {
 
 /// The resource definitions, or what cloudcore wrote by them.
 fn definitions(cluster: &Cluster, args: &Args, found: &mut Found) -> Result<()> {
-    const DEVICES: &str = "devices.kubeedge.io/v1beta1";
     const SYNCS: &str = "reliablesyncs.kubeedge.io/v1alpha1";
     let list = |version: &str, kind: &str| cluster.list(&json!({"apiVersion": version, "kind": kind}), "");
     let n_owned = list(DEVICES, "Device")?.len() + list(DEVICES, "DeviceModel")?.len();
@@ -256,14 +316,20 @@ fn remove(host: &dyn Host, cluster: &Cluster, go: &[Value]) -> Result<(), Failur
     }
 }
 
-fn nodes(cluster: &Cluster) -> Result<(), Failure> {
+/// `is_ca_gone`: they must join again, whatever comes here.
+fn nodes(cluster: &Cluster, is_ca_gone: bool) -> Result<(), Failure> {
     let nodes = cluster.list(&json!({"apiVersion": "v1", "kind": "Node"}), "node-role.kubernetes.io/edge")?;
     let names: Vec<&str> = nodes.iter().filter_map(|node| node["metadata"]["name"].as_str()).collect();
     if !names.is_empty() {
         println!(
-            "edge nodes are still in the cluster, and run on without a cloud: {}. On each: keadm reset edge; here: kubectl \
-             delete node NAME",
-            names.join(", ")
+            "edge nodes are still in the cluster, and run on without a cloud: {}. {}On each: keadm reset edge; here: kubectl delete \
+             node NAME",
+            names.join(", "),
+            if is_ca_gone {
+                ""
+            } else {
+                "They connect again when a cloudcore with their CA is here. To be rid of them: "
+            }
         );
     }
     Ok(())
@@ -296,6 +362,19 @@ mod tests {
         check(&[], false, None);
         check(&["--keep-secrets"], false, Some("(--keep-secrets)"));
         Line::try_parse_from(["cloud", "--keep-secrets", "--with-secrets"]).unwrap_err();
+    }
+
+    #[test]
+    fn what_people_put_into_the_namespace_is_known() {
+        let check = |object: Value, expected: bool| assert_eq!(is_of_somebody(&object), expected, "{object}");
+        check(json!({"metadata": {"name": "mine"}}), true);
+        check(json!({"metadata": {"name": "kube-root-ca.crt"}}), false);
+        check(json!({"metadata": {"name": "default"}}), false);
+        check(json!({"metadata": {"name": "x"}, "type": "kubernetes.io/service-account-token"}), false);
+        check(json!({"metadata": {"name": "x", "ownerReferences": [{"kind": "ReplicaSet"}]}}), false);
+        let names: Vec<String> = ('a'..='g').map(String::from).collect();
+        assert_eq!(some_of(&names[..5]), "a, b, c, d, e");
+        assert_eq!(some_of(&names), "a, b, c, d, e and 2 more");
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(crate) fn run(
         steps(host, &config, manager(host), &edgecore, &keadm, Step::WaitReady { address: admin, limit });
     if dry_run {
         plan::print(&steps).iter().for_each(|line| say(line));
+        say("nothing was changed");
         return Ok(false);
     }
     script(host, pre_run, "--pre-run")?;
