@@ -18,9 +18,10 @@ use serde_json::Value;
 use crate::backup::{self, Backup, Damaged, Draft, Scope, Store};
 use crate::failure::Failure;
 use crate::health::{self, Bar, STEADY};
-use crate::host::{Host, Lock, Rights, not_run};
+use crate::host::{Host, Lock, Rights};
 use crate::journal::FOLDER;
 use crate::node::Node;
+use crate::script;
 use crate::service::Manager;
 
 const JOURNAL: &str = "/var/lib/keadm/upgrade.journal";
@@ -248,7 +249,7 @@ fn steps(
     node.manager.start(host)?;
     say(&format!("edgecore is started; waiting until {bar}"));
     health::wait(host, change.admin, bar, change.limit, STEADY, say)?;
-    script(host, change.post_run, "--post-run").map_err(|failure| anyhow!("{failure}"))?;
+    script::run(host, change.post_run, "--post-run").map_err(|failure| anyhow!("{failure}"))?;
     journal.report.success = true;
     write_report(host, &journal.report, say);
     Journal::remove(host)
@@ -358,38 +359,6 @@ pub(crate) fn hold(host: &dyn Host) -> Result<Lock, Failure> {
     lock.ok_or_else(|| {
         Failure::Refused("another keadm is changing this machine: wait until it has ended".to_owned())
     })
-}
-
-/// Runs a site's own program, if one is named.
-pub(crate) fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    let ran = host.run(path, &[]).map_err(|error| not_run(path, error).context(flag.to_owned()))?;
-    if ran.is_good {
-        return Ok(());
-    }
-    let how = ran.code.map_or("a signal ended it".to_owned(), |code| format!("exit code {code}"));
-    // Scripts complain on either.
-    let said = if ran.stderr.is_empty() { ran.stdout } else { ran.stderr };
-    let words = if said.is_empty() { String::new() } else { format!(": {said}") };
-    Err(Failure::Undone(anyhow!("{flag}: {} failed: {how}{words}", path.display())))
-}
-
-/// Whether that program is there, as [`script`] will look for it.
-pub(crate) fn must_find(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    let is_bare = path.parent().is_some_and(|folder| folder.as_os_str().is_empty());
-    let is_there = match is_bare {
-        true => host.program_folders().iter().any(|folder| host.exists(&folder.join(path))),
-        false => host.exists(path),
-    };
-    if is_there {
-        return Ok(());
-    }
-    let hint = match is_bare && host.exists(path) {
-        true => format!("; a program of this folder is written ./{}", path.display()),
-        false => String::new(),
-    };
-    Err(Failure::Usage(format!("{flag}: there is no {}, and nothing was done{hint}", path.display())))
 }
 
 fn write_report(host: &dyn Host, report: &Report, say: &mut dyn FnMut(&str)) {

@@ -8,6 +8,8 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
+mod others;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,25 +43,6 @@ const KINDS: [(&str, &str); 9] = [
 ];
 
 const DEVICES: &str = "devices.kubeedge.io/v1beta1";
-/// What people put into a namespace.
-const OTHERS: [(&str, &str); 15] = [
-    ("apps/v1", "Deployment"),
-    ("apps/v1", "DaemonSet"),
-    ("apps/v1", "StatefulSet"),
-    ("batch/v1", "Job"),
-    ("batch/v1", "CronJob"),
-    ("v1", "Pod"),
-    ("v1", "Service"),
-    ("v1", "ConfigMap"),
-    ("v1", "Secret"),
-    ("v1", "ServiceAccount"),
-    ("v1", "PersistentVolumeClaim"),
-    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
-    ("networking.k8s.io/v1", "Ingress"),
-    (DEVICES, "Device"),
-    (DEVICES, "DeviceModel"),
-];
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
@@ -169,50 +152,17 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         if args.keep_secrets || was_there {
             found.stay.push(format!("the namespace {NAMESPACE} stays"));
         } else {
-            match others_in_namespace(cluster, args, &found.go)?.as_slice() {
+            match others::in_namespace(cluster, args.with_devices, &found.go)?.as_slice() {
                 [] => found.go.push(namespace),
                 names => found.stay.push(format!(
                     "the namespace {NAMESPACE} stays, since others have put something into it: {}. With all of that it goes by: \
                      kubectl delete namespace {NAMESPACE}",
-                    some_of(names)
+                    others::some_of(names)
                 )),
             }
         }
     }
     Ok(found)
-}
-
-/// What would go with the namespace, and is not ours.
-fn others_in_namespace(cluster: &Cluster, args: &Args, go: &[Value]) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for (version, kind) in OTHERS {
-        if version == DEVICES && args.with_devices {
-            continue;
-        }
-        let like = json!({"apiVersion": version, "kind": kind, "metadata": {"namespace": NAMESPACE}});
-        let all = cluster.list(&like, "")?;
-        let others = all.iter().filter(|object| is_of_somebody(object));
-        names.extend(others.map(|object| shown(&named(version, kind, object))));
-    }
-    let ours: Vec<String> = go.iter().map(shown).collect();
-    names.retain(|name| !ours.contains(name));
-    Ok(names)
-}
-
-/// Not of a controller, which made it of something else, or of Kubernetes, which puts it into every namespace.
-fn is_of_somebody(object: &Value) -> bool {
-    let metadata = &object["metadata"];
-    let is_of_another = metadata["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());
-    let is_kubernetes = ["kube-root-ca.crt", "default"].iter().any(|name| metadata["name"] == *name)
-        || object["type"] == "kubernetes.io/service-account-token";
-    !is_of_another && !is_kubernetes
-}
-
-fn some_of(names: &[String]) -> String {
-    match names.get(..5).filter(|_| names.len() > 5) {
-        Some(first) => format!("{} and {} more", first.join(", "), names.len().saturating_sub(5)),
-        None => names.join(", "),
-    }
 }
 
 /// The end of a sentence; `None`: it goes. `was_there`: its namespace was there before init.
@@ -362,19 +312,6 @@ mod tests {
         check(&[], false, None);
         check(&["--keep-secrets"], false, Some("(--keep-secrets)"));
         Line::try_parse_from(["cloud", "--keep-secrets", "--with-secrets"]).unwrap_err();
-    }
-
-    #[test]
-    fn what_people_put_into_the_namespace_is_known() {
-        let check = |object: Value, expected: bool| assert_eq!(is_of_somebody(&object), expected, "{object}");
-        check(json!({"metadata": {"name": "mine"}}), true);
-        check(json!({"metadata": {"name": "kube-root-ca.crt"}}), false);
-        check(json!({"metadata": {"name": "default"}}), false);
-        check(json!({"metadata": {"name": "x"}, "type": "kubernetes.io/service-account-token"}), false);
-        check(json!({"metadata": {"name": "x", "ownerReferences": [{"kind": "ReplicaSet"}]}}), false);
-        let names: Vec<String> = ('a'..='g').map(String::from).collect();
-        assert_eq!(some_of(&names[..5]), "a, b, c, d, e");
-        assert_eq!(some_of(&names), "a, b, c, d, e and 2 more");
     }
 
     #[test]
