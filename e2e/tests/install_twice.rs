@@ -100,7 +100,18 @@ fn twice_is_once() -> Result<()> {
     ground.edge.machine.must_be_as(&before)?;
     let again = twice.typed(ground.keadm_on_edge(&["reset", "edge", "--force"])?)?;
     ensure!(again.contains("nothing to remove"), "{again}");
-    twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
+    // The namespace is keadm's, and what others have put into it is not.
+    let mine = ["configmap/mine", "--namespace=kubeedge"];
+    cluster.kubectl_ok(&["create", "configmap", "mine", "--namespace=kubeedge"])?;
+    let done = twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
+    ensure!(done.contains("namespace kubeedge stays") && done.contains("ConfigMap kubeedge/mine."), "{done}");
+    ensure!(
+        !cluster.kubectl(&["get", "secret", "casecret", "--namespace=kubeedge"])?.status.success(),
+        "{done}"
+    );
+    cluster.kubectl_ok(&[&["delete"][..], &mine].concat())?;
+    let done = twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
+    ensure!(done.contains("remove Namespace kubeedge"), "{done}");
     let again = twice.typed(ground.keadm(&["reset", "cloud", "--force"]))?;
     ensure!(again.contains("nothing to remove"), "{again}");
     without_keadms_hands(&twice)

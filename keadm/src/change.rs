@@ -18,9 +18,10 @@ use serde_json::Value;
 use crate::backup::{self, Backup, Damaged, Draft, Scope, Store};
 use crate::failure::Failure;
 use crate::health::{self, Bar, STEADY};
-use crate::host::{Host, Lock, Rights, not_run};
+use crate::host::{Host, Lock, Rights};
 use crate::journal::FOLDER;
 use crate::node::Node;
+use crate::script;
 use crate::service::Manager;
 
 const JOURNAL: &str = "/var/lib/keadm/upgrade.journal";
@@ -217,9 +218,9 @@ fn steps(
     node.manager.stop(host)?;
     if host.get(node.admin, "/healthz").is_ok() {
         bail!(
-            "edgecore still answers at {} after it was stopped: something else than {:?} keeps it running",
-            node.admin,
-            node.manager
+            "edgecore still answers at {} after it was stopped, so that another one runs there, which keadm does not know: end it \
+             (`ss -ltnp` names its process), and type the same again",
+            node.admin
         );
     }
     let backup = draft.finish(host, node)?;
@@ -248,7 +249,7 @@ fn steps(
     node.manager.start(host)?;
     say(&format!("edgecore is started; waiting until {bar}"));
     health::wait(host, change.admin, bar, change.limit, STEADY, say)?;
-    script(host, change.post_run, "--post-run").map_err(|failure| anyhow!("{failure}"))?;
+    script::run(host, change.post_run, "--post-run").map_err(|failure| anyhow!("{failure}"))?;
     journal.report.success = true;
     write_report(host, &journal.report, say);
     Journal::remove(host)
@@ -269,7 +270,7 @@ fn undo(
         (true, Ok(())) => "was undone",
         (false, Ok(())) => "nothing was changed",
         (_, Err(error)) => {
-            say(&format!("with what was before, too, it is {error:#}"));
+            say(&format!("also with what was before: {error:#}"));
             "was undone, but edgecore is not as well as it was before"
         }
     })
@@ -346,42 +347,18 @@ pub(crate) fn restart(host: &dyn Host, limit: Duration, say: &mut dyn FnMut(&str
     }
 }
 
+/// Whether a change was cut short, and nobody is at it now.
+pub(crate) fn is_cut_short(host: &dyn Host) -> bool {
+    let is_begun = host.exists(Path::new(JOURNAL));
+    is_begun && host.lock(Path::new(LOCK), Duration::ZERO).is_ok_and(|lock| lock.is_some())
+}
+
 /// Nobody changes this machine now, and nobody begins to while what this gives lives.
 pub(crate) fn hold(host: &dyn Host) -> Result<Lock, Failure> {
     let lock = host.lock(Path::new(LOCK), LOCK_WITHIN).with_context(|| format!("lock {LOCK}"))?;
     lock.ok_or_else(|| {
         Failure::Refused("another keadm is changing this machine: wait until it has ended".to_owned())
     })
-}
-
-/// Runs a site's own program, if one is named.
-pub(crate) fn script(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    let ran = host.run(path, &[]).map_err(|error| not_run(path, error).context(flag.to_owned()))?;
-    if ran.is_good {
-        return Ok(());
-    }
-    let how = ran.code.map_or("a signal ended it".to_owned(), |code| format!("exit code {code}"));
-    let words = if ran.stderr.is_empty() { String::new() } else { format!(": {}", ran.stderr) };
-    Err(Failure::Undone(anyhow!("{flag}: {} failed: {how}{words}", path.display())))
-}
-
-/// Whether that program is there, as [`script`] will look for it.
-pub(crate) fn must_find(host: &dyn Host, path: Option<&Path>, flag: &str) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    let is_bare = path.parent().is_some_and(|folder| folder.as_os_str().is_empty());
-    let is_there = match is_bare {
-        true => host.program_folders().iter().any(|folder| host.exists(&folder.join(path))),
-        false => host.exists(path),
-    };
-    if is_there {
-        return Ok(());
-    }
-    let hint = match is_bare && host.exists(path) {
-        true => format!("; a program of this folder is written ./{}", path.display()),
-        false => String::new(),
-    };
-    Err(Failure::Usage(format!("{flag}: there is no {}, and nothing was done{hint}", path.display())))
 }
 
 fn write_report(host: &dyn Host, report: &Report, say: &mut dyn FnMut(&str)) {

@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::binary;
-use crate::host::{Host, Rights, beside};
-use crate::render::{CONFIG, KEADM, PROGRAM};
-use crate::service;
+use crate::host::Host;
 
 /// Where it is, and whatever else outlives a node's folders.
 pub(crate) const FOLDER: &str = "/var/lib/keadm";
@@ -127,110 +124,10 @@ impl Journal {
         host.append(Path::new(FILE), &format!("{}\n", serde_json::to_string(line)?))
     }
 
-    /// Takes everything back, the newest first, and says what it could not. Then the journal itself goes; if something is
-    /// left, it stays for the next try.
-    pub(crate) fn undo(&self, host: &dyn Host) -> Vec<String> {
-        let mut left = take_back(host, self.undo.iter().rev());
-        if left.is_empty()
-            && let Err(error) = host.remove_tree(Path::new(FOLDER))
-        {
-            left.push(format!("{FOLDER}: {error}"));
-        }
-        left
+    /// The newest first.
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = &Undo> {
+        self.undo.iter().rev()
     }
-}
-
-/// In this order; what cannot be taken back is said. While something still runs, what it runs with stays for the next try.
-pub(crate) fn take_back<'a>(host: &dyn Host, undo: impl Iterator<Item = &'a Undo>) -> Vec<String> {
-    let mut left = Vec::new();
-    for undo in undo {
-        if let Err(why) = take_one_back(host, undo) {
-            left.push(why);
-            if matches!(undo, Undo::Run { .. } | Undo::End(_)) {
-                left.push("everything that was made before it".to_owned());
-                break;
-            }
-        }
-    }
-    left
-}
-
-fn take_one_back(host: &dyn Host, undo: &Undo) -> Result<(), String> {
-    match undo {
-        Undo::RemoveFolder(path) => {
-            host.remove_tree(path).map_err(|error| format!("{}: {error}", path.display()))
-        }
-        Undo::RemoveEmptyFolder(path) => {
-            host.remove_empty(path).map_err(|error| format!("{}: {error}", path.display()))
-        }
-        Undo::RemoveFile(path) => {
-            let gone = host.remove_file(&beside(path)).and_then(|()| host.remove_file(path));
-            gone.map_err(|error| format!("{}: {error}", path.display()))
-        }
-        Undo::PutBack(path) => {
-            let back = host.remove_file(&beside(path)).and_then(|()| put_back(host, path));
-            back.map_err(|error| format!("{}: {error}", path.display()))
-        }
-        Undo::End(program) => host.end(program, END_WITHIN).map_err(|error| error.to_string()),
-        Undo::Start { program, arguments } => host
-            .start_aside(program, arguments)
-            .map_err(|error| format!("cannot start {}: {error}", program.display())),
-        Undo::Run { needs: Some(needs), .. } if !host.exists(needs) => Ok(()),
-        // It never took what it was told, and must not be the wall that keeps all the rest here.
-        Undo::Run { program, arguments, .. } if service::is_unheard(host, program, arguments) => {
-            host.end(Path::new(PROGRAM), END_WITHIN).map_err(|error| error.to_string())
-        }
-        Undo::Run { why, program, arguments, .. } => run(host, why, program, arguments),
-    }
-}
-
-fn run(host: &dyn Host, why: &str, program: &Path, arguments: &[String]) -> Result<(), String> {
-    let other = stand_in(host, why, program)?;
-    let program = other.as_deref().unwrap_or(program);
-    match host.run(program, arguments) {
-        Ok(ran) if ran.is_good => Ok(()),
-        // Nothing runs because of it.
-        Ok(ran) if service::is_reading_of_units(program, arguments) => {
-            eprintln!("warning: cannot {why}: {}", ran.stderr);
-            Ok(())
-        }
-        Ok(ran) => Err(format!("cannot {why}: {}", ran.stderr)),
-        // What is gone has nothing to take back any more; edgecore without its loader has.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !program.ends_with("edgecore") => Ok(()),
-        Err(error) => Err(format!("cannot {why}: start {}: {error}", program.display())),
-    }
-}
-
-/// For a program of ours that is not in its place: who deletes it has neither removed its pods nor ended what it keeps running.
-fn stand_in(host: &dyn Host, why: &str, program: &Path) -> Result<Option<PathBuf>, String> {
-    if host.exists(program) {
-        return Ok(None);
-    }
-    match program.to_str() {
-        Some(PROGRAM) => binary::find(host).map(Some).map_err(|_| {
-            format!(
-                "cannot {why}: there is no {PROGRAM}, and the pods may run on: put edgecore beside keadm or install its package; \
-                 without one, remove them with the container runtime's own tool (crictl pods, crictl rmp -f ID), then type: \
-                 rm {CONFIG}"
-            )
-        }),
-        Some(KEADM) => Ok(host.own_program().ok()),
-        _ => Ok(None),
-    }
-}
-
-/// Copies what stands at `path`, so that [`Undo::PutBack`] finds it.
-pub(crate) fn set_aside(host: &dyn Host, path: &Path) -> io::Result<()> {
-    host.copy(path, &before(path), Rights::Same)
-}
-
-fn put_back(host: &dyn Host, path: &Path) -> io::Result<()> {
-    let before = before(path);
-    if !host.exists(&before) {
-        return Ok(());
-    }
-    host.copy(&before, path, Rights::Same)?;
-    host.remove_file(&before)
 }
 
 /// Where what stood there is kept.

@@ -37,13 +37,17 @@ mod reach;
 mod render;
 mod rollout;
 mod root;
+mod script;
 mod service;
 mod set;
+mod step;
 mod supplies;
 mod table;
 mod token_secrets;
+mod undo;
 mod version;
 mod wait;
+mod words;
 
 use failure::Failure;
 use host::Host;

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::plan::{Step, last_words};
 use crate::render::PROGRAM;
 use crate::service::Manager;
+use crate::step::Step;
+use crate::words::last_words;
 
 /// Where edgecore says how the node stands, unless `admin.bindAddress` says otherwise.
 pub(crate) const ADMIN: &str = "127.0.0.1:10560";

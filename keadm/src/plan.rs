@@ -1,9 +1,7 @@
-//! A plan: what is to be done on a machine, in order. `--dry-run` prints it; carrying it out writes down how each step is taken
+//! A plan: steps on a machine, in order. `--dry-run` prints them; carrying it out writes down how each step is taken
 //! back before the step is taken, and takes all back when one fails.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -11,101 +9,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::failure::Failure;
 use crate::health::{self, Bar};
 use crate::host::{Host, Rights};
-use crate::journal::{Joined, Journal, Undo, set_aside};
-
-/// One step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Its parent is there. One that is there already stays as it is.
-    Folder {
-        path: PathBuf,
-        mode: u32,
-    },
-    /// As `Folder`, but others put things there, too: it is taken back only when it is empty.
-    SharedFolder {
-        path: PathBuf,
-        mode: u32,
-    },
-    File {
-        path: PathBuf,
-        mode: u32,
-        body: Vec<u8>,
-    },
-    /// What stands there before is set aside.
-    Replace {
-        path: PathBuf,
-        mode: u32,
-        body: Vec<u8>,
-    },
-    /// A copy of it is set aside; nothing if it is not there.
-    Keep(PathBuf),
-    /// What stands there before is set aside.
-    Copy {
-        from: PathBuf,
-        to: PathBuf,
-    },
-    /// Ends the processes that run this program.
-    End {
-        program: PathBuf,
-        limit: Duration,
-    },
-    /// What stands there before is set aside.
-    Program {
-        from: PathBuf,
-        to: PathBuf,
-    },
-    Run {
-        what: String,
-        program: PathBuf,
-        arguments: Vec<String>,
-    },
-    /// Nothing now; this much when all is taken back.
-    OnUndo(Undo),
-    /// Starts something that outlives keadm.
-    Aside {
-        what: String,
-        program: PathBuf,
-        arguments: Vec<String>,
-    },
-    /// Until edgecore says that the cloud calls the node Ready.
-    WaitReady {
-        address: SocketAddr,
-        limit: Duration,
-    },
-    /// A file that is of no more use.
-    Drop(PathBuf),
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Folder { path, .. } | Self::SharedFolder { path, .. } => {
-                write!(f, "make folder {}", path.display())
-            }
-            Self::File { path, mode, .. } => write!(f, "write {} (mode {mode:o})", path.display()),
-            Self::Replace { path, .. } => {
-                write!(f, "write {}; what is there is kept beside it", path.display())
-            }
-            Self::Keep(path) => write!(f, "copy {} beside it", path.display()),
-            Self::Copy { from, to } => write!(f, "copy {} to {}", from.display(), to.display()),
-            Self::End { program, .. } => write!(f, "end {}", program.display()),
-            Self::Program { from, to } => write!(f, "install {} as {}", from.display(), to.display()),
-            Self::Run { what, program, arguments } | Self::Aside { what, program, arguments } => {
-                write!(f, "{what}: {} {}", program.display(), arguments.join(" "))
-            }
-            Self::OnUndo(_) => Ok(()),
-            Self::WaitReady { limit, .. } => {
-                write!(f, "wait until the node is Ready, {} s at most", limit.as_secs())
-            }
-            Self::Drop(path) => write!(f, "remove {}", path.display()),
-        }
-    }
-}
-
-/// What would be done, a line each.
-pub(crate) fn print(steps: &[Step]) -> Vec<String> {
-    steps.iter().map(ToString::to_string).filter(|line| !line.is_empty()).collect()
-}
+use crate::journal::{Joined, Journal, Undo};
+use crate::step::Step;
+use crate::undo::set_aside;
+use crate::words::last_words;
 
 /// Carries it out, telling each step. A failure is undone.
 pub(crate) fn carry_out(
@@ -203,19 +110,6 @@ fn install(host: &dyn Host, journal: &mut Journal, from: &Path, to: &Path) -> Re
     }
     keep(host, journal, to)?;
     Ok(host.copy(from, to, Rights::Program)?)
-}
-
-/// The end of what a program said: the last lines say why.
-pub(crate) fn last_words(text: &str) -> String {
-    // It stands within a sentence of ours, which says that it is an error.
-    let lines: Vec<&str> = text
-        .lines()
-        .map(|line| line.trim().trim_start_matches("error: "))
-        .filter(|line| !line.is_empty())
-        .collect();
-    let from = lines.len().saturating_sub(5);
-    let words = lines.get(from..).unwrap_or_default().join("; ");
-    if words.is_empty() { "it failed and said nothing".to_owned() } else { words }
 }
 
 #[cfg(test)]
@@ -339,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_plan_can_be_read() {
-        let lines = print(&steps());
+        let lines = crate::step::print(&steps());
         assert_eq!(lines[0], "make folder /etc/kubeedge");
         assert_eq!(lines[4], "write /etc/kubeedge/token (mode 600)");
         assert_eq!(lines.len(), steps().len() - 1);

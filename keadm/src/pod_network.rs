@@ -10,8 +10,8 @@ use ke_api::pod_network::{FILE, NoNetwork, is_of_others};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::Undo;
-use crate::plan::Step;
 use crate::render::CONF_DIR;
+use crate::step::Step;
 use crate::supplies::{PLUGIN_FOLDERS, Supplies};
 
 /// Made by plugins and runtimes on the way, in this order; others may use them as well.
@@ -159,7 +159,7 @@ mod tests {
             let supplies = Supplies::gather(&host, sources, &mut |_| {}).unwrap();
             let needs = found(None, &["/opt/cni/bin"]);
             let decided = wanted(&host, Some(&needs), &supplies, &mut |_| {});
-            (decided.is_ok(), crate::plan::print(&supplies.plugin_steps(&host, &needs.plugins)))
+            (decided.is_ok(), crate::step::print(&supplies.plugin_steps(&host, &needs.plugins)))
         };
         let of_bundle = |line: &String| Some(line.rsplit_once(" as ")?.1.to_owned());
         let check = |there: &[&str], expected: &[&str]| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::plan::last_words;
+use crate::words::last_words;
 
 /// What `edgecore preflight --output json` says.
 #[derive(Debug, Deserialize)]

@@ -8,8 +8,9 @@ use clap::ValueEnum;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::{END_WITHIN, Undo};
-use crate::plan::{Step, last_words};
 use crate::render::{CONFIG, KEADM, PROGRAM};
+use crate::step::Step;
+use crate::words::last_words;
 
 const UNIT: &str = "/etc/systemd/system/edgecore.service";
 const INIT_SCRIPT: &str = "/etc/init.d/edgecore";
@@ -307,44 +308,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_boot_is_not_taken_out_of_it() {
-        let check = |there: &[&str], expected: &[&str]| {
-            let host = FakeHost::new(&[there, &["/run/openrc/", INIT_SCRIPT]].concat());
-            let undo = Manager::Openrc.undo(Act::NotAtBoot, "take edgecore out of the boot");
-            assert_eq!(crate::journal::take_back(&host, undo.iter()), Vec::<String>::new());
-            assert_eq!(*host.ran.borrow(), expected, "{there:?}");
-        };
-        check(&[AT_BOOT], &["rc-update delete edgecore default"]);
-        // A join that was cut short between the script and the boot.
-        check(&[], &[]);
-    }
-
-    #[test]
-    fn an_edgecore_whose_supervisor_is_gone_is_ended_all_the_same() {
-        let host = FakeHost::new(&[KEADM]);
-        Manager::None.stop(&host).unwrap();
-        let ran = || std::mem::take(&mut *host.ran.borrow_mut());
-        let expected = [
-            "/usr/local/bin/keadm supervise --pid-file /run/edgecore.pid --stop",
-            "end /usr/local/bin/edgecore",
-        ];
-        assert_eq!(ran(), expected);
-        let steps = Manager::None.steps();
-        let undo: Vec<&Undo> = steps
-            .iter()
-            .rev()
-            .filter_map(|step| if let Step::OnUndo(undo) = step { Some(undo) } else { None })
-            .collect();
-        assert_eq!(crate::journal::take_back(&host, undo.iter().copied()), Vec::<String>::new());
-        assert_eq!(ran(), expected);
-        // Nor does a supervisor live on because its program was deleted.
-        host.remove_file(Path::new(KEADM)).unwrap();
-        assert_eq!(crate::journal::take_back(&host, undo.into_iter()), Vec::<String>::new());
-        let by_another = "/opt/keadm/keadm supervise --pid-file /run/edgecore.pid --stop";
-        assert_eq!(ran(), [by_another, expected[1]]);
-        for manager in [Manager::Systemd, Manager::Openrc] {
+    fn an_edgecore_whose_supervisor_is_gone_is_stopped_all_the_same() {
+        let check = |manager: Manager, expected: &[&str]| {
+            let host = FakeHost::new(&[KEADM]);
             manager.stop(&host).unwrap();
-            assert!(!ran().iter().any(|line| line.starts_with("end ")), "its manager knows better");
-        }
+            assert_eq!(*host.ran.borrow(), expected);
+        };
+        let supervisor = "/usr/local/bin/keadm supervise --pid-file /run/edgecore.pid --stop";
+        check(Manager::None, &[supervisor, "end /usr/local/bin/edgecore"]);
+        // Its manager knows better.
+        check(Manager::Systemd, &["systemctl stop edgecore"]);
+        check(Manager::Openrc, &["rc-service --ifstarted edgecore stop"]);
     }
 }

@@ -9,7 +9,7 @@ use crate::bundle::Unpacked;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::image::of_programs;
-use crate::plan::Step;
+use crate::step::Step;
 
 /// A bundle, or what an image held, lies here unpacked while a join runs. On disk: images are larger than memory.
 pub(crate) const FOLDER: &str = "/var/lib/keadm-unpacked";
@@ -163,7 +163,7 @@ fn copies<'a>(files: &'a [PathBuf], folder: &'a Path, are_programs: bool) -> imp
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
-    use crate::plan;
+    use crate::step;
 
     fn from(bundle: Option<&str>) -> Sources<'_> {
         Sources {
@@ -241,7 +241,7 @@ mod tests {
             let host = FakeHost::new(&[there, &["/media/edge.tar.gz"]].concat());
             let supplies = Supplies::gather(&host, from(Some("/media/edge.tar.gz")), &mut |_| {}).unwrap();
             assert_eq!(supplies.edgecore, Path::new("/var/lib/keadm-unpacked/edgecore"));
-            let lines = plan::print(&[supplies.steps(), supplies.plugin_steps(&host, &[])].concat());
+            let lines = step::print(&[supplies.steps(), supplies.plugin_steps(&host, &[])].concat());
             let installed: Vec<&str> =
                 lines.iter().filter_map(|line| line.rsplit_once(' ').map(|(_, to)| to)).collect();
             assert_eq!(installed, expected);

@@ -120,7 +120,7 @@ pub fn judge(
             }
             None => Err(format!(
                 "node name {node} belongs to another machine, last seen at {}; the one at {from} has another key. If it \
-             replaces the first, run: kubectl delete node {node}",
+             replaces the first, or is the first and has lost its key, run: kubectl delete node {node}",
                 pin.address
             )),
         },

@@ -55,10 +55,8 @@ pub enum IdentityError {
     )]
     OtherCa { server: String, node: NodeName },
     /// The cloud said no.
-    #[error(
-        "{server} refused to sign this machine's certificate: {why}. A new token comes from `keadm gettoken` in the cloud"
-    )]
-    Refused { server: String, why: String },
+    #[error("{server} refused to sign this machine's certificate: {why}{advice}")]
+    Refused { server: String, why: String, advice: &'static str },
     /// The cloud is not there; worth trying again.
     #[error("{0}")]
     Unreachable(#[from] DialError),
@@ -349,7 +347,13 @@ impl Identity {
                 String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(300).collect();
             let server = self.http_server.clone();
             return Err(match status {
-                400..=499 => IdentityError::Refused { server, why },
+                // It is the token's fault.
+                401 => IdentityError::Refused {
+                    server,
+                    why,
+                    advice: ". A new token comes from `keadm gettoken` in the cloud",
+                },
+                400..=499 => IdentityError::Refused { server, why, advice: "" },
                 _ => IdentityError::Nonsense { server, what: format!("status {status}: {why}") },
             });
         }

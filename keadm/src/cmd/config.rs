@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::{Around, Failure, images, script};
+use super::{Around, Failure, images};
 use crate::backup::Scope;
 use crate::change::{self, Change, New};
 use crate::host::{Host, not_run};
 use crate::node::{self, Node};
 use crate::preflight;
 use crate::render::{self, PROGRAM};
+use crate::script;
 use crate::set;
 
 /// Holds what edgecore looks at. In memory, gone afterwards.
@@ -78,7 +79,7 @@ fn change_config(host: &dyn Host, args: &Update, say: &mut dyn FnMut(&str)) -> R
     let text = render::yaml(&config, "config update").map_err(Failure::Usage)?;
     check(host, &text)?;
     let admin = node::admin(&config).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))?;
-    script(host, around.pre_run.as_deref(), "--pre-run")?;
+    script::run(host, around.pre_run.as_deref(), "--pre-run")?;
     let change = Change {
         scope: Scope::Config,
         new: New::Config(text),

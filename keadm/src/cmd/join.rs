@@ -15,16 +15,18 @@ use serde_json::Value;
 
 pub(crate) use self::flags::Args;
 use self::flags::{token, wanted};
-use super::{Failure, manifest, script, takeover_edge};
+use super::{Failure, manifest, takeover_edge};
 use crate::change;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
 use crate::node;
-use crate::plan::{self, Step};
+use crate::plan;
 use crate::pod_network;
 use crate::preflight::{self, Preflight};
 use crate::render::{self, CONFIG, ENVIRONMENT, KEADM, NodeSettings, PROGRAM, TOKEN};
+use crate::script;
 use crate::service::Manager;
+use crate::step::{self, Step};
 use crate::supplies::{Sources, Supplies};
 
 /// Holds what edgecore looks at before anything is written where it belongs. In memory, gone afterwards.
@@ -78,12 +80,12 @@ fn join(host: &dyn Host, args: &Args, say: &mut dyn FnMut(&str)) -> Result<(), F
 }
 
 fn must_find_scripts(host: &dyn Host, args: &Args) -> Result<(), Failure> {
-    change::must_find(host, args.pre_run.as_deref(), "--pre-run")?;
-    change::must_find(host, args.post_run.as_deref(), "--post-run")
+    script::must_find(host, args.pre_run.as_deref(), "--pre-run")?;
+    script::must_find(host, args.post_run.as_deref(), "--post-run")
 }
 
 fn after(host: &dyn Host, args: &Args, node: &str) -> Result<(), Failure> {
-    script(host, args.post_run.as_deref(), "--post-run")
+    script::run(host, args.post_run.as_deref(), "--post-run")
         .map_err(|failure| Failure::Halfway(anyhow!("{failure}; {node} is Ready all the same")))
 }
 
@@ -136,10 +138,11 @@ fn join_with(
     all.extend(steps(begin, &config, token, service, (admin, limit)));
     let steps = all;
     if args.dry_run {
-        plan::print(&steps).iter().for_each(|line| say(line));
+        step::print(&steps).iter().for_each(|line| say(line));
+        say("nothing was changed");
         return Ok(());
     }
-    script(host, args.pre_run.as_deref(), "--pre-run")?;
+    script::run(host, args.pre_run.as_deref(), "--pre-run")?;
     let done = plan::carry_out(host, joined, &steps, say);
     // One that went with all the rest helps nobody.
     if done.is_err() && manager.has_log(host) {
@@ -181,7 +184,12 @@ fn is_there(
             Ok(true)
         }
         Some(journal) => {
-            say("an earlier join was cut short; taking it back first");
+            // The cloud knows this machine by a key that goes, too.
+            say(&format!(
+                "an earlier join was cut short; taking it back first. If the cloud then says that the name belongs to another key, \
+                 type there: kubectl delete node {}",
+                journal.joined.node
+            ));
             let left = journal.undo(host);
             if left.is_empty() {
                 Ok(false)

@@ -8,12 +8,13 @@ use anyhow::Context as _;
 
 use self::manifest::Wanted;
 use crate::backup::Scope;
-use crate::change::{Change, New, Report, must_find, script};
+use crate::change::{Change, New, Report};
 use crate::cluster::{Cluster, Write};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::node::Node;
 use crate::render::CONFIG;
+use crate::script;
 
 pub(crate) mod backup;
 pub(crate) mod batch;
@@ -105,8 +106,8 @@ impl Reach {
 impl Around {
     /// Before anything is done: the last of them would be missed when all else is.
     fn must_find_programs(&self, host: &dyn Host) -> Result<(), Failure> {
-        must_find(host, self.pre_run.as_deref(), "--pre-run")?;
-        must_find(host, self.post_run.as_deref(), "--post-run")
+        script::must_find(host, self.pre_run.as_deref(), "--pre-run")?;
+        script::must_find(host, self.post_run.as_deref(), "--post-run")
     }
 
     /// A change of all of that node which puts nothing in place yet. `event_type`: of its report.

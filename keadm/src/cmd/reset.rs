@@ -7,10 +7,11 @@ use anyhow::{Context as _, anyhow};
 
 use super::{Failure, is_meant, reset_cloud};
 use crate::host::Host;
-use crate::journal::{Journal, Undo, before, take_back};
+use crate::journal::{Journal, Undo, before};
 use crate::node;
 use crate::render::{CONFIG, KEADM, PROGRAM};
 use crate::service::Manager;
+use crate::undo::take_back;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

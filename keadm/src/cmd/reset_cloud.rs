@@ -8,6 +8,8 @@
     reason = "JSON values answer null for what is not there; nothing else is indexed"
 )]
 
+mod others;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +42,7 @@ const KINDS: [(&str, &str); 9] = [
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
 ];
 
+const DEVICES: &str = "devices.kubeedge.io/v1beta1";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Kubeconfig of the cluster [default: $KUBECONFIG, /root/.kube/config or /etc/rancher/k3s/k3s.yaml]
@@ -95,7 +98,8 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
         return Err(Failure::Refused("nothing was removed".into()));
     }
     remove(host, &cluster, &found.go)?;
-    nodes(&cluster)?;
+    let has_ca = found.go.iter().any(|object| object["metadata"]["name"] == SECRETS[0]);
+    nodes(&cluster, has_ca)?;
     Ok(())
 }
 
@@ -148,7 +152,14 @@ fn find(cluster: &Cluster, args: &Args) -> Result<Found> {
         if args.keep_secrets || was_there {
             found.stay.push(format!("the namespace {NAMESPACE} stays"));
         } else {
-            found.go.push(namespace);
+            match others::in_namespace(cluster, args.with_devices, &found.go)?.as_slice() {
+                [] => found.go.push(namespace),
+                names => found.stay.push(format!(
+                    "the namespace {NAMESPACE} stays, since others have put something into it: {}. With all of that it goes by: \
+                     kubectl delete namespace {NAMESPACE}",
+                    others::some_of(names)
+                )),
+            }
         }
     }
     Ok(found)
@@ -199,7 +210,6 @@ fn named(version: &str, kind: &str, object: &Value) -> Value {
 
 /// The resource definitions, or what cloudcore wrote by them.
 fn definitions(cluster: &Cluster, args: &Args, found: &mut Found) -> Result<()> {
-    const DEVICES: &str = "devices.kubeedge.io/v1beta1";
     const SYNCS: &str = "reliablesyncs.kubeedge.io/v1alpha1";
     let list = |version: &str, kind: &str| cluster.list(&json!({"apiVersion": version, "kind": kind}), "");
     let n_owned = list(DEVICES, "Device")?.len() + list(DEVICES, "DeviceModel")?.len();
@@ -256,14 +266,20 @@ fn remove(host: &dyn Host, cluster: &Cluster, go: &[Value]) -> Result<(), Failur
     }
 }
 
-fn nodes(cluster: &Cluster) -> Result<(), Failure> {
+/// `is_ca_gone`: they must join again, whatever comes here.
+fn nodes(cluster: &Cluster, is_ca_gone: bool) -> Result<(), Failure> {
     let nodes = cluster.list(&json!({"apiVersion": "v1", "kind": "Node"}), "node-role.kubernetes.io/edge")?;
     let names: Vec<&str> = nodes.iter().filter_map(|node| node["metadata"]["name"].as_str()).collect();
     if !names.is_empty() {
         println!(
-            "edge nodes are still in the cluster, and run on without a cloud: {}. On each: keadm reset edge; here: kubectl \
-             delete node NAME",
-            names.join(", ")
+            "edge nodes are still in the cluster, and run on without a cloud: {}. {}On each: keadm reset edge; here: kubectl delete \
+             node NAME",
+            names.join(", "),
+            if is_ca_gone {
+                ""
+            } else {
+                "They connect again when a cloudcore with their CA is here. To be rid of them: "
+            }
         );
     }
     Ok(())

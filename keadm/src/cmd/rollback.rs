@@ -5,11 +5,12 @@
 
 use std::path::Path;
 
-use super::{Around, Failure, script, upgrade_cloud};
+use super::{Around, Failure, upgrade_cloud};
 use crate::backup::{self, Backup};
 use crate::change::{self, Change, New};
 use crate::host::Host;
 use crate::node::{self, Node};
+use crate::script;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -67,7 +68,7 @@ fn rollback(
     backup.verify(host).map_err(|error| {
         Failure::Refused(format!("nothing was changed: {error:#}; --historical-version names another backup"))
     })?;
-    script(host, around.pre_run.as_deref(), "--pre-run")?;
+    script::run(host, around.pre_run.as_deref(), "--pre-run")?;
     let to = backup.version().to_owned();
     if wanted.is_none() && to == node.version {
         say("there is no backup of another version: the newest one is taken");

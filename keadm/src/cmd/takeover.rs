@@ -11,12 +11,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
 use crate::apply::may;
-use crate::cluster::{Cluster, shown};
+use crate::cluster::{Cluster, Refused, Write, shown};
 use crate::host::Host;
 use crate::objects::{NAME, NAMESPACE};
 use crate::wait::wait;
@@ -196,6 +196,7 @@ impl Old {
         say(&format!(
             "KubeEdge's objects are kept in {KEPT}; the way back: keadm reset cloud, then kubectl apply -f {KEPT}"
         ));
+        disown_namespace(cluster, ours).map_err(Failure::Halfway)?;
         for object in &self.objects {
             cluster
                 .delete(object)
@@ -224,6 +225,16 @@ impl Old {
         gone.with_context(|| format!("what goes is kept in {KEPT}; type keadm init again"))
             .map_err(Failure::Halfway)
     }
+}
+
+/// An earlier `keadm init` may have made it: with its mark it would go when ours goes, and the CA with it. Before anything else:
+/// whoever comes after a keadm that was killed may not know of the takeover.
+fn disown_namespace(cluster: &Cluster, ours: &[Value]) -> Result<()> {
+    let Some(namespace) = ours.iter().find(|object| object["kind"] == "Namespace") else { return Ok(()) };
+    cluster.apply(namespace, Write::Over).map(drop).map_err(|refused| match refused {
+        Refused::Conflict(why) => anyhow!("write {}: {why}", shown(namespace)),
+        Refused::Other(error) => error,
+    })
 }
 
 fn secrets() -> Value {

@@ -10,15 +10,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::{Failure, script};
+use super::Failure;
 use crate::binary;
 use crate::host::Host;
 use crate::journal::{Joined, Journal, Undo};
 use crate::node;
-use crate::plan::{self, Step};
+use crate::plan;
 use crate::preflight;
 use crate::render::{CERTIFICATES, CONFIG, KEADM, PROGRAM};
+use crate::script;
 use crate::service::Manager;
+use crate::step::{self, Step};
 
 /// KubeEdge's edgecore may take this long to end.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,10 +59,11 @@ pub(crate) fn run(
     let steps =
         steps(host, &config, manager(host), &edgecore, &keadm, Step::WaitReady { address: admin, limit });
     if dry_run {
-        plan::print(&steps).iter().for_each(|line| say(line));
+        step::print(&steps).iter().for_each(|line| say(line));
+        say("nothing was changed");
         return Ok(false);
     }
-    script(host, pre_run, "--pre-run")?;
+    script::run(host, pre_run, "--pre-run")?;
     plan::carry_out(host, joined, &steps, say)?;
     say(
         "KubeEdge's files are kept beside ours (*.keadm-before); the way back: keadm reset edge --back-to-kubeedge",

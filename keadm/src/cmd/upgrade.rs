@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Around, Failure, script, upgrade_cloud};
+use super::{Around, Failure, upgrade_cloud};
 use crate::backup::must_have_room;
 use crate::change::{self, Change, New};
 use crate::host::{Host, not_run};
 use crate::node::{self, Node};
-use crate::plan::last_words;
 use crate::render::{KEADM, PROGRAM};
+use crate::script;
+use crate::words::last_words;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -107,7 +108,7 @@ fn upgrade(host: &dyn Host, args: &Edge, say: &mut dyn FnMut(&str)) -> Result<()
         return Ok(());
     }
     try_out(host, &node, &program)?;
-    script(host, around.pre_run.as_deref(), "--pre-run")?;
+    script::run(host, around.pre_run.as_deref(), "--pre-run")?;
     say(&format!("upgrading from {} to {version}", node.version));
     let programs = programs(host, &program);
     let n_bytes = programs.iter().filter_map(|(from, _)| host.size(from).ok().flatten()).sum();

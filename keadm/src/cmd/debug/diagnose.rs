@@ -8,6 +8,7 @@ use super::check::{self, Options};
 use super::edgecore::Edgecore;
 use super::finding::tell;
 use super::{Failure, Form, get};
+use crate::change;
 use crate::host::Host;
 use crate::preflight::Finding;
 use crate::reach::Reach;
@@ -81,6 +82,13 @@ fn node(host: &dyn Host, config: &std::path::Path) -> Vec<Finding> {
         return vec![Finding::failed("config", found, "this machine has not joined yet: keadm join --help")];
     }
     let mut findings = Vec::new();
+    if change::is_cut_short(host) {
+        findings.push(Finding::failed(
+            "change",
+            "an upgrade, rollback or new configuration was cut short, and is half done",
+            "put back what was before it: keadm recover --restart",
+        ));
+    }
     findings.push(match edgecore.ask(&["config", "check"]) {
         Ok(_) => Finding::ok("config", format!("{} can be used", config.display())),
         Err(why) => {
@@ -175,6 +183,11 @@ mod tests {
             vec![(200, "ok".into()), (200, "ok".into()), (503, "the cloud is away".into())];
         let all = said(&host).concat();
         assert!(all.contains("failed: node: the cloud is away") && !all.contains("ports"), "{all}");
+        host.files.borrow_mut().insert("/var/lib/keadm/upgrade.journal".into(), Some(Vec::new()));
+        assert!(said(&host)[0].contains("cut short") && said(&host)[0].contains("keadm recover --restart"));
+        // Somebody is at it.
+        host.is_locked.set(true);
+        assert!(!said(&host)[0].contains("cut short"));
         host.fails.borrow_mut().push((PROGRAM.into(), "modules.x: unknown key".into()));
         assert_eq!(said(&host).len(), 1, "nothing else can be asked");
     }

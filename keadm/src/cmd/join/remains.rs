@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::Undo;
 use crate::node;
-use crate::plan::Step;
+use crate::step::Step;
 
 /// SQLite's files of one store, by their endings.
 const STORE: [&str; 4] = ["", "-wal", "-shm", "-journal"];

@@ -229,11 +229,8 @@ pub(super) fn choose(mut kept: Vec<Kept>, wanted: Option<&str>) -> Result<Vec<Ke
     if let Some(place) = place {
         return Ok(kept.split_off(place));
     }
-    let names: Vec<String> = kept
-        .iter()
-        .filter(|one| one.state() != State::TakenBack)
-        .filter_map(|one| Some(one.folder.file_name()?.to_string_lossy().into_owned()))
-        .collect();
+    let name = |one: &Kept| Some(one.folder.file_name()?.to_string_lossy().into_owned());
+    let names: Vec<String> = kept.iter().filter_map(name).collect();
     let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     Err(match wanted {
         Some(name) => format!("no upgrade of this cloudcore is kept as {name}; there are: {there}"),
