@@ -376,3 +376,9 @@ impl NodeGraph for Graph {
 
 #[cfg(test)]
 mod tests;
+
+/// What others' tests of certificates need.
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::authority::tests::{MemorySecrets, config};
+}

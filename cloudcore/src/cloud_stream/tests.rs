@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::client::Identity;
 use super::review::Right;
 use super::*;
-use crate::cloud_hub::authority::tests::{MemorySecrets, config as hub_config};
+use crate::cloud_hub::testing::{MemorySecrets, config as hub_config};
 
 /// Nothing on loopback takes this long.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -52,6 +52,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use self::cgroups::PodCgroups;
+pub use self::cgroups::{CgroupName, Driver, Layout};
 pub use self::container::{CONTAINER_NAME, POD_UID};
 use self::container::{POD_NAME, POD_NAMESPACE, spec_hash_text};
 use self::cri::Events;
@@ -64,7 +65,8 @@ use self::images::Images;
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
 pub use self::probes::ProbeCounts;
-use self::resources::{Qos, pod_request, qos};
+pub use self::resources::Qos;
+use self::resources::{pod_request, qos};
 use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
 use crate::meta_manager::{News, Objects};

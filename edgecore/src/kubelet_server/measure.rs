@@ -14,9 +14,7 @@ use ke_cri::v1;
 use super::figures::{ContainerFigures, Cpu, Disk, Figures, Memory, Network, NodeFigures, PodFigures, Rates};
 use super::kernel::{self, Used, interfaces, meminfo, proc_stat};
 use super::summary::Scope;
-use crate::edged::cgroups::{CgroupName, Driver, Layout};
-use crate::edged::resources::Qos;
-use crate::edged::{CONTAINER_NAME, POD_UID, Runtime, RuntimeError};
+use crate::edged::{CONTAINER_NAME, CgroupName, Driver, Layout, POD_UID, Qos, Runtime, RuntimeError};
 
 /// Where figures come from, beside the runtime.
 pub struct Machine {

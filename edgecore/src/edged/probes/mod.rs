@@ -184,7 +184,8 @@ impl Probes {
                         let age = Duration::try_from(age).unwrap_or(Duration::ZERO);
                         let seed = seed(previous, &container.name, &record.id);
                         let phase = record.id.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31) ^ byte);
-                        let core = ContainerProbes::new(container, age, seed, phase, Instant::now());
+                        let core =
+                            ContainerProbes::new(container, age, seed, phase, Instant::now().into_std());
                         if let Some(core) = core {
                             let watched = self.watch(pod, container, &record.id, core, facts, ground);
                             self.watched.insert(record.id.clone(), watched);
@@ -285,16 +286,16 @@ impl Driver {
         let mut asking = FuturesUnordered::new();
         loop {
             if self.facts.borrow_and_update().is_ending {
-                self.core.end(Instant::now());
+                self.core.end(Instant::now().into_std());
             }
-            while let Some(kind) = self.core.poll(Instant::now()) {
+            while let Some(kind) = self.core.poll(Instant::now().into_std()) {
                 asking.push(self.ask(kind));
             }
             self.publish();
             let next = self.core.next_due();
             let due = async {
                 match next {
-                    Some(at) => sleep_until(at).await,
+                    Some(at) => sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }
             };
@@ -351,7 +352,7 @@ impl Driver {
             };
             self.counts.count(&counted, found);
         }
-        self.core.on_result(kind, found, Instant::now());
+        self.core.on_result(kind, found, Instant::now().into_std());
     }
 
     /// Tells the worker what is new.

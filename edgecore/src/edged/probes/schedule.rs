@@ -3,10 +3,9 @@
 //! [`ContainerProbes`] follows the kubelet: a startup probe gates the two others; a container is unready until its first
 //! success; a threshold counts results in a row; a probe that could not be made counts for nothing. `mod.rs` drives it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Probe};
-use tokio::time::Instant;
 
 use super::{Kind, Seed, Verdict};
 

@@ -17,8 +17,7 @@ use tokio::time::timeout;
 
 use crate::db::{Db, Synchronous};
 use crate::edge_hub::Cloud;
-use crate::edged::cgroups::{Driver, Layout};
-use crate::edged::{CONTAINER_NAME, FakeRuntime, POD_UID, Runtime};
+use crate::edged::{CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_UID, Runtime};
 use crate::kubelet_server::{Gauge, KubeletHandle, KubeletServer, Machine, Sources};
 use crate::meta_manager::{MetaManager, Pushed};
 use crate::report_queue::{Report, ReportQueue, Reports};
