@@ -184,7 +184,8 @@ fn exec_attach_cp_and_port_forward() -> Result<()> {
 
     // With a terminal, which kubectl wants from whoever starts it.
     need::packages(&["bsdutils"])?;
-    let kubectl = "kubectl exec --stdin --tty talker -- sh -c 'tty; stty size; echo terminal=$TERM'";
+    // kubectl tells the size when the program runs already.
+    let kubectl = "kubectl exec --stdin --tty talker -- sh -c 'tty; sleep 1; stty size; echo terminal=$TERM'";
     let output = Command::new("script")
         .args(["--quiet", "--return", "--command", &format!("stty rows 33 cols 77; {kubectl}"), "/dev/null"])
         .env("KUBECONFIG", site.cluster.kubeconfig())
