@@ -438,7 +438,7 @@ async fn a_refusal_reaches_whoever_reads_and_the_newest_link_is_used() {
     let _old = driven_as(&mut bench, &identity, "edge-a", echo).await;
     let mut of_old = bench.tunnels.connect(&name("edge-a")).unwrap();
     let refuse = async |stream: RawStream| stream.refuse("this edgecore serves no kubelet");
-    let _new = driven_as(&mut bench, &identity, "edge-a", move |stream| refuse(stream)).await;
+    let _new = driven_as(&mut bench, &identity, "edge-a", refuse).await;
     let error = soon("the end", of_old.read(&mut [0; 9])).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
     let mut stream = bench.tunnels.connect(&name("edge-a")).unwrap();

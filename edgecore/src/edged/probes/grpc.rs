@@ -21,14 +21,14 @@ pub(super) struct Request {
 /// `grpc.health.v1.HealthCheckResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Response {
-    #[prost(enumeration = "Serving", tag = "1")]
+    #[prost(enumeration = "Health", tag = "1")]
     pub(super) status: i32,
 }
 
 /// `grpc.health.v1.HealthCheckResponse.ServingStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
-pub(super) enum Serving {
+pub(super) enum Health {
     Unknown = 0,
     Serving = 1,
     NotServing = 2,
@@ -58,8 +58,8 @@ pub(super) async fn check(host: &str, port: u16, service: &str, limit: Duration)
         let response = client.unary(request, path, codec).await;
         let response = response.map_err(|status| rpc_failed(status.code(), status.message()))?;
         let status = response.into_inner().status;
-        Ok(match Serving::try_from(status) {
-            Ok(Serving::Serving) => Probed::Well,
+        Ok(match Health::try_from(status) {
+            Ok(Health::Serving) => Probed::Well,
             Ok(other) => Probed::Unwell(format!("service unhealthy (responded with \"{}\")", word(other))),
             Err(_) => Probed::Unwell(format!("service unhealthy (responded with \"{status}\")")),
         })
@@ -87,11 +87,11 @@ async fn connect(host: &str, port: u16) -> Result<tonic::transport::Channel, Str
     endpoint.connect_with_connector(connector).await.map_err(|error| error.to_string())
 }
 
-fn word(status: Serving) -> &'static str {
+fn word(status: Health) -> &'static str {
     match status {
-        Serving::Unknown => "UNKNOWN",
-        Serving::Serving => "SERVING",
-        Serving::NotServing => "NOT_SERVING",
-        Serving::ServiceUnknown => "SERVICE_UNKNOWN",
+        Health::Unknown => "UNKNOWN",
+        Health::Serving => "SERVING",
+        Health::NotServing => "NOT_SERVING",
+        Health::ServiceUnknown => "SERVICE_UNKNOWN",
     }
 }

@@ -39,10 +39,11 @@ async fn server(answer: impl Fn(&str) -> String + Send + Sync + 'static, tls: bo
             let (answer, acceptor) = (answer.clone(), acceptor.clone());
             tokio::spawn(async move {
                 match acceptor {
-                    Some(acceptor) => match acceptor.accept(stream).await {
-                        Ok(stream) => serve(stream, &*answer).await,
-                        Err(_) => {}
-                    },
+                    Some(acceptor) => {
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            serve(stream, &*answer).await
+                        }
+                    }
                     None => serve(stream, &*answer).await,
                 }
             });
@@ -209,8 +210,8 @@ impl tonic::server::UnaryService<grpc::Request> for Check {
 
     fn call(&mut self, request: tonic::Request<grpc::Request>) -> Self::Future {
         let status = match request.into_inner().service.as_str() {
-            "" => Ok(grpc::Serving::Serving),
-            "sick" => Ok(grpc::Serving::NotServing),
+            "" => Ok(grpc::Health::Serving),
+            "sick" => Ok(grpc::Health::NotServing),
             other => Err(tonic::Status::not_found(format!("no service {other}"))),
         };
         Box::pin(async move { Ok(tonic::Response::new(grpc::Response { status: status? as i32 })) })
