@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use ke_wire::{Kind, NodeName, ObjectKey};
@@ -338,6 +339,8 @@ impl Downstreaming {
                 link.n_links = link.n_links.saturating_sub(1);
                 if link.n_links == 0 {
                     self.links.remove(&node);
+                    let autonomy = self.graph.read().autonomy(&node).map(str::to_owned);
+                    self.order_all(&node, autonomy.as_deref()).await;
                 }
             }
             LinkNews::RegisteredAnew(node) => {
@@ -443,19 +446,13 @@ impl Downstreaming {
             Kind::Node => {
                 let Ok(node) = observed.key.name.as_str().parse::<NodeName>() else { return };
                 let autonomy = observed.annotation(tolerations::AUTONOMY);
-                let pods: Vec<_> = {
+                {
                     let placement = self.graph.read();
                     if placement.autonomy(&node) == autonomy || !placement.is_node(&node) {
                         return;
                     }
-                    placement.bodies_of_pods(&node).map(|pod| pod.body.clone()).collect()
-                };
-                for body in pods {
-                    let pod = serde_json::from_slice(&body).ok();
-                    if let Some(Ok(pod)) = pod.map(|pod: Value| Observed::new(&Kind::Pod, pod)) {
-                        self.order(&pod, autonomy).await;
-                    }
                 }
+                self.order_all(&node, autonomy).await;
             }
             _ => {}
         }
@@ -470,13 +467,25 @@ impl Downstreaming {
             }
             placement.autonomy(&node).map(str::to_owned)
         };
-        self.order(pod, autonomy.as_deref()).await;
+        let wait = tolerations::wait(pod, Timestamp::now(), self.policy);
+        self.order(pod, autonomy.as_deref(), wait).await;
     }
 
-    async fn order(&self, pod: &Observed, autonomy: Option<&str>) {
+    /// All Pods of a node, at once.
+    async fn order_all(&self, node: &NodeName, autonomy: Option<&str>) {
+        let bodies: Vec<_> = self.graph.read().bodies_of_pods(node).map(|pod| pod.body.clone()).collect();
+        for body in bodies {
+            let pod = serde_json::from_slice(&body).ok();
+            if let Some(Ok(pod)) = pod.map(|pod: Value| Observed::new(&Kind::Pod, pod)) {
+                self.order(&pod, autonomy, Duration::ZERO).await;
+            }
+        }
+    }
+
+    async fn order(&self, pod: &Observed, autonomy: Option<&str>, wait: Duration) {
         if let Some(fix) = tolerations::plan(pod, autonomy, self.policy) {
             let autonomy = autonomy.map(str::to_owned);
-            let _ = self.orders.send(tolerate::Order { pod: pod.key.clone(), fix, autonomy }).await;
+            let _ = self.orders.send(tolerate::Order { pod: pod.key.clone(), fix, autonomy, wait }).await;
         }
     }
 }

@@ -135,7 +135,7 @@ impl Observed {
 
     /// A number that changes when something changes that the edge must be told: for Pods metadata and spec, and of
     /// the status, which is the edge's own word, whether it is ready: the control plane overwrites that for a node it
-    /// missed, and only the edge can set it right, for Nodes all but the heartbeats, which would come back to their sender every minute.
+    /// missed, and only the edge can set it right; and the readiness gates, which others open and close; for Nodes all but the heartbeats, which would come back to their sender every minute.
     #[must_use]
     pub(super) fn shape(&self) -> u64 {
         let mut object = self.object.clone();
@@ -143,13 +143,16 @@ impl Observed {
             metadata.remove("resourceVersion");
         }
         if self.key.kind == Kind::Pod {
-            let is_ready =
-                object.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|all| {
-                    all.iter()
-                        .any(|one| text(one, "type") == Some("Ready") && text(one, "status") == Some("True"))
-                });
+            let gates = list(object.get("spec").unwrap_or(&Value::Null), "readinessGates");
+            let counts = |kind: &str| {
+                kind == "Ready" || gates.iter().any(|gate| text(gate, "conditionType") == Some(kind))
+            };
+            let conditions = list(object.get("status").unwrap_or(&Value::Null), "conditions");
+            let met = conditions.iter().filter(|one| text(one, "status") == Some("True"));
+            let met: BTreeSet<&str> = met.filter_map(|one| text(one, "type")).filter(|kind| counts(kind)).collect();
+            let met = Value::from_iter(met);
             if let Some(object) = object.as_object_mut() {
-                object.insert("status".to_owned(), is_ready.into());
+                object.insert("status".to_owned(), met);
             }
         } else if let Some(conditions) =
             object.pointer_mut("/status/conditions").and_then(Value::as_array_mut)
@@ -304,7 +307,9 @@ mod tests {
     #[test]
     fn only_what_the_edge_must_know_changes_the_shape() {
         let base = json!({"metadata": {"name": "n", "uid": "u", "resourceVersion": "1"},
-            "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "1"}]}});
+            "spec": {"readinessGates": [{"conditionType": "example.com/gate"}]},
+            "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "1"},
+                {"type": "example.com/gate", "status": "False"}, {"type": "example.com/other", "status": "False"}]}});
         let check = |kind: Kind, pointer: &str, value: Value, differs: bool| {
             let mut changed = base.clone();
             if kind == Kind::Pod {
@@ -323,6 +328,8 @@ mod tests {
         check(Kind::Node, "/status/conditions/0/status", "Unknown".into(), true);
         check(Kind::Pod, "/status/conditions/0/status", "False".into(), true);
         check(Kind::Pod, "/status/conditions/0/lastHeartbeatTime", "2".into(), false);
+        check(Kind::Pod, "/status/conditions/1/status", "True".into(), true);
+        check(Kind::Pod, "/status/conditions/2/status", "True".into(), false);
         check(Kind::Pod, "/metadata/uid", "v".into(), true);
     }
 

@@ -1,6 +1,7 @@
 //! Carries out what `tolerations.rs` says: patches Pods, a few at a time, each in its newest form.
 //!
-//! Fed by `mod.rs`. A Pod that could not be patched is tried again a few times; after that its next event, or the next
+//! A Pod that is new is left alone for a moment, so that who has just made it reads what he wrote; a fifth of the time after
+//! which it would be deleted without its node is the most that passes. Fed by `mod.rs`. A Pod that could not be patched is tried again a few times; after that its next event, or the next
 //! start, brings it back.
 
 use std::collections::HashMap;
@@ -27,6 +28,8 @@ pub(super) struct Order {
     pub fix: Fix,
     /// The annotation of its node, should the patch have to be made anew.
     pub autonomy: Option<String>,
+    /// How long it can wait.
+    pub wait: Duration,
 }
 
 /// Few: the first start in a large fleet has thousands to patch, and the API server has other work.
@@ -36,6 +39,8 @@ const TRIES: u32 = 5;
 /// Runs until asked to stop. What waits is held by Pod, newest only, so that `orders` never stays full.
 pub(super) async fn run(api: ApiServer, policy: Policy, mut orders: mpsc::Receiver<Order>, stop: Shutdown) {
     let mut waiting: HashMap<ObjectKey, Order> = HashMap::new();
+    let mut young: HashMap<ObjectKey, Order> = HashMap::new();
+    let mut growing = FuturesUnordered::new();
     let mut running = FuturesUnordered::new();
     loop {
         while running.len() < AT_ONCE {
@@ -47,9 +52,24 @@ pub(super) async fn run(api: ApiServer, policy: Policy, mut orders: mpsc::Receiv
         tokio::select! {
             () = stop.wait() => return,
             order = orders.recv() => match order {
-                Some(order) => { waiting.insert(order.pod.clone(), order); }
+                Some(order) if order.wait.is_zero() => {
+                    young.remove(&order.pod);
+                    waiting.insert(order.pod.clone(), order);
+                }
+                Some(order) => {
+                    let (key, wait) = (order.pod.clone(), order.wait);
+                    // The first time counts: a Pod that keeps changing must not wait for ever.
+                    if young.insert(key.clone(), order).is_none() {
+                        growing.push(async move { tokio::time::sleep(wait).await; key });
+                    }
+                }
                 None => return,
             },
+            Some(key) = growing.next() => {
+                if let Some(order) = young.remove(&key) {
+                    waiting.insert(key, order);
+                }
+            }
             Some(()) = running.next() => {}
         }
     }

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use ke_wire::Version;
 use serde_json::{Map, Value, json};
 
@@ -126,6 +127,19 @@ pub(super) fn plan(pod: &Observed, autonomy: Option<&str>, policy: Policy) -> Op
             "spec": {"tolerations": tolerations},
         }),
     })
+}
+
+/// How long the change of a Pod can wait: a young one's author should find it as he wrote it, with the generation that it was
+/// made with. A fifth of what Kubernetes gives it is the most: should this process be gone by then, and the node too, the Pod
+/// would be deleted, unless another cloudcore comes before.
+#[must_use]
+pub(super) fn wait(pod: &Observed, now: Timestamp, policy: Policy) -> Duration {
+    let most = Duration::from_secs(u64::try_from(policy.admission_secs / 5).unwrap_or_default());
+    let made = pod.object().pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+    let Some(made) = made.and_then(|made| made.parse::<Timestamp>().ok()) else { return Duration::ZERO };
+    // A clock that goes behind the API server's counts as none passed.
+    let age = Duration::try_from(now.duration_since(made)).unwrap_or_default();
+    most.saturating_sub(age)
 }
 
 fn toleration(taint: &str, stay: Stay) -> Value {
@@ -252,6 +266,25 @@ mod tests {
         assert_eq!(fix.patch["metadata"]["annotations"][SET], "forever");
         let mirror = pod(json!({"kubernetes.io/config.mirror": "x"}), json!([]));
         assert_eq!(plan(&mirror, None, policy(Stay::Forever)), None);
+    }
+
+    #[test]
+    fn a_young_pod_waits_for_a_fifth_of_its_stay() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let check = |made: Value, admission_secs: i64, expected: u64| {
+            let mut pod = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "7"}});
+            pod["metadata"]["creationTimestamp"] = made.clone();
+            let pod = Observed::new(&Kind::Pod, pod).unwrap();
+            let policy = Policy { admission_secs, ..policy(Stay::Forever) };
+            assert_eq!(wait(&pod, now, policy), Duration::from_secs(expected), "{made}");
+        };
+        check(json!("2026-03-01T12:00:00Z"), 300, 60);
+        check(json!("2026-03-01T11:59:10Z"), 300, 10);
+        check(json!("2026-03-01T11:00:00Z"), 300, 0);
+        check(json!("2026-03-01T13:00:00Z"), 300, 60);
+        check(json!("2026-03-01T12:00:00Z"), 5, 1);
+        check(json!("2026-03-01T12:00:00Z"), -1, 0);
+        check(Value::Null, 300, 0);
     }
 
     #[test]
