@@ -20,6 +20,8 @@ pub trait NodeGraph: Send + Sync {
     fn is_bound(&self, namespace: &Namespace, pod: &ObjectName) -> bool;
     /// Whether a Pod on the node runs as this service account.
     fn uses_account(&self, node: &NodeName, namespace: &Namespace, account: &ObjectName) -> bool;
+    /// Whether the node has a Pod of this namespace.
+    fn has_pods_of(&self, node: &NodeName, namespace: &Namespace) -> bool;
 }
 
 /// Whether the certificate is this node's. The error is one sentence for the log and the other side.
@@ -97,6 +99,7 @@ fn may_get(key: &ObjectKey, node: &NodeName, graph: &dyn NodeGraph) -> bool {
         Kind::Pod => key.scope.namespace().is_some_and(|namespace| graph.is_on(node, namespace, &key.name)),
         Kind::CertificateSigningRequest => is_own_csr(&key.name, node),
         Kind::ConfigMap | Kind::Secret | Kind::PersistentVolumeClaim => graph.may_read(node, key),
+        Kind::ServiceList => key.scope.namespace().is_some_and(|space| graph.has_pods_of(node, space)),
         // Which node they belong to stands in themselves: EdgeController looks before it hands them out.
         Kind::PersistentVolume | Kind::VolumeAttachment => true,
         Kind::Event | Kind::ServiceAccountAccess | Kind::Device | Kind::DeviceModel | Kind::Watched(_) => {
@@ -262,6 +265,9 @@ mod tests {
         fn uses_account(&self, node: &NodeName, namespace: &Namespace, account: &ObjectName) -> bool {
             self.is_on(node, namespace, account)
         }
+        fn has_pods_of(&self, node: &NodeName, namespace: &Namespace) -> bool {
+            node.as_str() == "edge-a" && namespace.as_str() == "default"
+        }
     }
 
     #[test]
@@ -297,6 +303,8 @@ mod tests {
         check(Question::Get(key("null/node/edge-a")), true, false);
         check(Question::Get(key("kube-node-lease/lease/edge-a")), true, false);
         check(Question::Get(key("default/lease/edge-a")), false, false);
+        check(Question::Get(key("default/servicelist/all")), true, false);
+        check(Question::Get(key("shop/servicelist/all")), false, false);
         check(Question::Get(key("default/pod/mine")), true, false);
         check(Question::Get(key("default/device/x")), false, false);
         check(Question::Create { key: key("null/node/edge-a"), body: "{}".into() }, true, false);

@@ -372,6 +372,10 @@ impl NodeGraph for Graph {
     ) -> bool {
         Graph::uses_account(self, node, namespace, account)
     }
+
+    fn has_pods_of(&self, node: &NodeName, namespace: &ke_wire::Namespace) -> bool {
+        Graph::has_pods_of(self, node, namespace)
+    }
 }
 
 #[cfg(test)]

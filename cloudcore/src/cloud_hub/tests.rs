@@ -102,6 +102,9 @@ impl NodeGraph for OwnSecrets {
     fn uses_account(&self, _: &NodeName, _: &Namespace, _: &ObjectName) -> bool {
         false
     }
+    fn has_pods_of(&self, _: &NodeName, _: &Namespace) -> bool {
+        false
+    }
 }
 
 struct Bench {

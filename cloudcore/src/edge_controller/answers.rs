@@ -20,6 +20,7 @@ use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, 
 use super::graph::Graph;
 use super::handle::LinkNews;
 use super::observed;
+use super::services::Services;
 use crate::cloud_stream::{NodeFaces, as_the_node_said};
 
 /// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
@@ -39,6 +40,8 @@ pub(super) struct Answers {
     pub address: String,
     /// What Nodes show to the API server.
     pub faces: NodeFaces,
+    /// What was said of Services a moment ago.
+    pub services: Services,
     /// Where a registration of an existing Node is told.
     pub news: mpsc::Sender<LinkNews>,
     /// What is counted.
@@ -142,6 +145,9 @@ impl Answers {
     }
 
     async fn get(&self, node: &NodeName, key: &ObjectKey) -> Outcome<Bytes> {
+        if let (Kind::ServiceList, Some(namespace)) = (&key.kind, key.scope.namespace()) {
+            return self.services.of(&self.api, namespace).await;
+        }
         let body = self.api.get(key).await?;
         let mut object = parsed(&body)?;
         // Which volume belongs to which node is told by the volume itself.

@@ -44,7 +44,20 @@ fn answers(script: Vec<(u16, Value)>) -> (Answers, Seen, mpsc::Receiver<LinkNews
     let graph = Graph::default();
     let (api_server_ca, address) = ("PEM".to_owned(), "10.0.0.9".to_owned());
     let faces = NodeFaces::off();
-    (Answers { api, graph, api_server_ca, address, faces, news, numbers: Numbers::default() }, seen, told)
+    (
+        Answers {
+            api,
+            graph,
+            api_server_ca,
+            address,
+            faces,
+            services: Services::default(),
+            news,
+            numbers: Numbers::default(),
+        },
+        seen,
+        told,
+    )
 }
 
 fn status(code: u16, reason: &str) -> (u16, Value) {
@@ -82,6 +95,28 @@ async fn check(question: Question, script: Vec<(u16, Value)>, expected: &str, ex
     assert_eq!(*seen.lock().unwrap(), expected_calls, "{text}");
     let has_version = expected.contains("resourceVersion") && !expected.contains("TokenRequest");
     assert_eq!(version.is_some(), has_version, "{text}");
+}
+
+#[tokio::test]
+async fn services_of_a_namespace() {
+    let list = |namespace: &str, names: [&str; 2]| {
+        let item = |name: &str| json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"clusterIP": "10.0.0.7", "ports": []}});
+        json!({"kind": "ServiceList", "metadata": {"resourceVersion": "9"}, "items": names.map(item)})
+    };
+    let item = |namespace: &str, name: &str| json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"clusterIP": "10.0.0.7", "ports": []}});
+    let items = [item("shop", "a"), item("shop", "b"), item("default", "kubernetes")];
+    let expected = json!({"apiVersion": "v1", "kind": "ServiceList", "metadata": {}, "items": items});
+    let script = vec![(200, list("shop", ["a", "b"])), (200, list("default", ["kubernetes", "other"]))];
+    let (answers, seen, _told) = answers(script);
+    // Who asks within the second gets what the first was told.
+    for _ in 0..2 {
+        let (answer, version) =
+            answers.answer(&"e1".parse().unwrap(), Question::Get(key("shop/servicelist/all"))).await;
+        assert_eq!(words(&answer), format!("object {expected}"));
+        assert!(version.is_none(), "the queue must not hold the node to it");
+    }
+    let calls = ["GET /api/v1/namespaces/shop/services", "GET /api/v1/namespaces/default/services"];
+    assert_eq!(*seen.lock().unwrap(), calls);
 }
 
 #[tokio::test]

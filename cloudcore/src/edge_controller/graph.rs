@@ -46,6 +46,12 @@ impl Graph {
         self.read().uses_account(node, namespace, account)
     }
 
+    /// Whether the node has a Pod of this namespace.
+    #[must_use]
+    pub fn has_pods_of(&self, node: &NodeName, namespace: &Namespace) -> bool {
+        self.read().bodies_of_pods(node).any(|pod| pod.key.scope.namespace() == Some(namespace))
+    }
+
     /// Whether this is an edge node as far as the watch has told.
     #[must_use]
     pub fn is_node(&self, node: &NodeName) -> bool {

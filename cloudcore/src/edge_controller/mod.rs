@@ -11,6 +11,7 @@ mod handle;
 mod observed;
 mod placement;
 mod pod_ranges;
+mod services;
 mod tolerate;
 mod tolerations;
 mod upstream;
@@ -207,6 +208,7 @@ impl EdgeController {
             api_server_ca: settings.api_server_ca,
             address: settings.address,
             faces: settings.faces.clone(),
+            services: services::Services::default(),
             news: tell.clone(),
             numbers: numbers.clone(),
         };

@@ -149,7 +149,8 @@ impl Observed {
             };
             let conditions = list(object.get("status").unwrap_or(&Value::Null), "conditions");
             let met = conditions.iter().filter(|one| text(one, "status") == Some("True"));
-            let met: BTreeSet<&str> = met.filter_map(|one| text(one, "type")).filter(|kind| counts(kind)).collect();
+            let met: BTreeSet<&str> =
+                met.filter_map(|one| text(one, "type")).filter(|kind| counts(kind)).collect();
             let met = Value::from_iter(met);
             if let Some(object) = object.as_object_mut() {
                 object.insert("status".to_owned(), met);

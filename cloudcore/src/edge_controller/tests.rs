@@ -186,6 +186,7 @@ async fn questions_about_one_object_wait_for_one_another_and_others_do_not() {
     let (news, _told) = mpsc::channel(8);
     let answers = Answers {
         faces: NodeFaces::off(),
+        services: services::Services::default(),
         api: slow_server(&seen),
         graph: Graph::default(),
         api_server_ca: String::new(),

@@ -272,7 +272,8 @@ mod tests {
     fn a_young_pod_waits_for_a_fifth_of_its_stay() {
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         let check = |made: Value, admission_secs: i64, expected: u64| {
-            let mut pod = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "7"}});
+            let mut pod =
+                json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "7"}});
             pod["metadata"]["creationTimestamp"] = made.clone();
             let pod = Observed::new(&Kind::Pod, pod).unwrap();
             let policy = Policy { admission_secs, ..policy(Stay::Forever) };

@@ -111,6 +111,9 @@ impl NodeGraph for OneSecret {
     fn uses_account(&self, _: &NodeName, _: &Namespace, _: &ObjectName) -> bool {
         false
     }
+    fn has_pods_of(&self, _: &NodeName, _: &Namespace) -> bool {
+        false
+    }
 }
 
 pub(crate) struct Bench {

@@ -2,6 +2,9 @@
 //!
 //! It knows nothing of sockets; `link.rs` puts the questions on the wire.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ke_wire::{Answer, DeviceRef, MessageId, Question, Up, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -66,18 +69,25 @@ pub(super) enum Request {
 pub struct Cloud {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<LinkState>,
+    is_kin: Arc<AtomicBool>,
 }
 
 /// EdgeHub's end of [`Cloud`].
 pub struct CloudInbox {
     pub(super) requests: mpsc::Receiver<Request>,
     state: watch::Sender<LinkState>,
+    is_kin: Arc<AtomicBool>,
 }
 
 impl CloudInbox {
     /// Tells every reader how the link is now.
     pub(crate) fn set(&self, state: LinkState) {
         self.state.send_if_modified(|held| std::mem::replace(held, state) != state);
+    }
+
+    /// Tells whether the cloud that is connected is one of ours.
+    pub(crate) fn set_kin(&self, is_kin: bool) {
+        self.is_kin.store(is_kin, Ordering::Relaxed);
     }
 }
 
@@ -88,7 +98,9 @@ impl Cloud {
     pub fn channel() -> (Self, CloudInbox) {
         let (sender, receiver) = mpsc::channel(64);
         let (state_sender, state) = watch::channel(LinkState::Away);
-        (Self { requests: sender, state }, CloudInbox { requests: receiver, state: state_sender })
+        let is_kin = Arc::<AtomicBool>::default();
+        let inbox = CloudInbox { requests: receiver, state: state_sender, is_kin: Arc::clone(&is_kin) };
+        (Self { requests: sender, state, is_kin }, inbox)
     }
 
     /// Asks the cloud. Fails at once while there is no connection.
@@ -99,6 +111,12 @@ impl Cloud {
         let (sender, receiver) = oneshot::channel();
         self.requests.send(Request::Ask(question, sender)).await.map_err(|_| AskError::Offline)?;
         receiver.await.map_err(|_| AskError::Offline)?
+    }
+
+    /// Whether the cloud is one of ours, so that it answers what KubeEdge's leaves unanswered.
+    #[must_use]
+    pub fn is_kin(&self) -> bool {
+        self.is_kin.load(Ordering::Relaxed)
     }
 
     /// Tells the cloud something that nothing answers and nobody keeps. Errors: it is away, or nobody knows whether it heard.

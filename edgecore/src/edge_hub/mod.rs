@@ -151,6 +151,7 @@ impl EdgeHub {
         self.joined = Joined::Before;
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
+        self.inbox.set_kin(dialled.streams.is_some());
         self.inbox.set(LinkState::Connected(self.n_connections));
         let ends = Ends {
             inbox: &mut self.inbox,

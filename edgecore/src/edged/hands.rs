@@ -28,6 +28,7 @@ use super::pull_secrets::Keyring;
 use super::resources::{CpuQuota, pod_resources, qos};
 use super::sandbox::{SandboxFacts, SandboxPlan, on_host_network, sandbox_config};
 use super::security::{ImageUser, SecurityFacts};
+use super::service_env::service_variables;
 use crate::meta_manager::Objects;
 
 /// Annotation on containers that this program made: the hash that a change of the spec is told by. The kubelet's own
@@ -132,6 +133,13 @@ impl Hands {
             allocatable: self.settings.allocatable.clone(),
             service_env: Vec::new(),
         }
+    }
+
+    /// What containers of a Pod are told of Services.
+    pub(super) async fn service_env(&self, pod: &Pod) -> Vec<(String, String)> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let Ok(namespace) = namespace.parse() else { return Vec::new() };
+        service_variables(pod, &self.objects.services(&namespace).await)
     }
 
     /// The sandbox as the runtime wants it, with what the user should be told about it.

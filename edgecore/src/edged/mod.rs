@@ -32,6 +32,7 @@ pub mod pull_secrets;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+mod service_env;
 pub mod sources;
 pub mod status;
 mod told;

@@ -116,6 +116,7 @@ pub(crate) mod fake {
 
     use async_trait::async_trait;
     use k8s_openapi::api::authentication::v1::TokenRequest;
+    use k8s_openapi::api::core::v1::Service;
     use ke_wire::Refusal;
     use serde_json::{Value, json};
 
@@ -164,6 +165,11 @@ pub(crate) mod fake {
             Ok(Arc::new(
                 serde_json::from_value(self.get(&format!("secret/{ns}/{name}")).map_err(|e| *e)?).unwrap(),
             ))
+        }
+
+        async fn services(&self, ns: &Namespace) -> Vec<Service> {
+            let held = self.get(&format!("servicelist/{ns}/all")).unwrap_or(Value::Null);
+            serde_json::from_value(held["items"].clone()).unwrap_or_default()
         }
 
         async fn token(

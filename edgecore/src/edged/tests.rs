@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, PodStatus, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PodStatus, Secret, Service};
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use ke_run::shutdown::Trigger;
@@ -72,6 +72,9 @@ impl Objects for NoObjects {
     }
     async fn secret(&self, _: &Namespace, name: &ObjectName) -> Result<Arc<Secret>, LookupError> {
         Err(LookupError::Offline(name.to_string()))
+    }
+    async fn services(&self, _: &Namespace) -> Vec<Service> {
+        Vec::new()
     }
     async fn token(
         &self,
@@ -258,6 +261,21 @@ async fn a_restart_of_edged_adopts_everything() {
     // Nothing changed, so nothing is reported.
     let mut edged = edged;
     assert!(edged.reports.try_recv().is_err());
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn files_that_show_labels_follow_them() {
+    let machine = Machine::new();
+    let mut edged = machine.start(vec![web()]);
+    edged.running().await;
+    assert_eq!(machine.files.n("prepare u1"), 1);
+    let before = machine.runtime.changes();
+    let mut labelled = (*web()).clone();
+    labelled.metadata.labels = Some([("tier".to_owned(), "front".to_owned())].into());
+    edged.news.send(News::PodPut(Arc::new(labelled))).await.unwrap();
+    until("written again", || machine.files.n("prepare u1") == 2).await;
+    assert_eq!(machine.runtime.changes(), before, "nothing else happens to it");
     edged.end().await;
 }
 

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub(super) struct Memory {
     probes: Probes,
     volumes: Volumes,
     refresh_at: Option<Timestamp>,
+    /// Labels and annotations that the mounted files were written from, as a hash.
+    written_from: u64,
     backoffs: Backoffs,
     failures: BTreeMap<String, StartFailure>,
     hold: Option<Timestamp>,
@@ -98,6 +101,13 @@ enum Heard {
 /// First and longest wait after an action that failed.
 const FIRST_HOLD_SECS: i64 = 1;
 const LONGEST_HOLD_SECS: i64 = 60;
+/// What of a running Pod may change under files that are mounted: `downwardAPI` shows labels and annotations.
+fn tags_of(pod: &Pod) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&pod.metadata.labels, &pod.metadata.annotations).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// How soon a runtime that is away is asked again by each Pod.
 const AWAY: Duration = Duration::from_secs(2);
 /// A token that could not be renewed is asked for again no more often than this.
@@ -172,7 +182,9 @@ impl Worker {
         let listings = self.shared.observer.look().await?;
         let listing = listings.get(&self.uid).cloned().unwrap_or_default();
         let now = Timestamp::now();
-        if self.memory.refresh_at.is_some_and(|at| at <= now) && self.memory.volumes == Volumes::Ready {
+        let is_old = desired.pod().is_some_and(|pod| tags_of(pod) != self.memory.written_from)
+            || self.memory.refresh_at.is_some_and(|at| at <= now);
+        if is_old && self.memory.volumes == Volumes::Ready {
             self.memory.volumes = Volumes::Unknown;
         }
         let observed = self.observe(&desired, &listing).await?;
@@ -416,6 +428,7 @@ impl Worker {
                 // A time that has passed: the cloud is away, and is asked again at leisure.
                 let soonest = later(Timestamp::now(), SignedDuration::from_secs(RENEW_SECS));
                 self.memory.refresh_at = renew_at.map(|at| at.max(soonest));
+                self.memory.written_from = tags_of(pod);
                 self.memory.volumes = Volumes::Ready;
                 Ok(())
             }
@@ -455,7 +468,8 @@ impl Worker {
         let seen = observed.sandboxes.iter().find(|s| s.id == sandbox);
         let (sandbox_attempt, ips) = seen.map_or((0, Vec::new()), |s| (s.attempt, s.ips.clone()));
         let host_ips = self.shared.facts.borrow().host_ips.clone();
-        let facts = self.shared.hands.pod_facts(pod, &host_ips, &ips);
+        let mut facts = self.shared.hands.pod_facts(pod, &host_ips, &ips);
+        facts.service_env = self.shared.hands.service_env(pod).await;
         if let Some(ended) = ended {
             self.memory.backoffs.restarted(name, ended, Timestamp::now());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use ke_api::device::{Device, DeviceModel};
 use ke_wire::{Namespace, ObjectKey, ObjectName, Refusal, Uid};
 
@@ -57,6 +57,9 @@ pub trait Objects: Send + Sync + 'static {
     ) -> Result<Arc<ConfigMap>, LookupError>;
     /// The Secret as the store holds it; asked from the cloud and kept when it holds none.
     async fn secret(&self, namespace: &Namespace, name: &ObjectName) -> Result<Arc<Secret>, LookupError>;
+    /// The Services that a Pod of this namespace may see, as the cloud says them now; while it is away, or one of KubeEdge's,
+    /// as it said them last. None, where it never did.
+    async fn services(&self, namespace: &Namespace) -> Vec<Service>;
     /// A token for this service account and request. A kept one serves until four fifths of its life are over, and
     /// longer, even expired, while the cloud is away: an application that starts offline must find its file.
     async fn token(

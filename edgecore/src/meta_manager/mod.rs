@@ -12,12 +12,13 @@ mod refill;
 mod store;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use k8s_openapi::List;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use ke_api::device::{Device, DeviceModel};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{
@@ -36,10 +37,13 @@ pub use store::{Applied, Held};
 
 use crate::db::{Db, DbError};
 use crate::device_id::DeviceId;
-use crate::edge_hub::handle::{AskError, Cloud};
+use crate::edge_hub::handle::{Answered, AskError, Cloud};
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
 const BATCH: usize = 64;
+
+/// A container's start waits for what the cloud says of Services no longer than this.
+const SERVICES_LIMIT: Duration = Duration::from_secs(3);
 
 /// A change the cloud pushed.
 #[derive(Clone, Debug)]
@@ -210,6 +214,7 @@ impl MetaManager {
                 | Kind::VolumeAttachment
                 | Kind::CertificateSigningRequest
                 | Kind::ServiceAccountAccess
+                | Kind::ServiceList
                 | Kind::Watched(_),
                 _,
                 _,
@@ -410,6 +415,30 @@ impl Objects for Meta {
 
     async fn secret(&self, namespace: &Namespace, name: &ObjectName) -> Result<Arc<Secret>, LookupError> {
         self.object(ObjectKey::namespaced(Kind::Secret, namespace.clone(), name.clone())).await
+    }
+
+    async fn services(&self, namespace: &Namespace) -> Vec<Service> {
+        let Ok(name) = "all".parse() else { return Vec::new() };
+        let key = ObjectKey::namespaced(Kind::ServiceList, namespace.clone(), name);
+        if self.cloud.is_kin() {
+            let asked = self.cloud.ask(Question::Get(key.clone()));
+            match tokio::time::timeout(SERVICES_LIMIT, asked).await {
+                Ok(Ok(Answered { answer: Answer::Object(body), receipt, .. })) => {
+                    if let Err(error) = self.keep_answer(key.clone(), body).await {
+                        tracing::warn!(%error, "the services of a namespace are not kept");
+                    }
+                    self.cloud.kept(receipt).await;
+                }
+                Ok(Ok(Answered { answer: Answer::Refused(refusal), .. })) => {
+                    tracing::debug!(%namespace, "no services: {refusal}");
+                }
+                _ => {}
+            }
+        }
+        let held = self.held(key).await.ok().flatten();
+        held.and_then(|held| typed::<List<Service>>(&held.body).ok())
+            .map(|list| list.items)
+            .unwrap_or_default()
     }
 
     async fn token(

@@ -77,6 +77,7 @@ fn cluster_rules(values: &Values) -> Value {
         rule("", &["pods"], &[], &["get", "list", "watch", "create", "patch", "delete"]),
         rule("", &["pods/status"], &[], &["patch"]),
         rule("", &["configmaps", "secrets"], &[], &["get", "list", "watch"]),
+        rule("", &["services"], &[], &["list"]),
         rule("", &["persistentvolumeclaims", "persistentvolumes"], &[], &["get"]),
         rule("storage.k8s.io", &["volumeattachments"], &[], &["get"]),
         rule("", &["serviceaccounts/token"], &[], &["create"]),

@@ -102,6 +102,7 @@ pub fn api_type(kind: &Kind) -> Option<ApiType> {
         ),
         Kind::Device => ApiType::new("devices.kubeedge.io/v1beta1", "Device", "devices", true),
         Kind::DeviceModel => ApiType::new("devices.kubeedge.io/v1beta1", "DeviceModel", "devicemodels", true),
+        Kind::ServiceList => ApiType::new("v1", "ServiceList", "services", true),
         Kind::Watched(_) => return None,
     })
 }
@@ -147,7 +148,11 @@ pub fn decode(kind: &Kind, body: &[u8]) -> Result<Object, ObjectError> {
         Kind::PersistentVolumeClaim => Object::PersistentVolumeClaim(typed(kind, body)?),
         Kind::VolumeAttachment => Object::VolumeAttachment(typed(kind, body)?),
         Kind::CertificateSigningRequest => Object::CertificateSigningRequest(typed(kind, body)?),
-        Kind::ServiceAccountAccess | Kind::Device | Kind::DeviceModel | Kind::Watched(_) => {
+        Kind::ServiceAccountAccess
+        | Kind::Device
+        | Kind::DeviceModel
+        | Kind::ServiceList
+        | Kind::Watched(_) => {
             Object::Other(serde_json::from_slice(body).map_err(|cause| shape("object", &cause))?)
         }
     })

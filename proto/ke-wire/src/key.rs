@@ -37,6 +37,8 @@ pub enum Kind {
     Device,
     /// `devices.kubeedge.io/v1beta1 DeviceModel`
     DeviceModel,
+    /// `v1 ServiceList`: the Services of a namespace, as far as environments of Pods show them; not in KubeEdge. Its name is `all`.
+    ServiceList,
     /// Any kind that a local API client watches through the link; lower case, as on the wire.
     Watched(ObjectName),
 }
@@ -56,6 +58,7 @@ const KINDS: &[(Kind, &str)] = &[
     (Kind::ServiceAccountAccess, "serviceaccountaccess"),
     (Kind::Device, "device"),
     (Kind::DeviceModel, "devicemodel"),
+    (Kind::ServiceList, "servicelist"),
 ];
 
 impl Kind {

@@ -93,6 +93,8 @@ fn agnhost_root(folder: &Path, program: &Path) -> Result<Root> {
     let mut root =
         Root::new()?.program("/usr/bin/curl")?.program("/usr/bin/dig")?.program("/bin/nc.openbsd")?;
     root = root.file("agnhost", 0o755, &read(program)?).file("etc/passwd", 0o644, PASSWD.as_bytes());
+    // Debian's busybox takes its own `nc`, which knows no UDP, before it looks for another.
+    root = root.file("bin/sh", 0o755, &read(Path::new("/bin/bash-static"))?);
     // By these names specs have it serve HTTPS; whom it is signed by, no kubelet asks.
     let serving = Ca::new(folder, "image-ca")?.issue("localhost", "localhost", &[], &["localhost"])?;
     root = root.file("localhost.crt", 0o644, &read(&serving.cert)?).file(
