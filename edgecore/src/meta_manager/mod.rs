@@ -424,10 +424,13 @@ impl Objects for Meta {
             let asked = self.cloud.ask(Question::Get(key.clone()));
             match tokio::time::timeout(SERVICES_LIMIT, asked).await {
                 Ok(Ok(Answered { answer: Answer::Object(body), receipt, .. })) => {
-                    if let Err(error) = self.keep_answer(key.clone(), body).await {
-                        tracing::warn!(%error, "the services of a namespace are not kept");
+                    let keep = body.clone();
+                    let kept = self.db.call(move |connection| store::replace(connection, &key, &keep)).await;
+                    match kept {
+                        Ok(()) => self.cloud.kept(receipt).await,
+                        Err(error) => tracing::warn!(%error, "the services of a namespace are not kept"),
                     }
-                    self.cloud.kept(receipt).await;
+                    return services_in(&body);
                 }
                 Ok(Ok(Answered { answer: Answer::Refused(refusal), .. })) => {
                     tracing::debug!(%namespace, "no services: {refusal}");
@@ -435,10 +438,7 @@ impl Objects for Meta {
                 _ => {}
             }
         }
-        let held = self.held(key).await.ok().flatten();
-        held.and_then(|held| typed::<List<Service>>(&held.body).ok())
-            .map(|list| list.items)
-            .unwrap_or_default()
+        self.held(key).await.ok().flatten().map(|held| services_in(&held.body)).unwrap_or_default()
     }
 
     async fn token(
@@ -502,6 +502,10 @@ impl Objects for Meta {
             }
         }
     }
+}
+
+fn services_in(list: &[u8]) -> Vec<Service> {
+    typed::<List<Service>>(list).map(|list| list.items).unwrap_or_default()
 }
 
 /// Whether a token obtained then still has a fifth of its life before it. All in Unix seconds; a clock that was set back

@@ -58,6 +58,18 @@ pub(super) fn put(connection: &Connection, put: &Put, uid: &str) -> Result<Appli
     Ok(Applied::Stored)
 }
 
+/// Holds an object that has no versions: the last one counts. One that says the same is not written.
+pub(super) fn replace(connection: &Connection, key: &ObjectKey, body: &[u8]) -> Result<(), rusqlite::Error> {
+    let (kind, scope, name) = columns(key);
+    connection
+        .prepare_cached(
+            "INSERT INTO object (kind, scope, name, uid, version, body) VALUES (?1, ?2, ?3, '', 0, ?4)
+             ON CONFLICT DO UPDATE SET body = excluded.body WHERE body <> excluded.body",
+        )?
+        .execute(params![kind, scope, name, body])
+        .map(|_| ())
+}
+
 /// Removes one object if it is the one meant.
 pub(super) fn delete(connection: &Connection, delete: &Delete) -> Result<Applied, rusqlite::Error> {
     let (kind, scope, name) = columns(&delete.key);
@@ -237,6 +249,13 @@ mod tests {
             check(put(c, &put_of("b", 1), "u3"), Applied::Stored);
             check(delete(c, &delete_of("b", "")), Applied::Removed);
             assert_eq!(list(c, &Kind::ConfigMap)?, vec![]);
+            let services = "shop/servicelist/all".parse().unwrap();
+            for (body, n_written) in [("a", 1), ("a", 0), ("b", 1)] {
+                let before = c.total_changes();
+                replace(c, &services, body.as_bytes())?;
+                assert_eq!(get(c, &services)?.unwrap().body, body);
+                assert_eq!(c.total_changes() - before, n_written, "{body}");
+            }
             Ok(())
         })
         .await
