@@ -3,8 +3,6 @@
 //! Nodes ask when a container starts. Where a whole fleet starts at once, the API server is asked about once a second for each
 //! namespace. Called by `answers.rs`, after CloudHub has seen that the node has Pods there.
 
-#![expect(clippy::result_large_err, reason = "a refusal is what the edge gets, once a call")]
-
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
