@@ -182,6 +182,21 @@ pub fn devcluster() -> Result<PathBuf> {
     })
 }
 
+/// Kubernetes' sample of a device plugin, built from the module of `e2e/conformance` at the first call on a machine (half a
+/// minute), later found.
+pub fn sample_device_plugin() -> Result<PathBuf> {
+    go()?;
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
+    let inputs: Vec<PathBuf> = ["go.mod", "go.sum"].iter().map(|file| module.join(file)).collect();
+    built("sample-device-plugin", &inputs, "Kubernetes' sample of a device plugin", |target| {
+        let mut go = Command::new("go");
+        go.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(target);
+        go.arg("k8s.io/kubernetes/test/images/sample-device-plugin");
+        go.current_dir(&module).env("CGO_ENABLED", "0");
+        go
+    })
+}
+
 /// Helm, built from its Go module at the first call on a machine (1 to 3 minutes), later found.
 pub fn helm() -> Result<PathBuf> {
     const VERSION: &str = "v3.19.0";

@@ -187,6 +187,8 @@ impl EdgeCore {
                 "edged": {
                     "hostnameOverride": options.node_name,
                     "rootDirectory": file("kubelet"),
+                    // Not where all programs of this machine look.
+                    "devicePluginsDir": file("kubelet/device-plugins"),
                     "podSandboxImage": images::PAUSE,
                     "tailoredKubeletConfig": {
                         "containerRuntimeEndpoint": runtime.endpoint(),

@@ -3,6 +3,7 @@
 //! The doc line of a key is its manual. A key that KubeEdge has and we do not stands in `config/kubeedge_keys.txt`
 //! and only warns. Read once by `main.rs`, which hands each module its own section; never written.
 
+mod managers;
 mod reserved;
 mod thresholds;
 
@@ -19,6 +20,7 @@ use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
 use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
+pub use managers::{MemorySwap, NoManager, SwapBehavior};
 pub use reserved::{Reserve, Reserved};
 pub use thresholds::{EvictionHard, Threshold};
 
@@ -205,6 +207,9 @@ pub struct EdgedConfig {
     pub report_event: bool,
     /// Directory of pod volumes and other files of pods.
     pub root_directory: PathBuf,
+    /// Directory in which device plugins look for `kubelet.sock` and make their own sockets. They have the default
+    /// built in, wherever `rootDirectory` is. Not in KubeEdge.
+    pub device_plugins_dir: PathBuf,
     /// Image of the container that holds a pod's network. Empty: the runtime's own choice.
     pub pod_sandbox_image: String,
     /// The pods' network of a machine that has none. Not in KubeEdge.
@@ -223,6 +228,7 @@ impl Default for EdgedConfig {
             register_schedulable: true,
             report_event: true,
             root_directory: "/var/lib/kubelet".into(),
+            device_plugins_dir: "/var/lib/kubelet/device-plugins".into(),
             pod_sandbox_image: String::new(),
             pod_network: PodNetworkConfig::default(),
             tailored_kubelet_config: KubeletConfig::default(),
@@ -290,6 +296,14 @@ pub struct KubeletConfig {
     pub system_reserved: Reserved,
     /// What it keeps for edgecore and the container runtime, beside `systemReserved`.
     pub kube_reserved: Reserved,
+    /// Must be `none`: no container gets CPUs of its own.
+    pub cpu_manager_policy: NoManager,
+    /// Must be `None`: no container gets memory of its own.
+    pub memory_manager_policy: NoManager,
+    /// Must be `none`: nothing is put near to anything.
+    pub topology_manager_policy: NoManager,
+    /// What containers may have of the machine's swap.
+    pub memory_swap: MemorySwap,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
     /// Address of this machine alone at which its own programs get metrics and pods. They show no credentials there.
@@ -326,6 +340,10 @@ impl Default for KubeletConfig {
             eviction_hard: EvictionHard::default(),
             system_reserved: Reserved::default(),
             kube_reserved: Reserved::default(),
+            cpu_manager_policy: NoManager::lower(),
+            memory_manager_policy: NoManager::upper(),
+            topology_manager_policy: NoManager::lower(),
+            memory_swap: MemorySwap::default(),
             pod_logs_dir: "/var/log/pods".into(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             read_only_port: 10350,
@@ -401,6 +419,13 @@ impl ConfigFile for EdgeCoreConfig {
             problems.push(Problem::new("modules.edged.podNetwork.confDir", text));
         }
         let kubelet = &edged.tailored_kubelet_config;
+        if !edged.device_plugins_dir.is_absolute() {
+            let found = edged.device_plugins_dir.display();
+            let text = format!(
+                "found \"{found}\", expected the whole path of a folder, such as /var/lib/kubelet/device-plugins"
+            );
+            problems.push(Problem::new("modules.edged.devicePluginsDir", text));
+        }
         if !kubelet.address.is_loopback() {
             let text = format!(
                 "found {}, expected an address of this machine alone, such as 127.0.0.1: nobody shows credentials there",

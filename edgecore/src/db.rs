@@ -1,7 +1,7 @@
 //! The edge's one SQLite file: opened, migrated and written by one thread.
 //!
 //! Every statement about objects stands in `meta_manager/store.rs`, about reports in `report_queue/store.rs`, about twins in
-//! `device_twin/store.rs`, about MQTT in `event_bus/store.rs`; this file only opens, migrates and carries closures to the thread. A commit that returned is
+//! `device_twin/store.rs`, about MQTT in `event_bus/store.rs`, about plugins' devices in `device_plugin/store.rs`; this file only opens, migrates and carries closures to the thread. A commit that returned is
 //! on disk (`synchronous=FULL`). A file that cannot be read is set aside under another name, never deleted, and a fresh
 //! one is begun: the cloud refills it.
 
@@ -131,6 +131,17 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE bus_filter (filter TEXT PRIMARY KEY) WITHOUT ROWID;",
     // What a device's state was before its mapper went away; empty while that is there.
     "ALTER TABLE device ADD COLUMN before TEXT NOT NULL DEFAULT ''",
+    // Resources of device plugins, and which container holds which of their devices.
+    "CREATE TABLE plugin_resource (name TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE plugin_grant (
+        pod_uid TEXT NOT NULL,
+        container TEXT NOT NULL,
+        resource TEXT NOT NULL,
+        devices TEXT NOT NULL,
+        answer BLOB NOT NULL,
+        boot TEXT NOT NULL,
+        PRIMARY KEY (pod_uid, container, resource)
+    ) WITHOUT ROWID;",
 ];
 
 /// How hard a commit is pushed to the disk.

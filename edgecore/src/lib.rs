@@ -9,6 +9,7 @@ pub mod edge_stream;
 pub mod meta_manager;
 pub mod db;
 pub mod edged;
+pub mod device_plugin;
 pub mod node;
 pub mod pod_network;
 pub mod quantity;

@@ -12,6 +12,7 @@ use edgecore::admin::Admin;
 use edgecore::config::{self, EdgeCoreConfig, EdgedConfig, KubeletConfig};
 use edgecore::control::{self, Control};
 use edgecore::db::{self, Db, Opened, Synchronous};
+use edgecore::device_plugin::{DevicePlugins, Folders};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
 use edgecore::edge_stream::{EdgeStreams, EdgeTunnelStream, StreamCounters};
@@ -266,11 +267,19 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         endpoint: kubelet.container_runtime_endpoint.clone(),
         program_folders: std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect(),
     };
+    let folders = Folders {
+        plugins: edged_config.device_plugins_dir.clone(),
+        registry: edged_config.root_directory.join("plugins_registry"),
+        pod_resources: edged_config.root_directory.join("pod-resources"),
+    };
+    let (devices, device_plugins) =
+        DevicePlugins::new(folders, db.clone(), host.boot_id.clone(), meta.clone()).await?;
     let edged = Edged::new(Parts {
         settings: settings(edged_config, &name, &host),
         runtime: Arc::clone(&runtime),
         images: Images::new(Arc::clone(&runtime), parallel_pulls(kubelet)),
         files: Arc::new(Volumes::new(edged_config.root_directory.clone(), Arc::clone(&objects) as _)),
+        devices: Arc::new(devices.clone()),
         objects,
         cgroups: cgroups(kubelet),
         reports,
@@ -347,10 +356,12 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         wanted_ip,
         addresses,
         standing,
-    );
+    )
+    .with_devices(devices.amounts());
 
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
+    tasks.add("device_plugins", |stop| device_plugins.run(stop));
     tasks.add("edged", |stop| edged.run(stop));
     tasks.add("image_folder", |stop| image_folder.run(stop));
     tasks.add("event_bus", |stop| event_bus.run(stop));

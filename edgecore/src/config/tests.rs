@@ -119,6 +119,29 @@ fn what_cannot_work_is_refused() {
         ],
     );
     refuses(
+        "modules: {edged: {tailoredKubeletConfig: {cpuManagerPolicy: static, memoryManagerPolicy: Static}}}",
+        &[
+            "modules.edged.tailoredKubeletConfig.cpuManagerPolicy: found \"static\", expected none: no container gets \
+             CPUs, memory or a NUMA node of its own on this node; take the key out (line 1)",
+            "modules.edged.tailoredKubeletConfig.memoryManagerPolicy: found \"Static\", expected none: no container gets \
+             CPUs, memory or a NUMA node of its own on this node; take the key out (line 1)",
+        ],
+    );
+    refuses(
+        "modules: {edged: {tailoredKubeletConfig: {topologyManagerPolicy: restricted, memorySwap: {swapBehavior: LimitedSwap}}}}",
+        &[
+            "modules.edged.tailoredKubeletConfig.topologyManagerPolicy: found \"restricted\", expected none: no \
+             container gets CPUs, memory or a NUMA node of its own on this node; take the key out (line 1)",
+            "modules.edged.tailoredKubeletConfig.memorySwap.swapBehavior: found \"LimitedSwap\", expected NoSwap: this \
+             node gives no container a share of its swap; take the key out (line 1)",
+        ],
+    );
+    refuses(
+        "modules: {edged: {devicePluginsDir: plugins}}",
+        &["modules.edged.devicePluginsDir: found \"plugins\", expected the whole path of a folder, such as \
+           /var/lib/kubelet/device-plugins"],
+    );
+    refuses(
         "database: {synchronous: normal}",
         &["database.synchronous: unknown variant `normal`, expected `full` or `off` (line 1)"],
     );

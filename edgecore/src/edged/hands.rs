@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::cgroups::PodCgroups;
 use super::container::{NodeFacts, Start, container_config, spec_hash_text};
 use super::cri::{Runtime, RuntimeError};
+use super::devices::PodDevices;
 use super::env::{Environment, environment};
 use super::fields::PodFacts;
 use super::hooks::{Undertaker, run_hook};
@@ -105,6 +106,7 @@ pub(super) struct Hands {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) images: Images,
     pub(super) files: Arc<dyn PodFiles>,
+    pub(super) devices: Arc<dyn PodDevices>,
     pub(super) objects: Arc<dyn Objects>,
     /// `None` where this machine offers none that may be written.
     pub(super) cgroups: Option<PodCgroups>,
@@ -205,8 +207,10 @@ impl Hands {
         let (sandbox_id, sandbox_attempt) = sandbox;
         let sandbox_config = self.sandbox_config(pod, sandbox_attempt)?.config;
         let image_id = self.image(pod, container, &sandbox_config, tell).await?;
-        let _permit = self.heavy.acquire().await;
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
+        // Before there is room for it: a plugin may take its time.
+        let mut extras = self.devices.for_start(pod, container).await.map_err(config_error)?;
+        let _permit = self.heavy.acquire().await;
         let env = environment(pod, container, &*self.objects, facts).await;
         let Environment { variables: env, skipped } = env.map_err(|e| config_error(e.to_string()))?;
         for message in skipped {
@@ -214,6 +218,7 @@ impl Hands {
         }
         let mounts = self.files.mounts(pod, container, &env, facts).await;
         let mounts = mounts.map_err(|e| config_error(e.to_string()))?;
+        let env: Vec<_> = std::mem::take(&mut extras.envs).into_iter().chain(env).collect();
         let spec = v1::ImageSpec { image: image_id.clone(), ..v1::ImageSpec::default() };
         let image = self.runtime.image_status(&spec).await;
         let image = image.map_err(|e| Failure::of("ImageInspectError", "Failed to inspect image", e))?;
@@ -237,6 +242,7 @@ impl Hands {
             target_id,
         };
         let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
+        extras.put_into(&mut config);
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
         let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
         if let Some(directory) = log.parent() {

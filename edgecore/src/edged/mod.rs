@@ -10,6 +10,7 @@ mod config_error;
 pub mod container;
 pub mod cri;
 pub mod cri_fake;
+mod devices;
 pub mod env;
 mod events;
 pub mod expand;
@@ -36,6 +37,7 @@ mod service_env;
 pub mod sources;
 pub mod status;
 mod told;
+mod unsupported;
 pub mod volumes;
 mod worker;
 
@@ -59,6 +61,7 @@ use self::container::{POD_NAME, POD_NAMESPACE, spec_hash_text};
 use self::cri::Events;
 pub use self::cri::{CriClient, Runtime, RuntimeError};
 pub use self::cri_fake::FakeRuntime;
+pub use self::devices::{Extras, NoDevices, PodDevices};
 use self::events::{Recorder, Subject};
 pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
 use self::hands::{Hands, N_HEAVY};
@@ -90,6 +93,8 @@ pub struct Parts {
     pub images: Images,
     /// Volumes and environment.
     pub files: Arc<dyn PodFiles>,
+    /// Devices of plugins.
+    pub devices: Arc<dyn PodDevices>,
     /// ConfigMaps and Secrets.
     pub objects: Arc<dyn Objects>,
     /// `None` where this machine offers none that may be written.
@@ -119,6 +124,7 @@ pub struct Edged {
     shared: Arc<Shared>,
     facts: watch::Sender<Facts>,
     host_ips: watch::Receiver<Vec<IpAddr>>,
+    device_changes: watch::Receiver<u64>,
     news: mpsc::Receiver<News>,
     pods: HashMap<String, Entry>,
     workers: JoinSet<String>,
@@ -150,6 +156,7 @@ enum Event {
     RuntimeSilent,
     Ended(String),
     Addresses,
+    Devices,
     Look,
     Stop,
 }
@@ -159,12 +166,14 @@ impl Edged {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let (observer, observer_work) = Observer::new(parts.runtime.clone());
+        let device_changes = parts.devices.changes();
         let (facts, facts_seen) = watch::channel(Facts::default());
         let hands = Hands {
             settings: parts.settings,
             runtime: parts.runtime,
             images: parts.images,
             files: parts.files,
+            devices: parts.devices,
             objects: parts.objects,
             cgroups: parts.cgroups,
             heavy: Semaphore::new(N_HEAVY),
@@ -177,6 +186,7 @@ impl Edged {
             shared,
             facts,
             host_ips: parts.host_ips,
+            device_changes,
             news: parts.news,
             pods: HashMap::new(),
             workers: JoinSet::new(),
@@ -241,6 +251,7 @@ impl Edged {
                 }
                 Event::Ended(uid) => self.on_ended(&uid),
                 Event::Addresses => self.on_addresses(),
+                Event::Devices => self.on_devices(),
                 Event::Look => self.on_look().await,
                 Event::Stop => return Ok(()),
             }
@@ -267,6 +278,7 @@ impl Edged {
             event = runtime_event => event,
             Some(ended) = self.workers.join_next() => Event::Ended(ended.unwrap_or_default()),
             Ok(()) = self.host_ips.changed() => Event::Addresses,
+            Ok(()) = self.device_changes.changed() => Event::Devices,
             () = sleep_until(self.look_at) => Event::Look,
         }
     }
@@ -356,6 +368,13 @@ impl Edged {
         }
     }
 
+    /// Statuses say how the devices are.
+    fn on_devices(&mut self) {
+        for uid in self.shared.hands.devices.holders() {
+            self.wake(&uid);
+        }
+    }
+
     async fn on_look(&mut self) {
         if let Ok(listings) = self.shared.observer.look().await {
             self.compare(&listings);
@@ -406,9 +425,11 @@ impl Edged {
         }
     }
 
-    /// Directories of pods of which neither the store nor the runtime knows anything: removed the same way.
+    /// Directories and devices of pods of which neither the store nor the runtime knows anything: removed the same way.
     async fn adopt_directories(&mut self) {
-        for uid in self.shared.hands.files.on_disk().await {
+        let mut uids = self.shared.hands.files.on_disk().await;
+        uids.extend(self.shared.hands.devices.holders());
+        for uid in uids {
             if !self.pods.contains_key(&uid) {
                 self.add_orphan(&uid);
             }

@@ -4,7 +4,7 @@
 //! numbers, `container.rs` hands the containers' to the runtime.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
-use ke_cri::v1::LinuxContainerResources;
+use ke_cri::v1::{HugepageLimit, LinuxContainerResources};
 
 use crate::quantity::{Amount, amount_in};
 
@@ -178,8 +178,21 @@ pub fn container_resources(
         cpu_quota: if cpu.enforced { quota(cpu_limit.millis(), cpu.period) } else { 0 },
         memory_limit_in_bytes: limit("memory").units(),
         oom_score_adj: oom_score_adj(pod, container, memory_capacity),
+        hugepage_limits: hugepage_limits(own),
         ..LinuxContainerResources::default()
     }
+}
+
+/// Huge pages that a container asks for, by their size as the runtime names it: `2MB`. Only these are limited: a machine
+/// without the kernel's controller for them runs everything else all the same.
+fn hugepage_limits(own: Option<&ResourceRequirements>) -> Vec<HugepageLimit> {
+    let limits = own.and_then(|own| own.limits.as_ref());
+    let limit = |name: &String| {
+        let size = name.strip_prefix("hugepages-")?;
+        let limit = u64::try_from(amount_in(limits, name)?.units()).ok()?;
+        Some(HugepageLimit { page_size: size.replace('i', "B"), limit })
+    };
+    limits.into_iter().flat_map(|limits| limits.keys()).filter_map(limit).collect()
 }
 
 /// Who the kernel kills first when memory runs out: 1000 is first, -997 nearly never. Between the classes, who uses
@@ -390,6 +403,19 @@ mod tests {
         let resources = container_resources(&pod, one, CpuQuota::default(), 1 << 40);
         assert_eq!((resources.cpu_shares, resources.cpu_quota, resources.cpu_period), (256, 50_000, 100_000));
         assert_eq!((resources.memory_limit_in_bytes, resources.oom_score_adj), (64 << 20, 999));
+        assert!(resources.hugepage_limits.is_empty());
+        let huge: Container = serde_json::from_value(container(
+            json!({}),
+            json!({"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "memory": "1Gi"}),
+        ))
+        .unwrap();
+        let mut limits: Vec<(String, u64)> = container_resources(&pod, &huge, CpuQuota::default(), 1 << 40)
+            .hugepage_limits
+            .into_iter()
+            .map(|limit| (limit.page_size, limit.limit))
+            .collect();
+        limits.sort();
+        assert_eq!(limits, [("1GB".to_owned(), 1 << 30), ("2MB".to_owned(), 4 << 20)]);
         let off = container_resources(&pod, one, CpuQuota { enforced: false, period: 100_000 }, 1 << 40);
         assert_eq!((off.cpu_quota, off.cpu_period), (0, 0));
     }

@@ -90,6 +90,7 @@ impl Objects for NoObjects {
 struct Machine {
     runtime: FakeRuntime,
     files: Arc<Files>,
+    devices: Arc<dyn PodDevices>,
     logs: tempfile::TempDir,
 }
 
@@ -109,7 +110,12 @@ impl Machine {
         runtime.set_now(i64::try_from(Timestamp::now().as_nanosecond()).unwrap());
         runtime.add_image("docker.io/library/i:1", "");
         runtime.add_image("i:1", "");
-        Self { runtime, files: Arc::default(), logs: tempfile::tempdir().unwrap() }
+        Self {
+            runtime,
+            files: Arc::default(),
+            devices: Arc::new(NoDevices),
+            logs: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn start(&self, pods: Vec<Arc<Pod>>) -> Started {
@@ -136,6 +142,7 @@ impl Machine {
             images: Images::new(runtime.clone(), 1),
             runtime,
             files: self.files.clone(),
+            devices: self.devices.clone(),
             objects: Arc::new(NoObjects),
             cgroups: None,
             reports,
@@ -519,3 +526,5 @@ async fn a_failed_post_start_hook_ends_the_container() {
     assert!(hooks[0].ends_with("greet") && hooks[1].ends_with("part"), "{hooks:?}");
     edged.end().await;
 }
+
+mod devices;

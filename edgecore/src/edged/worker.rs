@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::backoff::{Backoffs, later};
 use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
+use super::devices::Admission;
 use super::events::{Occurrence, Recorder, Severity};
 use super::hands::{Failure, Hands, POST_START_FAILED};
 use super::hooks::Undertaker;
@@ -74,6 +75,8 @@ pub(super) struct Memory {
     stopping_since: Option<Timestamp>,
     cleaned: bool,
     gone_reported: bool,
+    /// Whether the Pod has the devices that it asks for.
+    pub(super) admission: Admission,
     told: Told,
     forgotten: bool,
     /// What the last step did.
@@ -188,6 +191,7 @@ impl Worker {
             self.memory.volumes = Volumes::Unknown;
         }
         let observed = self.observe(&desired, &listing).await?;
+        let desired = self.admitted(desired, &observed).await;
         while let Some(said) = self.memory.probes.said_already() {
             self.say_probe(said).await;
         }
@@ -310,7 +314,9 @@ impl Worker {
         };
         let stored = pod.status.clone().unwrap_or_default();
         let previous = self.memory.told.previous(&stored);
-        let status = pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
+        let mut status =
+            pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
+        self.tell_device_health(&mut status);
         if !self.memory.told.is_news(&status, &stored, now) {
             return;
         }
@@ -339,7 +345,13 @@ impl Worker {
         }
     }
 
-    async fn say(&mut self, severity: Severity, reason: &str, message: String, container: Option<&str>) {
+    pub(super) async fn say(
+        &mut self,
+        severity: Severity,
+        reason: &str,
+        message: String,
+        container: Option<&str>,
+    ) {
         let desired = self.ears.desired.borrow().clone();
         let field = container.map(|name| field_path(desired.pod(), name));
         let occurrence = Occurrence { severity, reason: reason.into(), message, field };
@@ -622,6 +634,7 @@ impl Worker {
                 removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
             }
         }
+        self.release_devices().await;
         self.memory.cleaned = true;
         Ok(())
     }

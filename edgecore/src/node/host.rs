@@ -1,6 +1,9 @@
 //! What this machine is: read once at start from /proc, /sys and /etc.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use super::huge_pages;
 
 /// Facts that do not change while edgecore runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Host {
     pub memory_bytes: u64,
     /// Bytes of the file system under the root directory.
     pub disk_bytes: u64,
+    /// Bytes of huge pages by resource, such as `hugepages-2Mi`.
+    pub huge_pages: BTreeMap<String, u64>,
     /// Where pods' files live.
     pub root_dir: PathBuf,
 }
@@ -60,6 +65,7 @@ impl Host {
             n_cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: memory().map_or(0, |memory| memory.whole),
             disk_bytes: file_system(root_dir).map_or(0, |(bytes, _)| bytes.whole),
+            huge_pages: huge_pages::read(Path::new(huge_pages::SYS)),
             root_dir: root_dir.to_owned(),
         }
     }

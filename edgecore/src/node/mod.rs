@@ -5,10 +5,12 @@
 
 mod address;
 mod host;
+mod huge_pages;
 mod pressure;
 mod room;
 mod status;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,7 @@ pub use room::{allocatable, nothing_left};
 pub use status::NodeConfig;
 use status::RuntimeState;
 
+use crate::device_plugin::Amounts;
 use crate::edge_hub::{AskError, Cloud, LinkState};
 use crate::edged::Runtime;
 use crate::meta_manager::Meta;
@@ -36,6 +39,8 @@ use crate::meta_manager::Meta;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// After a failure the same is tried again this soon, whatever the normal pace.
 const RETRY: Duration = Duration::from_secs(2);
+/// Two words about devices are this far apart.
+const DEVICES_PACE: Duration = Duration::from_secs(1);
 /// While the network that we make ourselves is on its way, so that nobody waits for the next turn to hear that it is there.
 const NETWORK_LOOK: Duration = Duration::from_secs(1);
 
@@ -60,6 +65,7 @@ pub struct NodeAgent {
     standing: watch::Sender<Standing>,
     /// Whether the runtime had no network for pods when it was looked at last.
     has_no_network: bool,
+    devices: watch::Receiver<BTreeMap<String, Amounts>>,
 }
 
 /// What the cloud has been told of this Node since this process runs.
@@ -78,6 +84,7 @@ pub enum Standing {
 enum Event {
     Link,
     Node(Option<Arc<Node>>),
+    Devices,
     StatusDue,
     LeaseDue,
 }
@@ -130,7 +137,16 @@ impl NodeAgent {
             last_told: None,
             standing,
             has_no_network: false,
+            // Of a sender that is gone: it never changes.
+            devices: watch::channel(BTreeMap::new()).1,
         }
+    }
+
+    /// With what device plugins offer; each change is told at once.
+    #[must_use]
+    pub fn with_devices(mut self, devices: watch::Receiver<BTreeMap<String, Amounts>>) -> Self {
+        self.devices = devices;
+        self
     }
 
     /// Runs until shutdown.
@@ -145,6 +161,7 @@ impl NodeAgent {
         loop {
             let event = tokio::select! {
                 Ok(()) = link.changed() => Event::Link,
+                Ok(()) = self.devices.changed() => Event::Devices,
                 Ok(()) = self.nodes.changed() => Event::Node(self.nodes.borrow_and_update().clone()),
                 _ = status.tick() => Event::StatusDue,
                 _ = lease.tick() => Event::LeaseDue,
@@ -164,9 +181,16 @@ impl NodeAgent {
                     }
                     Ok(())
                 }
-                Event::StatusDue if connected => self.tell_status().await,
+                // Plugins may change their minds many times a second; the cloud need not hear each.
+                Event::Devices
+                    if self.last_told.as_ref().is_some_and(|(at, _)| at.elapsed() < DEVICES_PACE) =>
+                {
+                    status.reset_after(DEVICES_PACE);
+                    Ok(())
+                }
+                Event::Devices | Event::StatusDue if connected => self.tell_status().await,
                 Event::LeaseDue if connected && self.known.is_some() => self.renew_lease().await,
-                Event::StatusDue | Event::LeaseDue => Ok(()),
+                Event::Devices | Event::StatusDue | Event::LeaseDue => Ok(()),
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "node status or lease; trying again");
@@ -349,8 +373,10 @@ impl NodeAgent {
         let measured = host::measure(&self.host.root_dir);
         let before = self.known.as_ref().and_then(|node| node.status.as_ref()?.conditions.clone());
         let addresses = self.addresses();
+        let devices = self.devices.borrow().clone();
         let seen = status::Seen {
             addresses: &addresses,
+            devices: &devices,
             runtime: &runtime,
             measured: &measured,
             at: Timestamp::now(),

@@ -5,17 +5,25 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::host::Host;
+use super::huge_pages::written;
 use crate::config::{EvictionHard, Reserved};
 
 /// What the node gives to pods: all but what is reserved, and that whose lack would make it short.
 #[must_use]
 pub fn allocatable(host: &Host, hard: &EvictionHard, reserved: &Reserved) -> BTreeMap<String, Quantity> {
     let room = Room::of(host, hard, reserved);
-    BTreeMap::from([
+    let mut given = BTreeMap::from([
         ("cpu".to_owned(), Quantity(cores(room.cpu_millis))),
         ("memory".to_owned(), Quantity(kib(room.memory_bytes))),
         ("ephemeral-storage".to_owned(), Quantity(room.disk_bytes.to_string())),
-    ])
+    ]);
+    given.extend(huge_pages(host));
+    given
+}
+
+/// All of them are for pods.
+pub(super) fn huge_pages(host: &Host) -> impl Iterator<Item = (String, Quantity)> {
+    host.huge_pages.iter().map(|(name, bytes)| (name.clone(), Quantity(written(*bytes))))
 }
 
 /// A sentence for each thing of which a reservation leaves nothing for pods.
@@ -55,6 +63,7 @@ impl Room {
         Self {
             cpu_millis: cpu_millis(host).saturating_sub(reserved.cpu.millis()),
             memory_bytes: memory
+                .saturating_sub(host.huge_pages.values().sum())
                 .saturating_sub(reserved.memory.bytes())
                 .saturating_sub(hard.memory.of(memory)),
             disk_bytes: disk.saturating_sub(reserved.disk.bytes()).saturating_sub(hard.disk.of(disk)),
@@ -83,7 +92,13 @@ mod tests {
     use super::*;
 
     fn host(n_cpus: usize, memory_mib: u64) -> Host {
-        Host { n_cpus, memory_bytes: memory_mib << 20, disk_bytes: 10 << 30, ..Host::read(Path::new("/")) }
+        Host {
+            n_cpus,
+            memory_bytes: memory_mib << 20,
+            disk_bytes: 10 << 30,
+            huge_pages: BTreeMap::new(),
+            ..Host::read(Path::new("/"))
+        }
     }
 
     #[test]
@@ -110,6 +125,13 @@ mod tests {
                 "no memory is left for pods: systemReserved and kubeReserved keep 1024Mi, evictionHard 100Mi, and this \
                  machine has 1000Mi",
             ],
+        );
+        // Huge pages are no memory for anything else.
+        let huge = Host { huge_pages: [("hugepages-2Mi".into(), 1024 << 20)].into(), ..host(4, 4096) };
+        let given = allocatable(&huge, &EvictionHard::default(), &Reserved::default());
+        assert_eq!(
+            (given["memory"].0.as_str(), given["hugepages-2Mi"].0.as_str()),
+            ("3043328Ki", "1048576Ki")
         );
         // A machine that is too small without any reservation has another trouble.
         check("{}", (1, 50), ["1", "0Ki", "9663676416"], &[]);

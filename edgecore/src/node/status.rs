@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use super::host::{Host, Measured};
 use super::pressure::{Pressure, judge};
-use super::room::{allocatable, kib};
+use super::room::{allocatable, huge_pages, kib};
 use crate::config::{EvictionHard, Reserved};
+use crate::device_plugin::Amounts;
 use crate::pod_network;
 
 /// The runtime's word for pods' network.
@@ -122,6 +123,7 @@ pub(super) fn runtime_unready(
 /// What was looked at for a status.
 pub(super) struct Seen<'a> {
     pub(super) addresses: &'a [IpAddr],
+    pub(super) devices: &'a BTreeMap<String, Amounts>,
     pub(super) runtime: &'a RuntimeState,
     pub(super) measured: &'a Measured,
     pub(super) at: Timestamp,
@@ -149,13 +151,12 @@ pub(super) fn node_status(
     shown.push(json!({"type": "Hostname", "address": name.as_str()}));
     json!({
         "addresses": shown,
-        "capacity": {
-            "cpu": host.n_cpus.to_string(),
-            "memory": kib(host.memory_bytes),
-            "ephemeral-storage": kib(host.disk_bytes),
-            "pods": pods,
-        },
-        "allocatable": with_pods(allocatable(host, &config.eviction_hard, &config.reserved), &pods),
+        "capacity": with_devices(capacity(host, &pods), seen.devices, |amounts| amounts.capacity),
+        "allocatable": with_devices(
+            with_pods(allocatable(host, &config.eviction_hard, &config.reserved), &pods),
+            seen.devices,
+            |amounts| amounts.allocatable,
+        ),
         "conditions": conditions(seen.runtime, judge(&config.eviction_hard, seen.measured), before, seen.at),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": {
@@ -171,6 +172,28 @@ pub(super) fn node_status(
             "architecture": host.architecture,
         },
     })
+}
+
+fn capacity(host: &Host, pods: &str) -> BTreeMap<String, Quantity> {
+    let all = [
+        ("cpu", host.n_cpus.to_string()),
+        ("memory", kib(host.memory_bytes)),
+        ("ephemeral-storage", kib(host.disk_bytes)),
+        ("pods", pods.to_owned()),
+    ];
+    let all = all.into_iter().map(|(name, amount)| (name.to_owned(), Quantity(amount)));
+    all.chain(huge_pages(host)).collect()
+}
+
+/// A resource that no plugin offers any more is said to be 0: left out, the cloud's last word would stand.
+fn with_devices(
+    mut resources: BTreeMap<String, Quantity>,
+    devices: &BTreeMap<String, Amounts>,
+    which: impl Fn(&Amounts) -> usize,
+) -> BTreeMap<String, Quantity> {
+    resources
+        .extend(devices.iter().map(|(name, amounts)| (name.clone(), Quantity(which(amounts).to_string()))));
+    resources
 }
 
 fn with_pods(mut resources: BTreeMap<String, Quantity>, pods: &str) -> BTreeMap<String, Quantity> {
