@@ -137,7 +137,9 @@ impl Edge {
         // machine below is has no part in this.
         let kubelet = json!({
             "cgroupRoot": edge.runtime.cgroup_root(),
-            "evictionHard": {"nodefs.available": "1%", "nodefs.inodesFree": "1%"},
+            "evictionHard": {"nodefs.available": "1%", "nodefs.inodesFree": "1%",
+                "imagefs.available": "1%", "imagefs.inodesFree": "1%"},
+            "imageGCHighThresholdPercent": 100,
         });
         let kubelet = edge.machine.run_dir().write("kubelet.yaml", kubelet.to_string())?;
         edge.sh(&format!("cp {} {KUBELET_CONFIG}", kubelet.display()))?;

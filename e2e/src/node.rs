@@ -197,7 +197,9 @@ impl EdgeCore {
                         "podLogsDir": file("pod-logs"),
                         "readOnlyPort": kubelet.port(),
                         // How full this machine's disk is has no part in any story.
-                        "evictionHard": {"nodefs.available": "1%", "nodefs.inodesFree": "1%"},
+                        "evictionHard": {"nodefs.available": "1%", "nodefs.inodesFree": "1%",
+                            "imagefs.available": "1%", "imagefs.inodesFree": "1%"},
+                        "imageGCHighThresholdPercent": 100,
                     },
                 },
                 "edgeHub": {

@@ -22,7 +22,7 @@ use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
 pub use managers::{MemorySwap, NoManager, SwapBehavior};
 pub use reserved::{Reserve, Reserved};
-pub use thresholds::{EvictionHard, Threshold};
+pub use thresholds::{Amounts, EvictionHard, Graces, Limit, Signal, Threshold, limits};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -289,9 +289,24 @@ pub struct KubeletConfig {
     /// Disk usage down to which they are removed. Per cent, below the high one.
     #[serde(rename = "imageGCLowThresholdPercent")]
     pub image_gc_low_threshold_percent: Within<0, 100>,
-    /// Below which amounts the Node says that it is short of memory, disk or process ids, and gets no new pods. A key that is
-    /// left out keeps its default. Amounts such as `100Mi`, or shares such as `10%`; `0`: never.
+    /// Age above which an unused image is removed however empty the disk is. 0s to a year; 0s: never.
+    #[serde(rename = "imageMaximumGCAge")]
+    pub image_maximum_gc_age: GoDuration<0, 31_536_000>,
+    /// How often the volumes of pods are measured. 1s to 24h.
+    pub volume_stats_agg_period: GoDuration<1, 86_400>,
+    /// Below which amounts the Node says that it is short of memory, disk or process ids, gets no new pods, and ends pods at
+    /// once. A key that is left out keeps its default. Amounts such as `100Mi`, or shares such as `10%`; `0`: never.
     pub eviction_hard: EvictionHard,
+    /// Below which amounts it does so after a while, and gives pods time to end. Nothing: no such amounts.
+    pub eviction_soft: Amounts,
+    /// How long each of them may be crossed, such as `1m30s`. Each soft amount needs one. 0s to 24h.
+    pub eviction_soft_grace_period: Graces,
+    /// Seconds that pods get to end for a soft amount, if their own grace period is not shorter. 0 to 86400.
+    pub eviction_max_pod_grace_period: Within<0, 86_400>,
+    /// How much more than the amount must be free before the Node is content.
+    pub eviction_minimum_reclaim: Amounts,
+    /// How long the Node still says that it is short after it is not. 0s to 24h; 0s counts as 5m0s, as with a kubelet.
+    pub eviction_pressure_transition_period: GoDuration<0, 86_400>,
     /// What the Node keeps from pods for the system's own programs.
     pub system_reserved: Reserved,
     /// What it keeps for edgecore and the container runtime, beside `systemReserved`.
@@ -337,7 +352,14 @@ impl Default for KubeletConfig {
             image_minimum_gc_age: GoDuration::of_secs::<120>(),
             image_gc_high_threshold_percent: Within::of::<85>(),
             image_gc_low_threshold_percent: Within::of::<80>(),
+            image_maximum_gc_age: GoDuration::of_secs::<0>(),
+            volume_stats_agg_period: GoDuration::of_secs::<60>(),
             eviction_hard: EvictionHard::default(),
+            eviction_soft: Amounts::new(),
+            eviction_soft_grace_period: Graces::new(),
+            eviction_max_pod_grace_period: Within::of::<0>(),
+            eviction_minimum_reclaim: Amounts::new(),
+            eviction_pressure_transition_period: GoDuration::of_secs::<300>(),
             system_reserved: Reserved::default(),
             kube_reserved: Reserved::default(),
             cpu_manager_policy: NoManager::lower(),
@@ -439,6 +461,12 @@ impl ConfigFile for EdgeCoreConfig {
                 format!("found {low}, expected less than imageGCHighThresholdPercent, which is {high}");
             let key = "modules.edged.tailoredKubeletConfig.imageGCLowThresholdPercent";
             problems.push(Problem::new(key, text));
+        }
+        problems.extend(thresholds::problems(&kubelet.eviction_soft, &kubelet.eviction_soft_grace_period));
+        let (least, most) = (kubelet.image_minimum_gc_age.get(), kubelet.image_maximum_gc_age.get());
+        if !most.is_zero() && most <= least {
+            let text = "found no more than imageMinimumGCAge, expected more, or 0s for never";
+            problems.push(Problem::new("modules.edged.tailoredKubeletConfig.imageMaximumGCAge", text));
         }
         problems.extend(self.modules.event_bus.problems());
         problems

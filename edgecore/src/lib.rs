@@ -20,6 +20,7 @@ pub mod report_queue;
 pub mod query;
 pub mod control;
 pub mod kubelet_server;
+pub mod eviction;
 pub mod admin;
 pub mod preflight;
 pub mod debug;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use edgecore::admin::Admin;
@@ -19,12 +19,14 @@ use edgecore::edge_stream::{EdgeStreams, EdgeTunnelStream, StreamCounters};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::image_folder::ImageFolder;
+use edgecore::edged::image_gc::GcPolicy;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
 use edgecore::event_bus::{EventBus, Upload};
+use edgecore::eviction::{self, Evictor};
 use edgecore::kubelet_server::{self, Gauge, KubeletServer, Machine};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
 use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
@@ -282,7 +284,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         devices: Arc::new(devices.clone()),
         objects,
         cgroups: cgroups(kubelet),
-        reports,
+        reports: reports.clone(),
         news: told,
         pods,
         store_is_full,
@@ -294,21 +296,38 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
     };
+    let gauge = Arc::new(Gauge::new(Machine {
+        node_name: name.to_string(),
+        n_cpus: host.n_cpus,
+        memory_bytes: host.memory_bytes,
+        root_dir: edged_config.root_directory.clone(),
+        pod_logs_root: kubelet.pod_logs_dir.clone(),
+        layout: layout(kubelet),
+        cgroups: CGROUPS.into(),
+        proc: "/proc".into(),
+        volume_period: kubelet.volume_stats_agg_period.get(),
+    }));
+    let (short_of, pressures) = watch::channel(None);
+    let evictor = Evictor::new(eviction::Parts {
+        limits: limits(kubelet),
+        transition: transition(kubelet),
+        max_grace_secs: kubelet.eviction_max_pod_grace_period.get(),
+        images: image_policy(kubelet),
+        sandbox_image: edged_config.pod_sandbox_image.clone(),
+        image_folder: image_folder.folder.clone(),
+        node_name: name.to_string(),
+        runtime: Arc::clone(&runtime),
+        gauge: Arc::clone(&gauge),
+        keeper: edged.keeper(),
+        reports,
+        pressures: short_of,
+    });
     let kubelet_sources = kubelet_server::Sources {
         meta: meta.clone(),
         db: db.clone(),
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
-        gauge: Gauge::new(Machine {
-            node_name: name.to_string(),
-            n_cpus: host.n_cpus,
-            memory_bytes: host.memory_bytes,
-            root_dir: edged_config.root_directory.clone(),
-            pod_logs_root: kubelet.pod_logs_dir.clone(),
-            layout: layout(kubelet),
-            cgroups: CGROUPS.into(),
-            proc: "/proc".into(),
-        }),
+        gauge,
         numbers: Box::new(admin.numbers()),
     };
     let port = Some(kubelet.read_only_port).filter(|port| *port != 0);
@@ -356,6 +375,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         wanted_ip,
         addresses,
         standing,
+        pressures,
     )
     .with_devices(devices.amounts());
 
@@ -363,6 +383,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
     tasks.add("device_plugins", |stop| device_plugins.run(stop));
     tasks.add("edged", |stop| edged.run(stop));
+    tasks.add("eviction", |stop| evictor.run(stop));
     tasks.add("image_folder", |stop| image_folder.run(stop));
     tasks.add("event_bus", |stop| event_bus.run(stop));
     let rules = cloud.clone();
@@ -429,6 +450,30 @@ fn settings(config: &EdgedConfig, name: &NodeName, host: &Host) -> Settings {
         memory_capacity: i64::try_from(host.memory_bytes).unwrap_or(i64::MAX),
         allocatable: edgecore::node::allocatable(host, &kubelet.eviction_hard, &kubelet.reserved()),
         n_pids: Some(kubelet.pod_pids_limit.get()).filter(|n_pids| *n_pids > 0),
+    }
+}
+
+fn limits(kubelet: &KubeletConfig) -> Vec<config::Limit> {
+    config::limits(
+        &kubelet.eviction_hard,
+        &kubelet.eviction_soft,
+        &kubelet.eviction_soft_grace_period,
+        &kubelet.eviction_minimum_reclaim,
+    )
+}
+
+/// A kubelet takes 0 for its default.
+fn transition(kubelet: &KubeletConfig) -> Duration {
+    let asked = kubelet.eviction_pressure_transition_period.get();
+    if asked.is_zero() { KubeletConfig::default().eviction_pressure_transition_period.get() } else { asked }
+}
+
+fn image_policy(kubelet: &KubeletConfig) -> GcPolicy {
+    GcPolicy {
+        high_percent: u64::from(kubelet.image_gc_high_threshold_percent.to_u32()),
+        low_percent: u64::from(kubelet.image_gc_low_threshold_percent.to_u32()),
+        min_age: kubelet.image_minimum_gc_age.get(),
+        max_age: Some(kubelet.image_maximum_gc_age.get()).filter(|age| !age.is_zero()),
     }
 }
 

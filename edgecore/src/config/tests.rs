@@ -105,7 +105,7 @@ fn what_cannot_work_is_refused() {
             "modules.edged.tailoredKubeletConfig.evictionHard.nodefs.available: found \"10 percent\", expected an \
              amount such as 100Mi or a share such as 10% (line 1)",
             "modules.edged.tailoredKubeletConfig.evictionHard.nodefs.free: unknown key; allowed here are \
-             memory.available, nodefs.available, nodefs.inodesFree, pid.available (line 1)",
+             imagefs.available, imagefs.inodesFree, memory.available, nodefs.available, nodefs.inodesFree, pid.available (line 1)",
         ],
     );
     refuses(

@@ -1,6 +1,7 @@
-//! Kubernetes events about pods, in the kubelet's words: repeats are counted, floods are cut.
+//! Kubernetes events about pods and this Node, in the kubelet's words: repeats are counted, floods are cut.
 //!
-//! [`Recorder`] is pure and gives the report to send; `worker.rs` sends it. No other part of edged makes events.
+//! [`Recorder`] is pure and gives the report to send; `worker.rs` sends it, and `eviction` what it says of the
+//! Node. No other part makes events.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::report_queue::Report;
 
 /// How bad it is, as `type` says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Severity {
+pub(crate) enum Severity {
     Normal,
     Warning,
 }
@@ -26,14 +27,25 @@ pub(super) struct Subject {
     pub(super) uid: String,
 }
 
+impl Subject {
+    /// A Node is in no namespace.
+    fn is_node(&self) -> bool {
+        self.namespace.is_empty()
+    }
+
+    fn namespace_of_events(&self) -> &str {
+        if self.is_node() { "default" } else { &self.namespace }
+    }
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Occurrence {
-    pub(super) severity: Severity,
-    pub(super) reason: String,
-    pub(super) message: String,
+pub(crate) struct Occurrence {
+    pub(crate) severity: Severity,
+    pub(crate) reason: String,
+    pub(crate) message: String,
     /// `spec.containers{name}`, or nothing when it concerns the whole Pod.
-    pub(super) field: Option<String>,
+    pub(crate) field: Option<String>,
 }
 
 /// Events of one Pod may come in such a burst, then one in each interval: the kubelet's own bound.
@@ -46,7 +58,7 @@ const MAX_KNOWN: usize = 64;
 
 /// Makes the events of one Pod.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     node: String,
     subject: Subject,
     known: BTreeMap<(String, String, String), Known>,
@@ -67,8 +79,14 @@ impl Recorder {
         Self { node: node.into(), subject, known: BTreeMap::new(), tokens: BURST, refilled_at: None }
     }
 
+    /// For what happens to this Node as a whole. Its events lie in the namespace `default`, as a kubelet's do.
+    pub(crate) fn of_node(node: &str) -> Self {
+        let subject = Subject { namespace: String::new(), name: node.into(), uid: node.into() };
+        Self::new(node, subject)
+    }
+
     /// The report of one occurrence; `None` when there were too many.
-    pub(super) fn report(&mut self, occurrence: &Occurrence, now: Timestamp) -> Option<Report> {
+    pub(crate) fn report(&mut self, occurrence: &Occurrence, now: Timestamp) -> Option<Report> {
         if !self.take_token(now) {
             return None;
         }
@@ -91,7 +109,7 @@ impl Recorder {
         known.count = known.count.saturating_add(1);
         known.last = now;
         let event = event(&self.node, &self.subject, occurrence, known);
-        let namespace: Namespace = self.subject.namespace.parse().ok()?;
+        let namespace: Namespace = self.subject.namespace_of_events().parse().ok()?;
         let name: ObjectName = known.name.parse().ok()?;
         let body = serde_json::to_vec(&event).ok()?;
         Some(Report::Event { key: ObjectKey::namespaced(Kind::Event, namespace, name), body: body.into() })
@@ -122,13 +140,13 @@ fn event(node: &str, subject: &Subject, occurrence: &Occurrence, known: &Known) 
     Event {
         metadata: ObjectMeta {
             name: Some(known.name.clone()),
-            namespace: Some(subject.namespace.clone()),
+            namespace: Some(subject.namespace_of_events().to_owned()),
             ..ObjectMeta::default()
         },
         involved_object: ObjectReference {
             api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            namespace: Some(subject.namespace.clone()),
+            kind: Some(if subject.is_node() { "Node" } else { "Pod" }.into()),
+            namespace: Some(subject.namespace.clone()).filter(|namespace| !namespace.is_empty()),
             name: Some(subject.name.clone()),
             uid: Some(subject.uid.clone()),
             field_path: occurrence.field.clone(),
@@ -194,6 +212,15 @@ mod tests {
         assert_eq!(second.last_timestamp, Some(Time(at(160))));
         assert_eq!(second.source.unwrap().host.as_deref(), Some("edge-1"));
         assert_eq!(second.involved_object.uid.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn of_the_node() {
+        let event = body(Recorder::of_node("edge-1").report(&occurrence("a"), at(100)));
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+        let about = event.involved_object;
+        assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some("Node"), Some("edge-1")));
+        assert_eq!((about.namespace, about.uid.as_deref()), (None, Some("edge-1")));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! CRI has no call for it, so the runtime's own client is run: `ctr` for containerd, `podman` for CRI-O (both keep their images
 //! in the same store), `docker` for cri-dockerd. Nothing waits for this: a pod whose image comes from here is tried again as
 //! after any failed pull. An archive that cannot be imported is a warning, and is tried again at the next start; one that was
-//! imported is not, until it changes. It never removes an archive or an image. Called by `main.rs`.
+//! imported is not, until it changes. It never removes an archive or an image, and notes
+//! which images came from here. Called by `main.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, Read};
@@ -25,6 +26,8 @@ use super::cri::Runtime;
 
 /// What was imported, in the folder itself: whoever empties or replaces the folder means its memory, too.
 const IMPORTED: &str = ".imported.json";
+/// Which images came from which archive, beside it: these are never removed for want of room.
+const IMAGES: &str = ".images.json";
 const ENDINGS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
 /// A runtime that starts with the machine is there after a few of these.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -86,9 +89,14 @@ impl ImageFolder {
         };
         for (name, state) in new {
             let path = self.folder.join(name);
+            let before = self.tags().await;
             match client.import(&path).await {
-                Ok(()) => {
+                Ok(said) => {
                     tracing::info!(archive = %path.display(), "images are imported");
+                    let images = from_archive(&said, &before, &self.tags().await);
+                    if let Err(error) = note_images(&self.folder, name, &images) {
+                        tracing::warn!(%error, archive = %path.display(), "cannot note its images: they may be removed when nobody uses them");
+                    }
                     imported.insert(name.clone(), state.clone());
                     if let Err(error) = write_imported(&self.folder.join(IMPORTED), &imported) {
                         tracing::warn!(%error, archive = %path.display(), "cannot note that it is imported: the next start does it again");
@@ -102,6 +110,12 @@ impl ImageFolder {
         }
     }
 
+    /// Names of all images.
+    async fn tags(&self) -> BTreeSet<String> {
+        let images = self.runtime.list_images().await.unwrap_or_default();
+        images.into_iter().flat_map(|image| image.repo_tags).collect()
+    }
+
     async fn client(&self) -> Result<Client, String> {
         loop {
             match self.runtime.version().await {
@@ -112,6 +126,33 @@ impl ImageFolder {
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
+}
+
+/// Names of all images that came from the archives in `folder`, as far as they are still there.
+pub(crate) fn images(folder: &Path) -> BTreeSet<String> {
+    let held = archives(folder).unwrap_or_default();
+    let mut noted = read_images(&folder.join(IMAGES));
+    noted.retain(|archive, _| held.contains_key(archive));
+    noted.into_values().flatten().collect()
+}
+
+/// Notes the images of one archive.
+pub(crate) fn note_images(folder: &Path, archive: &str, images: &[String]) -> io::Result<()> {
+    let path = folder.join(IMAGES);
+    let mut noted = read_images(&path);
+    noted.insert(archive.to_owned(), images.to_vec());
+    fs::write(path, serde_json::to_vec(&noted)?)
+}
+
+/// One that cannot be read holds nothing: the next import writes it anew.
+fn read_images(path: &Path) -> BTreeMap<String, Vec<String>> {
+    fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+/// Images that are new, and those whose names the client has said: an archive may hold what was there before.
+fn from_archive(said: &str, before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
+    let words: BTreeSet<&str> = said.split([' ', '\t', '\n', '\r', ',']).collect();
+    after.iter().filter(|tag| !before.contains(*tag) || words.contains(tag.as_str())).cloned().collect()
 }
 
 /// Who imports images for a runtime of this name.
@@ -136,14 +177,14 @@ fn client(runtime: &str, endpoint: &str, folders: &[PathBuf]) -> Result<Client, 
 }
 
 impl Client {
-    /// Errors: the file's, or the program's own words.
-    async fn import(&self, archive: &Path) -> Result<(), String> {
+    /// What the program said. Errors: the file's, or the program's own words.
+    async fn import(&self, archive: &Path) -> Result<String, String> {
         let file = File::open(archive).map_err(|error| error.to_string())?;
         let name = self.program.display();
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // edgecore that ends does not leave it behind.
             .kill_on_drop(true)
@@ -168,7 +209,7 @@ impl Client {
             return Err(format!("{name} says {:?}", words.trim().lines().next_back().unwrap_or_default()));
         }
         match read {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             Ok(Err(error)) => Err(format!("it is damaged or cut short: {error}")),
             Err(error) => Err(format!("read it: {error}")),
         }
@@ -272,7 +313,7 @@ mod tests {
         }
 
         async fn import(&self, name: &str) -> Result<(), String> {
-            self.client.import(&self.folder.path().join("images").join(name)).await
+            self.client.import(&self.folder.path().join("images").join(name)).await.map(drop)
         }
 
         /// As at a start of edgecore.

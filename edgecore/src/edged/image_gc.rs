@@ -50,6 +50,8 @@ pub struct ImageRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
     pub ids: Vec<String>,
+    /// Bytes that they give.
+    pub found: u64,
     /// Bytes that should be freed beyond what `ids` give: the event `FreeDiskSpaceFailed` and the node's disk pressure.
     pub missing: u64,
 }
@@ -94,6 +96,12 @@ impl ImageLedger {
     pub fn to_remove(&self, now: Instant, disk: Disk, policy: &GcPolicy) -> Removal {
         to_remove(now, &self.images, disk, policy)
     }
+
+    /// All that nobody uses, if it is not too young: before a pod must go.
+    #[must_use]
+    pub fn unused(&self, now: Instant, policy: &GcPolicy) -> Vec<String> {
+        pick(now, &self.images, u64::MAX, policy).ids
+    }
 }
 
 /// Removes what is too old, then, above the high threshold, the longest unused until the low one is reached.
@@ -104,6 +112,15 @@ pub fn to_remove(
     disk: Disk,
     policy: &GcPolicy,
 ) -> Removal {
+    pick(now, images, bytes_to_free(disk, policy), policy)
+}
+
+fn pick(
+    now: Instant,
+    images: &BTreeMap<String, ImageRecord>,
+    mut to_free: u64,
+    policy: &GcPolicy,
+) -> Removal {
     let age = |since: Instant| now.saturating_duration_since(since);
     let mut candidates: Vec<(&String, &ImageRecord)> = images
         .iter()
@@ -111,12 +128,12 @@ pub fn to_remove(
         .collect();
     candidates.sort_by_key(|(id, image)| (image.last_used, image.first_seen, (*id).clone()));
 
-    let mut to_free = bytes_to_free(disk, policy);
     let mut removal = Removal::default();
     for (id, image) in candidates {
         let too_old = policy.max_age.is_some_and(|max_age| age(image.last_used) > max_age);
         if too_old || to_free > 0 {
             to_free = to_free.saturating_sub(image.size);
+            removal.found = removal.found.saturating_add(image.size);
             removal.ids.push(id.clone());
         }
     }
@@ -179,6 +196,8 @@ mod tests {
         let disk = Disk { capacity: 100, available: 0 };
         let low = GcPolicy { low_percent: 50, ..GcPolicy::default() };
         assert_eq!(to_remove(now, &images, disk, &low).missing, 20);
+        let ledger = ImageLedger { images: images.clone() };
+        assert_eq!(ledger.unused(now, &GcPolicy::default()), ["old", "mid", "new"]);
         let off = GcPolicy { high_percent: 100, ..GcPolicy::default() };
         assert_eq!(to_remove(now, &images, disk, &off), Removal::default());
         let no_disk = Disk { capacity: 0, available: 0 };

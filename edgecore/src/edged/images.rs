@@ -383,6 +383,10 @@ fn failure(image: &str, error: &RuntimeError) -> (&'static str, String) {
             return (name, format!("image pull failed for {image} because {why}{rest}"));
         }
     }
+    if text.contains("no space left on device") {
+        // Node pressure is seen to by itself; whoever reads this status should know that the registry is not to blame.
+        return ("ErrImagePull", format!("the disk of this node has no room for the image {image}: {text}"));
+    }
     ("ErrImagePull", text)
 }
 

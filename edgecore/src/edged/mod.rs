@@ -12,6 +12,7 @@ pub mod cri;
 pub mod cri_fake;
 mod devices;
 pub mod env;
+pub mod evicted;
 mod events;
 pub mod expand;
 pub mod fields;
@@ -22,12 +23,14 @@ pub mod image_gc;
 pub mod image_name;
 pub mod images;
 mod inspector;
+pub mod keeper;
 mod last_words;
 pub mod leaving;
 pub mod logs;
 pub mod observed;
 mod observer;
 pub mod plan;
+pub mod pressure;
 pub mod probes;
 pub mod pull_secrets;
 pub mod resources;
@@ -62,12 +65,18 @@ use self::cri::Events;
 pub use self::cri::{CriClient, Runtime, RuntimeError};
 pub use self::cri_fake::FakeRuntime;
 pub use self::devices::{Extras, NoDevices, PodDevices};
-use self::events::{Recorder, Subject};
+use self::events::Subject;
+pub(crate) use self::events::{Occurrence, Recorder, Severity};
+use self::evicted::{Care, Eviction, Life};
 pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
 use self::hands::{Hands, N_HEAVY};
 use self::images::Images;
+pub use self::keeper::Keeper;
+use self::keeper::{Ask, Kept};
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
+pub use self::pressure::Pressures;
+use self::pressure::refuses_under_pressure;
 pub use self::probes::ProbeCounts;
 pub use self::resources::Qos;
 use self::resources::{pod_request, qos};
@@ -138,6 +147,9 @@ pub struct Edged {
     directories_adopted: bool,
     /// The runtime has answered once.
     met: bool,
+    keeper: Keeper,
+    asks: mpsc::Receiver<Ask>,
+    pressures: Pressures,
 }
 
 /// One Pod with its worker.
@@ -145,6 +157,8 @@ struct Entry {
     desired: watch::Sender<DesiredPod>,
     wake: Arc<Notify>,
     config_changed: mpsc::Sender<()>,
+    care: watch::Sender<Care>,
+    life: watch::Receiver<Life>,
     /// ConfigMaps and Secrets that it uses.
     uses: BTreeSet<ObjectKey>,
     key: Option<ObjectKey>,
@@ -155,6 +169,7 @@ enum Event {
     Runtime(Result<String, RuntimeError>),
     RuntimeSilent,
     Ended(String),
+    Ask(Ask),
     Addresses,
     Devices,
     Look,
@@ -182,6 +197,7 @@ impl Edged {
         let shared =
             Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen, probe_counts });
         let now = Instant::now();
+        let (keeper, asks) = Keeper::channel();
         let mut edged = Self {
             shared,
             facts,
@@ -199,6 +215,9 @@ impl Edged {
             has_looked: false,
             directories_adopted: false,
             met: false,
+            keeper,
+            asks,
+            pressures: Pressures::default(),
         };
         edged.put_all(parts.pods);
         edged
@@ -208,6 +227,12 @@ impl Edged {
     #[must_use]
     pub fn probe_counts(&self) -> ProbeCounts {
         self.shared.probe_counts.clone()
+    }
+
+    /// For who keeps the machine in health.
+    #[must_use]
+    pub fn keeper(&self) -> Keeper {
+        self.keeper.clone()
     }
 
     /// Runs until it is told to stop. Containers go on: whoever starts edgecore again finds and adopts them.
@@ -250,6 +275,7 @@ impl Edged {
                     (self.events, self.has_looked) = (None, false)
                 }
                 Event::Ended(uid) => self.on_ended(&uid),
+                Event::Ask(ask) => self.on_ask(ask),
                 Event::Addresses => self.on_addresses(),
                 Event::Devices => self.on_devices(),
                 Event::Look => self.on_look().await,
@@ -277,6 +303,7 @@ impl Edged {
             news = self.news.recv() => Event::News(news),
             event = runtime_event => event,
             Some(ended) = self.workers.join_next() => Event::Ended(ended.unwrap_or_default()),
+            Some(ask) = self.asks.recv() => Event::Ask(ask),
             Ok(()) = self.host_ips.changed() => Event::Addresses,
             Ok(()) = self.device_changes.changed() => Event::Devices,
             () = sleep_until(self.look_at) => Event::Look,
@@ -323,6 +350,7 @@ impl Edged {
                 known.desired.send_replace(desired(pod));
             }
             None => {
+                self.refuse_under_pressure(&pod, &entry);
                 self.pods.insert(uid.clone(), entry);
                 self.weigh_classes();
                 self.start_worker(&uid);
@@ -357,6 +385,44 @@ impl Edged {
             self.weigh_classes();
         } else {
             self.start_worker(uid);
+        }
+    }
+
+    fn on_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Pods(answer) => {
+                let kept = |entry: &Entry| {
+                    let pod = entry.desired.borrow().pod()?.clone();
+                    let (life, is_evicted) = (*entry.life.borrow(), entry.care.borrow().evicted.is_some());
+                    Some(Kept { pod, life, is_evicted })
+                };
+                // Who asked may have gone.
+                let _ = answer.send(self.pods.values().filter_map(kept).collect());
+            }
+            Ask::Evict(uid, eviction) => {
+                if let Some(entry) = self.pods.get(&uid) {
+                    entry.care.send_modify(|care| {
+                        care.evicted.get_or_insert(Arc::new(eviction));
+                    });
+                }
+                self.busy();
+            }
+            Ask::Strip => {
+                let has_ended = |entry: &&Entry| matches!(*entry.life.borrow(), Life::Ending | Life::Over);
+                for entry in self.pods.values().filter(has_ended) {
+                    entry.care.send_modify(|care| care.strip = true);
+                }
+            }
+            Ask::Short(pressures) => self.pressures = pressures,
+        }
+    }
+
+    /// A Pod that is new here, and that a Node in this state does not take, ends before it begins.
+    fn refuse_under_pressure(&self, pod: &Pod, entry: &Entry) {
+        let status = pod.status.as_ref();
+        let is_new = status.is_none_or(|status| status.start_time.is_none());
+        if let Some(why) = refuses_under_pressure(pod, self.pressures).filter(|_| is_new) {
+            entry.care.send_modify(|care| care.evicted = Some(Eviction::refusal(&why)));
         }
     }
 
@@ -477,6 +543,9 @@ impl Edged {
         let (config_changed, changes) = mpsc::channel(1);
         entry.config_changed = config_changed;
         let desired = entry.desired.subscribe();
+        let (life, seen) = watch::channel(Life::default());
+        entry.life = seen;
+        let care = entry.care.subscribe();
         let subject = desired.borrow().pod().map_or_else(
             || Subject { namespace: String::new(), name: String::new(), uid: uid.to_owned() },
             |pod| Subject {
@@ -487,7 +556,7 @@ impl Edged {
         );
         let worker = Worker {
             shared: self.shared.clone(),
-            ears: Ears { desired, wake: entry.wake.clone(), config_changed: changes },
+            ears: Ears { desired, wake: entry.wake.clone(), care, life, config_changed: changes },
             uid: uid.to_owned(),
             recorder: Recorder::new(&self.shared.hands.settings.node_name, subject),
             memory: Memory::default(),
@@ -532,7 +601,15 @@ impl Entry {
     fn new(wanted: DesiredPod, uses: BTreeSet<ObjectKey>, key: Option<ObjectKey>) -> Self {
         // Replaced when the worker starts.
         let (config_changed, _) = mpsc::channel(1);
-        Self { desired: watch::Sender::new(wanted), wake: Arc::default(), config_changed, uses, key }
+        Self {
+            desired: watch::Sender::new(wanted),
+            wake: Arc::default(),
+            config_changed,
+            care: watch::Sender::default(),
+            life: watch::channel(Life::default()).1,
+            uses,
+            key,
+        }
     }
 }
 

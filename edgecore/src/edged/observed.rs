@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::jiff::Timestamp;
 
 use super::backoff::Backoffs;
+use super::evicted::Eviction;
 use super::probes::Verdict;
 
 /// Exit code of a container whose end nobody saw: what a kill by the kernel looks like.
@@ -40,6 +42,10 @@ pub struct ObservedPod {
     pub cleaned: bool,
     /// The cloud was told that nothing of the Pod is left.
     pub gone_reported: bool,
+    /// This Node itself ends the Pod.
+    pub evicted: Option<Arc<Eviction>>,
+    /// The Pod has ended, and was told so; its dead containers go as well.
+    pub strip: bool,
 }
 
 /// What this process knows about a Pod's volumes. A fresh process knows nothing and prepares them again.
@@ -203,6 +209,11 @@ impl ObservedPod {
     /// must run only once would run twice.
     pub fn recall(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
+        self.recall_status(status);
+    }
+
+    /// The same by a status that the store does not have yet.
+    pub fn recall_status(&mut self, status: &PodStatus) {
         let stored = [
             &status.init_container_statuses,
             &status.container_statuses,

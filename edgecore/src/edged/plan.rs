@@ -133,6 +133,8 @@ pub enum Outcome {
     Failed,
     /// `activeDeadlineSeconds` are over.
     DeadlineExceeded,
+    /// This Node ended it, or did not take it.
+    Evicted,
 }
 
 /// What `spec.restartPolicy` says.
@@ -173,6 +175,9 @@ pub fn outcome(pod: &Pod, observed: &ObservedPod, now: Timestamp) -> Option<Outc
         Some("Succeeded") => return Some(Outcome::Succeeded),
         Some("Failed") => return Some(Outcome::Failed),
         _ => {}
+    }
+    if observed.evicted.is_some() {
+        return Some(Outcome::Evicted);
     }
     let spec = pod.spec.as_ref()?;
     if deadline(spec, observed).is_some_and(|deadline| deadline <= now) {
@@ -609,6 +614,12 @@ fn stops(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Ac
     let mut stops = Vec::new();
     for record in observed.containers.iter().filter(|c| c.may_be_alive()) {
         let mut stop = stop(desired, record, StopReason::PodEnds);
+        if let Some(evicted) =
+            observed.evicted.as_ref().filter(|evicted| evicted.grace_secs < stop.grace_secs)
+        {
+            stop.hook = stop.hook && evicted.grace_secs > 0;
+            stop.grace_secs = evicted.grace_secs.max(LEAST_GRACE_SECS);
+        }
         if let Some(place) = sidecars.iter().position(|name| *name == record.name) {
             stop.turn = place.saturating_add(1);
             // All share one grace period; what the main containers used is gone.
@@ -634,7 +645,7 @@ fn wind_down(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Ve
     }
     let kept = kept_dead(observed);
     for record in observed.containers.iter().filter(|c| c.source == Source::Runtime) {
-        if !kept.contains(&record.id.as_str()) {
+        if observed.strip || !kept.contains(&record.id.as_str()) {
             actions.push(Action::RemoveContainer { id: record.id.clone() });
         }
     }

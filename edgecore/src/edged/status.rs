@@ -61,6 +61,9 @@ pub fn pod_status(
         status.reason = Some("DeadlineExceeded".into());
         status.message = Some("Pod was active on the node longer than the specified deadline".into());
     }
+    if let Some(evicted) = &observed.evicted {
+        evicted.mark(pod, &mut status, now);
+    }
     status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
     status.container_statuses = Some(main_statuses);
     status.ephemeral_container_statuses = view.ephemeral_statuses();
@@ -269,7 +272,9 @@ impl View<'_> {
         match ended {
             // The phase says that a Pod ended only when nothing of it runs any more.
             Some(Outcome::Succeeded) if !any_alive => return "Succeeded",
-            Some(Outcome::Failed | Outcome::DeadlineExceeded) if !any_alive => return "Failed",
+            Some(Outcome::Failed | Outcome::DeadlineExceeded | Outcome::Evicted) if !any_alive => {
+                return "Failed";
+            }
             _ => {}
         }
         // A phase once told is never taken back.

@@ -1,5 +1,7 @@
 //! Edged as a whole on a runtime in memory: what it does to it, and what it reports.
 
+mod evict;
+
 use std::net::IpAddr;
 use std::sync::Mutex;
 
@@ -100,6 +102,7 @@ struct Started {
     reports: mpsc::Receiver<Report>,
     stop: Trigger,
     counts: ProbeCounts,
+    keeper: Keeper,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
@@ -152,8 +155,9 @@ impl Machine {
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
-        let counts = edged.probe_counts();
-        Started { news, reports: received, stop, counts, task: tokio::spawn(edged.run(shutdown)), _host_ips }
+        let (counts, keeper) = (edged.probe_counts(), edged.keeper());
+        let task = tokio::spawn(edged.run(shutdown));
+        Started { news, reports: received, stop, counts, keeper, task, _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {

@@ -18,6 +18,7 @@ use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
 use super::devices::Admission;
 use super::events::{Occurrence, Recorder, Severity};
+use super::evicted::{Care, EVICTED, Eviction, Life};
 use super::hands::{Failure, Hands, POST_START_FAILED};
 use super::hooks::Undertaker;
 use super::images::ImageNotice;
@@ -47,6 +48,10 @@ pub(super) struct Ears {
     pub(super) desired: watch::Receiver<DesiredPod>,
     /// Something in the runtime changed, or a file that the Pod uses.
     pub(super) wake: Arc<Notify>,
+    /// What else is to be done about the Pod.
+    pub(super) care: watch::Receiver<Care>,
+    /// How far it is, told to whoever wants to know.
+    pub(super) life: watch::Sender<Life>,
     /// A ConfigMap or Secret that the Pod uses changed. Full (one waits already): both are served by one look.
     pub(super) config_changed: mpsc::Receiver<()>,
 }
@@ -79,6 +84,7 @@ pub(super) struct Memory {
     pub(super) admission: Admission,
     told: Told,
     forgotten: bool,
+    evicted: Option<Arc<Eviction>>,
     /// What the last step did.
     did: Option<Vec<Action>>,
 }
@@ -161,6 +167,7 @@ impl Worker {
                 self.memory.hold = None;
                 Heard::News
             }
+            Ok(()) = self.ears.care.changed() => Heard::News,
             () = self.ears.wake.notified() => Heard::News,
             Some(()) = self.ears.config_changed.recv() => Heard::ConfigChanged,
             said = self.memory.probes.said() => Heard::Probe(said),
@@ -182,6 +189,7 @@ impl Worker {
 
     async fn step(&mut self) -> Result<Step, RuntimeError> {
         let desired = self.ears.desired.borrow_and_update().clone();
+        self.on_care(&desired).await;
         let listings = self.shared.observer.look().await?;
         let listing = listings.get(&self.uid).cloned().unwrap_or_default();
         let now = Timestamp::now();
@@ -197,6 +205,7 @@ impl Worker {
         }
         self.report(&desired, &observed, now).await;
         let actions = plan(&desired, &observed, now);
+        self.tell_life(&desired, &observed, actions.is_empty(), now);
         let planned = actions.clone();
         let mut until = [self.memory.refresh_at, self.memory.told.correct_at].into_iter().flatten().min();
         let mut acted = false;
@@ -229,18 +238,57 @@ impl Worker {
     /// False: plan anew.
     async fn interruptible(&mut self, desired: &DesiredPod, observed: &ObservedPod, action: &Action) -> bool {
         let mut newer = self.ears.desired.clone();
+        let mut care = self.ears.care.clone();
+        let is_evicted = observed.evicted.is_some();
         let hurry = async {
-            while newer.changed().await.is_ok() {
-                if is_more_urgent(desired, &newer.borrow()) {
-                    return;
+            loop {
+                tokio::select! {
+                    Ok(()) = newer.changed() => {
+                        if is_more_urgent(desired, &newer.borrow()) {
+                            return;
+                        }
+                    }
+                    Ok(()) = care.changed() => {
+                        if !is_evicted && care.borrow().evicted.is_some() {
+                            return;
+                        }
+                    }
+                    else => std::future::pending().await,
                 }
             }
-            std::future::pending().await
         };
         tokio::select! {
             done = self.perform(desired, observed, action) => done,
             () = hurry => false,
         }
+    }
+
+    /// An eviction that was decided, now or by an earlier life of this process.
+    async fn on_care(&mut self, desired: &DesiredPod) {
+        if self.memory.evicted.is_some() {
+            return;
+        }
+        let decided = self.ears.care.borrow_and_update().evicted.clone();
+        if let Some(eviction) = decided {
+            self.memory.hold = None;
+            self.memory.evicted = Some(eviction.clone());
+            self.say(Severity::Warning, EVICTED, eviction.event(), None).await;
+        } else {
+            let stored = desired.pod().and_then(|pod| pod.status.as_ref());
+            self.memory.evicted = stored.and_then(Eviction::recall);
+        }
+    }
+
+    fn tell_life(&self, desired: &DesiredPod, observed: &ObservedPod, is_idle: bool, now: Timestamp) {
+        let is_alive = observed.containers.iter().any(|container| container.may_be_alive());
+        let life = match &desired.want {
+            Desired::Run(pod) if outcome(pod, observed, now).is_none() => Life::Active,
+            Desired::Run(_) if is_idle => Life::Over,
+            Desired::Run(_) => Life::Ending,
+            Desired::Terminate(_) | Desired::Removed(_) if is_alive => Life::Active,
+            Desired::Terminate(_) | Desired::Removed(_) => Life::Over,
+        };
+        self.ears.life.send_if_modified(|known| std::mem::replace(known, life) != life);
     }
 
     // ---- seeing
@@ -268,8 +316,17 @@ impl Worker {
             probes: BTreeMap::new(),
             cleaned: self.memory.cleaned,
             gone_reported: self.memory.gone_reported,
+            evicted: self.memory.evicted.clone(),
+            strip: false,
         };
         if let Some(pod) = desired.pod() {
+            let told = self.memory.told.last(stored);
+            // Its ends must have been told before what shows them goes.
+            let has_ended = matches!(told.phase.as_deref(), Some("Succeeded" | "Failed"));
+            observed.strip = has_ended && (observed.evicted.is_some() || self.ears.care.borrow().strip);
+            if observed.strip {
+                observed.recall_status(told);
+            }
             observed.recall(pod);
             self.probe(desired, pod, &observed);
             observed.probes = self.memory.probes.verdicts();

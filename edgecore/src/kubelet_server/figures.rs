@@ -1,112 +1,130 @@
 //! Pure: what this node and its pods use, as measured at one moment. `measure.rs` fills it; `summary.rs` and `exposition.rs` write it
-//! down. What was not measured is `None` and is left out, never written as 0.
+//! down, and `eviction` judges by it. What was not measured is `None` and is left out, never written as 0.
 
 use std::collections::HashMap;
 
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Figures {
-    pub(super) node: NodeFigures,
-    pub(super) pods: Vec<PodFigures>,
+pub(crate) struct Figures {
+    pub(crate) node: NodeFigures,
+    pub(crate) pods: Vec<PodFigures>,
     /// Whether all that should be there could be asked for: a runtime that is away tells nothing of its containers.
-    pub(super) is_whole: bool,
+    pub(crate) is_whole: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct NodeFigures {
-    pub(super) name: String,
-    pub(super) n_cpus: usize,
-    pub(super) memory_bytes: u64,
+pub(crate) struct NodeFigures {
+    pub(crate) name: String,
+    pub(crate) n_cpus: usize,
+    pub(crate) memory_bytes: u64,
     /// Nanoseconds since 1970, as every time here.
-    pub(super) booted_at: Option<i64>,
-    pub(super) cpu: Option<Cpu>,
-    pub(super) memory: Option<Memory>,
+    pub(crate) booted_at: Option<i64>,
+    pub(crate) cpu: Option<Cpu>,
+    pub(crate) memory: Option<Memory>,
     /// Of all pods together.
-    pub(super) pods_cpu: Option<Cpu>,
-    pub(super) pods_memory: Option<Memory>,
-    pub(super) network: Option<Network>,
-    pub(super) disk: Option<Disk>,
-    pub(super) image_disk: Option<Disk>,
-    pub(super) max_pid: Option<u64>,
-    pub(super) n_processes: Option<u64>,
+    pub(crate) pods_cpu: Option<Cpu>,
+    pub(crate) pods_memory: Option<Memory>,
+    pub(crate) network: Option<Network>,
+    pub(crate) disk: Option<Disk>,
+    pub(crate) image_disk: Option<Disk>,
+    /// Whether images and containers lie in another file system than pods' files.
+    pub(crate) has_image_disk: bool,
+    pub(crate) max_pid: Option<u64>,
+    pub(crate) n_processes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct PodFigures {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
+pub(crate) struct PodFigures {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
     /// Where it stands in the cgroup tree; empty when it has no level of its own.
-    pub(super) cgroup: String,
-    pub(super) started_at: i64,
-    pub(super) containers: Vec<ContainerFigures>,
-    pub(super) cpu: Option<Cpu>,
-    pub(super) memory: Option<Memory>,
-    pub(super) network: Option<Network>,
+    pub(crate) cgroup: String,
+    pub(crate) started_at: i64,
+    pub(crate) containers: Vec<ContainerFigures>,
+    pub(crate) cpu: Option<Cpu>,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) network: Option<Network>,
+    pub(crate) n_processes: Option<u64>,
+    /// Those of its volumes that lie on the disk and are its own, by name.
+    pub(crate) volumes: Vec<(String, Disk)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ContainerFigures {
-    pub(super) name: String,
-    pub(super) id: String,
-    pub(super) image: String,
-    pub(super) started_at: i64,
-    pub(super) cpu: Option<Cpu>,
-    pub(super) memory: Option<Memory>,
+pub(crate) struct ContainerFigures {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) image: String,
+    pub(crate) started_at: i64,
+    pub(crate) cpu: Option<Cpu>,
+    pub(crate) memory: Option<Memory>,
     /// What it has written into its own file system.
-    pub(super) written: Option<Disk>,
-    pub(super) logs: Option<Disk>,
+    pub(crate) written: Option<Disk>,
+    pub(crate) logs: Option<Disk>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Cpu {
-    pub(super) at: i64,
+pub(crate) struct Cpu {
+    pub(crate) at: i64,
     /// All that was ever used.
-    pub(super) core_nanos: u64,
+    pub(crate) core_nanos: u64,
     /// Cores now, in billionths; unknown until there are two measurements.
-    pub(super) nano_cores: Option<u64>,
+    pub(crate) nano_cores: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Memory {
-    pub(super) at: i64,
-    pub(super) usage: Option<u64>,
+pub(crate) struct Memory {
+    pub(crate) at: i64,
+    pub(crate) usage: Option<u64>,
     /// What cannot be taken back without harm: usage without files that nobody has read lately.
-    pub(super) working_set: Option<u64>,
-    pub(super) available: Option<u64>,
-    pub(super) rss: Option<u64>,
-    pub(super) page_faults: Option<u64>,
-    pub(super) major_page_faults: Option<u64>,
+    pub(crate) working_set: Option<u64>,
+    pub(crate) available: Option<u64>,
+    pub(crate) rss: Option<u64>,
+    pub(crate) page_faults: Option<u64>,
+    pub(crate) major_page_faults: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Disk {
-    pub(super) at: i64,
-    pub(super) available: Option<u64>,
-    pub(super) capacity: Option<u64>,
-    pub(super) used: Option<u64>,
-    pub(super) inodes_free: Option<u64>,
-    pub(super) inodes: Option<u64>,
-    pub(super) inodes_used: Option<u64>,
+pub(crate) struct Disk {
+    pub(crate) at: i64,
+    pub(crate) available: Option<u64>,
+    pub(crate) capacity: Option<u64>,
+    pub(crate) used: Option<u64>,
+    pub(crate) inodes_free: Option<u64>,
+    pub(crate) inodes: Option<u64>,
+    pub(crate) inodes_used: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Network {
-    pub(super) at: i64,
+pub(crate) struct Network {
+    pub(crate) at: i64,
     /// The one that leads out first.
-    pub(super) interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<Interface>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) name: String,
-    pub(super) rx_bytes: u64,
-    pub(super) rx_errors: u64,
-    pub(super) tx_bytes: u64,
-    pub(super) tx_errors: u64,
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) rx_bytes: u64,
+    pub(crate) rx_errors: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) tx_errors: u64,
 }
 
 impl PodFigures {
+    /// What the pod has written: its containers, logs included, and its volumes.
+    pub(crate) fn on_disk(&self) -> Option<Disk> {
+        let disks = || {
+            let containers = self.containers.iter();
+            let written = containers.flat_map(|container| [container.written, container.logs]).flatten();
+            written.chain(self.volumes.iter().map(|(_, disk)| *disk))
+        };
+        let at = disks().map(|disk| disk.at).max()?;
+        let sum = |of: fn(Disk) -> Option<u64>| disks().filter_map(of).reduce(u64::saturating_add);
+        let (used, inodes_used) = (sum(|disk| disk.used), sum(|disk| disk.inodes_used));
+        Some(Disk { at, used, inodes_used, ..Disk::default() })
+    }
+
     /// A pod without a level of its own uses what its containers use.
     pub(super) fn add_up(&mut self) {
         if self.cpu.is_none() {

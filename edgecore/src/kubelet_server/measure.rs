@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ke_cri::v1;
 
+use super::du::VolumeSizes;
 use super::figures::{ContainerFigures, Cpu, Disk, Figures, Memory, Network, NodeFigures, PodFigures, Rates};
 use super::kernel::{self, Used, interfaces, meminfo, proc_stat};
 use super::summary::Scope;
@@ -34,19 +35,36 @@ pub struct Machine {
     pub cgroups: PathBuf,
     /// `/proc`
     pub proc: PathBuf,
+    /// How old the size of a volume may be. `volumeStatsAggPeriod`.
+    pub volume_period: Duration,
 }
 
 /// Measures one machine.
 pub struct Gauge {
     machine: Arc<Machine>,
     rates: Mutex<Rates>,
+    volumes: Arc<VolumeSizes>,
 }
 
 impl Gauge {
     /// Nothing is measured yet.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
-        Self { machine: Arc::new(machine), rates: Mutex::default() }
+        let volumes = Arc::new(VolumeSizes::new(machine.root_dir.join("pods"), machine.volume_period));
+        Self { machine: Arc::new(machine), rates: Mutex::default(), volumes }
+    }
+
+    /// Of the machine what may run out, without a look at any pod.
+    pub(crate) async fn measure_node(&self, runtime: &dyn Runtime) -> NodeFigures {
+        let images = runtime.image_fs_info().await.ok();
+        let machine = Arc::clone(&self.machine);
+        let look = move || machine.look_at_node(images);
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    /// All figures of everything.
+    pub(crate) async fn measure_all(&self, runtime: &dyn Runtime) -> Figures {
+        self.measure(runtime, Scope::All).await
     }
 
     /// All figures now.
@@ -63,7 +81,8 @@ impl Gauge {
         let pods =
             pods(sandboxes.unwrap_or_default(), containers.unwrap_or_default(), &stats.unwrap_or_default());
         let machine = Arc::clone(&self.machine);
-        let look = move || machine.look(pods, images, scope);
+        let volumes = Arc::clone(&self.volumes);
+        let look = move || machine.look(pods, images, scope, &volumes);
         let (node, pods) = tokio::task::spawn_blocking(look).await.unwrap_or_default();
         let mut figures = Figures { node, pods, is_whole };
         self.add_rates(&mut figures);
@@ -178,29 +197,23 @@ impl Machine {
         mut pods: Vec<PodFigures>,
         images: Option<v1::ImageFsInfoResponse>,
         scope: Scope,
+        volumes: &VolumeSizes,
     ) -> (NodeFigures, Vec<PodFigures>) {
         for pod in &mut pods {
             self.look_at_pod(pod, scope);
+            if scope == Scope::All {
+                pod.volumes = volumes.of(&pod.uid, now());
+            }
             pod.add_up();
         }
-        let mut node = NodeFigures {
-            name: self.node_name.clone(),
-            n_cpus: self.n_cpus,
-            memory_bytes: self.memory_bytes,
-            ..NodeFigures::default()
-        };
+        if scope == Scope::All {
+            volumes.keep(pods.iter().map(|pod| pod.uid.as_str()));
+        }
+        let mut node = if scope == Scope::All { self.look_at_node(images) } else { self.look_at_memory() };
         let at = now();
-        let root = self.used("");
         let (worked, booted) = proc_stat(&self.proc_text("stat"));
         node.booted_at = booted.map(|secs| secs.saturating_mul(1_000_000_000));
-        node.cpu = cpu(root.core_nanos.or(worked), at);
-        let memory = root.memory.or_else(|| meminfo(&self.proc_text("meminfo")));
-        let whole = self.memory_bytes;
-        node.memory = memory.map(|memory| Memory {
-            at,
-            available: memory.working_set.map(|used| whole.saturating_sub(used)),
-            ..memory
-        });
+        node.cpu = cpu(self.used("").core_nanos.or(worked), at);
         if self.layout.per_qos {
             let all = self.used(&self.path(&CgroupName::root(&self.layout.root).class(Qos::Guaranteed)));
             node.pods_cpu = cpu(all.core_nanos, at);
@@ -208,14 +221,45 @@ impl Machine {
         }
         if scope == Scope::All {
             node.network = self.network("net", at);
-            node.disk = disk(&self.root_dir, at);
-            node.image_disk = images.and_then(|images| image_disk(&images, at));
-            node.max_pid = self.proc_text("sys/kernel/pid_max").trim().parse().ok();
-            let tasks = self.proc_text("loadavg");
-            node.n_processes =
-                tasks.split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse().ok());
         }
         (node, pods)
+    }
+
+    fn look_at_memory(&self) -> NodeFigures {
+        let memory = self.used("").memory.or_else(|| meminfo(&self.proc_text("meminfo")));
+        let whole = self.memory_bytes;
+        NodeFigures {
+            name: self.node_name.clone(),
+            n_cpus: self.n_cpus,
+            memory_bytes: whole,
+            memory: memory.map(|memory| Memory {
+                at: now(),
+                available: memory.working_set.map(|used| whole.saturating_sub(used)),
+                ..memory
+            }),
+            ..NodeFigures::default()
+        }
+    }
+
+    /// What may run out. Blocking.
+    fn look_at_node(&self, images: Option<v1::ImageFsInfoResponse>) -> NodeFigures {
+        let at = now();
+        let mut node = self.look_at_memory();
+        node.disk = disk(&self.root_dir, at);
+        if let Some((place, used)) = images.as_ref().and_then(image_place) {
+            node.image_disk = Some(Disk {
+                at,
+                used: used.used,
+                inodes_used: used.inodes_used,
+                ..disk(place, at).unwrap_or_default()
+            });
+            node.has_image_disk = are_apart(&self.root_dir, place);
+        }
+        node.max_pid = self.proc_text("sys/kernel/pid_max").trim().parse().ok();
+        let tasks = self.proc_text("loadavg");
+        node.n_processes =
+            tasks.split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse().ok());
+        node
     }
 
     fn look_at_pod(&self, pod: &mut PodFigures, scope: Scope) {
@@ -228,6 +272,8 @@ impl Machine {
                 let used = self.used(&path);
                 pod.cpu = cpu(used.core_nanos, at);
                 pod.memory = used.memory.map(|memory| Memory { at, ..memory });
+                let tasks = fs::read_to_string(self.folder(&path, "pids").join("pids.current"));
+                pod.n_processes = tasks.ok().and_then(|text| text.trim().parse().ok());
                 if scope == Scope::All {
                     pod.network = self.pod_network(&path, at);
                 }
@@ -319,12 +365,20 @@ fn disk(path: &Path, at: i64) -> Option<Disk> {
     })
 }
 
-/// The file system that images are on, and how much of it they use.
-fn image_disk(images: &v1::ImageFsInfoResponse, at: i64) -> Option<Disk> {
+/// Where images and containers are, and how much they use.
+fn image_place(images: &v1::ImageFsInfoResponse) -> Option<(&Path, Disk)> {
     let first = images.image_filesystems.first()?;
-    let whole = disk(Path::new(&first.fs_id.as_ref()?.mountpoint), at).unwrap_or_default();
     let used = |value: &Option<v1::UInt64Value>| value.as_ref().map(|value| value.value);
-    Some(Disk { at, used: used(&first.used_bytes), inodes_used: used(&first.inodes_used), ..whole })
+    let used =
+        Disk { used: used(&first.used_bytes), inodes_used: used(&first.inodes_used), ..Disk::default() };
+    Some((Path::new(&first.fs_id.as_ref()?.mountpoint), used))
+}
+
+/// Whether two places are in different file systems. What cannot be seen counts as the same.
+fn are_apart(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).ok().map(|facts| facts.dev());
+    matches!((device(one), device(other)), (Some(one), Some(other)) if one != other)
 }
 
 /// The files of one folder, without what is below it.

@@ -6,8 +6,9 @@
 
 mod answer;
 mod containers;
+mod du;
 mod exposition;
-mod figures;
+pub(crate) mod figures;
 mod kernel;
 mod logs;
 mod measure;
@@ -67,7 +68,7 @@ pub struct Sources {
     /// `podLogsDir`.
     pub pod_logs_root: PathBuf,
     /// What they use.
-    pub gauge: Gauge,
+    pub gauge: Arc<Gauge>,
     /// All numbers of this process as text.
     pub numbers: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }

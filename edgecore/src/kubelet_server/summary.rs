@@ -52,7 +52,9 @@ fn pod(pod: &PodFigures, scope: Scope) -> Value {
         "cpu": cpu(pod.cpu),
         "memory": memory(pod.memory),
         "network": all(network(pod.network.as_ref())),
-        "ephemeral-storage": all(disk(on_disk(pod))),
+        "volume": all(volumes(&pod.volumes)),
+        "ephemeral-storage": all(disk(pod.on_disk())),
+        "process_stats": all(json!(pod.n_processes.map(|n_processes| json!({"process_count": n_processes})))),
     })
 }
 
@@ -66,15 +68,6 @@ fn container(container: &ContainerFigures, scope: Scope) -> Value {
         "rootfs": all(disk(container.written)),
         "logs": all(disk(container.logs)),
     })
-}
-
-/// What the pod's containers have written, logs included.
-fn on_disk(pod: &PodFigures) -> Option<Disk> {
-    let disks = || pod.containers.iter().flat_map(|container| [container.written, container.logs]).flatten();
-    let at = disks().map(|disk| disk.at).max()?;
-    let sum = |of: fn(Disk) -> Option<u64>| disks().filter_map(of).reduce(u64::saturating_add);
-    let (used, inodes_used) = (sum(|disk| disk.used), sum(|disk| disk.inodes_used));
-    Some(Disk { at, used, inodes_used, ..Disk::default() })
 }
 
 fn cpu(cpu: Option<Cpu>) -> Option<Value> {
@@ -112,6 +105,17 @@ fn disk(disk: Option<Disk>) -> Value {
         "inodes": disk.inodes,
         "inodesUsed": disk.inodes_used,
     })
+}
+
+fn volumes(volumes: &[(String, Disk)]) -> Value {
+    let shown = volumes.iter().map(|(name, used)| {
+        let mut shown = disk(Some(*used));
+        if let Some(fields) = shown.as_object_mut() {
+            fields.insert("name".into(), json!(name));
+        }
+        shown
+    });
+    if volumes.is_empty() { Value::Null } else { shown.collect() }
 }
 
 fn network(network: Option<&Network>) -> Value {
@@ -176,6 +180,11 @@ mod tests {
             started_at: at,
             containers: vec![container],
             memory: Some(Memory { at, working_set: Some(9), ..Memory::default() }),
+            volumes: vec![(
+                "cache".into(),
+                Disk { at, used: Some(50), inodes_used: Some(1), ..Disk::default() },
+            )],
+            n_processes: Some(3),
             ..PodFigures::default()
         };
         let interfaces = vec![interface("eth0", 5), interface("cni0", 6)];
@@ -204,8 +213,11 @@ mod tests {
         let used = json!({"time": "2023-11-14T22:13:20Z", "usageNanoCores": 3, "usageCoreNanoSeconds": 7});
         check("/pods/0/containers/0/cpu", used);
         check("/pods/0/containers/0/rootfs/usedBytes", json!(4096));
-        check("/pods/0/ephemeral-storage/usedBytes", json!(4196));
-        check("/pods/0/ephemeral-storage/inodesUsed", json!(2));
+        check("/pods/0/ephemeral-storage/usedBytes", json!(4246));
+        check("/pods/0/ephemeral-storage/inodesUsed", json!(3));
+        check("/pods/0/volume/0/name", json!("cache"));
+        check("/pods/0/volume/0/usedBytes", json!(50));
+        check("/pods/0/process_stats/process_count", json!(3));
         assert!(!shown.to_string().contains("null"), "{shown}");
     }
 

@@ -32,23 +32,6 @@ pub struct Host {
     pub root_dir: PathBuf,
 }
 
-/// Figures that change. `None`: could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Measured {
-    pub(super) memory_bytes: Option<Share>,
-    /// Of the file system under the root directory, as the inodes are.
-    pub(super) disk_bytes: Option<Share>,
-    pub(super) inodes: Option<Share>,
-    pub(super) pids: Option<Share>,
-}
-
-/// How much of something is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Share {
-    pub(super) free: u64,
-    pub(super) whole: u64,
-}
-
 impl Host {
     /// Reads the facts. `root_dir`: where pods' files live.
     #[must_use]
@@ -63,8 +46,8 @@ impl Host {
             os_image: os_image(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
             architecture: architecture(std::env::consts::ARCH),
             n_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: memory().map_or(0, |memory| memory.whole),
-            disk_bytes: file_system(root_dir).map_or(0, |(bytes, _)| bytes.whole),
+            memory_bytes: memory().unwrap_or(0),
+            disk_bytes: file_system(root_dir).map_or(0, |(_, whole)| whole),
             huge_pages: huge_pages::read(Path::new(huge_pages::SYS)),
             root_dir: root_dir.to_owned(),
         }
@@ -89,15 +72,8 @@ fn architecture(rust: &'static str) -> &'static str {
     }
 }
 
-/// Looks at the figures that change.
-pub(super) fn measure(root_dir: &Path) -> Measured {
-    let (disk_bytes, inodes) = file_system(root_dir).unzip();
-    Measured { memory_bytes: memory(), disk_bytes, inodes, pids: pids() }
-}
-
-fn memory() -> Option<Share> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    Some(Share { free: meminfo(&text, "MemAvailable")?, whole: meminfo(&text, "MemTotal")? })
+fn memory() -> Option<u64> {
+    meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
 }
 
 /// One figure of /proc/meminfo in bytes.
@@ -107,26 +83,18 @@ fn meminfo(text: &str, field: &str) -> Option<u64> {
     Some(kib.saturating_mul(1024))
 }
 
-fn pids() -> Option<Share> {
-    // The fourth word is running/existing tasks.
-    let tasks = read_line("/proc/loadavg").split_whitespace().nth(3)?.split('/').nth(1)?.parse().ok()?;
-    let whole: u64 = read_line("/proc/sys/kernel/pid_max").parse().ok()?;
-    Some(Share { free: whole.saturating_sub(tasks), whole })
-}
-
 /// Bytes that are free where `path` is, or would be. `None`: it cannot be told.
 #[must_use]
 pub fn free_bytes(path: &Path) -> Option<u64> {
-    file_system(path).map(|(bytes, _)| bytes.free)
+    file_system(path).map(|(free, _)| free)
 }
 
-/// Bytes and inodes of the file system that holds `path`, or the nearest folder above it that exists.
-fn file_system(path: &Path) -> Option<(Share, Share)> {
+/// Free and all bytes of the file system that holds `path`, or the nearest folder above it that exists.
+fn file_system(path: &Path) -> Option<(u64, u64)> {
     let existing = path.ancestors().find(|path| path.exists())?;
     let facts = rustix::fs::statvfs(existing).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(facts.f_frsize);
-    let disk = Share { free: bytes(facts.f_bavail), whole: bytes(facts.f_blocks) };
-    Some((disk, Share { free: facts.f_favail, whole: facts.f_files }))
+    Some((bytes(facts.f_bavail), bytes(facts.f_blocks)))
 }
 
 #[cfg(test)]

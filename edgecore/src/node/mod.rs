@@ -6,7 +6,6 @@
 mod address;
 mod host;
 mod huge_pages;
-mod pressure;
 mod room;
 mod status;
 
@@ -32,7 +31,7 @@ use status::RuntimeState;
 
 use crate::device_plugin::Amounts;
 use crate::edge_hub::{AskError, Cloud, LinkState};
-use crate::edged::Runtime;
+use crate::edged::{Pressures, Runtime};
 use crate::meta_manager::Meta;
 
 /// Namespace of node leases.
@@ -63,6 +62,8 @@ pub struct NodeAgent {
     lease: Option<Value>,
     last_told: Option<(Instant, Value)>,
     standing: watch::Sender<Standing>,
+    /// What the Node is short of; `None` before the first look.
+    pressures: watch::Receiver<Option<Pressures>>,
     /// Whether the runtime had no network for pods when it was looked at last.
     has_no_network: bool,
     devices: watch::Receiver<BTreeMap<String, Amounts>>,
@@ -116,6 +117,7 @@ impl NodeAgent {
         wanted_ip: Option<IpAddr>,
         addresses: watch::Sender<Vec<IpAddr>>,
         standing: watch::Sender<Standing>,
+        pressures: watch::Receiver<Option<Pressures>>,
     ) -> Self {
         // A Node that does not ask yet: it was registered before this machine made its network itself.
         let must_register = known.as_ref().is_none_or(|known| status::is_to_ask(&config, known));
@@ -136,6 +138,7 @@ impl NodeAgent {
             lease: None,
             last_told: None,
             standing,
+            pressures,
             has_no_network: false,
             // Of a sender that is gone: it never changes.
             devices: watch::channel(BTreeMap::new()).1,
@@ -163,6 +166,7 @@ impl NodeAgent {
                 Ok(()) = link.changed() => Event::Link,
                 Ok(()) = self.devices.changed() => Event::Devices,
                 Ok(()) = self.nodes.changed() => Event::Node(self.nodes.borrow_and_update().clone()),
+                Ok(()) = self.pressures.changed() => Event::StatusDue,
                 _ = status.tick() => Event::StatusDue,
                 _ = lease.tick() => Event::LeaseDue,
                 () = shutdown.wait() => return Ok(()),
@@ -370,7 +374,7 @@ impl NodeAgent {
                 RuntimeState { version: String::new(), unready: Some(error.to_string()) }
             }
         };
-        let measured = host::measure(&self.host.root_dir);
+        let short = *self.pressures.borrow_and_update();
         let before = self.known.as_ref().and_then(|node| node.status.as_ref()?.conditions.clone());
         let addresses = self.addresses();
         let devices = self.devices.borrow().clone();
@@ -378,7 +382,7 @@ impl NodeAgent {
             addresses: &addresses,
             devices: &devices,
             runtime: &runtime,
-            measured: &measured,
+            short,
             at: Timestamp::now(),
         };
         status::node_status(&self.name, &self.config, &self.host, &seen, before.as_deref())

@@ -11,11 +11,11 @@ use ke_api::pod_network::{MANAGED, POD_NETWORK};
 use ke_wire::NodeName;
 use serde_json::{Value, json};
 
-use super::host::{Host, Measured};
-use super::pressure::{Pressure, judge};
+use super::host::Host;
 use super::room::{allocatable, huge_pages, kib};
 use crate::config::{EvictionHard, Reserved};
 use crate::device_plugin::Amounts;
+use crate::edged::Pressures;
 use crate::pod_network;
 
 /// The runtime's word for pods' network.
@@ -39,7 +39,7 @@ pub struct NodeConfig {
     pub report_period: Duration,
     /// Without a renewal for this long the control plane holds the node for lost.
     pub lease_duration: Duration,
-    /// When the Node says that it is short of something.
+    /// What pods do not get, since its lack would make the Node short.
     pub eviction_hard: EvictionHard,
     /// What pods do not get.
     pub reserved: Reserved,
@@ -125,7 +125,8 @@ pub(super) struct Seen<'a> {
     pub(super) addresses: &'a [IpAddr],
     pub(super) devices: &'a BTreeMap<String, Amounts>,
     pub(super) runtime: &'a RuntimeState,
-    pub(super) measured: &'a Measured,
+    /// `None`: not known yet, so that what was told before holds.
+    pub(super) short: Option<Pressures>,
     pub(super) at: Timestamp,
 }
 
@@ -157,7 +158,7 @@ pub(super) fn node_status(
             seen.devices,
             |amounts| amounts.allocatable,
         ),
-        "conditions": conditions(seen.runtime, judge(&config.eviction_hard, seen.measured), before, seen.at),
+        "conditions": conditions(seen.runtime, seen.short, before, seen.at),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "nodeInfo": {
             "machineID": host.machine_id,
@@ -203,11 +204,16 @@ fn with_pods(mut resources: BTreeMap<String, Quantity>, pods: &str) -> BTreeMap<
 
 fn conditions(
     runtime: &RuntimeState,
-    short: Pressure,
+    short: Option<Pressures>,
     before: Option<&[NodeCondition]>,
     now: Timestamp,
 ) -> Vec<Value> {
-    let pressure = |kind: &str, is_short: bool, lacking: [&str; 2], fine: [&str; 2]| {
+    let was_short = |kind: &str| {
+        let told = before.and_then(|all| all.iter().find(|old| old.type_ == kind));
+        told.is_some_and(|old| old.status == "True")
+    };
+    let pressure = |kind: &str, is_short: fn(Pressures) -> bool, lacking: [&str; 2], fine: [&str; 2]| {
+        let is_short = short.map_or_else(|| was_short(kind), is_short);
         let [reason, message] = if is_short { lacking } else { fine };
         (kind.to_owned(), is_short, reason.to_owned(), message.to_owned())
     };
@@ -218,19 +224,19 @@ fn conditions(
     let all = [
         pressure(
             "MemoryPressure",
-            short.memory,
+            |short| short.memory,
             ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
             ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
         ),
         pressure(
             "DiskPressure",
-            short.disk,
+            |short| short.disk,
             ["KubeletHasDiskPressure", "kubelet has disk pressure"],
             ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
         ),
         pressure(
             "PIDPressure",
-            short.pids,
+            |short| short.pids,
             ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
             ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
         ),
@@ -314,20 +320,20 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    const FINE: Pressure = Pressure { memory: false, disk: false, pids: false };
+    const FINE: Pressures = Pressures { memory: false, disk: false, pids: false };
 
     #[test]
     fn conditions_say_what_is_measured() {
-        let check = |runtime: Option<&str>, short: Pressure, expected: [&str; 4]| {
+        let check = |runtime: Option<&str>, short: Pressures, expected: [&str; 4]| {
             let runtime = RuntimeState { version: "x://1".into(), unready: runtime.map(str::to_owned) };
-            let told = conditions(&runtime, short, None, at(0));
+            let told = conditions(&runtime, Some(short), None, at(0));
             let told: Vec<_> = told.iter().map(|c| c["status"].as_str().unwrap()).collect();
             assert_eq!(told, expected);
         };
         check(None, FINE, ["False", "False", "False", "True"]);
-        check(None, Pressure { memory: true, ..FINE }, ["True", "False", "False", "True"]);
-        check(None, Pressure { disk: true, ..FINE }, ["False", "True", "False", "True"]);
-        check(None, Pressure { pids: true, ..FINE }, ["False", "False", "True", "True"]);
+        check(None, Pressures { memory: true, ..FINE }, ["True", "False", "False", "True"]);
+        check(None, Pressures { disk: true, ..FINE }, ["False", "True", "False", "True"]);
+        check(None, Pressures { pids: true, ..FINE }, ["False", "False", "True", "True"]);
         check(Some("no socket"), FINE, ["False", "False", "False", "False"]);
     }
 
@@ -384,15 +390,15 @@ mod tests {
     #[test]
     fn transition_times_stay_until_something_changes() {
         let runtime = RuntimeState { version: "x://1".into(), unready: None };
-        let first = conditions(&runtime, FINE, None, at(1));
+        let first = conditions(&runtime, Some(FINE), None, at(1));
         let before: Vec<NodeCondition> =
             first.iter().map(|c| serde_json::from_value(c.clone()).unwrap()).collect();
-        let later = conditions(&runtime, Pressure { memory: true, ..FINE }, Some(&before), at(60));
+        let later = conditions(&runtime, Some(Pressures { memory: true, ..FINE }), Some(&before), at(60));
         assert_eq!(later[0]["lastTransitionTime"], "1970-01-01T00:01:00Z");
         assert_eq!(later[3]["lastTransitionTime"], "1970-01-01T00:00:01Z");
         let (one, two) = (json!({"conditions": first}), json!({"conditions": later}));
         assert!(!says_the_same(&one, &two));
-        let again = conditions(&runtime, FINE, Some(&before), at(90));
+        let again = conditions(&runtime, Some(FINE), Some(&before), at(90));
         assert!(says_the_same(&one, &json!({"conditions": again})));
     }
 

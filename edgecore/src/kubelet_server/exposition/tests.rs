@@ -29,6 +29,8 @@ fn figures() -> Figures {
             cpu: cpu(3_000_000_000),
             memory: memory(300),
             network: Some(Network { at, interfaces: vec![eth0] }),
+            n_processes: None,
+            volumes: Vec::new(),
             containers: vec![
                 ContainerFigures {
                     name: "app".into(),

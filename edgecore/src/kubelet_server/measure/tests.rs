@@ -39,6 +39,7 @@ fn machine(folder: &Path) -> Machine {
         layout: Layout { driver: Driver::Cgroupfs, root: "/".into(), per_qos: true },
         cgroups: folder.join("cgroup"),
         proc: folder.join("proc"),
+        volume_period: Duration::from_secs(60),
     }
 }
 
@@ -97,6 +98,8 @@ async fn with_cgroups_of_version_1() {
             (&format!("cgroup/cpuacct/{pod}/cpuacct.usage"), "3000000000\n"),
             ("cgroup/memory/memory.usage_in_bytes", "700000\n"),
             ("cgroup/memory/memory.stat", "total_inactive_file 100000\n"),
+            (&format!("cgroup/pids/{pod}/pids.current"), "12\n"),
+            (&format!("pods/{UID}/volumes/kubernetes.io~empty-dir/cache/deep/file"), "some bytes"),
             (&format!("cgroup/memory/{pod}/memory.usage_in_bytes"), "500\n"),
             (&format!("cgroup/memory/{pod}/memory.stat"), "total_inactive_file 100\n"),
             (&format!("cgroup/memory/{pod}/abc/cgroup.procs"), "77\n78\n"),
@@ -119,6 +122,11 @@ async fn with_cgroups_of_version_1() {
     assert_eq!(pod.cpu.unwrap().core_nanos, 3_000_000_000, "its level in the tree, not its containers");
     assert_eq!(pod.memory.unwrap().working_set, Some(400));
     assert_eq!(pod.network.as_ref().unwrap().interfaces[0].tx_bytes, 8);
+    assert_eq!(pod.n_processes, Some(12));
+    let [(volume, used)] = pod.volumes.as_slice() else { panic!("{:?}", pod.volumes) };
+    assert_eq!((&**volume, used.inodes_used), ("cache", Some(3)), "the file and two directories");
+    let short = gauge.measure_node(&runtime().await).await;
+    assert_eq!((short.memory.unwrap().available, short.max_pid), (Some(424_000), Some(32768)));
     let [app] = pod.containers.as_slice() else { panic!("{:?}", pod.containers) };
     assert_eq!((&*app.name, app.cpu.unwrap().core_nanos), ("app", 2_000_000_000));
     assert_eq!(app.memory.unwrap().working_set, Some(300));

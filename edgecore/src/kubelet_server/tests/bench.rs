@@ -75,7 +75,7 @@ impl Bench {
             db,
             runtime: Arc::new(runtime.clone()),
             pod_logs_root: folder.path().join("logs"),
-            gauge: Gauge::new(Machine {
+            gauge: Arc::new(Gauge::new(Machine {
                 node_name: "edge-1".into(),
                 n_cpus: 1,
                 memory_bytes: 1 << 30,
@@ -84,7 +84,8 @@ impl Bench {
                 layout: Layout { driver: Driver::Cgroupfs, root: "/".into(), per_qos: false },
                 cgroups: folder.path().join("cgroup"),
                 proc: "/proc".into(),
-            }),
+                volume_period: Duration::from_secs(60),
+            })),
             numbers: Box::new(|| Some("# EOF\n".to_owned())),
         };
         let (handle, server) = KubeletServer::new(Some(([127, 0, 0, 1], 0).into()), sources);
