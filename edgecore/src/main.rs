@@ -300,6 +300,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             cgroups: CGROUPS.into(),
             proc: "/proc".into(),
         }),
+        probes: edged.probe_counts(),
         numbers: Box::new(admin.numbers()),
     };
     let port = Some(kubelet.read_only_port).filter(|port| *port != 0);

@@ -101,9 +101,13 @@ pub(super) struct Network {
 pub(super) struct Interface {
     pub(super) name: String,
     pub(super) rx_bytes: u64,
+    pub(super) rx_packets: u64,
     pub(super) rx_errors: u64,
+    pub(super) rx_dropped: u64,
     pub(super) tx_bytes: u64,
+    pub(super) tx_packets: u64,
     pub(super) tx_errors: u64,
+    pub(super) tx_dropped: u64,
 }
 
 impl PodFigures {

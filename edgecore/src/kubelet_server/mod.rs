@@ -11,6 +11,7 @@ mod figures;
 mod kernel;
 mod logs;
 mod measure;
+mod own;
 mod pods;
 mod relay;
 mod route;
@@ -36,10 +37,11 @@ use tokio::sync::Semaphore;
 
 use self::answer::{Answer, PROMETHEUS, Refused, TEXT, whole};
 pub use self::measure::{Gauge, Machine};
+use self::own::with_own;
 use self::relay::{Joint, relay};
 use self::route::{Door, NoRoute, Route, route};
 use crate::db::Db;
-use crate::edged::Runtime;
+use crate::edged::{ProbeCounts, Runtime};
 use crate::meta_manager::Meta;
 use crate::query;
 
@@ -68,6 +70,8 @@ pub struct Sources {
     pub pod_logs_root: PathBuf,
     /// What they use.
     pub gauge: Gauge,
+    /// What probes found.
+    pub probes: ProbeCounts,
     /// All numbers of this process as text.
     pub numbers: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
@@ -242,13 +246,13 @@ impl Sources {
             Route::Metrics => {
                 let numbers = (self.numbers)();
                 let numbers = numbers.ok_or_else(|| Refused::broken(&"the metrics cannot be written"))?;
-                Ok(whole(Metrics::CONTENT_TYPE, numbers))
+                let own = self.gauge.own(&*self.runtime).await;
+                Ok(whole(Metrics::CONTENT_TYPE, with_own(&numbers, &own)))
             }
-            // Until there are probes that are counted.
-            Route::MetricsProbes => Ok(whole(PROMETHEUS, "")),
+            Route::MetricsProbes => Ok(whole(PROMETHEUS, self.probes.text())),
         }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
