@@ -40,8 +40,10 @@ impl ApiClient {
         let name = "many-streams";
         let files = cluster.ca().issue(name, name, &["system:masters"], &[])?;
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&cluster.ca().files.cert).context("read the cluster's CA")?)?;
-        let certificate = CertificateDer::from_pem_file(&files.cert).context("read the client's certificate")?;
+        roots
+            .add(CertificateDer::from_pem_file(&cluster.ca().files.cert).context("read the cluster's CA")?)?;
+        let certificate =
+            CertificateDer::from_pem_file(&files.cert).context("read the client's certificate")?;
         let key = PrivateKeyDer::from_pem_file(&files.key).context("read the client's key")?;
         let config = ClientConfig::builder()
             .with_root_certificates(roots)

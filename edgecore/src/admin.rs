@@ -65,7 +65,10 @@ impl Admin {
             TcpListener::bind(address).await.map_err(|error| AdminError::Listen(address, error))?;
         let connected = metrics.gauge("edgecore_cloud_connected", "1 while the link to the cloud stands");
         let tasks = metrics.gauge("edgecore_tasks", "Tasks of this process that have not ended");
-        Ok(Self { listener, shared: Arc::new(Shared { metrics, connected, tasks, cloud, runtime, standing }) })
+        Ok(Self {
+            listener,
+            shared: Arc::new(Shared { metrics, connected, tasks, cloud, runtime, standing }),
+        })
     }
 
     /// What `/metrics` shows, for who shows it elsewhere too. `None`: it cannot be written.

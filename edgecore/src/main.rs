@@ -20,6 +20,7 @@ use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
+use edgecore::edged::logs::Endings;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
@@ -290,6 +291,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         db: db.clone(),
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
+        endings: Endings::new(Arc::clone(&runtime)),
         gauge: Gauge::new(Machine {
             node_name: name.to_string(),
             n_cpus: host.n_cpus,

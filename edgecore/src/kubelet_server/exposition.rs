@@ -210,9 +210,11 @@ impl Text {
             ("container_network_transmit_bytes_total", "Bytes transmitted", |one| one.tx_bytes),
             ("container_network_transmit_errors_total", "Errors while transmitting", |one| one.tx_errors),
             ("container_network_transmit_packets_total", "Packets transmitted", |one| one.tx_packets),
-            ("container_network_transmit_packets_dropped_total", "Packets dropped while transmitting", |one| {
-                one.tx_dropped
-            }),
+            (
+                "container_network_transmit_packets_dropped_total",
+                "Packets dropped while transmitting",
+                |one| one.tx_dropped,
+            ),
         ];
         for (name, help, of) in families {
             self.family(name, "counter", help);

@@ -41,6 +41,7 @@ use self::own::with_own;
 use self::relay::{Joint, relay};
 use self::route::{Door, NoRoute, Route, route};
 use crate::db::Db;
+use crate::edged::logs::Endings;
 use crate::edged::{ProbeCounts, Runtime};
 use crate::meta_manager::Meta;
 use crate::query;
@@ -68,6 +69,8 @@ pub struct Sources {
     pub runtime: Arc<dyn Runtime>,
     /// `podLogsDir`.
     pub pod_logs_root: PathBuf,
+    /// Of those whose logs are followed.
+    pub endings: Endings,
     /// What they use.
     pub gauge: Gauge,
     /// What probes found.
@@ -255,4 +258,6 @@ impl Sources {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
+#[cfg(test)]
+pub(crate) use self::tests::bench;

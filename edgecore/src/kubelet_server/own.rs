@@ -169,8 +169,10 @@ mod tests {
 
     #[test]
     fn states_are_the_kubelets() {
-        let sandbox = |state: v1::PodSandboxState| v1::PodSandbox { state: state.into(), ..Default::default() };
-        let container = |state: v1::ContainerState| v1::Container { state: state.into(), ..Default::default() };
+        let sandbox =
+            |state: v1::PodSandboxState| v1::PodSandbox { state: state.into(), ..Default::default() };
+        let container =
+            |state: v1::ContainerState| v1::Container { state: state.into(), ..Default::default() };
         let sandboxes =
             [sandbox(v1::PodSandboxState::SandboxReady), sandbox(v1::PodSandboxState::SandboxNotready)];
         let containers = [v1::ContainerState::ContainerRunning, v1::ContainerState::ContainerExited];

@@ -114,7 +114,8 @@ fn n_files(pid: u32) -> Result<f64> {
 }
 
 fn n_threads(pid: u32) -> Result<f64> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("threads of process {pid}"))?;
+    let threads =
+        fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("threads of process {pid}"))?;
     Ok(threads.count() as f64)
 }
 
@@ -163,7 +164,9 @@ async fn session(api: &ApiClient, number: u32) -> Result<Option<f64>> {
         };
         match bytes.split_first() {
             Some((1, text)) => said.extend_from_slice(text),
-            Some((3, text)) => status = Some(serde_json::from_slice::<Value>(text).context("read the status")?),
+            Some((3, text)) => {
+                status = Some(serde_json::from_slice::<Value>(text).context("read the status")?)
+            }
             _ => {}
         }
         if !is_heard && said.starts_with(b"ready") {

@@ -74,7 +74,8 @@ mod tests {
     fn what_is_missing_is_counted() {
         let (now, mut heard) = (Instant::now(), Heard::default());
         let line = |number: u64| format!("2026-01-31T12:00:00.5Z {number} xxxx\n");
-        let mut say = |text: &str| heard.take(text.as_bytes(), now, 1_769_860_800_750.0).map(|()| heard.n_wrong);
+        let mut say =
+            |text: &str| heard.take(text.as_bytes(), now, 1_769_860_800_750.0).map(|()| heard.n_wrong);
         assert_eq!(say(&line(7)).unwrap(), 0);
         // In pieces.
         assert_eq!(say("2026-01-31T12:").unwrap(), 0);

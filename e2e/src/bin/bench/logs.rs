@@ -96,7 +96,12 @@ fn rows(quiet: &Times, loaded: &Times, logs: &Logs) -> Result<Vec<Row>> {
         lags.filter(|(at, _)| is_wanted(*at)).map(|(_, lag)| *lag).collect()
     };
     let (before, after) = (of_all(&|at| at < logs.stalled_since), of_all(&|at| at >= logs.stalled_since));
-    ensure!(!before.is_empty() && !after.is_empty(), "followers heard {} and {} lines", before.len(), after.len());
+    ensure!(
+        !before.is_empty() && !after.is_empty(),
+        "followers heard {} and {} lines",
+        before.len(),
+        after.len()
+    );
     let ms = |name: &str, samples: &[f64], percent: f64| {
         Row::new(name, "ms", percentile(samples, percent), None, samples.len() as u32)
     };

@@ -37,7 +37,10 @@ pub(crate) fn thirty() -> Result<Vec<Row>> {
     let rss = memory(pid, "VmRSS")?;
     let n_probes = n_probes(&site)? - n_before;
     let wanted = 2.0 * f64::from(N_PODS) * seconds / f64::from(PERIOD);
-    ensure!((n_probes - wanted).abs() < 0.2 * wanted, "{n_probes} probes were made in {seconds} s, not {wanted}");
+    ensure!(
+        (n_probes - wanted).abs() < 0.2 * wanted,
+        "{n_probes} probes were made in {seconds} s, not {wanted}"
+    );
     Ok(vec![
         Row::new("edgecore_rss_30probed", "MB", Some(rss / 1e6), None, N_PODS),
         Row::new("edgecore_cpu_30probed", "%", Some(cpu), None, N_PODS),

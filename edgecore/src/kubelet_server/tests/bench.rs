@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::db::{Db, Synchronous};
 use crate::edge_hub::Cloud;
+use crate::edged::logs::Endings;
 use crate::edged::{CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_UID, ProbeCounts, Runtime};
 use crate::kubelet_server::{Gauge, KubeletHandle, KubeletServer, Machine, Sources};
 use crate::meta_manager::{MetaManager, Pushed};
@@ -75,6 +76,7 @@ impl Bench {
             db,
             runtime: Arc::new(runtime.clone()),
             pod_logs_root: folder.path().join("logs"),
+            endings: Endings::new(Arc::new(runtime.clone())),
             gauge: Gauge::new(Machine {
                 node_name: "edge-1".into(),
                 n_cpus: 1,
