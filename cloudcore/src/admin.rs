@@ -15,7 +15,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 /// Probes and scrapes come one by one; more at once is somebody's mistake and waits.
@@ -72,13 +74,15 @@ pub struct Admin {
     listener: TcpListener,
     readiness: Readiness,
     metrics: Arc<Metrics>,
+    tasks: Gauge,
 }
 
 impl Admin {
     /// Serves on this socket.
     #[must_use]
-    pub fn new(listener: TcpListener, readiness: Readiness, metrics: Metrics) -> Self {
-        Self { listener, readiness, metrics: Arc::new(metrics) }
+    pub fn new(listener: TcpListener, readiness: Readiness, mut metrics: Metrics) -> Self {
+        let tasks = metrics.gauge("cloudcore_tasks", "Tasks of this process that have not ended");
+        Self { listener, readiness, metrics: Arc::new(metrics), tasks }
     }
 
     /// Runs until asked to stop.
@@ -96,6 +100,8 @@ impl Admin {
                 continue;
             };
             let (readiness, metrics) = (self.readiness.clone(), Arc::clone(&self.metrics));
+            let n_tasks = Handle::current().metrics().num_alive_tasks();
+            self.tasks.set(i64::try_from(n_tasks).unwrap_or(i64::MAX));
             tokio::spawn(async move {
                 let serve = service_fn(|request: Request<hyper::body::Incoming>| {
                     let answer = answer(request.method(), request.uri().path(), &readiness, &metrics);

@@ -30,6 +30,18 @@ const BUDGETS: &[(&str, f64)] = &[
     ("pod_start_p99", 4000.0),
     ("pod_start_own_p50", 150.0),
     ("offline_restart_20pods", 1000.0),
+    ("edgecore_rss_30probed", 30.0),
+    ("edgecore_cpu_30probed", 1.0),
+    ("logs_bytes_lost", 0.0),
+    ("exec_edgecore_files_growth", 2.0),
+    ("exec_edgecore_threads_growth", 2.0),
+    ("exec_edgecore_tasks_growth", 2.0),
+    ("exec_edgecore_anon_growth", 2.0),
+    ("exec_cloudcore_files_growth", 2.0),
+    ("exec_cloudcore_threads_growth", 2.0),
+    ("exec_cloudcore_tasks_growth", 2.0),
+    ("exec_cloudcore_anon_growth", 2.0),
+    ("exec_processes_left", 0.0),
     ("halfopen_to_ready", 45.0),
     ("dmi_reports_lost", 0.0),
     ("twin_to_mqtt_p99", 10.0),
@@ -82,6 +94,18 @@ How each is measured:
   `to_device` are from the edge's time stamp to what `kubectl get --watch` shows of either, for each value that it shows: an API
   server that cannot take 333 writes a second gets the former first, and values that newer ones overtook are shown by nobody. `fleet_device_freshness_p99` and `devices_10000_freshness_p99` are the ages of the values
   that Devices and DeviceStatuses have at the end; half a minute on average is the devices' own pace.
+- `edgecore_*_30probed`: 30 pods, each with a readiness probe by HTTP and a liveness probe by a command every 10 s; CPU over 30 s in
+  which all of them were made, by edgecore's own count. What a command costs the runtime is not in it.
+- `logs_*`, `update_*`, `ready_*`: 20 pods of one node write 5 KB/s each. For a minute nobody follows; then for a minute each is followed
+  by ten clients of the API server, six of the 200 being `kubectl logs -f`; from the middle on, another client follows a log of 60 MB
+  and does not read. `lag` is from the runtime's time stamp of a line to its follower, and what is lost is told by the lines'
+  numbers. `update` is from the request that changes a pod's label to the file in the pod that shows it, `ready` a pod's
+  start as in `pod_start_*`; their ratios are those of the middle ones with and without followers, in the same run. The API server
+  and all clients share the two cores. `rss` and `cpu` are those with all followers there.
+- `exec_*`: commands in containers through the API server over WebSockets, ten at a time; half of them are cut off without a word, of
+  which half wait for input then and half end by themselves 5 s later. `growth` is from what was held 30 quiet seconds after 100
+  sessions to what is held after 1,000: open files, threads, tasks, RssAnon. `exec_processes_left` counts processes of
+  the runtime, containers and shims included.
 - `halfopen_to_ready`: the slowest of a half-open link and both one-way links, until the API server has a newer lease and a Ready node.
 - `edgecore_lives_in_64MB`: edgecore alone in a cgroup of one CPU and 64 MB starts ten pods and stays Ready (1: yes).
   `edgecore_peak_10pods_bytes` is the cgroup's peak: without pages of the binary that were in memory before, with page cache

@@ -8,6 +8,7 @@
 #![allow(clippy::indexing_slicing)]
 
 pub mod acknowledged;
+pub mod api_client;
 pub mod bench;
 pub mod changer;
 pub mod cluster;

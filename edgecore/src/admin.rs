@@ -17,6 +17,7 @@ use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::edge_hub::{Cloud, LinkState};
@@ -45,6 +46,7 @@ pub struct Admin {
 struct Shared {
     metrics: Metrics,
     connected: Gauge,
+    tasks: Gauge,
     cloud: Cloud,
     runtime: Arc<dyn Runtime>,
     standing: watch::Receiver<Standing>,
@@ -62,7 +64,11 @@ impl Admin {
         let listener =
             TcpListener::bind(address).await.map_err(|error| AdminError::Listen(address, error))?;
         let connected = metrics.gauge("edgecore_cloud_connected", "1 while the link to the cloud stands");
-        Ok(Self { listener, shared: Arc::new(Shared { metrics, connected, cloud, runtime, standing }) })
+        let tasks = metrics.gauge("edgecore_tasks", "Tasks of this process that have not ended");
+        Ok(Self {
+            listener,
+            shared: Arc::new(Shared { metrics, connected, tasks, cloud, runtime, standing }),
+        })
     }
 
     /// What `/metrics` shows, for who shows it elsewhere too. `None`: it cannot be written.
@@ -105,6 +111,8 @@ impl Admin {
 impl Shared {
     fn numbers(&self) -> Option<String> {
         self.connected.set(i64::from(*self.cloud.state().borrow() != LinkState::Away));
+        let n_tasks = Handle::current().metrics().num_alive_tasks();
+        self.tasks.set(i64::try_from(n_tasks).unwrap_or(i64::MAX));
         self.metrics.encode().ok()
     }
 

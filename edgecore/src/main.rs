@@ -22,6 +22,7 @@ use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::image_gc::GcPolicy;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
+use edgecore::edged::logs::Endings;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
@@ -327,7 +328,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         db: db.clone(),
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
+        endings: Endings::new(Arc::clone(&runtime)),
         gauge,
+        probes: edged.probe_counts(),
         numbers: Box::new(admin.numbers()),
     };
     let port = Some(kubelet.read_only_port).filter(|port| *port != 0);

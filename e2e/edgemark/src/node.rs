@@ -100,6 +100,8 @@ async fn dial(shared: &Shared, node: &NodeName, number: u32) -> Result<Conn> {
         .header("Node_id", node.as_str())
         .header("Project_id", "e632aba927ea4ac2b575ec1603d56f10")
         .header("ConnectionUse", "msg")
+        // As an edge of ours: a link is not measured without what it brings along.
+        .header(ke_link::streams::HEADER, ke_link::streams::VERSION)
         .body(())?;
     let limits = WebSocketConfig::default().read_buffer_size(4 << 10).write_buffer_size(0);
     let (conn, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(limits))

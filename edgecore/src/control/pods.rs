@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::Sources;
 use super::refused::Refused;
 use super::selector::Selector;
-use crate::edged::logs::{Log, LogOptions, log_file};
+use crate::edged::logs::{Endings, Log, LogOptions, log_file};
 use crate::edged::{
     CONTAINER_NAME, Desired, DesiredPod, POD_UID, RestartPolicy, RuntimeError, inits, restart_policy,
 };
@@ -79,12 +79,14 @@ impl Sources {
         let container = container(&pod, options.container.as_deref())?;
         let file = log_file(&self.pod_logs_root, &pod, &container.name, options.previous);
         let file = file.map_err(Refused::bad)?;
-        Log::open(file, options, Arc::clone(&self.runtime)).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Refused::not_found(format!(
-                "container {} of pod {name} has no log here: it was removed, or not written yet",
-                container.name
-            )),
-            _ => Refused::broken(&format!("read the log of container {}: {error}", container.name)),
+        Log::open(file, options, Endings::new(Arc::clone(&self.runtime))).await.map_err(|error| {
+            match error.kind() {
+                ErrorKind::NotFound => Refused::not_found(format!(
+                    "container {} of pod {name} has no log here: it was removed, or not written yet",
+                    container.name
+                )),
+                _ => Refused::broken(&format!("read the log of container {}: {error}", container.name)),
+            }
         })
     }
 

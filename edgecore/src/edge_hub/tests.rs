@@ -1,5 +1,7 @@
 //! The whole EdgeHub against a scripted cloud with real TLS: byte streams beside messages, and nothing left behind.
 
+mod slow_reader;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::{Pin, pin};

@@ -200,11 +200,21 @@ impl Text {
     }
 
     fn network(&mut self, figures: &Figures) {
-        let families: [Family<Interface, u64>; 4] = [
+        let families: [Family<Interface, u64>; 8] = [
             ("container_network_receive_bytes_total", "Bytes received", |one| one.rx_bytes),
             ("container_network_receive_errors_total", "Errors while receiving", |one| one.rx_errors),
+            ("container_network_receive_packets_total", "Packets received", |one| one.rx_packets),
+            ("container_network_receive_packets_dropped_total", "Packets dropped while receiving", |one| {
+                one.rx_dropped
+            }),
             ("container_network_transmit_bytes_total", "Bytes transmitted", |one| one.tx_bytes),
             ("container_network_transmit_errors_total", "Errors while transmitting", |one| one.tx_errors),
+            ("container_network_transmit_packets_total", "Packets transmitted", |one| one.tx_packets),
+            (
+                "container_network_transmit_packets_dropped_total",
+                "Packets dropped while transmitting",
+                |one| one.tx_dropped,
+            ),
         ];
         for (name, help, of) in families {
             self.family(name, "counter", help);

@@ -106,9 +106,13 @@ pub(crate) struct Network {
 pub(crate) struct Interface {
     pub(crate) name: String,
     pub(crate) rx_bytes: u64,
+    pub(crate) rx_packets: u64,
     pub(crate) rx_errors: u64,
+    pub(crate) rx_dropped: u64,
     pub(crate) tx_bytes: u64,
+    pub(crate) tx_packets: u64,
     pub(crate) tx_errors: u64,
+    pub(crate) tx_dropped: u64,
 }
 
 impl PodFigures {

@@ -97,10 +97,23 @@ pub(super) fn interfaces(dev: &str, routes: &str) -> Vec<Interface> {
     let read = |line: &str| {
         let (name, figures) = line.split_once(':')?;
         let figures: Vec<u64> = figures.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [rx_bytes, _, rx_errors, _, _, _, _, _, tx_bytes, _, tx_errors, ..] = *figures.as_slice() else {
+        let [received, sent] = [figures.get(..4)?, figures.get(8..12)?];
+        let (&[rx_bytes, rx_packets, rx_errors, rx_dropped], &[tx_bytes, tx_packets, tx_errors, tx_dropped]) =
+            (received, sent)
+        else {
             return None;
         };
-        Some(Interface { name: name.trim().to_owned(), rx_bytes, rx_errors, tx_bytes, tx_errors })
+        Some(Interface {
+            name: name.trim().to_owned(),
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
+        })
     };
     let default = routes.lines().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -187,14 +200,23 @@ mod tests {
     fn interfaces_of_a_namespace() {
         let dev = "Inter-|   Receive        |  Transmit\n face |bytes packets errs drop|bytes\n    \
                    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  cni0: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n  \
-                   eth0:100 1 2 0 0 0 0 0 200 1 3 0 0 0 0 0\n broken: 1 2\n \
+                   eth0:100 1 2 4 0 0 0 0 200 7 3 5 0 0 0 0\n broken: 1 2\n \
                    veth1a2b: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n";
         let routes = "Iface\tDestination\tGateway\ncni0\t0000580A\t00000000\neth0\t00000000\t0102A8C0\n";
         let found = interfaces(dev, routes);
         let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["eth0", "cni0"]);
-        let eth0 =
-            Interface { name: "eth0".into(), rx_bytes: 100, rx_errors: 2, tx_bytes: 200, tx_errors: 3 };
+        let eth0 = Interface {
+            name: "eth0".into(),
+            rx_bytes: 100,
+            rx_packets: 1,
+            rx_errors: 2,
+            rx_dropped: 4,
+            tx_bytes: 200,
+            tx_packets: 7,
+            tx_errors: 3,
+            tx_dropped: 5,
+        };
         assert_eq!(found[0], eth0);
         assert_eq!(interfaces(dev, "")[0].name, "cni0");
         assert!(interfaces("", "").is_empty());

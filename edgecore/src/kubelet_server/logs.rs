@@ -1,7 +1,6 @@
 //! A container's log over HTTP: the engine is `edged/logs/`; here are the kubelet's statuses and its words for why there is none.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
@@ -30,7 +29,7 @@ impl Sources {
         let file = log_file(&self.pod_logs_root, &pod, container, options.previous)
             .map_err(|_| Refused::bad(why_none(&pod, name, container, options.previous)))?;
         let id = file.container_id.clone();
-        let log = Log::open(file, &options, Arc::clone(&self.runtime)).await;
+        let log = Log::open(file, &options, self.endings.clone()).await;
         let log = log.map_err(|error| match error.kind() {
             // Removed with its pod, rotated away, or not written yet.
             ErrorKind::NotFound => {

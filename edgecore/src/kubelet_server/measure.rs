@@ -3,7 +3,7 @@
 //! It measures when it is asked, never by itself, and never fails as a whole: what cannot be had is missing from the figures. The
 //! parts that decide are pure: `kernel.rs` reads texts, `figures.rs` adds up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use ke_cri::v1;
 use super::du::VolumeSizes;
 use super::figures::{ContainerFigures, Cpu, Disk, Figures, Memory, Network, NodeFigures, PodFigures, Rates};
 use super::kernel::{self, Used, interfaces, meminfo, proc_stat};
+use super::own::{self, Own, Process};
 use super::summary::Scope;
 use crate::edged::{CONTAINER_NAME, CgroupName, Driver, Layout, POD_UID, Qos, Runtime, RuntimeError};
 
@@ -87,6 +88,24 @@ impl Gauge {
         let mut figures = Figures { node, pods, is_whole };
         self.add_rates(&mut figures);
         figures
+    }
+
+    /// What a kubelet tells of itself.
+    pub(super) async fn own(&self, runtime: &dyn Runtime) -> Own {
+        let (sandboxes, containers) = (runtime.list_sandboxes().await, runtime.list_containers().await);
+        let (n_pods, containers) = match (sandboxes, containers) {
+            (Ok(sandboxes), Ok(containers)) => {
+                let (n_pods, containers) = own::count(&sandboxes, &containers);
+                (Some(n_pods), containers)
+            }
+            _ => (None, BTreeMap::new()),
+        };
+        let text = |file: &str| self.machine.proc_text(file);
+        let (_, booted_at) = proc_stat(&text("stat"));
+        let [stat, status, limits] = ["self/stat", "self/status", "self/limits"].map(text);
+        let mut process = Process::parse(&stat, &status, &limits, booted_at);
+        process.n_files = fs::read_dir(self.machine.proc.join("self/fd")).ok().map(Iterator::count);
+        Own { node: self.machine.node_name.clone(), n_pods, containers, process }
     }
 
     fn add_rates(&self, figures: &mut Figures) {

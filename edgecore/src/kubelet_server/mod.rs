@@ -12,6 +12,7 @@ pub(crate) mod figures;
 mod kernel;
 mod logs;
 mod measure;
+mod own;
 mod pods;
 mod relay;
 mod route;
@@ -37,10 +38,12 @@ use tokio::sync::Semaphore;
 
 use self::answer::{Answer, PROMETHEUS, Refused, TEXT, whole};
 pub use self::measure::{Gauge, Machine};
+use self::own::with_own;
 use self::relay::{Joint, relay};
 use self::route::{Door, NoRoute, Route, route};
 use crate::db::Db;
-use crate::edged::Runtime;
+use crate::edged::logs::Endings;
+use crate::edged::{ProbeCounts, Runtime};
 use crate::meta_manager::Meta;
 use crate::query;
 
@@ -67,8 +70,12 @@ pub struct Sources {
     pub runtime: Arc<dyn Runtime>,
     /// `podLogsDir`.
     pub pod_logs_root: PathBuf,
+    /// Of those whose logs are followed.
+    pub endings: Endings,
     /// What they use.
     pub gauge: Arc<Gauge>,
+    /// What probes found.
+    pub probes: ProbeCounts,
     /// All numbers of this process as text.
     pub numbers: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
@@ -243,13 +250,15 @@ impl Sources {
             Route::Metrics => {
                 let numbers = (self.numbers)();
                 let numbers = numbers.ok_or_else(|| Refused::broken(&"the metrics cannot be written"))?;
-                Ok(whole(Metrics::CONTENT_TYPE, numbers))
+                let own = self.gauge.own(&*self.runtime).await;
+                Ok(whole(Metrics::CONTENT_TYPE, with_own(&numbers, &own)))
             }
-            // Until there are probes that are counted.
-            Route::MetricsProbes => Ok(whole(PROMETHEUS, "")),
+            Route::MetricsProbes => Ok(whole(PROMETHEUS, self.probes.text())),
         }
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use self::tests::bench;

@@ -1,6 +1,6 @@
 //! Requests over a byte stream of the process, with a store, a runtime in memory and a scripted streaming server.
 
-mod bench;
+pub(crate) mod bench;
 mod doors;
 mod streams;
 

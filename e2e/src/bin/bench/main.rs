@@ -16,12 +16,16 @@ use e2e::process::target_dir;
 mod cgroup;
 mod delays;
 mod devices;
+mod exec;
 mod fleet;
+mod followers;
 mod install;
 mod link;
+mod logs;
 mod memory;
 mod modbus;
 mod pod;
+mod probed;
 mod usage;
 
 /// One stretch of work that gives some rows.
@@ -33,6 +37,7 @@ const GROUPS: &[(&str, &[Measure])] = &[
     ("install", &[install::init_and_join]),
     ("memory", &[memory::links, memory::nodes, memory::edgecore]),
     ("pod", &[pod::starts_and_restart]),
+    ("kubelet", &[probed::thirty, logs::followed, exec::sessions]),
     ("link", &[link::half_open]),
     ("devices", &[devices::reports, modbus::reads, modbus::noisy_signal]),
     ("fleet", &[fleet::ten_thousand]),

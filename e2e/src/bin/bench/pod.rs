@@ -63,16 +63,16 @@ pub(crate) fn starts_and_restart() -> Result<Vec<Row>> {
 }
 
 /// What a watcher sees of pods: name, phase and whether their container is ready.
-struct Pods(Watch);
+pub(crate) struct Pods(Watch);
 
 impl Pods {
-    fn watch(cluster: &Cluster) -> Result<Self> {
+    pub(crate) fn watch(cluster: &Cluster) -> Result<Self> {
         let columns = "{.metadata.name} {.status.phase} {.status.containerStatuses[0].ready}";
         Ok(Self(cluster.watch(&["pods"], columns)?))
     }
 
     /// Creates a pod; gives when the API server had it and when it called it Running.
-    fn one_start(&self, site: &Site, name: &str) -> Result<(OffsetDateTime, OffsetDateTime)> {
+    pub(crate) fn one_start(&self, site: &Site, name: &str) -> Result<(OffsetDateTime, OffsetDateTime)> {
         site.cluster.apply(&shell_pod(name, SCRIPT, &Value::Null))?;
         let mut created = None;
         let end = Instant::now() + PATIENCE;

@@ -4,6 +4,7 @@
 //! Files that were rotated away belong to the log as long as they are plain text. Never holds more than one block of it,
 //! never changes it, and needs the runtime only to know when to stop following. Whoever serves logs calls it.
 
+mod endings;
 mod line;
 mod options;
 mod tail;
@@ -13,29 +14,24 @@ use std::fs::Metadata;
 use std::io::{self, ErrorKind, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use ke_cri::v1;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::time::Instant;
 
+pub use self::endings::Endings;
 pub(super) use self::line::Decoder;
 pub use self::options::{LogOptions, LogStream};
 use self::tail::TailScan;
 use super::container::{log_directory, log_path};
-use super::cri::Runtime;
 
 /// One read.
 const BLOCK: usize = 32 << 10;
 /// How often a followed file is looked at when nothing came.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often the runtime is asked whether the container still runs.
-const ASK: Duration = Duration::from_secs(1);
 
 /// Where the log of one start of a container lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +85,7 @@ fn started(status: &ContainerStatus, previous: bool) -> Option<(String, u32)> {
 /// A log that is being read.
 pub struct Log {
     path: PathBuf,
-    runtime: Arc<dyn Runtime>,
+    endings: Endings,
     container_id: String,
     follow: bool,
     file: File,
@@ -101,13 +97,12 @@ pub struct Log {
     decoder: Decoder,
     left: Option<u64>,
     buffer: Vec<u8>,
-    asked_at: Instant,
     has_ended: bool,
 }
 
 impl Log {
     /// Opens the log and finds where to begin. Errors: `NotFound` where there is none yet, or none any more.
-    pub async fn open(file: LogFile, options: &LogOptions, runtime: Arc<dyn Runtime>) -> io::Result<Self> {
+    pub async fn open(file: LogFile, options: &LogOptions, endings: Endings) -> io::Result<Self> {
         let current = File::open(&file.path).await?;
         let newest = identity(&current.metadata().await?);
         // A file that is rotated away now is found twice, not never.
@@ -124,7 +119,7 @@ impl Log {
         file_now.seek(SeekFrom::Start(position)).await?;
         Ok(Self {
             path: file.path,
-            runtime,
+            endings,
             container_id: file.container_id,
             follow: options.follow,
             file: file_now,
@@ -134,7 +129,6 @@ impl Log {
             decoder: Decoder::new(options.since, options.timestamps, options.stream),
             left: options.limit_bytes,
             buffer: vec![0; BLOCK],
-            asked_at: Instant::now(),
             has_ended: false,
         })
     }
@@ -172,43 +166,37 @@ impl Log {
         Ok(None)
     }
 
-    /// The end was reached: until there may be more. Whoever finds that the container has ended reads once more.
+    /// The end was reached: until there is more. Whoever finds that the container has ended reads once more.
     async fn wait(&mut self) -> io::Result<()> {
-        match tokio::fs::metadata(&self.path).await {
-            Ok(now) if identity(&now) != self.newest => {
-                // Rotated. What the old file still got is read before this one.
-                let file = File::open(&self.path).await?;
-                self.newest = identity(&file.metadata().await?);
-                self.next.push_back(file);
-                return Ok(());
-            }
-            Ok(now) if now.len() < self.position => {
-                // Emptied in place.
-                self.position = 0;
-                self.file.seek(SeekFrom::Start(0)).await?;
-                return Ok(());
-            }
-            // Moved away, and the runtime has not begun the next one; or gone with its pod.
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        if self.asked_at.elapsed() >= ASK {
-            self.asked_at = Instant::now();
-            if !self.may_run().await {
+        loop {
+            let may_grow = match tokio::fs::metadata(&self.path).await {
+                Ok(now) if identity(&now) != self.newest => {
+                    // Rotated. What the old file still got is read before this one.
+                    let file = File::open(&self.path).await?;
+                    self.newest = identity(&file.metadata().await?);
+                    self.next.push_back(file);
+                    return Ok(());
+                }
+                Ok(now) if now.len() < self.position => {
+                    // Emptied in place.
+                    self.position = 0;
+                    self.file.seek(SeekFrom::Start(0)).await?;
+                    return Ok(());
+                }
+                Ok(now) if now.len() > self.position => return Ok(()),
+                Ok(_) => false,
+                // Moved away, and the runtime has not begun the next one; or gone with its pod.
+                Err(error) if error.kind() == ErrorKind::NotFound => true,
+                Err(error) => return Err(error),
+            };
+            if self.endings.has_ended(&self.container_id).await {
                 self.has_ended = true;
                 return Ok(());
             }
-        }
-        tokio::time::sleep(LOOK).await;
-        Ok(())
-    }
-
-    async fn may_run(&self) -> bool {
-        match self.runtime.container_status(&self.container_id).await {
-            Ok(status) => status.state() != v1::ContainerState::ContainerExited,
-            // A runtime that is away says nothing about its containers.
-            Err(error) => !error.is_not_found(),
+            tokio::time::sleep(LOOK).await;
+            if may_grow {
+                return Ok(());
+            }
         }
     }
 }
@@ -281,6 +269,7 @@ async fn tail(files: &mut [File], mut wanted: u64) -> io::Result<(usize, u64)> {
 mod tests {
     use std::fs::{self, OpenOptions};
     use std::io::Write;
+    use std::sync::Arc;
 
     use futures_util::StreamExt;
     use serde_json::{Value, json};
@@ -317,7 +306,8 @@ mod tests {
     async fn rotated_files_belong_to_the_log() {
         let (_folder, file) = log();
         let check = async |options: LogOptions, expected: String| {
-            let log = Log::open(file.clone(), &options, Arc::new(FakeRuntime::new())).await.unwrap();
+            let endings = Endings::new(Arc::new(FakeRuntime::new()));
+            let log = Log::open(file.clone(), &options, endings).await.unwrap();
             let blocks: Vec<Bytes> = log.into_stream().map(Result::unwrap).collect().await;
             assert_eq!(String::from_utf8(blocks.concat()).unwrap(), expected, "{options:?}");
         };
@@ -345,7 +335,8 @@ mod tests {
         let runtime = FakeRuntime::new();
         // Away: it says nothing about the container.
         runtime.go_away();
-        let log = Log::open(file.clone(), &options, Arc::new(runtime.clone())).await.unwrap();
+        let endings = Endings::new(Arc::new(runtime.clone()));
+        let log = Log::open(file.clone(), &options, endings).await.unwrap();
         let mut stream = Box::pin(log.into_stream());
         let mut next =
             async || stream.next().await.map(|block| String::from_utf8(block.unwrap().into()).unwrap());

@@ -53,6 +53,15 @@ impl ProbeCounts {
         all.retain(|counted, _| counted.pod_uid != pod_uid);
     }
 
+    /// As after one readiness probe that found a container well, for tests of who shows the numbers.
+    #[cfg(test)]
+    pub(crate) fn of_one_success(namespace: &str, pod: &str, pod_uid: &str, container: &str) -> Self {
+        let counts = Self::default();
+        let [namespace, pod, pod_uid, container] = [namespace, pod, pod_uid, container].map(str::to_owned);
+        counts.count(&Counted { pod_uid, namespace, pod, container, kind: Kind::Readiness }, Found::Well);
+        counts
+    }
+
     /// All numbers in Prometheus' text form, under the kubelet's names. Empty while nothing was probed.
     #[must_use]
     pub fn text(&self) -> String {

@@ -9,7 +9,16 @@ fn figures() -> Figures {
     let memory = |working_set| {
         Some(Memory { at, usage: Some(2 * working_set), working_set: Some(working_set), ..Memory::default() })
     };
-    let eth0 = Interface { name: "eth0".into(), rx_bytes: 10, tx_bytes: 20, rx_errors: 1, tx_errors: 2 };
+    let eth0 = Interface {
+        name: "eth0".into(),
+        rx_bytes: 10,
+        tx_bytes: 20,
+        rx_errors: 1,
+        tx_errors: 2,
+        tx_packets: 3,
+        tx_dropped: 4,
+        ..Interface::default()
+    };
     Figures {
         node: NodeFigures {
             name: "edge-1".into(),
@@ -99,6 +108,9 @@ fn what_dashboards_draw() {
         "machine_memory_bytes 1073741824".to_owned(),
         "container_network_receive_bytes_total{container=\"\",id=\"/kubepods/podu1\",image=\"\",interface=\"eth0\",\
          name=\"\",namespace=\"shop\",pod=\"web\"} 10 1700000000123"
+            .to_owned(),
+        "container_network_transmit_packets_dropped_total{container=\"\",id=\"/\",image=\"\",interface=\"eth0\",\
+         name=\"\",namespace=\"\",pod=\"\"} 4 1700000000123"
             .to_owned(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");

@@ -17,7 +17,8 @@ use tokio::time::timeout;
 
 use crate::db::{Db, Synchronous};
 use crate::edge_hub::Cloud;
-use crate::edged::{CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_UID, Runtime};
+use crate::edged::logs::Endings;
+use crate::edged::{CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_UID, ProbeCounts, Runtime};
 use crate::kubelet_server::{Gauge, KubeletHandle, KubeletServer, Machine, Sources};
 use crate::meta_manager::{MetaManager, Pushed};
 use crate::report_queue::{Report, ReportQueue, Reports};
@@ -25,10 +26,10 @@ use crate::report_queue::{Report, ReportQueue, Reports};
 /// For what comes at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
     pub(super) runtime: FakeRuntime,
-    pub(super) handle: KubeletHandle,
+    pub(crate) handle: KubeletHandle,
     pub(super) server: Option<KubeletServer>,
     /// The one that runs.
     pub(super) container: String,
@@ -39,7 +40,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (db, _) = Db::open(&folder.path().join("edgecore.db"), Synchronous::Off).unwrap();
         let (stop, shutdown) = Shutdown::new();
@@ -75,6 +76,7 @@ impl Bench {
             db,
             runtime: Arc::new(runtime.clone()),
             pod_logs_root: folder.path().join("logs"),
+            endings: Endings::new(Arc::new(runtime.clone())),
             gauge: Arc::new(Gauge::new(Machine {
                 node_name: "edge-1".into(),
                 n_cpus: 1,
@@ -86,6 +88,7 @@ impl Bench {
                 proc: "/proc".into(),
                 volume_period: Duration::from_secs(60),
             })),
+            probes: ProbeCounts::of_one_success("shop", "web", "u1", "app"),
             numbers: Box::new(|| Some("# EOF\n".to_owned())),
         };
         let (handle, server) = KubeletServer::new(Some(([127, 0, 0, 1], 0).into()), sources);
@@ -120,11 +123,11 @@ impl Bench {
         self.reports.send(Report::PodStatus { namespace, name, uid, status }).await;
     }
 
-    pub(super) fn logs(&self) -> PathBuf {
+    pub(crate) fn logs(&self) -> PathBuf {
         self.folder.path().join("logs/shop_web_u1/app")
     }
 
-    pub(super) fn log_line(&self, line: &str) {
+    pub(crate) fn log_line(&self, line: &str) {
         let mut file = OpenOptions::new().create(true).append(true).open(self.logs().join("0.log")).unwrap();
         file.write_all(line.as_bytes()).unwrap();
     }
@@ -187,7 +190,7 @@ async fn run_container(runtime: &FakeRuntime, name: &str) -> (String, String) {
 }
 
 /// How far this process has read a file that it has open.
-pub(super) fn position(path: &Path) -> u64 {
+pub(crate) fn position(path: &Path) -> u64 {
     let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
     let ours = open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path));
     let positions = ours.map(|entry| {

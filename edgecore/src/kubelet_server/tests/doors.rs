@@ -51,10 +51,16 @@ async fn the_port_shows_no_container() {
         ("/stats/summary", "application/json", r#""podRef":{"name":"web","namespace":"shop","uid":"u1"}"#),
         ("/stats/summary?only_cpu_and_memory=true", "application/json", r#""nodeName":"edge-1""#),
         ("/metrics", "openmetrics", "# EOF"),
+        ("/metrics", "openmetrics", "\nkubelet_running_pods 1\n"),
+        ("/metrics", "openmetrics", "\nprocess_resident_memory_bytes "),
         ("/metrics/resource", "version=0.0.4", "node_memory_working_set_bytes "),
         ("/metrics/resource", "version=0.0.4", "resource_scrape_error 0\n"),
         ("/metrics/cadvisor", "version=0.0.4", "machine_cpu_cores 1\n"),
-        ("/metrics/probes", "version=0.0.4", ""),
+        (
+            "/metrics/probes",
+            "version=0.0.4",
+            "prober_probe_total{container=\"app\",namespace=\"shop\",pod=\"web\",pod_uid=\"u1\",probe_type=\"Readiness\",result=\"successful\"} 1\n",
+        ),
     ] {
         let answer = ask(address, "GET", path).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
