@@ -10,7 +10,9 @@ use cloudcore::admin::{Admin, Readiness};
 use cloudcore::cloud_hub::authority::Authority;
 use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
-use cloudcore::cloud_stream::{self, CloudStream, NodeFaces, StreamCounters, Tunnels};
+use cloudcore::cloud_stream::{
+    self, CloudStream, GoTunnels, NodeFaces, StreamCounters, TunnelPort, Tunnels, Ways,
+};
 use cloudcore::cluster;
 use cloudcore::config::CloudCoreConfig;
 use cloudcore::device_controller::conversion::{self, ConversionError, ConversionWebhook};
@@ -67,8 +69,9 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let found = cluster.own_address.filter(|address| !address.is_loopback());
     let found = found.or(advertised).or(cluster.own_address);
     let stream_config = config.modules.cloud_stream;
+    let go_tunnels = GoTunnels::new(&mut metrics);
     let (faces, cloud_stream) = if stream_config.enable && is_placing {
-        let (faces, module) = CloudStream::bind(stream_config, found, &mut metrics)?;
+        let (faces, module) = CloudStream::bind(stream_config.clone(), found, &mut metrics)?;
         (faces, Some(module))
     } else {
         (NodeFaces::off(), None)
@@ -131,8 +134,15 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         client: cluster.client.clone(),
         graph: graph.clone(),
         known: downstream.clone(),
-        dial: Arc::new(tunnels.clone()),
+        dial: Arc::new(Ways { tunnels: tunnels.clone(), go: go_tunnels.clone() }),
         authority: Arc::clone(&authority),
+    };
+    let tunnel_port = match cloud_stream {
+        Some(_) => {
+            let pins = Arc::clone(&in_cluster) as _;
+            Some(TunnelPort::bind(&stream_config, &authority, pins, go_tunnels)?)
+        }
+        None => None,
     };
     let parts = Parts {
         authority,
@@ -193,6 +203,9 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     });
     if let Some(cloud_stream) = cloud_stream {
         tasks.add("cloud_stream", |stop| cloud_stream.run(stream_parts, stop));
+    }
+    if let Some(tunnel_port) = tunnel_port {
+        tasks.add("kubeedge_tunnels", |stop| tunnel_port.run(stop));
     }
     if config.modules.sync_controller.enable {
         tasks.add("sync_controller", |stop| sync_controller.run(stop));

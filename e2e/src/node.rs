@@ -60,7 +60,7 @@ impl CloudCore {
             "kubeAPIConfig": {"kubeConfig": kubeconfig},
             "commonConfig": {"monitorServer": {"bindAddress": monitor.to_string()}},
             "modules": {"deviceController": {"conversion": {"address": "127.0.0.1", "port": 0}},
-                "cloudStream": {"address": "127.0.0.1", "streamPort": 0, "kubeletPorts": kubelet_ports.join(","),
+                "cloudStream": {"address": "127.0.0.1", "streamPort": 0, "tunnelPort": 0, "kubeletPorts": kubelet_ports.join(","),
                     "kubeletAddress": "127.0.0.1"},
                 "cloudHub": {
                 "advertiseAddress": ["127.0.0.1"],

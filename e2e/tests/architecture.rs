@@ -15,14 +15,19 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("ke-wire", &[]),
     ("ke-link", &["ke-wire"]),
+    // Sockets that both ends drive alike; its own crate, since the two above are cores without tasks.
+    ("ke-socket", &["ke-wire"]),
     ("ke-api", &["ke-wire"]),
     ("ke-dmi", &[]),
     ("ke-cri", &[]),
     ("ke-kubelet", &[]),
     ("ke-mqtt", &[]),
     ("ke-run", &[]),
-    ("cloudcore", &["ke-wire", "ke-link", "ke-api", "ke-run"]),
-    ("edgecore", &["ke-wire", "ke-link", "ke-api", "ke-run", "ke-dmi", "ke-cri", "ke-kubelet", "ke-mqtt"]),
+    ("cloudcore", &["ke-wire", "ke-link", "ke-socket", "ke-api", "ke-run"]),
+    (
+        "edgecore",
+        &["ke-wire", "ke-link", "ke-socket", "ke-api", "ke-run", "ke-dmi", "ke-cri", "ke-kubelet", "ke-mqtt"],
+    ),
     ("keadm", &["ke-wire", "ke-api", "ke-run", "ke-cri"]),
     ("mapper-sdk", &["ke-dmi", "ke-run"]),
     ("mapper-virtual", &["mapper-sdk"]),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
+use crate::edge_stream::EdgeStreamConfig;
 use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
 pub use managers::{MemorySwap, NoManager, SwapBehavior};
@@ -98,6 +99,8 @@ pub struct Modules {
     pub device_twin: DeviceTwinConfig,
     /// MQTT for devices and applications.
     pub event_bus: EventBusConfig,
+    /// Logs and exec where the cloud is KubeEdge's.
+    pub edge_stream: EdgeStreamConfig,
 }
 
 /// `modules.edgeHub`

@@ -4,6 +4,11 @@
 //! No channel lies between: bytes wait in the link's windows (`ke_link::streams`), so that a reader that stalls holds up
 //! its own stream and little memory.
 
+mod config;
+mod exchange;
+mod greeting;
+mod tunnel;
+
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -16,6 +21,9 @@ use ke_run::telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub use config::EdgeStreamConfig;
+pub use tunnel::{CloudStreams, EdgeTunnel, ToKubelet};
 
 /// Who serves a stream. Called by the link's task, so it must not wait: it starts a task, or refuses.
 pub type StreamHandler = Arc<dyn Fn(EdgeTunnelStream) + Send + Sync>;

@@ -15,7 +15,7 @@ use edgecore::db::{self, Db, Opened, Synchronous};
 use edgecore::device_plugin::{DevicePlugins, Folders};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
-use edgecore::edge_stream::{EdgeStreams, EdgeTunnelStream, StreamCounters};
+use edgecore::edge_stream::{EdgeStreams, EdgeTunnel, EdgeTunnelStream, StreamCounters};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::image_folder::ImageFolder;
@@ -336,6 +336,19 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let port = Some(kubelet.read_only_port).filter(|port| *port != 0);
     let face = port.map(|port| SocketAddr::new(kubelet.address, port));
     let (kubelet_handle, kubelet_server) = KubeletServer::new(face, kubelet_sources);
+    let tunnelled = kubelet_handle.clone();
+    let edge_tunnel = EdgeTunnel {
+        config: config.modules.edge_stream.clone(),
+        hub: config.modules.edge_hub.clone(),
+        node: name.clone(),
+        addresses: addresses.subscribe(),
+        cloud: edge_hub.cloud_streams(),
+        kubelet: Arc::new(move |stream| {
+            let kubelet = tunnelled.clone();
+            // As many as the server has room for, as below.
+            tokio::spawn(async move { kubelet.serve(stream).await });
+        }),
+    };
     let to_kubelet = move |stream: EdgeTunnelStream| {
         let kubelet = kubelet_handle.clone();
         // As many as the server has room for; one more is answered so, and ends. Each ends with its link.
@@ -410,6 +423,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("device_reports", |stop| device_report_queue.run(stop));
     if config.modules.edge_hub.enable {
         tasks.add("edge_hub", |stop| edge_hub.run(stop));
+        tasks.add("edge_stream", |stop| edge_tunnel.run(stop));
     }
     if kubelet.register_node {
         tasks.add("node", |stop| node.run(stop));

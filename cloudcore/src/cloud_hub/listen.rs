@@ -58,7 +58,7 @@ pub enum ListenError {
 
 /// Whether a client must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ClientCertificates {
+pub(crate) enum ClientCertificates {
     Required,
     Welcome,
 }
@@ -70,7 +70,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    pub(super) fn bind(
+    pub(crate) fn bind(
         key: &'static str,
         address: IpAddr,
         port: u16,

@@ -10,7 +10,6 @@ pub mod in_cluster;
 mod listen;
 mod node_link;
 pub mod pins;
-mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -28,9 +27,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use self::admit::NodeGraph;
-use self::authority::{ClientCertificate, Secrets};
+use self::authority::Secrets;
 use self::enroll::{Enrolment, NodeLookup};
-use self::listen::{ClientCertificates, Upgraded};
+use self::listen::Upgraded;
 use self::node_link::{LinkParts, NodeLink, Violations};
 use self::pins::{Holder, Pin, Pins, Told};
 use crate::cloud_stream::Tunnels;
@@ -39,9 +38,12 @@ use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Graph, Upstream};
 use crate::node_queue::{NodeQueue, Nodes};
 
+pub(crate) use authority::ClientCertificate;
+#[cfg(test)]
+pub(crate) use authority::Fingerprint;
 pub use authority::{Authority, AuthorityError, ServedAs};
 pub use listen::ListenError;
-pub(crate) use listen::{Port, handshake};
+pub(crate) use listen::{ClientCertificates, Port, handshake};
 
 /// Handshakes at once: a whole fleet may come back together, and each costs a quarter of a millisecond of a core.
 const PARALLEL_HANDSHAKES: usize = 256;

@@ -13,6 +13,7 @@ use ke_link::cloud::Output;
 use ke_link::streams::shared::LinkStreams;
 use ke_link::{CloudConfig, CloudEnd, Deed};
 use ke_run::shutdown::Shutdown;
+use ke_socket::wire::Wire;
 use ke_wire::{
     About, Answer, Down, Kind, MessageId, NodeName, ObjectKey, Question, Reason, Refusal, Up, Version,
 };
@@ -23,7 +24,6 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use super::Counters;
 use super::admit::{self, NodeGraph, Verdict};
 use super::listen::{self, Conn, MAX_MESSAGE};
-use super::wire::Wire;
 use crate::cloud_stream::Attachment;
 use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Upstream};
@@ -68,7 +68,7 @@ pub(super) struct LinkParts {
 
 /// One connection and all that belongs to it.
 pub(super) struct NodeLink {
-    wire: Wire,
+    wire: Wire<Conn, Message, tungstenite::Error>,
     end: CloudEnd,
     parts: LinkParts,
     answering: FuturesUnordered<Answering>,
@@ -96,7 +96,7 @@ impl NodeLink {
         };
         let end = CloudEnd::new(Instant::now(), config);
         Box::new(Self {
-            wire: Wire::new(conn),
+            wire: Wire::new(conn, Message::len),
             end,
             parts,
             answering: FuturesUnordered::new(),

@@ -23,6 +23,9 @@ pub struct CloudStreamConfig {
     pub address: IpAddr,
     /// Port to listen on for nodes that have none of their own, HTTPS; 0: any free one. It serves paths that name a pod.
     pub stream_port: Within<0, 65_535>,
+    /// Port to listen on for tunnels of KubeEdge's edgecores, at which they show the certificates of their links; 0: any free
+    /// one. Edgecores of this project need none.
+    pub tunnel_port: Within<0, 65_535>,
     /// Ports for nodes, HTTPS: each node gets one, opened when it comes, and its Node says so as long as it exists. Such as
     /// 10400-11399 or 20001,20005-20010; empty: none, and no `kubectl top`. Nodes that find none free share `streamPort`.
     /// Not in KubeEdge.
@@ -83,7 +86,16 @@ impl CloudStreamConfig {
                     format!("found {}, which is one of kubeletPorts: take it out there", self.stream_port);
                 problems.push(Problem::new(&key("streamPort"), text));
             }
+            Ok(ports) if ports.contains(self.tunnel_port.to_u16()) => {
+                let text =
+                    format!("found {}, which is one of kubeletPorts: take it out there", self.tunnel_port);
+                problems.push(Problem::new(&key("tunnelPort"), text));
+            }
             Ok(_) => {}
+        }
+        if self.tunnel_port == self.stream_port && self.tunnel_port.to_u16() != 0 {
+            let text = format!("found {}, which is streamPort: choose another", self.tunnel_port);
+            problems.push(Problem::new(&key("tunnelPort"), text));
         }
         problems
     }
@@ -95,6 +107,7 @@ impl Default for CloudStreamConfig {
             enable: true,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             stream_port: Within::of::<10_003>(),
+            tunnel_port: Within::of::<10_004>(),
             kubelet_ports: "10400-11399".to_owned(),
             kubelet_address: String::new(),
             tls_stream_ca_file: "/etc/kubeedge/ca/streamCA.crt".into(),

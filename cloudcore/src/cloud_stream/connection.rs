@@ -12,7 +12,7 @@ use ke_wire::{Namespace, NodeName, ObjectName};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -286,13 +286,19 @@ impl Drop for Place {
     }
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl Refusal {
-    fn new(status: u16, text: String) -> Self {
+    pub(super) fn new(status: u16, text: String) -> Self {
         Self { status, text }
     }
 
     /// Plain text, as a kubelet's: kubectl shows it as it is.
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let reason = hyper::StatusCode::from_u16(self.status).ok().and_then(|code| code.canonical_reason());
         format!(
             "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n\
@@ -314,7 +320,9 @@ fn status(why: &NotHere) -> u16 {
 }
 
 /// The head, and what came with it; `None`: the client has said nothing at all.
-async fn read_head(stream: &mut TlsStream<TcpStream>) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+pub(super) async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
     let mut bytes = Vec::with_capacity(2048);
     let mut looked_at = 0;
     loop {

@@ -108,6 +108,16 @@ impl Head {
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
     }
 
+    /// All headers, in their order.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// The first value of a header, if it is text. `name` in lower case.
+    pub(super) fn value(&self, name: &'static str) -> Option<&str> {
+        self.values(name).next().and_then(|value| std::str::from_utf8(value).ok())
+    }
+
     /// Whether the client asks for another protocol.
     pub(super) fn asks_for_upgrade(&self) -> bool {
         let is_upgrade = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(b"upgrade");

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod connection;
 mod faces;
+mod go_tunnels;
 mod head;
 mod node_ports;
 mod node_status;
@@ -35,6 +36,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub use config::{CloudStreamConfig, KubeletAddress};
 pub use faces::NodeFaces;
+pub use go_tunnels::{GoTunnels, TunnelPort, Ways};
 pub use node_ports::{BadRange, PortRange};
 pub use node_status::{KUBELET_PORT, NODE_ADDRESSES};
 pub(crate) use tunnels::Attachment;

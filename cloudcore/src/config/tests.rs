@@ -143,6 +143,14 @@ fn where_the_api_server_comes_in() {
         ],
     );
     refuses(
+        &stream("tunnelPort: 10500"),
+        &["modules.cloudStream.tunnelPort: found 10500, which is one of kubeletPorts: take it out there"],
+    );
+    refuses(
+        &stream("tunnelPort: 10003"),
+        &["modules.cloudStream.tunnelPort: found 10003, which is streamPort: choose another"],
+    );
+    refuses(
         &stream("streamPort: 10400"),
         &["modules.cloudStream.streamPort: found 10400, which is one of kubeletPorts: take it out there"],
     );

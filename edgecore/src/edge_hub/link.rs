@@ -14,17 +14,17 @@ use ke_link::edge::Output;
 use ke_link::streams::shared::LinkStreams;
 use ke_link::{EdgeConfig, EdgeEnd};
 use ke_run::shutdown::Shutdown;
+use ke_socket::wire::Wire;
 use ke_wire::{Down, MessageId};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::DeviceEnds;
-use super::dial::Dialled;
+use super::dial::{Conn, Dialled};
 use super::handle::{Answered, AskError, CloudInbox, Membership, Receipt, Request};
 use super::identity::Identity;
 use super::sending::{Sending, Settlement, sending, settlement};
-use super::wire::Wire;
 use crate::config::EdgeHubConfig;
 use crate::edge_stream::EdgeStreams;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
@@ -54,7 +54,7 @@ pub(super) struct Ends<'a> {
 
 /// One connection and all that belongs to it; dropped with it.
 pub(super) struct Link<'a> {
-    wire: Wire,
+    wire: Wire<Conn, Message, tungstenite::Error>,
     end: EdgeEnd,
     /// Where both the cloud and this edgecore have byte streams.
     streams: Option<(LinkStreams, &'a EdgeStreams)>,
@@ -93,7 +93,7 @@ impl<'a> Link<'a> {
             ..EdgeConfig::default()
         };
         Self {
-            wire: Wire::new(dialled.conn),
+            wire: Wire::new(dialled.conn, Message::len),
             streams: dialled.streams.zip(ends.streams),
             end: EdgeEnd::new(Instant::now(), config),
             meta,

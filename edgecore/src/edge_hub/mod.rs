@@ -10,21 +10,21 @@ mod identity;
 mod link;
 mod proxy;
 mod sending;
+pub(crate) mod stream_port;
 mod tls;
-mod wire;
 
 use std::time::{Duration, Instant};
 
 use ke_run::backoff::Backoff;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Receipt};
 pub use identity::{Identity, IdentityError, Prospect};
 
 use crate::config::EdgeHubConfig;
-use crate::edge_stream::EdgeStreams;
+use crate::edge_stream::{CloudStreams, EdgeStreams};
 use crate::meta_manager::Meta;
 use crate::report_queue::{DeviceOutbox, Outbox, ParcelNews, Verdict};
 use dial::Offer;
@@ -52,6 +52,7 @@ pub struct EdgeHub {
     outbox: Outbox,
     devices: DeviceEnds,
     streams: Option<EdgeStreams>,
+    cloud_streams: watch::Sender<CloudStreams>,
     n_connections: u64,
 }
 
@@ -85,7 +86,19 @@ impl EdgeHub {
         devices: DeviceEnds,
     ) -> Self {
         let identity = Identity::new(&config, node.clone());
-        Self { config, node, joined, identity, inbox, meta, outbox, devices, streams: None, n_connections: 0 }
+        Self {
+            config,
+            node,
+            joined,
+            identity,
+            inbox,
+            meta,
+            outbox,
+            devices,
+            streams: None,
+            cloud_streams: watch::Sender::default(),
+            n_connections: 0,
+        }
     }
 
     /// Offers the cloud byte streams, and hands over those that it opens. Without, none are offered.
@@ -93,6 +106,11 @@ impl EdgeHub {
     pub fn with_streams(mut self, streams: EdgeStreams) -> Self {
         self.streams = Some(streams);
         self
+    }
+
+    /// Whether the cloud of the last link opens streams on it.
+    pub fn cloud_streams(&self) -> watch::Receiver<CloudStreams> {
+        self.cloud_streams.subscribe()
     }
 
     /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
@@ -153,6 +171,12 @@ impl EdgeHub {
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
         self.inbox.set_kin(dialled.streams.is_some());
         self.inbox.set(LinkState::Connected(self.n_connections));
+        let has_streams = dialled.streams.is_some();
+        self.cloud_streams.send_replace(if has_streams {
+            CloudStreams::OnTheLink
+        } else {
+            CloudStreams::None
+        });
         let ends = Ends {
             inbox: &mut self.inbox,
             outbox: &mut self.outbox,

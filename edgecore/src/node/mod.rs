@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Answer, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -235,7 +235,7 @@ impl NodeAgent {
         if told_lately {
             return Ok(());
         }
-        let patch = json!({"status": status}).to_string();
+        let patch = status::patch(&status);
         match self.cloud.ask(Question::PatchNodeStatus { node: self.name.clone(), patch }).await?.answer {
             Answer::Stored(_) | Answer::Object(_) | Answer::Done => {
                 self.was_told(status);
@@ -304,7 +304,7 @@ impl NodeAgent {
         self.must_label = false;
         self.lease = None;
         // The Node holds this status already if it was created now; if it was there before, it does not.
-        let patch = json!({"status": status}).to_string();
+        let patch = status::patch(&status);
         self.cloud.ask(Question::PatchNodeStatus { node: self.name.clone(), patch }).await?;
         self.was_told(status);
         Ok(())

@@ -254,6 +254,16 @@ fn conditions(
     all.into_iter().map(told).collect()
 }
 
+/// What an existing Node is told. Not the port, which it got when it was created: where the cloud has put another one there, by
+/// which it is reached itself, that one must stay.
+pub(super) fn patch(status: &Value) -> String {
+    let mut status = status.clone();
+    if let Some(fields) = status.as_object_mut() {
+        fields.remove("daemonEndpoints");
+    }
+    json!({"status": status}).to_string()
+}
+
 /// Whether two statuses say the same, their times apart.
 pub(super) fn says_the_same(one: &Value, other: &Value) -> bool {
     fn timeless(status: &Value) -> Value {

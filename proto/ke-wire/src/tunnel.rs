@@ -95,6 +95,12 @@ impl TunnelMessage {
         Ok(bytes)
     }
 
+    /// Which connection a message is about, also where the rest of it makes no sense.
+    #[must_use]
+    pub fn connection_of(bytes: &[u8]) -> Option<u64> {
+        take_number(bytes).map(|(connection, _)| connection)
+    }
+
     /// Reads one WebSocket message.
     pub fn decode(bytes: &[u8]) -> Result<Self, TunnelError> {
         let (connection, rest) = take_number(bytes).ok_or(TunnelError::Numbers)?;

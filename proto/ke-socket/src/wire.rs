@@ -1,4 +1,4 @@
-//! One node's socket, which never stops reading because it writes.
+//! One link's socket, which never stops reading because it writes.
 //!
 //! Two ends that both wait for room to write, and read nothing meanwhile, would wait for ever. Messages alone are too rare
 //! for that; streams in both directions are not.
@@ -7,33 +7,34 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use futures_util::{SinkExt, StreamExt};
-use tokio_tungstenite::tungstenite::{self, Message};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 
-use super::listen::Conn;
-
-/// Bytes that are read ahead while a write is stuck: all the data that a node may have under way (128 KiB), several times.
-/// Full: the rest stays in the node's socket, and the write has its own limit.
+/// Bytes that are read ahead while a write is stuck: all the data that the other end may have under way (128 KiB), several
+/// times. Full: the rest stays in its socket, and the write has its own limit.
 const MAX_HELD: usize = 512 << 10;
 /// What a message costs besides its bytes.
 const OVERHEAD: usize = 64;
 
-type Received = Option<Result<Message, tungstenite::Error>>;
-
 /// The socket, and what was read from it while something was written.
-pub(super) struct Wire {
-    pub(super) conn: Conn,
-    held: VecDeque<Received>,
+pub struct Wire<C, M, E> {
+    /// The socket itself.
+    pub conn: C,
+    held: VecDeque<Option<Result<M, E>>>,
     n_held: usize,
+    size: fn(&M) -> usize,
 }
 
-impl Wire {
-    pub(super) fn new(conn: Conn) -> Self {
-        Self { conn, held: VecDeque::new(), n_held: 0 }
+impl<C, M, E> Wire<C, M, E>
+where
+    C: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+{
+    /// `size`: bytes of a message.
+    pub fn new(conn: C, size: fn(&M) -> usize) -> Self {
+        Self { conn, held: VecDeque::new(), n_held: 0, size }
     }
 
     /// The next message; nothing is lost when it is dropped.
-    pub(super) async fn next(&mut self) -> Received {
+    pub async fn next(&mut self) -> Option<Result<M, E>> {
         if let Some(received) = self.held.pop_front() {
             if self.held.is_empty() {
                 self.held = VecDeque::new();
@@ -45,8 +46,8 @@ impl Wire {
     }
 
     /// Writes one message, and returns when the socket has taken all of it.
-    pub(super) async fn write(&mut self, message: Message) -> Result<(), tungstenite::Error> {
-        let Self { conn, held, n_held } = self;
+    pub async fn write(&mut self, message: M) -> Result<(), E> {
+        let Self { conn, held, n_held, size } = self;
         let mut message = Some(message);
         poll_fn(move |cx| {
             loop {
@@ -67,7 +68,7 @@ impl Wire {
                 let Poll::Ready(received) = conn.poll_next_unpin(cx) else { break };
                 // After its end there is nothing more to read.
                 *n_held += match &received {
-                    Some(Ok(message)) => message.len() + OVERHEAD,
+                    Some(Ok(message)) => size(message) + OVERHEAD,
                     _ => MAX_HELD,
                 };
                 held.push_back(received);

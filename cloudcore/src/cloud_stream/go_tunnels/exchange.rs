@@ -1,0 +1,158 @@
+//! One request of the API server over a KubeEdge tunnel: from its head to its end.
+//!
+//! Commands and attaching are bytes both ways, the node's answer included. Of logs and numbers the node sends the body alone: it is
+//! answered with 200 and in chunks, so that one which breaks off is seen to. Called by `mod.rs`.
+
+use std::time::Duration;
+
+use ke_socket::tunnel::{Over, Stream, Tunnel};
+use ke_wire::NodeName;
+use ke_wire::tunnel::Reached;
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::request::{Asked, NotCarried, asked};
+use crate::cloud_stream::connection::{Refusal, read_head};
+
+/// A Go edge that cannot reach its kubelet says nothing at all; what comes, comes at once.
+const FIRST_LIMIT: Duration = Duration::from_secs(20);
+/// A log that is followed may be silent for as long as it likes; its reader is told by then that it is there.
+const FOLLOWED_LIMIT: Duration = Duration::from_secs(3);
+/// Bytes read at once from the client.
+const BUFFER: usize = 8 << 10;
+
+/// Serves one. It ends with the client, with the stream, or when nothing comes.
+pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStream, cut: Counter) {
+    let (head, rest) = match read_head(&mut client).await {
+        Ok(Some(read)) => read,
+        Ok(None) => return,
+        Err(refusal) => return answer(&mut client, &refusal).await,
+    };
+    let asked = match asked(&head) {
+        Ok(asked) => asked,
+        Err(NotCarried(status, why)) => {
+            return answer(&mut client, &Refusal::new(status, format!("node {node} {why}"))).await;
+        }
+    };
+    drop(head);
+    let stream = match tunnel.open(asked.reached, asked.request.clone()).await {
+        Ok(stream) => stream,
+        Err(why) => {
+            let text = format!("node {node} cannot be reached: {why}");
+            return answer(&mut client, &Refusal::new(502, text)).await;
+        }
+    };
+    let over = match asked.reached {
+        Reached::Exec | Reached::Attach => both_ways(stream, client, &rest, &node).await,
+        Reached::Logs | Reached::Metrics => body(stream, client, &asked, &node).await,
+    };
+    if over == Some(Over::Behind) {
+        cut.inc();
+        tracing::warn!(
+            %node,
+            path = asked.request.target.split('?').next(),
+            "a stream was ended: its reader is too far behind what the node sends, and KubeEdge's tunnel cannot be told to wait"
+        );
+    }
+}
+
+async fn answer(client: &mut DuplexStream, refusal: &Refusal) {
+    let _ = client.write_all(&refusal.bytes()).await;
+    let _ = client.shutdown().await;
+}
+
+fn silent(node: &NodeName) -> Refusal {
+    let text = format!(
+        "node {node} did not answer within {FIRST_LIMIT:?}: it has KubeEdge's edgecore, which says nothing where its kubelet \
+         refuses"
+    );
+    Refusal::new(504, text)
+}
+
+async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: &NodeName) -> Option<Over> {
+    let writer = stream.writer();
+    let (mut reads, mut writes) = tokio::io::split(client);
+    let down = async {
+        if writer.send(rest).await.is_err() {
+            return;
+        }
+        let mut buffer = vec![0; BUFFER];
+        while let Ok(n_read @ 1..) = reads.read(&mut buffer).await {
+            if writer.send(buffer.get(..n_read).unwrap_or_default()).await.is_err() {
+                return;
+            }
+        }
+    };
+    let up = async {
+        let mut limit = FIRST_LIMIT;
+        loop {
+            let Ok(piece) = tokio::time::timeout(limit, stream.receive()).await else {
+                let _ = writes.write_all(&silent(node).bytes()).await;
+                break;
+            };
+            let Some(piece) = piece else { break };
+            limit = Duration::MAX;
+            if writes.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+        let _ = writes.shutdown().await;
+    };
+    // The protocol knows no half of an end: either side's is all of it.
+    tokio::select! {
+        () = Box::pin(down) => {}
+        () = Box::pin(up) => {}
+    }
+    stream.over()
+}
+
+async fn body(mut stream: Stream, client: DuplexStream, asked: &Asked, node: &NodeName) -> Option<Over> {
+    let (mut reads, mut writes) = tokio::io::split(client);
+    // It has nothing more to say but that it goes.
+    let gone = async {
+        let mut buffer = [0; 512];
+        while let Ok(1..) = reads.read(&mut buffer).await {}
+    };
+    let up = async {
+        let limit = if asked.is_followed { FOLLOWED_LIMIT } else { FIRST_LIMIT };
+        let mut piece = match tokio::time::timeout(limit, stream.receive()).await {
+            Ok(None) if stream.over() != Some(Over::Removed) => {
+                let text = format!("node {node} cannot be reached: its tunnel has ended");
+                writes.write_all(&Refusal::new(502, text).bytes()).await?;
+                return writes.shutdown().await;
+            }
+            Ok(piece) => piece,
+            Err(_) if asked.is_followed => Some(Vec::new()),
+            Err(_) => {
+                writes.write_all(&silent(node).bytes()).await?;
+                return writes.shutdown().await;
+            }
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+            asked.content_type
+        );
+        writes.write_all(head.as_bytes()).await?;
+        while let Some(bytes) = piece {
+            // An empty chunk is the end.
+            if !bytes.is_empty() {
+                let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+                chunk.extend(bytes);
+                chunk.extend(b"\r\n");
+                writes.write_all(&chunk).await?;
+            }
+            piece = stream.receive().await;
+        }
+        // Only what the node ended is whole.
+        if stream.over() == Some(Over::Removed) {
+            writes.write_all(b"0\r\n\r\n").await?;
+        }
+        writes.shutdown().await
+    };
+    tokio::select! {
+        () = Box::pin(gone) => {}
+        // Whoever is written to has gone, or not: there is nobody else to tell.
+        _ = Box::pin(up) => {}
+    }
+    stream.over()
+}
