@@ -20,6 +20,7 @@ use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
+use edgecore::edged::log_rotation::{Bounds, LogRotation};
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
@@ -266,6 +267,12 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         endpoint: kubelet.container_runtime_endpoint.clone(),
         program_folders: std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect(),
     };
+    let bounds = Bounds {
+        max_bytes: kubelet.container_log_max_size.bytes(),
+        max_files: kubelet.container_log_max_files.to_usize(),
+        interval: kubelet.container_log_monitor_interval.get(),
+    };
+    let log_rotation = LogRotation::new(Arc::clone(&runtime), kubelet.pod_logs_dir.clone(), bounds);
     let edged = Edged::new(Parts {
         settings: settings(edged_config, &name, &host),
         runtime: Arc::clone(&runtime),
@@ -352,6 +359,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("meta_manager", |stop| meta_manager.run(stop));
     tasks.add("refill", |stop| watch_refill(refill_cloud, refill_db, is_full, stop));
     tasks.add("edged", |stop| edged.run(stop));
+    tasks.add("log_rotation", |stop| log_rotation.run(stop));
     tasks.add("image_folder", |stop| image_folder.run(stop));
     tasks.add("event_bus", |stop| event_bus.run(stop));
     let rules = cloud.clone();

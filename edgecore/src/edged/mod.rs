@@ -23,6 +23,7 @@ pub mod images;
 mod inspector;
 mod last_words;
 pub mod leaving;
+pub mod log_rotation;
 pub mod logs;
 pub mod observed;
 mod observer;
