@@ -5,6 +5,7 @@
 
 mod managers;
 mod reserved;
+mod size;
 mod thresholds;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
 pub use managers::{MemorySwap, NoManager, SwapBehavior};
 pub use reserved::{Reserve, Reserved};
+pub use size::Size;
 pub use thresholds::{Amounts, EvictionHard, Graces, Limit, Signal, Threshold, limits};
 
 /// The whole file.
@@ -324,6 +326,12 @@ pub struct KubeletConfig {
     pub memory_swap: MemorySwap,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
+    /// How large the log file of a container may grow before it is rotated: `10Mi`. -1: it is never rotated.
+    pub container_log_max_size: Size,
+    /// How many files a container's log may have, the one being written included. 2 to 1000.
+    pub container_log_max_files: Within<2, 1000>,
+    /// How often the logs' sizes are looked at. 3s to 1h.
+    pub container_log_monitor_interval: GoDuration<3, 3600>,
     /// Address of this machine alone at which its own programs get metrics and pods. They show no credentials there.
     pub address: IpAddr,
     /// Port of that. 0: none. The cloud does not use it: it asks over its link.
@@ -370,6 +378,9 @@ impl Default for KubeletConfig {
             topology_manager_policy: NoManager::lower(),
             memory_swap: MemorySwap::default(),
             pod_logs_dir: "/var/log/pods".into(),
+            container_log_max_size: Size::of_mi(10),
+            container_log_max_files: Within::of::<5>(),
+            container_log_monitor_interval: GoDuration::of_secs::<10>(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             read_only_port: 10350,
         }

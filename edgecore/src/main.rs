@@ -22,6 +22,7 @@ use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::image_gc::GcPolicy;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
+use edgecore::edged::log_rotation::{Bounds, LogRotation};
 use edgecore::edged::logs::Endings;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
@@ -277,6 +278,12 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     };
     let (devices, device_plugins) =
         DevicePlugins::new(folders, db.clone(), host.boot_id.clone(), meta.clone()).await?;
+    let bounds = Bounds {
+        max_bytes: kubelet.container_log_max_size.bytes(),
+        max_files: kubelet.container_log_max_files.to_usize(),
+        interval: kubelet.container_log_monitor_interval.get(),
+    };
+    let log_rotation = LogRotation::new(Arc::clone(&runtime), kubelet.pod_logs_dir.clone(), bounds);
     let edged = Edged::new(Parts {
         settings: settings(edged_config, &name, &host),
         runtime: Arc::clone(&runtime),
@@ -400,6 +407,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("device_plugins", |stop| device_plugins.run(stop));
     tasks.add("edged", |stop| edged.run(stop));
     tasks.add("eviction", |stop| evictor.run(stop));
+    tasks.add("log_rotation", |stop| log_rotation.run(stop));
     tasks.add("image_folder", |stop| image_folder.run(stop));
     tasks.add("event_bus", |stop| event_bus.run(stop));
     let rules = cloud.clone();

@@ -271,6 +271,12 @@ impl Answers {
                 if account.is_some_and(|account| !account.is_empty()) {
                     return Err(forbidden(key, "a mirror of a static pod may not name a service account"));
                 }
+                if !belongs_to_node_at_most(&object, node) {
+                    return Err(forbidden(
+                        key,
+                        "a mirror of a static pod belongs to its own Node or to nobody",
+                    ));
+                }
                 self.api.call(Call::new(Method::POST, path).with(Content::Json, body)).await
             }
             // Kubernetes looks at who asks: a serving certificate is signed for the node itself only.
@@ -418,6 +424,19 @@ fn as_said(body: Bytes) -> Outcome<Bytes> {
     let mut node = parsed(&body)?;
     as_the_node_said(&mut node);
     Ok(node.to_string().into())
+}
+
+/// Whether the object has no owner, or this Node alone. Whoever is named as an owner of something may hold up its own
+/// deletion by it, or have it deleted.
+fn belongs_to_node_at_most(object: &Value, node: &NodeName) -> bool {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let owners = owners.map(Vec::as_slice).unwrap_or_default();
+    let is_node = |owner: &Value| {
+        let field = |field: &str| owner.get(field).and_then(Value::as_str).unwrap_or_default();
+        (field("apiVersion"), field("kind"), field("name")) == ("v1", "Node", node.as_str())
+            && owner.get("blockOwnerDeletion").and_then(Value::as_bool) != Some(true)
+    };
+    owners.len() <= 1 && owners.iter().all(is_node)
 }
 
 fn stored(outcome: Outcome<Bytes>) -> (Answer, Option<Version>) {

@@ -288,6 +288,20 @@ async fn registration() {
         let expected = format!("not stored 403 a mirror of a static pod may not name {named}");
         check(mirror(spec), vec![], &expected, &[]).await;
     }
+    let owned = |owners: Value| {
+        let metadata = json!({"name": "web", "annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences": owners});
+        let body = bytes(json!({"metadata": metadata, "spec": {"nodeName": "e1"}}));
+        Question::Create { key: key("shop/pod/web"), body }
+    };
+    let own = json!({"apiVersion": "v1", "kind": "Node", "name": "e1", "uid": "n", "controller": true});
+    let other = json!({"apiVersion": "v1", "kind": "Node", "name": "e2", "uid": "m"});
+    let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "e1", "uid": "d"});
+    for owners in [json!([other]), json!([set]), json!([own, other])] {
+        let expected = "not stored 403 a mirror of a static pod belongs to its own Node or to nobody";
+        check(owned(owners), vec![], expected, &[]).await;
+    }
+    check(owned(json!([own])), vec![(201, json!({}))], "stored {}",
+        &[r#"POST /api/v1/namespaces/shop/pods application/json {"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{"kubernetes.io/config.mirror":"x"},"name":"web","ownerReferences":[{"apiVersion":"v1","controller":true,"kind":"Node","name":"e1","uid":"n"}]},"spec":{"nodeName":"e1"}}"#]).await;
     check(mirror(json!({})), vec![(201, json!({}))], "stored {}",
         &[r#"POST /api/v1/namespaces/shop/pods application/json {"apiVersion":"v1","kind":"Pod","metadata":{"annotations":{"kubernetes.io/config.mirror":"x"},"name":"web"},"spec":{"nodeName":"e1"}}"#]).await;
     let body = bytes(json!({"kind": "CertificateSigningRequest", "metadata": {"name": "c"}}));

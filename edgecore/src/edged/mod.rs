@@ -26,6 +26,7 @@ mod inspector;
 pub mod keeper;
 mod last_words;
 pub mod leaving;
+pub mod log_rotation;
 pub mod logs;
 pub mod observed;
 mod observer;

@@ -23,6 +23,7 @@ use super::hands::{Failure, Hands, POST_START_FAILED};
 use super::hooks::Undertaker;
 use super::images::ImageNotice;
 use super::inspector::Inspector;
+use super::log_rotation;
 use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
 use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, is_sidecar, outcome, plan};
@@ -671,7 +672,7 @@ impl Worker {
         let log = self.memory.inspector.removed(id);
         // Only below our own directory: the path comes from the runtime.
         if std::path::Path::new(&log).starts_with(&self.shared.hands.settings.pod_logs_root) {
-            let _ = tokio::fs::remove_file(&log).await;
+            log_rotation::remove(std::path::Path::new(&log));
         }
         Ok(())
     }
