@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ke_kubelet::device_plugin as api;
 use ke_kubelet::device_plugin::device_plugin_client::DevicePluginClient;
 use tokio::task::AbortHandle;
@@ -21,6 +22,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const WORK_LIMIT: Duration = Duration::from_secs(30);
 /// The next list is read no sooner: a plugin that floods waits in its own send.
 const LIST_EVERY: Duration = Duration::from_millis(100);
+/// So many lists that wait are passed over for the newest of them: more than fit into a connection's window in a second.
+const MAX_PASSED_OVER: usize = 1024;
 const HEALTHY: &str = "Healthy";
 
 /// How a plugin is called. Its list is heard no more when the last clone is dropped.
@@ -129,7 +132,14 @@ async fn hear_all(
     number: u64,
 ) -> String {
     loop {
-        match lists.message().await {
+        let mut next = lists.message().await;
+        for _ in 0..MAX_PASSED_OVER {
+            let Ok(Some(_)) = next else { break };
+            // What waits already is newer.
+            let Some(newer) = lists.message().now_or_never() else { break };
+            next = newer;
+        }
+        match next {
             Ok(Some(list)) => devices.on_list(name, number, read(list)),
             Ok(None) => return "it ended its list".to_owned(),
             Err(status) => return bottom_of(&status),
