@@ -20,8 +20,9 @@ use super::container::{NodeFacts, Start, container_config, spec_hash_text};
 use super::cri::{Runtime, RuntimeError};
 use super::env::{Environment, environment};
 use super::fields::PodFacts;
-use super::hooks::{Undertaker, run_hook};
-use super::images::{ImageNotice, Images, Wish};
+use super::hooks::{Done, Undertaker, run_hook};
+use super::images::{ImageNotice, Images, RUNTIME_AWAY, Wish};
+use super::observed::RUN_FAILED;
 use super::plan::{Desired, DesiredPod, stop_after_failed_start};
 use super::probes::Said;
 use super::pull_secrets::Keyring;
@@ -240,7 +241,7 @@ impl Hands {
         let id = id.map_err(|e| Failure::of("CreateContainerError", "Failed to create container", e))?;
         tell(said("Created", format!("Created container: {}", container.name)));
         let started = self.runtime.start_container(&id).await;
-        started.map_err(|e| Failure::of("RunContainerError", "Failed to start container", e))?;
+        started.map_err(|e| Failure::of(RUN_FAILED, "Failed to start container", e))?;
         tell(said("Started", format!("Started container {}", container.name)));
         self.post_start(pod, container, &id, facts, tell).await
     }
@@ -277,8 +278,8 @@ impl Hands {
         let stop = stop_after_failed_start(&desired, &container.name, id);
         // Full: sixteen sentences of one hook are not to be expected.
         let (say, mut said) = mpsc::channel(16);
-        let undertaker =
-            Undertaker { runtime: self.runtime.clone(), pod: desired.pod().cloned(), address, say };
+        let (runtime, pod) = (self.runtime.clone(), desired.pod().cloned());
+        let undertaker = Undertaker { runtime, pod, address, say, done: Done::default() };
         let stopped = undertaker.stop_all(vec![stop]).await.into_iter().find_map(Result::err);
         while let Ok(Said { reason, message, .. }) = said.try_recv() {
             warn(reason, message);
@@ -306,7 +307,10 @@ impl Hands {
             runtime_handler: runtime_handler(pod),
         };
         let image = self.images.ensure(&wish, &Instant::now, tell).await;
-        image.map_err(|error| Failure::new(error.reason, error.message))
+        image.map_err(|error| Failure {
+            runtime_away: error.reason == RUNTIME_AWAY,
+            ..Failure::new(error.reason, error.message)
+        })
     }
 
     /// Credentials of the Pod. A secret that is missing is told, not fatal: the image may be public.

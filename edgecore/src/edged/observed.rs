@@ -145,6 +145,10 @@ pub struct ObservedContainer {
     pub source: Source,
 }
 
+/// Reason of a start that the runtime refused after it had made the container: its command is not there, mostly. Such a
+/// container has ended, and its next start waits as after any crash.
+pub const RUN_FAILED: &str = "RunContainerError";
+
 /// Why a container could not be made or started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartFailure {

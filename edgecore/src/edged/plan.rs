@@ -12,7 +12,9 @@ use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::backoff::later;
-use super::observed::{ContainerState, ObservedContainer, ObservedPod, SandboxState, Source, Volumes};
+use super::observed::{
+    ContainerState, ObservedContainer, ObservedPod, RUN_FAILED, SandboxState, Source, StartFailure, Volumes,
+};
 use super::probes::Kind;
 
 /// What the store says about a Pod.
@@ -425,8 +427,11 @@ impl Run<'_> {
         if let Some(record) = record.filter(|record| record.state == ContainerState::Unknown) {
             return self.replace(record, sandbox, StopReason::Lost);
         }
-        if let Some(failure) = self.observed.failures.get(name).filter(|failure| failure.retry_at > self.now)
-        {
+        let has_ended = record.is_some_and(|record| record.exit().is_some());
+        let holds = |failure: &&StartFailure| {
+            failure.retry_at > self.now && !(failure.reason == RUN_FAILED && has_ended)
+        };
+        if let Some(failure) = self.observed.failures.get(name).filter(holds) {
             self.waits.push(failure.retry_at);
             return;
         }

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::container::ephemeral_as_container;
-use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
+use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, RUN_FAILED, Source};
 use super::plan::{Outcome, inits, is_initialized, is_sidecar, outcome, restarts};
 use super::resources::qos;
 
@@ -194,11 +194,15 @@ impl View<'_> {
         if !will_start {
             return None;
         }
-        if let Some(failure) = self.observed.failures.get(&container.name) {
+        let exit = newest.and_then(ObservedContainer::exit);
+        let held_back =
+            exit.and_then(|exit| self.observed.backoffs.wait(&container.name, exit.finished_at, self.now));
+        if let Some(failure) = self.observed.failures.get(&container.name)
+            && (failure.reason != RUN_FAILED || held_back.is_none())
+        {
             return Some(reason(&failure.reason, Some(failure.message.clone())));
         }
-        let finished_at = newest?.exit()?.finished_at;
-        let (_, delay) = self.observed.backoffs.wait(&container.name, finished_at, self.now)?;
+        let (_, delay) = held_back?;
         let message = format!(
             "back-off {} restarting failed container={} pod={}_{}({})",
             go_duration(delay.as_secs()),

@@ -1,5 +1,8 @@
 //! Edged as a whole on a runtime in memory: what it does to it, and what it reports.
 
+mod away;
+mod bad_input;
+
 use std::net::IpAddr;
 use std::sync::Mutex;
 
@@ -103,7 +106,7 @@ struct Started {
 impl Machine {
     fn new() -> Self {
         let runtime = FakeRuntime::new();
-        runtime.set_now(i64::try_from(Timestamp::now().as_nanosecond()).unwrap());
+        runtime.start_clock(i64::try_from(Timestamp::now().as_nanosecond()).unwrap());
         runtime.add_image("docker.io/library/i:1", "");
         runtime.add_image("i:1", "");
         Self { runtime, files: Arc::default(), logs: tempfile::tempdir().unwrap() }

@@ -17,7 +17,7 @@ use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
 use super::events::{Occurrence, Recorder, Severity};
 use super::hands::{Failure, Hands, POST_START_FAILED};
-use super::hooks::Undertaker;
+use super::hooks::{Done, Undertaker};
 use super::images::ImageNotice;
 use super::inspector::Inspector;
 use super::observed::{ObservedPod, StartFailure, Volumes};
@@ -72,6 +72,8 @@ pub(super) struct Memory {
     cleaned: bool,
     gone_reported: bool,
     told: Told,
+    /// Containers whose preStop hook has ended.
+    hooks_done: Done,
     forgotten: bool,
     /// What the last step did.
     did: Option<Vec<Action>>,
@@ -550,6 +552,7 @@ impl Worker {
             pod: desired.pod().cloned(),
             address,
             say: self.memory.probes.voice(),
+            done: self.memory.hooks_done.clone(),
         };
         let results = self.meanwhile(desired, undertaker.stop_all(stops.to_vec())).await;
         // What hooks had to say.
@@ -585,6 +588,7 @@ impl Worker {
     async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
         let removed = self.shared.hands.runtime.remove_container(id).await;
         removed.map_err(|e| Failure::of("FailedKillPod", "error removing container", e))?;
+        self.memory.hooks_done.forget(id);
         let log = self.memory.inspector.removed(id);
         // Only below our own directory: the path comes from the runtime.
         if std::path::Path::new(&log).starts_with(&self.shared.hands.settings.pod_logs_root) {
