@@ -26,6 +26,7 @@ use super::observed::RUN_FAILED;
 use super::plan::{Desired, DesiredPod, stop_after_failed_start};
 use super::probes::Said;
 use super::pull_secrets::Keyring;
+use super::resize;
 use super::resources::{CpuQuota, pod_resources, qos};
 use super::sandbox::{SandboxFacts, SandboxPlan, on_host_network, sandbox_config};
 use super::security::{ImageUser, SecurityFacts};
@@ -231,6 +232,9 @@ impl Hands {
         };
         let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
+        if let Some(note) = resize::note(container) {
+            config.annotations.insert(resize::RESOURCES.to_owned(), note);
+        }
         let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
         if let Some(directory) = log.parent() {
             tokio::fs::create_dir_all(directory).await.map_err(|e| {

@@ -29,6 +29,8 @@ mod observer;
 pub mod plan;
 pub mod probes;
 pub mod pull_secrets;
+pub mod resize;
+mod resizing;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
@@ -65,6 +67,7 @@ use self::images::Images;
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
 pub use self::probes::ProbeCounts;
+use self::resize::Room;
 pub use self::resources::Qos;
 use self::resources::{pod_request, qos};
 use self::status::Facts;
@@ -168,9 +171,14 @@ impl Edged {
             cgroups: parts.cgroups,
             heavy: Semaphore::new(N_HEAVY),
         };
-        let probe_counts = ProbeCounts::default();
-        let shared =
-            Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen, probe_counts });
+        let shared = Arc::new(Shared {
+            room: Room::new(&hands.settings.allocatable),
+            hands,
+            observer,
+            reports: parts.reports,
+            facts: facts_seen,
+            probe_counts: ProbeCounts::default(),
+        });
         let now = Instant::now();
         let mut edged = Self {
             shared,
@@ -455,6 +463,9 @@ impl Edged {
         let (config_changed, changes) = mpsc::channel(1);
         entry.config_changed = config_changed;
         let desired = entry.desired.subscribe();
+        if let Desired::Run(pod) = &desired.borrow().want {
+            self.shared.room.expect(uid, pod);
+        }
         let subject = desired.borrow().pod().map_or_else(
             || Subject { namespace: String::new(), name: String::new(), uid: uid.to_owned() },
             |pod| Subject {

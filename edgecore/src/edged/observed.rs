@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::backoff::Backoffs;
 use super::probes::Verdict;
+use super::resize::Resizes;
 
 /// Exit code of a container whose end nobody saw: what a kill by the kernel looks like.
 const KILLED: i32 = 137;
@@ -36,6 +37,8 @@ pub struct ObservedPod {
     pub started_at: Option<Timestamp>,
     /// What the probes of running containers say, by the runtime's id. One that is not in it has none.
     pub probes: BTreeMap<String, Verdict>,
+    /// What its containers have and should have.
+    pub resizes: Resizes,
     /// Volumes and cgroup of a Pod that ends are gone.
     pub cleaned: bool,
     /// The cloud was told that nothing of the Pod is left.

@@ -167,6 +167,13 @@ impl View<'_> {
             restart_count,
             last_state: last.map(|ended| State { terminated: Some(ended), ..State::default() }),
             state: Some(state),
+            resources: shown.map(|record| {
+                let actual = self.observed.resizes.actual.get(&record.id);
+                actual.or(container.resources.as_ref()).cloned().unwrap_or_default()
+            }),
+            allocated_resources: shown
+                .and_then(|_| container.resources.as_ref())
+                .and_then(|resources| resources.requests.clone()),
             ..ContainerStatus::default()
         }
     }
@@ -338,8 +345,34 @@ impl View<'_> {
             placed.observed_generation = self.pod.metadata.generation;
             conditions.push(placed);
         }
+        conditions.extend(self.resize());
         conditions.extend(previous.iter().filter(|p| !OURS.contains(&p.type_.as_str())).cloned());
         conditions
+    }
+
+    /// What keeps a changed size from being there. Its time is that of its reason.
+    fn resize(&self) -> Vec<PodCondition> {
+        let pending = self.observed.resizes.pending.as_ref();
+        let pending = pending.map(|pending| (OURS[4], pending.reason, pending.message.as_str()));
+        let progress = self.observed.resizes.progress.as_deref();
+        let progress = progress.map(|error| (OURS[5], if error.is_empty() { "" } else { "Error" }, error));
+        let previous = self.previous.conditions.as_deref().unwrap_or_default();
+        let told = |(type_, reason, message): (&str, &str, &str)| {
+            let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let before = previous.iter().find(|p| p.type_ == type_ && p.reason == some(reason));
+            PodCondition {
+                type_: type_.into(),
+                status: "True".into(),
+                reason: some(reason),
+                message: some(message),
+                last_transition_time: before
+                    .and_then(|before| before.last_transition_time.clone())
+                    .or(Some(Time(self.now))),
+                observed_generation: self.pod.metadata.generation,
+                ..PodCondition::default()
+            }
+        };
+        pending.into_iter().chain(progress).map(told).collect()
     }
 
     fn ready_to_start(&self) -> PodCondition {
@@ -447,7 +480,14 @@ impl View<'_> {
 const MAX_MESSAGES: usize = 12 * 1024;
 
 /// Conditions that the node writes.
-const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+pub(super) const OURS: [&str; 6] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 enum Verdict {
     True,

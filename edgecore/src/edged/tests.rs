@@ -2,6 +2,7 @@
 
 mod away;
 mod bad_input;
+mod resize;
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -9,6 +10,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, PodStatus, Secret};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use ke_run::shutdown::Trigger;
@@ -128,7 +130,9 @@ impl Machine {
             seccomp_default: false,
             n_cpus: 2,
             memory_capacity: 1 << 30,
-            allocatable: BTreeMap::new(),
+            allocatable: [("cpu", "4"), ("memory", "2Gi")]
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                .into(),
             n_pids: None,
         };
         let edged = Edged::new(Parts {

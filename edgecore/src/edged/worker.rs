@@ -24,6 +24,7 @@ use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
 use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, is_sidecar, outcome, plan};
 use super::probes::{Ground, ProbeCounts, Probes, Said};
+use super::resize::{Resizer, Resizes, Room};
 use super::resources::qos;
 use super::sandbox::on_host_network;
 use super::status::{Ending, Facts, pod_status};
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) reports: Reports,
     pub(super) facts: watch::Receiver<Facts>,
     pub(super) probe_counts: ProbeCounts,
+    pub(super) room: Room,
 }
 
 /// What the worker hears from outside.
@@ -71,7 +73,8 @@ pub(super) struct Memory {
     stopping_since: Option<Timestamp>,
     cleaned: bool,
     gone_reported: bool,
-    told: Told,
+    pub(super) told: Told,
+    pub(super) resizer: Resizer,
     /// Containers whose preStop hook has ended.
     hooks_done: Done,
     forgotten: bool,
@@ -171,6 +174,7 @@ impl Worker {
 
     async fn step(&mut self) -> Result<Step, RuntimeError> {
         let desired = self.ears.desired.borrow_and_update().clone();
+        let desired = self.granted(desired).await;
         let listings = self.shared.observer.look().await?;
         let listing = listings.get(&self.uid).cloned().unwrap_or_default();
         let now = Timestamp::now();
@@ -184,7 +188,9 @@ impl Worker {
         self.report(&desired, &observed, now).await;
         let actions = plan(&desired, &observed, now);
         let planned = actions.clone();
-        let mut until = [self.memory.refresh_at, self.memory.told.correct_at].into_iter().flatten().min();
+        let resize_at = self.memory.resizer.look_again(now);
+        let mut until =
+            [self.memory.refresh_at, self.memory.told.correct_at, resize_at].into_iter().flatten().min();
         let mut acted = false;
         for action in actions {
             if let Action::Wait { until: at } = action {
@@ -252,6 +258,7 @@ impl Worker {
             stopping_since: self.memory.stopping_since,
             started_at,
             probes: BTreeMap::new(),
+            resizes: Resizes::default(),
             cleaned: self.memory.cleaned,
             gone_reported: self.memory.gone_reported,
         };
@@ -259,6 +266,15 @@ impl Worker {
             observed.recall(pod);
             self.probe(desired, pod, &observed);
             observed.probes = self.memory.probes.verdicts();
+            if let Desired::Run(pod) = &desired.want {
+                let previous = self.memory.told.last(stored);
+                let (resizes, word) = self.memory.resizer.look(pod, &observed, listing, previous);
+                observed.resizes = resizes;
+                self.say_resize(word).await;
+                if outcome(pod, &observed, Timestamp::now()).is_some() {
+                    self.shared.room.leave(&self.uid);
+                }
+            }
         }
         Ok(observed)
     }
@@ -329,7 +345,13 @@ impl Worker {
         }
     }
 
-    async fn say(&mut self, severity: Severity, reason: &str, message: String, container: Option<&str>) {
+    pub(super) async fn say(
+        &mut self,
+        severity: Severity,
+        reason: &str,
+        message: String,
+        container: Option<&str>,
+    ) {
         let desired = self.ears.desired.borrow().clone();
         let field = container.map(|name| field_path(desired.pod(), name));
         let occurrence = Occurrence { severity, reason: reason.into(), message, field };
@@ -354,6 +376,10 @@ impl Worker {
             Action::StartContainer { name, sandbox, attempt, ended } => {
                 let start = (name.as_str(), sandbox.as_str(), *attempt, *ended);
                 return self.start_container(desired, observed, start).await;
+            }
+            Action::Resize => {
+                self.resize(desired, observed).await;
+                return true;
             }
             Action::StopContainers(stops) => self.stop_containers(desired, stops).await,
             Action::StopSandbox { id } => runtime
@@ -648,6 +674,7 @@ fn killing(desired: &DesiredPod, stop: &Stop) -> String {
         StopReason::PodEnds | StopReason::Lost => format!("Stopping container {name}"),
         StopReason::SpecChanged => format!("Container {name} definition changed, will be restarted"),
         StopReason::SandboxChanged => format!("Stopping container {name}: its sandbox changed"),
+        StopReason::Resized => format!("Container {name} resize requires restart"),
         StopReason::HookFailed => "FailedPostStartHook".into(),
         StopReason::Unwell { probe, restarts } => {
             let probe = probe.as_str().to_lowercase();
