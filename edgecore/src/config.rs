@@ -4,6 +4,7 @@
 //! and only warns. Read once by `main.rs`, which hands each module its own section; never written.
 
 mod reserved;
+mod shutdown;
 mod thresholds;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::device_twin::DeviceTwinConfig;
 use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
 pub use reserved::{Reserve, Reserved};
+pub use shutdown::ShutdownPeriod;
 pub use thresholds::{EvictionHard, Threshold};
 
 /// The whole file.
@@ -290,6 +292,13 @@ pub struct KubeletConfig {
     pub system_reserved: Reserved,
     /// What it keeps for edgecore and the container runtime, beside `systemReserved`.
     pub kube_reserved: Reserved,
+    /// How long pods together have to end when the machine goes down: systemd stops edgecore's unit then, whose
+    /// `TimeoutStopSec` must be longer. 0s to 24h; 0s: they are not ended. An edgecore that is stopped alone ends no pod.
+    pub shutdown_grace_period: GoDuration<0, 86_400>,
+    /// The last part of it, which is for critical pods alone. 0s to 24h, at most `shutdownGracePeriod`.
+    pub shutdown_grace_period_critical_pods: GoDuration<0, 86_400>,
+    /// The same by priority, in place of the two.
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownPeriod>,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
     /// Address of this machine alone at which its own programs get metrics and pods. They show no credentials there.
@@ -326,6 +335,9 @@ impl Default for KubeletConfig {
             eviction_hard: EvictionHard::default(),
             system_reserved: Reserved::default(),
             kube_reserved: Reserved::default(),
+            shutdown_grace_period: GoDuration::of_secs::<0>(),
+            shutdown_grace_period_critical_pods: GoDuration::of_secs::<0>(),
+            shutdown_grace_period_by_pod_priority: Vec::new(),
             pod_logs_dir: "/var/log/pods".into(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             read_only_port: 10350,
@@ -415,6 +427,7 @@ impl ConfigFile for EdgeCoreConfig {
             let key = "modules.edged.tailoredKubeletConfig.imageGCLowThresholdPercent";
             problems.push(Problem::new(key, text));
         }
+        problems.extend(kubelet.shutdown_problems());
         problems.extend(self.modules.event_bus.problems());
         problems
     }

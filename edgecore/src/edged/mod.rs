@@ -24,6 +24,7 @@ mod inspector;
 mod last_words;
 pub mod leaving;
 pub mod logs;
+pub mod node_shutdown;
 pub mod observed;
 mod observer;
 pub mod plan;
@@ -47,6 +48,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use ke_cri::v1::ContainerState;
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Kind, ObjectKey, Uid};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -64,6 +67,7 @@ use self::events::{Recorder, Subject};
 pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
 use self::hands::{Hands, N_HEAVY};
 use self::images::Images;
+use self::node_shutdown::{EndGroup, Ender, Period, ended, group, turned_away};
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
 pub use self::probes::ProbeCounts;
@@ -130,6 +134,10 @@ pub struct Edged {
     look_at: Instant,
     busy_until: Instant,
     store_is_full: watch::Receiver<bool>,
+    ender: Ender,
+    ends: mpsc::Receiver<EndGroup>,
+    /// While the machine goes down: the pods that were told to end, by uid.
+    going_down: Option<BTreeMap<String, Period>>,
     has_looked: bool,
     directories_adopted: bool,
     /// The runtime has answered once.
@@ -152,6 +160,7 @@ enum Event {
     RuntimeSilent,
     Ended(String),
     Addresses,
+    EndGroup(EndGroup),
     Look,
     Stop,
 }
@@ -180,6 +189,7 @@ impl Edged {
             probe_counts: ProbeCounts::default(),
         });
         let now = Instant::now();
+        let (ender, ends) = Ender::channel();
         let mut edged = Self {
             shared,
             facts,
@@ -193,6 +203,9 @@ impl Edged {
             look_at: now,
             busy_until: now,
             store_is_full: parts.store_is_full,
+            ender,
+            ends,
+            going_down: None,
             has_looked: false,
             directories_adopted: false,
             met: false,
@@ -205,6 +218,12 @@ impl Edged {
     #[must_use]
     pub fn probe_counts(&self) -> ProbeCounts {
         self.shared.probe_counts.clone()
+    }
+
+    /// For who ends pods when the machine goes down.
+    #[must_use]
+    pub fn ender(&self) -> Ender {
+        self.ender.clone()
     }
 
     /// Runs until it is told to stop. Containers go on: whoever starts edgecore again finds and adopts them.
@@ -248,6 +267,7 @@ impl Edged {
                 }
                 Event::Ended(uid) => self.on_ended(&uid),
                 Event::Addresses => self.on_addresses(),
+                Event::EndGroup(ask) => self.on_end_group(ask).await,
                 Event::Look => self.on_look().await,
                 Event::Stop => return Ok(()),
             }
@@ -274,6 +294,7 @@ impl Edged {
             event = runtime_event => event,
             Some(ended) = self.workers.join_next() => Event::Ended(ended.unwrap_or_default()),
             Ok(()) = self.host_ips.changed() => Event::Addresses,
+            Some(ask) = self.ends.recv() => Event::EndGroup(ask),
             () = sleep_until(self.look_at) => Event::Look,
         }
     }
@@ -303,6 +324,7 @@ impl Edged {
     }
 
     fn put(&mut self, pod: Arc<Pod>) {
+        let pod = self.judged(pod);
         let Some((uid, entry)) = self.entry(&pod) else { return };
         self.busy();
         // Another Pod of this name: the one before is gone from the cloud, whether we were told or not.
@@ -323,6 +345,53 @@ impl Edged {
                 self.start_worker(&uid);
             }
         }
+    }
+
+    /// As it is, unless the machine goes down.
+    fn judged(&self, pod: Arc<Pod>) -> Arc<Pod> {
+        let (Some(down), None) = (&self.going_down, &pod.metadata.deletion_timestamp) else { return pod };
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        match down.get(uid) {
+            Some(period) => Arc::new(ended(&pod, *period, Timestamp::now())),
+            None if !self.pods.contains_key(uid) => Arc::new(turned_away(&pod)),
+            None => pod,
+        }
+    }
+
+    /// Tells the pods of a group to end, and says how many still run.
+    async fn on_end_group(&mut self, ask: EndGroup) {
+        self.busy();
+        let down = self.going_down.get_or_insert_default();
+        let mut members = Vec::new();
+        for (uid, entry) in &self.pods {
+            let known = entry.desired.borrow().clone();
+            let Some(pod) = known.pod() else { continue };
+            let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+            if group(&ask.periods, priority) != ask.group {
+                continue;
+            }
+            members.push(uid.as_str());
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+            if let (Desired::Run(pod), false, Some(period)) =
+                (&known.want, is_over, ask.periods.get(ask.group))
+            {
+                down.insert(uid.clone(), *period);
+                let pod = Arc::new(ended(pod, *period, Timestamp::now()));
+                entry.desired.send_replace(desired(pod));
+            }
+        }
+        let is_running = |uid: &&&str, listings: &Listings| {
+            listings.get(**uid).is_some_and(|listing| {
+                listing.containers.iter().any(|one| one.state() == ContainerState::ContainerRunning)
+            })
+        };
+        // A runtime that is away ends nothing: its pods count as there.
+        let n_left = match self.shared.observer.look().await {
+            Ok(listings) => members.iter().filter(|uid| is_running(uid, &listings)).count(),
+            Err(_) => members.len(),
+        };
+        let _ = ask.n_left.send(n_left);
     }
 
     fn on_pod_deleted(&mut self, key: &ObjectKey, uid: Option<&Uid>) {

@@ -61,6 +61,11 @@ pub fn pod_status(
         status.reason = Some("DeadlineExceeded".into());
         status.message = Some("Pod was active on the node longer than the specified deadline".into());
     }
+    // Somebody here ended it, and says why.
+    let verdict = pod.status.as_ref().filter(|stored| stored.phase.as_deref() == Some(phase));
+    if let Some(stored) = verdict.filter(|stored| phase == "Failed" && stored.reason.is_some()) {
+        (status.reason, status.message) = (stored.reason.clone(), stored.message.clone());
+    }
     status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
     status.container_statuses = Some(main_statuses);
     status.ephemeral_container_statuses = view.ephemeral_statuses();

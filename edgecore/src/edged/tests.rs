@@ -3,6 +3,7 @@
 mod away;
 mod bad_input;
 mod resize;
+mod shutdown;
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -101,6 +102,7 @@ struct Started {
     reports: mpsc::Receiver<Report>,
     stop: Trigger,
     counts: ProbeCounts,
+    ender: Ender,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
@@ -149,8 +151,9 @@ impl Machine {
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
-        let counts = edged.probe_counts();
-        Started { news, reports: received, stop, counts, task: tokio::spawn(edged.run(shutdown)), _host_ips }
+        let (counts, ender) = (edged.probe_counts(), edged.ender());
+        let task = tokio::spawn(edged.run(shutdown));
+        Started { news, reports: received, stop, counts, ender, task, _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {

@@ -657,7 +657,13 @@ impl Worker {
 
 /// Whether what is wanted now cannot wait for an action that was right for `before`.
 fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
-    let is_run = |desired: &DesiredPod| matches!(desired.want, Desired::Run(_));
+    let is_run = |desired: &DesiredPod| match &desired.want {
+        // Ended by its node: nothing of it is started any more.
+        Desired::Run(pod) => {
+            !pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"))
+        }
+        Desired::Terminate(_) | Desired::Removed(_) => false,
+    };
     match (is_run(before), is_run(now)) {
         (true, false) => true,
         (false, false) => now.grace_secs() < before.grace_secs(),
