@@ -5,6 +5,7 @@
 
 mod managers;
 mod reserved;
+mod shutdown;
 mod size;
 mod thresholds;
 
@@ -24,6 +25,7 @@ use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
 pub use managers::{MemorySwap, NoManager, SwapBehavior};
 pub use reserved::{Reserve, Reserved};
+pub use shutdown::ShutdownPeriod;
 pub use size::Size;
 pub use thresholds::{Amounts, EvictionHard, Graces, Limit, Signal, Threshold, limits};
 
@@ -324,6 +326,13 @@ pub struct KubeletConfig {
     pub topology_manager_policy: NoManager,
     /// What containers may have of the machine's swap.
     pub memory_swap: MemorySwap,
+    /// How long pods together have to end when the machine goes down: systemd stops edgecore's unit then, whose
+    /// `TimeoutStopSec` must be longer. 0s to 24h; 0s: they are not ended. An edgecore that is stopped alone ends no pod.
+    pub shutdown_grace_period: GoDuration<0, 86_400>,
+    /// The last part of it, which is for critical pods alone. 0s to 24h, at most `shutdownGracePeriod`.
+    pub shutdown_grace_period_critical_pods: GoDuration<0, 86_400>,
+    /// The same by priority, in place of the two.
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownPeriod>,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
     /// How large the log file of a container may grow before it is rotated: `10Mi`. -1: it is never rotated.
@@ -377,6 +386,9 @@ impl Default for KubeletConfig {
             memory_manager_policy: NoManager::upper(),
             topology_manager_policy: NoManager::lower(),
             memory_swap: MemorySwap::default(),
+            shutdown_grace_period: GoDuration::of_secs::<0>(),
+            shutdown_grace_period_critical_pods: GoDuration::of_secs::<0>(),
+            shutdown_grace_period_by_pod_priority: Vec::new(),
             pod_logs_dir: "/var/log/pods".into(),
             container_log_max_size: Size::of_mi(10),
             container_log_max_files: Within::of::<5>(),
@@ -482,6 +494,7 @@ impl ConfigFile for EdgeCoreConfig {
             let text = "found no more than imageMinimumGCAge, expected more, or 0s for never";
             problems.push(Problem::new("modules.edged.tailoredKubeletConfig.imageMaximumGCAge", text));
         }
+        problems.extend(kubelet.shutdown_problems());
         problems.extend(self.modules.event_bus.problems());
         problems
     }

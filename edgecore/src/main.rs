@@ -24,6 +24,7 @@ use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
 use edgecore::edged::log_rotation::{Bounds, LogRotation};
 use edgecore::edged::logs::Endings;
+use edgecore::edged::node_shutdown;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Edged, Parts, Settings};
@@ -163,7 +164,9 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             "edgecore must run as root: it makes mounts and cgroups for pods. Start it with sudo or as a system service"
         );
     }
-    let shutdown = Shutdown::on_signals().context("listen for signals")?;
+    // Who is asked to stop ends the pods first when the machine goes down, with everything else still at work.
+    let asked = Shutdown::on_signals().context("listen for signals")?;
+    let (stop, shutdown) = Shutdown::new();
     let mut tasks = Supervisor::new(shutdown);
     let mut metrics = Metrics::new();
 
@@ -298,6 +301,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         store_is_full,
         host_ips,
     });
+    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.ender(), kubelet.shutdown_periods()));
     let sources = control::Sources {
         meta: meta.clone(),
         db: db.clone(),

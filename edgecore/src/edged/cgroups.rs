@@ -314,14 +314,16 @@ fn settings(
 ) -> Vec<(&'static str, &'static str, String)> {
     let mut settings = Vec::new();
     let quota = resources.cpu_quota;
-    let memory = resources.memory_limit.filter(|limit| *limit > 0);
+    let memory = resources.memory_limit.filter(|limit| *limit != 0);
+    let no_limit = if v2 { "max" } else { "-1" };
+    let memory = memory.map(|limit| if limit > 0 { limit.to_string() } else { no_limit.to_owned() });
     if v2 {
         settings.push(("cpu", "cpu.weight", weight(resources.cpu_shares).to_string()));
         settings.extend(quota.map(|(quota, period)| {
             let text = if quota > 0 { format!("{quota} {period}") } else { format!("max {period}") };
             ("cpu", "cpu.max", text)
         }));
-        settings.extend(memory.map(|limit| ("memory", "memory.max", limit.to_string())));
+        settings.extend(memory.map(|limit| ("memory", "memory.max", limit)));
     } else {
         settings.push(("cpu", "cpu.shares", resources.cpu_shares.to_string()));
         if let Some((quota, period)) = quota {
@@ -329,7 +331,7 @@ fn settings(
             let quota = if quota > 0 { quota } else { -1 };
             settings.push(("cpu", "cpu.cfs_quota_us", quota.to_string()));
         }
-        settings.extend(memory.map(|limit| ("memory", "memory.limit_in_bytes", limit.to_string())));
+        settings.extend(memory.map(|limit| ("memory", "memory.limit_in_bytes", limit)));
     }
     settings.extend(n_pids.map(|n| ("pids", "pids.max", n.to_string())));
     settings

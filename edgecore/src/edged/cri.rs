@@ -386,7 +386,12 @@ impl Runtime for CriClient {
         let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
         // The runtime's own limit first: it says that the command was killed, ours would not know.
         let outer = limit.saturating_add(KILL_SLACK);
+        let began = Instant::now();
         match self.ask("ExecSync", outer, self.runtime.clone().exec_sync(request)).await {
+            // It hangs as a whole: this says nothing about the command.
+            Err(error @ RuntimeError::Timeout { .. }) if began.elapsed() >= outer => {
+                Err(RuntimeError::Unavailable(error.to_string()))
+            }
             Err(RuntimeError::Timeout { call, .. }) => Err(RuntimeError::Timeout { call, after: limit }),
             other => other,
         }
@@ -482,21 +487,29 @@ fn socket_path(endpoint: &str) -> Result<PathBuf, RuntimeError> {
     )))
 }
 
-/// Puts a gRPC status in our words. A status that carries an I/O error never came from the runtime.
+/// What containerd answers to everything while it reads what it had before it was started.
+const STILL_STARTING: &str = "server is not initialized yet";
+
+/// Puts a gRPC status in our words. A status that carries an I/O error never came from the runtime, nor does one that
+/// carries any other: the connection broke under the call.
 fn translate(call: &'static str, limit: Duration, socket: &Path, status: &Status) -> RuntimeError {
     if let Some(error) = io_cause(status) {
         return RuntimeError::Unavailable(unreachable_text(socket, error));
     }
     let message = status.message().to_owned();
+    let broke_off = || {
+        RuntimeError::Unavailable(format!(
+            "the container runtime at {} broke off {call}: {message}",
+            socket.display()
+        ))
+    };
     match status.code() {
+        _ if status.source().is_some() || message.contains(STILL_STARTING) => broke_off(),
         Code::NotFound => RuntimeError::NotFound(message),
         Code::AlreadyExists => RuntimeError::AlreadyExists(message),
         Code::Unimplemented => RuntimeError::NotOffered(call),
         Code::DeadlineExceeded => RuntimeError::Timeout { call, after: limit },
-        Code::Unavailable => RuntimeError::Unavailable(format!(
-            "the container runtime at {} broke off {call}: {message}",
-            socket.display()
-        )),
+        Code::Unavailable => broke_off(),
         code => RuntimeError::Refused { code, message },
     }
 }
@@ -586,6 +599,19 @@ mod tests {
             ),
         );
         check(Code::Unknown, RuntimeError::Refused { code: Code::Unknown, message: "why".into() });
+    }
+
+    /// A daemon that was killed under a call, and one that has just been started.
+    #[test]
+    fn what_does_not_come_from_the_runtime() {
+        let translated =
+            |status: &Status| translate("StartContainer", SHORT, Path::new("/run/r.sock"), status);
+        let mut cut = Status::cancelled("operation was canceled");
+        assert!(matches!(translated(&cut), RuntimeError::Refused { .. }), "the runtime's own word");
+        cut.set_source(std::sync::Arc::new(std::fmt::Error));
+        assert!(matches!(translated(&cut), RuntimeError::Unavailable(_)));
+        let starting = Status::unknown("server is not initialized yet");
+        assert!(matches!(translated(&starting), RuntimeError::Unavailable(_)));
     }
 
     /// The sentence a user sees when containerd is not installed or the path is wrong.

@@ -34,6 +34,8 @@ pub struct FakeRuntime {
 #[derive(Default)]
 struct Inner {
     now: i64,
+    /// `now` was so much then; its clock goes on by itself from there.
+    clock: Option<std::time::Instant>,
     next_id: u64,
     sandboxes: BTreeMap<String, v1::PodSandboxStatus>,
     containers: BTreeMap<String, FakeContainer>,
@@ -48,6 +50,8 @@ struct Inner {
     away: Option<RuntimeError>,
     held: BTreeMap<&'static str, ()>,
     exec: BTreeMap<String, v1::ExecSyncResponse>,
+    /// How starts fail, and with which code and reason their containers have ended then.
+    bad_start: Option<(RuntimeError, i32, String)>,
     /// Containers that ignore their stop signal, by name.
     stubborn: Vec<String>,
     events: Option<mpsc::UnboundedSender<v1::ContainerEventResponse>>,
@@ -74,6 +78,12 @@ impl FakeRuntime {
     /// Sets the time put into every later status. Nanoseconds since 1970.
     pub fn set_now(&self, now: i64) {
         self.lock().now = now;
+    }
+
+    /// From `now` on its clock goes on by itself, as a real runtime's does: what starts later is younger.
+    pub fn start_clock(&self, now: i64) {
+        let mut inner = self.lock();
+        (inner.now, inner.clock) = (now, Some(std::time::Instant::now()));
     }
 
     /// The next call of this method fails with this, the one after it succeeds; several queue up.
@@ -144,6 +154,11 @@ impl FakeRuntime {
     /// Containers of this name ignore their stop signal: `stop_container` ends them with 137.
     pub fn make_stubborn(&self, container_name: &str) {
         self.lock().stubborn.push(container_name.to_owned());
+    }
+
+    /// Every start fails, and its container has ended, as when its command is not there.
+    pub fn fail_start(&self, error: RuntimeError, exit_code: i32, reason: &str) {
+        self.lock().bad_start = Some((error, exit_code, reason.to_owned()));
     }
 
     /// From now on `events` gives a stream.
@@ -242,6 +257,11 @@ impl FakeRuntime {
 }
 
 impl Inner {
+    fn time(&self) -> i64 {
+        let since = self.clock.map_or(0, |clock| clock.elapsed().as_nanos());
+        self.now.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
+    }
+
     /// Ids grow, so that their order is the order of creation.
     fn new_id(&mut self, kind: &str) -> String {
         self.next_id += 1;
@@ -249,7 +269,7 @@ impl Inner {
     }
 
     fn end_container(&mut self, id: &str, exit_code: i32, reason: &str) {
-        let now = self.now;
+        let now = self.time();
         if let Some(container) = self.containers.get_mut(id)
             && container.status.state() != v1::ContainerState::ContainerExited
         {
@@ -280,7 +300,7 @@ impl Inner {
         let Some(events) = &self.events else { return };
         let mut event = v1::ContainerEventResponse {
             container_id: id.to_owned(),
-            created_at: self.now,
+            created_at: self.time(),
             ..v1::ContainerEventResponse::default()
         };
         event.set_container_event_type(kind);
@@ -405,7 +425,7 @@ impl Runtime for FakeRuntime {
             id: id.clone(),
             metadata: Some(metadata),
             state: v1::PodSandboxState::SandboxReady.into(),
-            created_at: inner.now,
+            created_at: inner.time(),
             network: Some(v1::PodSandboxNetworkStatus { ip, additional_ips: Vec::new() }),
             linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options }) }),
             labels: config.labels.clone(),
@@ -483,7 +503,7 @@ impl Runtime for FakeRuntime {
             id: id.clone(),
             metadata: Some(metadata),
             state: v1::ContainerState::ContainerCreated.into(),
-            created_at: inner.now,
+            created_at: inner.time(),
             image: config.image.clone(),
             image_ref: image.id.clone(),
             image_id: image.id,
@@ -502,10 +522,15 @@ impl Runtime for FakeRuntime {
     async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
         self.enter("start_container", id).await?;
         let mut inner = self.lock();
-        let now = inner.now;
+        let now = inner.time();
+        let bad_start = inner.bad_start.clone();
         let container = inner.containers.get_mut(id).ok_or_else(|| missing("container", id))?;
         if container.status.state() != v1::ContainerState::ContainerCreated {
             return Err(refused(Code::Unknown, format!("container {id} is not in created state")));
+        }
+        if let Some((error, exit_code, reason)) = bad_start {
+            inner.end_container(id, exit_code, &reason);
+            return Err(error);
         }
         container.status.set_state(v1::ContainerState::ContainerRunning);
         container.status.started_at = now;

@@ -21,11 +21,13 @@ use super::cri::{Runtime, RuntimeError};
 use super::devices::PodDevices;
 use super::env::{Environment, environment};
 use super::fields::PodFacts;
-use super::hooks::{Undertaker, run_hook};
-use super::images::{ImageNotice, Images, Wish};
+use super::hooks::{Done, Undertaker, run_hook};
+use super::images::{ImageNotice, Images, RUNTIME_AWAY, Wish};
+use super::observed::RUN_FAILED;
 use super::plan::{Desired, DesiredPod, stop_after_failed_start};
 use super::probes::Said;
 use super::pull_secrets::Keyring;
+use super::resize;
 use super::resources::{CpuQuota, pod_resources, qos};
 use super::sandbox::{SandboxFacts, SandboxPlan, on_host_network, sandbox_config};
 use super::security::{ImageUser, SecurityFacts};
@@ -244,6 +246,9 @@ impl Hands {
         let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
         extras.put_into(&mut config);
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
+        if let Some(note) = resize::note(container) {
+            config.annotations.insert(resize::RESOURCES.to_owned(), note);
+        }
         let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
         if let Some(directory) = log.parent() {
             tokio::fs::create_dir_all(directory).await.map_err(|e| {
@@ -254,7 +259,7 @@ impl Hands {
         let id = id.map_err(|e| Failure::of("CreateContainerError", "Failed to create container", e))?;
         tell(said("Created", format!("Created container: {}", container.name)));
         let started = self.runtime.start_container(&id).await;
-        started.map_err(|e| Failure::of("RunContainerError", "Failed to start container", e))?;
+        started.map_err(|e| Failure::of(RUN_FAILED, "Failed to start container", e))?;
         tell(said("Started", format!("Started container {}", container.name)));
         self.post_start(pod, container, &id, facts, tell).await
     }
@@ -291,8 +296,8 @@ impl Hands {
         let stop = stop_after_failed_start(&desired, &container.name, id);
         // Full: sixteen sentences of one hook are not to be expected.
         let (say, mut said) = mpsc::channel(16);
-        let undertaker =
-            Undertaker { runtime: self.runtime.clone(), pod: desired.pod().cloned(), address, say };
+        let (runtime, pod) = (self.runtime.clone(), desired.pod().cloned());
+        let undertaker = Undertaker { runtime, pod, address, say, done: Done::default() };
         let stopped = undertaker.stop_all(vec![stop]).await.into_iter().find_map(Result::err);
         while let Ok(Said { reason, message, .. }) = said.try_recv() {
             warn(reason, message);
@@ -320,7 +325,10 @@ impl Hands {
             runtime_handler: runtime_handler(pod),
         };
         let image = self.images.ensure(&wish, &Instant::now, tell).await;
-        image.map_err(|error| Failure::new(error.reason, error.message))
+        image.map_err(|error| Failure {
+            runtime_away: error.reason == RUNTIME_AWAY,
+            ..Failure::new(error.reason, error.message)
+        })
     }
 
     /// Credentials of the Pod. A secret that is missing is told, not fatal: the image may be public.

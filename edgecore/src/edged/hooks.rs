@@ -3,7 +3,8 @@
 //! Carries out what `plan.rs` decided; `hands.rs` calls it for postStart, `worker.rs` to end containers. As with a kubelet
 //! events about hooks never hold what a container answered: it may be secret.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -62,6 +63,29 @@ pub(super) async fn run_hook(
     Err("the hook names none of exec, httpGet and sleep".into())
 }
 
+/// Containers whose preStop hook has ended, by the runtime's id. Clones share it. A stop that is asked for again (the
+/// runtime went away in between, the Pod is to end sooner) does not run the hook a second time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Done(Arc<Mutex<BTreeSet<String>>>);
+
+impl Done {
+    pub(super) fn forget(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.lock().contains(id)
+    }
+
+    fn note(&self, id: &str) {
+        self.lock().insert(id.to_owned());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What ending containers needs.
 pub(super) struct Undertaker {
     pub(super) runtime: Arc<dyn Runtime>,
@@ -70,6 +94,8 @@ pub(super) struct Undertaker {
     /// The Pod's address, for hooks.
     pub(super) address: String,
     pub(super) say: mpsc::Sender<Said>,
+    /// Hooks that are not run again.
+    pub(super) done: Done,
 }
 
 impl Undertaker {
@@ -93,9 +119,11 @@ impl Undertaker {
     async fn stop(&self, stop: &Stop, before: &[watch::Sender<usize>]) -> Result<(), RuntimeError> {
         let began = Instant::now();
         let grace = Duration::from_secs(u64::try_from(stop.grace_secs).unwrap_or(0));
-        if stop.hook {
-            // One that takes too long is left to itself.
-            let _ = timeout(grace, self.pre_stop(stop)).await;
+        if stop.hook && !self.done.has(&stop.id) {
+            // One that takes too long is left to itself. One that failed may not have begun: the runtime was away.
+            if timeout(grace, self.pre_stop(stop)).await != Ok(HookEnd::Failed) {
+                self.done.note(&stop.id);
+            }
         }
         let turn = async {
             for earlier in before {
@@ -122,7 +150,7 @@ impl Undertaker {
         })
     }
 
-    async fn pre_stop(&self, stop: &Stop) {
+    async fn pre_stop(&self, stop: &Stop) -> HookEnd {
         let noted;
         let container = match &self.pod {
             Some(pod) => {
@@ -134,21 +162,33 @@ impl Undertaker {
                 noted.as_ref()
             }
         };
-        let Some(container) = container else { return };
+        let Some(container) = container else { return HookEnd::Done };
         let lifecycle = container.lifecycle.as_ref();
-        let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
+        let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else {
+            return HookEnd::Done;
+        };
         let hook = run_hook(handler, container, &stop.id, &self.address, &*self.runtime);
+        let mut end = HookEnd::Done;
         let (reason, message) = match hook.await {
-            Ok(None) => return,
+            Ok(None) => return end,
             Ok(Some(message)) => ("LifecycleHTTPFallback", message),
             Err(error) => {
+                end = HookEnd::Failed;
                 tracing::warn!(container = %stop.name, %error, "a preStop hook failed; the container is stopped all the same");
                 ("FailedPreStopHook", "PreStopHook failed".to_owned())
             }
         };
         // Full: the worker is told of the end itself.
         let _ = self.say.try_send(Said { reason, message, container: stop.name.clone() });
+        end
     }
+}
+
+/// How a hook ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HookEnd {
+    Done,
+    Failed,
 }
 
 #[cfg(test)]
@@ -191,7 +231,8 @@ mod tests {
     fn undertaker(runtime: &FakeRuntime, pod: Arc<Pod>) -> (Undertaker, mpsc::Receiver<Said>) {
         let (say, said) = mpsc::channel(16);
         let runtime = Arc::new(runtime.clone());
-        (Undertaker { runtime, pod: Some(pod), address: "127.0.0.1".into(), say }, said)
+        let (address, done) = ("127.0.0.1".into(), Done::default());
+        (Undertaker { runtime, pod: Some(pod), address, say, done }, said)
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,6 +70,9 @@ pub struct Wish<'a> {
     pub runtime_handler: &'a str,
 }
 
+/// Reason of an [`ImageError`] that says nothing about the image: the runtime went away, and is asked again when it is back.
+pub const RUNTIME_AWAY: &str = "RuntimeAway";
+
 /// First delay after a failed pull, doubled up to the last.
 const FIRST_DELAY: Duration = Duration::from_secs(10);
 const LAST_DELAY: Duration = Duration::from_secs(300);
@@ -127,7 +130,7 @@ impl Images {
             ..v1::ImageSpec::default()
         };
         let held = self.runtime.image_status(&spec).await.map_err(|error| ImageError {
-            reason: "ImageInspectError",
+            reason: if is_away(&error) { RUNTIME_AWAY } else { "ImageInspectError" },
             message: format!("cannot look for image {:?}: {error}", wish.image),
         })?;
         let held = held.map(|image| image.id);
@@ -201,6 +204,10 @@ impl Images {
             }
             Err(error) => error,
         };
+        if is_away(&error) {
+            // No back-off and no word: the pull was cut, not refused.
+            return Err(ImageError { reason: RUNTIME_AWAY, message: error.to_string() });
+        }
         let unreachable = is_unreachable(&error);
         if unreachable {
             state.unreachable.insert(image.registry().to_owned(), now + UNREACHABLE_FOR);
@@ -370,6 +377,11 @@ fn is_unreachable(error: &RuntimeError) -> bool {
         RuntimeError::Timeout { .. } => true,
         _ => false,
     }
+}
+
+/// True when it was the runtime that could not be asked.
+fn is_away(error: &RuntimeError) -> bool {
+    matches!(error, RuntimeError::Unavailable(_)) && !is_unreachable(error)
 }
 
 /// Reason and text of a failed pull. CRI marks two kinds by the first word of the message.
@@ -567,8 +579,22 @@ mod tests {
     async fn bad_names_and_never() {
         let bench = Bench::new();
         assert_eq!(bench.ensure("Not A Name").await.unwrap_err(), "InvalidImageName");
-        bench.fake.fail_next("image_status", RuntimeError::Unavailable("away".into()));
+        bench.fake.fail_next("image_status", refused("broken"));
         assert_eq!(bench.ensure("a:1").await.unwrap_err(), "ImageInspectError");
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_goes_away_is_no_failed_pull() {
+        let bench = Bench::new();
+        bench.fake.add_to_registry("a:1");
+        let away = || RuntimeError::Unavailable("there is no container runtime socket".into());
+        bench.fake.fail_next("image_status", away());
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), RUNTIME_AWAY);
+        bench.fake.fail_next("pull_image", away());
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), RUNTIME_AWAY);
+        assert!(!bench.notices().contains(&"Failed"));
+        // At once, without a back-off.
+        assert!(bench.ensure("a:1").await.is_ok());
     }
 
     #[test]

@@ -28,12 +28,15 @@ mod last_words;
 pub mod leaving;
 pub mod log_rotation;
 pub mod logs;
+pub mod node_shutdown;
 pub mod observed;
 mod observer;
 pub mod plan;
 pub mod pressure;
 pub mod probes;
 pub mod pull_secrets;
+pub mod resize;
+mod resizing;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
@@ -52,6 +55,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use ke_cri::v1::ContainerState;
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Kind, ObjectKey, Uid};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -74,11 +79,13 @@ use self::hands::{Hands, N_HEAVY};
 use self::images::Images;
 pub use self::keeper::Keeper;
 use self::keeper::{Ask, Kept};
+use self::node_shutdown::{EndGroup, Ender, Period, ended, group, turned_away};
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
 pub use self::pressure::Pressures;
 use self::pressure::refuses_under_pressure;
 pub use self::probes::ProbeCounts;
+use self::resize::Room;
 pub use self::resources::Qos;
 use self::resources::{pod_request, qos};
 use self::status::Facts;
@@ -144,6 +151,10 @@ pub struct Edged {
     look_at: Instant,
     busy_until: Instant,
     store_is_full: watch::Receiver<bool>,
+    ender: Ender,
+    ends: mpsc::Receiver<EndGroup>,
+    /// While the machine goes down: the pods that were told to end, by uid.
+    going_down: Option<BTreeMap<String, Period>>,
     has_looked: bool,
     directories_adopted: bool,
     /// The runtime has answered once.
@@ -173,6 +184,7 @@ enum Event {
     Ask(Ask),
     Addresses,
     Devices,
+    EndGroup(EndGroup),
     Look,
     Stop,
 }
@@ -194,11 +206,17 @@ impl Edged {
             cgroups: parts.cgroups,
             heavy: Semaphore::new(N_HEAVY),
         };
-        let probe_counts = ProbeCounts::default();
-        let shared =
-            Arc::new(Shared { hands, observer, reports: parts.reports, facts: facts_seen, probe_counts });
+        let shared = Arc::new(Shared {
+            room: Room::new(&hands.settings.allocatable),
+            hands,
+            observer,
+            reports: parts.reports,
+            facts: facts_seen,
+            probe_counts: ProbeCounts::default(),
+        });
         let now = Instant::now();
         let (keeper, asks) = Keeper::channel();
+        let (ender, ends) = Ender::channel();
         let mut edged = Self {
             shared,
             facts,
@@ -213,6 +231,9 @@ impl Edged {
             look_at: now,
             busy_until: now,
             store_is_full: parts.store_is_full,
+            ender,
+            ends,
+            going_down: None,
             has_looked: false,
             directories_adopted: false,
             met: false,
@@ -234,6 +255,12 @@ impl Edged {
     #[must_use]
     pub fn keeper(&self) -> Keeper {
         self.keeper.clone()
+    }
+
+    /// For who ends pods when the machine goes down.
+    #[must_use]
+    pub fn ender(&self) -> Ender {
+        self.ender.clone()
     }
 
     /// Runs until it is told to stop. Containers go on: whoever starts edgecore again finds and adopts them.
@@ -279,6 +306,7 @@ impl Edged {
                 Event::Ask(ask) => self.on_ask(ask),
                 Event::Addresses => self.on_addresses(),
                 Event::Devices => self.on_devices(),
+                Event::EndGroup(ask) => self.on_end_group(ask).await,
                 Event::Look => self.on_look().await,
                 Event::Stop => return Ok(()),
             }
@@ -307,6 +335,7 @@ impl Edged {
             Some(ask) = self.asks.recv() => Event::Ask(ask),
             Ok(()) = self.host_ips.changed() => Event::Addresses,
             Ok(()) = self.device_changes.changed() => Event::Devices,
+            Some(ask) = self.ends.recv() => Event::EndGroup(ask),
             () = sleep_until(self.look_at) => Event::Look,
         }
     }
@@ -336,6 +365,7 @@ impl Edged {
     }
 
     fn put(&mut self, pod: Arc<Pod>) {
+        let pod = self.judged(pod);
         let Some((uid, entry)) = self.entry(&pod) else { return };
         self.busy();
         // Another Pod of this name: the one before is gone from the cloud, whether we were told or not.
@@ -357,6 +387,53 @@ impl Edged {
                 self.start_worker(&uid);
             }
         }
+    }
+
+    /// As it is, unless the machine goes down.
+    fn judged(&self, pod: Arc<Pod>) -> Arc<Pod> {
+        let (Some(down), None) = (&self.going_down, &pod.metadata.deletion_timestamp) else { return pod };
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        match down.get(uid) {
+            Some(period) => Arc::new(ended(&pod, *period, Timestamp::now())),
+            None if !self.pods.contains_key(uid) => Arc::new(turned_away(&pod)),
+            None => pod,
+        }
+    }
+
+    /// Tells the pods of a group to end, and says how many still run.
+    async fn on_end_group(&mut self, ask: EndGroup) {
+        self.busy();
+        let down = self.going_down.get_or_insert_default();
+        let mut members = Vec::new();
+        for (uid, entry) in &self.pods {
+            let known = entry.desired.borrow().clone();
+            let Some(pod) = known.pod() else { continue };
+            let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+            if group(&ask.periods, priority) != ask.group {
+                continue;
+            }
+            members.push(uid.as_str());
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+            if let (Desired::Run(pod), false, Some(period)) =
+                (&known.want, is_over, ask.periods.get(ask.group))
+            {
+                down.insert(uid.clone(), *period);
+                let pod = Arc::new(ended(pod, *period, Timestamp::now()));
+                entry.desired.send_replace(desired(pod));
+            }
+        }
+        let is_running = |uid: &&&str, listings: &Listings| {
+            listings.get(**uid).is_some_and(|listing| {
+                listing.containers.iter().any(|one| one.state() == ContainerState::ContainerRunning)
+            })
+        };
+        // A runtime that is away ends nothing: its pods count as there.
+        let n_left = match self.shared.observer.look().await {
+            Ok(listings) => members.iter().filter(|uid| is_running(uid, &listings)).count(),
+            Err(_) => members.len(),
+        };
+        let _ = ask.n_left.send(n_left);
     }
 
     fn on_pod_deleted(&mut self, key: &ObjectKey, uid: Option<&Uid>) {
@@ -547,6 +624,9 @@ impl Edged {
         let (life, seen) = watch::channel(Life::default());
         entry.life = seen;
         let care = entry.care.subscribe();
+        if let Desired::Run(pod) = &desired.borrow().want {
+            self.shared.room.expect(uid, pod);
+        }
         let subject = desired.borrow().pod().map_or_else(
             || Subject { namespace: String::new(), name: String::new(), uid: uid.to_owned() },
             |pod| Subject {

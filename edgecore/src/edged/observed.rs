@@ -13,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::backoff::Backoffs;
 use super::evicted::Eviction;
 use super::probes::Verdict;
+use super::resize::Resizes;
 
 /// Exit code of a container whose end nobody saw: what a kill by the kernel looks like.
 const KILLED: i32 = 137;
@@ -38,6 +39,8 @@ pub struct ObservedPod {
     pub started_at: Option<Timestamp>,
     /// What the probes of running containers say, by the runtime's id. One that is not in it has none.
     pub probes: BTreeMap<String, Verdict>,
+    /// What its containers have and should have.
+    pub resizes: Resizes,
     /// Volumes and cgroup of a Pod that ends are gone.
     pub cleaned: bool,
     /// The cloud was told that nothing of the Pod is left.
@@ -150,6 +153,10 @@ pub struct ObservedContainer {
     /// Where this record comes from.
     pub source: Source,
 }
+
+/// Reason of a start that the runtime refused after it had made the container: its command is not there, mostly. Such a
+/// container has ended, and its next start waits as after any crash.
+pub const RUN_FAILED: &str = "RunContainerError";
 
 /// Why a container could not be made or started.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,9 @@ use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::backoff::later;
-use super::observed::{ContainerState, ObservedContainer, ObservedPod, SandboxState, Source, Volumes};
+use super::observed::{
+    ContainerState, ObservedContainer, ObservedPod, RUN_FAILED, SandboxState, Source, StartFailure, Volumes,
+};
 use super::probes::Kind;
 
 /// What the store says about a Pod.
@@ -69,6 +71,8 @@ pub enum Action {
     RemoveSandbox { id: String },
     /// Make sure of the image, make a container and start it.
     StartContainer { name: String, sandbox: String, attempt: u32, ended: Option<Timestamp> },
+    /// Change what running containers may use, as far as that needs no new start.
+    Resize,
     /// End these side by side; done when all have ended.
     StopContainers(Vec<Stop>),
     /// Remove a dead container with its log.
@@ -113,6 +117,8 @@ pub enum StopReason {
     SandboxChanged,
     /// The runtime does not know what it does.
     Lost,
+    /// It is to have other resources, and asks for a new start for that.
+    Resized,
     /// Its postStart hook failed.
     HookFailed,
     /// A probe asks for its end. `restarts`: its successor starts at once or after its back-off.
@@ -309,7 +315,10 @@ impl Run<'_> {
             self.actions.push(Action::PrepareVolumes);
         }
         match current_id {
-            Some(sandbox) => self.containers(spec, &sandbox),
+            Some(sandbox) => {
+                self.resize();
+                self.containers(spec, &sandbox);
+            }
             None => {
                 let attempt =
                     self.observed.newest_sandbox().map_or(0, |sandbox| sandbox.attempt.saturating_add(1));
@@ -339,6 +348,15 @@ impl Run<'_> {
             if current.is_none() || sandbox.state != SandboxState::NotReady {
                 self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
             }
+        }
+    }
+
+    /// Before any container is made anew with more than the Pod's own level allows.
+    fn resize(&mut self) {
+        match self.observed.resizes.due {
+            Some(at) if at <= self.now => self.actions.push(Action::Resize),
+            Some(at) => self.waits.push(at),
+            None => {}
         }
     }
 
@@ -376,6 +394,8 @@ impl Run<'_> {
             Some(record) if record.is_running() && record.sandbox == sandbox => {
                 if self.spec_changed(record) {
                     self.replace(record, sandbox, StopReason::SpecChanged);
+                } else if self.must_restart(record) {
+                    self.replace(record, sandbox, StopReason::Resized);
                 } else {
                     self.heal(record, sandbox, RestartPolicy::Always);
                 }
@@ -408,6 +428,8 @@ impl Run<'_> {
             ContainerState::Running { .. } if record.sandbox == sandbox => {
                 if self.spec_changed(record) {
                     self.replace(record, sandbox, StopReason::SpecChanged);
+                } else if self.must_restart(record) {
+                    self.replace(record, sandbox, StopReason::Resized);
                 } else {
                     self.heal(record, sandbox, restart_policy(spec, container));
                 }
@@ -430,8 +452,11 @@ impl Run<'_> {
         if let Some(record) = record.filter(|record| record.state == ContainerState::Unknown) {
             return self.replace(record, sandbox, StopReason::Lost);
         }
-        if let Some(failure) = self.observed.failures.get(name).filter(|failure| failure.retry_at > self.now)
-        {
+        let has_ended = record.is_some_and(|record| record.exit().is_some());
+        let holds = |failure: &&StartFailure| {
+            failure.retry_at > self.now && !(failure.reason == RUN_FAILED && has_ended)
+        };
+        if let Some(failure) = self.observed.failures.get(name).filter(holds) {
             self.waits.push(failure.retry_at);
             return;
         }
@@ -502,6 +527,10 @@ impl Run<'_> {
         }
     }
 
+    fn must_restart(&self, record: &ObservedContainer) -> bool {
+        self.observed.resizes.restart.contains(&record.id)
+    }
+
     fn stop(&self, record: &ObservedContainer, reason: StopReason) -> Stop {
         stop(self.desired, record, reason)
     }
@@ -564,6 +593,7 @@ fn stop(desired: &DesiredPod, record: &ObservedContainer, reason: StopReason) ->
         StopReason::PodEnds
         | StopReason::SpecChanged
         | StopReason::SandboxChanged
+        | StopReason::Resized
         | StopReason::HookFailed => of_pod(),
     };
     let hook = asked > 0 && has_pre_stop(desired, &record.name);

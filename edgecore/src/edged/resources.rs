@@ -62,7 +62,7 @@ pub struct PodResources {
     pub cpu_shares: i64,
     /// Quota and period in microseconds. A quota of -1 is no limit.
     pub cpu_quota: Option<(i64, i64)>,
-    /// Bytes.
+    /// Bytes; -1 is no limit.
     pub memory_limit: Option<i64>,
 }
 

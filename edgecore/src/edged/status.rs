@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::container::ephemeral_as_container;
-use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
+use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, RUN_FAILED, Source};
 use super::plan::{Outcome, inits, is_initialized, is_sidecar, outcome, restarts};
 use super::resources::qos;
 
@@ -60,6 +60,11 @@ pub fn pod_status(
     if ended == Some(Outcome::DeadlineExceeded) {
         status.reason = Some("DeadlineExceeded".into());
         status.message = Some("Pod was active on the node longer than the specified deadline".into());
+    }
+    // Somebody here ended it, and says why.
+    let verdict = pod.status.as_ref().filter(|stored| stored.phase.as_deref() == Some(phase));
+    if let Some(stored) = verdict.filter(|stored| phase == "Failed" && stored.reason.is_some()) {
+        (status.reason, status.message) = (stored.reason.clone(), stored.message.clone());
     }
     if let Some(evicted) = &observed.evicted {
         evicted.mark(pod, &mut status, now);
@@ -170,6 +175,13 @@ impl View<'_> {
             restart_count,
             last_state: last.map(|ended| State { terminated: Some(ended), ..State::default() }),
             state: Some(state),
+            resources: shown.map(|record| {
+                let actual = self.observed.resizes.actual.get(&record.id);
+                actual.or(container.resources.as_ref()).cloned().unwrap_or_default()
+            }),
+            allocated_resources: shown
+                .and_then(|_| container.resources.as_ref())
+                .and_then(|resources| resources.requests.clone()),
             ..ContainerStatus::default()
         }
     }
@@ -197,11 +209,15 @@ impl View<'_> {
         if !will_start {
             return None;
         }
-        if let Some(failure) = self.observed.failures.get(&container.name) {
+        let exit = newest.and_then(ObservedContainer::exit);
+        let held_back =
+            exit.and_then(|exit| self.observed.backoffs.wait(&container.name, exit.finished_at, self.now));
+        if let Some(failure) = self.observed.failures.get(&container.name)
+            && (failure.reason != RUN_FAILED || held_back.is_none())
+        {
             return Some(reason(&failure.reason, Some(failure.message.clone())));
         }
-        let finished_at = newest?.exit()?.finished_at;
-        let (_, delay) = self.observed.backoffs.wait(&container.name, finished_at, self.now)?;
+        let (_, delay) = held_back?;
         let message = format!(
             "back-off {} restarting failed container={} pod={}_{}({})",
             go_duration(delay.as_secs()),
@@ -339,8 +355,34 @@ impl View<'_> {
             placed.observed_generation = self.pod.metadata.generation;
             conditions.push(placed);
         }
+        conditions.extend(self.resize());
         conditions.extend(previous.iter().filter(|p| !OURS.contains(&p.type_.as_str())).cloned());
         conditions
+    }
+
+    /// What keeps a changed size from being there. Its time is that of its reason.
+    fn resize(&self) -> Vec<PodCondition> {
+        let pending = self.observed.resizes.pending.as_ref();
+        let pending = pending.map(|pending| (OURS[4], pending.reason, pending.message.as_str()));
+        let progress = self.observed.resizes.progress.as_deref();
+        let progress = progress.map(|error| (OURS[5], if error.is_empty() { "" } else { "Error" }, error));
+        let previous = self.previous.conditions.as_deref().unwrap_or_default();
+        let told = |(type_, reason, message): (&str, &str, &str)| {
+            let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let before = previous.iter().find(|p| p.type_ == type_ && p.reason == some(reason));
+            PodCondition {
+                type_: type_.into(),
+                status: "True".into(),
+                reason: some(reason),
+                message: some(message),
+                last_transition_time: before
+                    .and_then(|before| before.last_transition_time.clone())
+                    .or(Some(Time(self.now))),
+                observed_generation: self.pod.metadata.generation,
+                ..PodCondition::default()
+            }
+        };
+        pending.into_iter().chain(progress).map(told).collect()
     }
 
     fn ready_to_start(&self) -> PodCondition {
@@ -448,7 +490,14 @@ impl View<'_> {
 const MAX_MESSAGES: usize = 12 * 1024;
 
 /// Conditions that the node writes.
-const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+pub(super) const OURS: [&str; 6] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 enum Verdict {
     True,

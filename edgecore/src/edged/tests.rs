@@ -1,6 +1,10 @@
 //! Edged as a whole on a runtime in memory: what it does to it, and what it reports.
 
+mod away;
+mod bad_input;
 mod evict;
+mod resize;
+mod shutdown;
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -8,6 +12,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, PodStatus, Secret, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use ke_run::shutdown::Trigger;
@@ -103,6 +108,7 @@ struct Started {
     stop: Trigger,
     counts: ProbeCounts,
     keeper: Keeper,
+    ender: Ender,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
@@ -110,7 +116,7 @@ struct Started {
 impl Machine {
     fn new() -> Self {
         let runtime = FakeRuntime::new();
-        runtime.set_now(i64::try_from(Timestamp::now().as_nanosecond()).unwrap());
+        runtime.start_clock(i64::try_from(Timestamp::now().as_nanosecond()).unwrap());
         runtime.add_image("docker.io/library/i:1", "");
         runtime.add_image("i:1", "");
         Self {
@@ -137,7 +143,9 @@ impl Machine {
             seccomp_default: false,
             n_cpus: 2,
             memory_capacity: 1 << 30,
-            allocatable: BTreeMap::new(),
+            allocatable: [("cpu", "4"), ("memory", "2Gi")]
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                .into(),
             n_pids: None,
         };
         let edged = Edged::new(Parts {
@@ -155,9 +163,9 @@ impl Machine {
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
-        let (counts, keeper) = (edged.probe_counts(), edged.keeper());
+        let (counts, keeper, ender) = (edged.probe_counts(), edged.keeper(), edged.ender());
         let task = tokio::spawn(edged.run(shutdown));
-        Started { news, reports: received, stop, counts, keeper, task, _host_ips }
+        Started { news, reports: received, stop, counts, keeper, ender, task, _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {

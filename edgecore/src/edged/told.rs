@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::backoff::later;
+use super::status::OURS;
 
 /// A status that differs from ours in the cloud is corrected no more often than this.
 const CORRECT_SECS: i64 = 10;
@@ -64,8 +65,7 @@ impl Told {
 
 /// Conditions and fields that others write are taken from what the store has.
 fn keep_foreign(previous: &mut PodStatus, stored: &PodStatus) {
-    let ours = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
-    let is_ours = |type_: &str| ours.contains(&type_);
+    let is_ours = |type_: &str| OURS.contains(&type_);
     let conditions = previous.conditions.get_or_insert_default();
     for foreign in stored.conditions.iter().flatten().filter(|c| !is_ours(&c.type_)) {
         match conditions.iter_mut().find(|c| c.type_ == foreign.type_) {

@@ -20,7 +20,7 @@ use super::devices::Admission;
 use super::events::{Occurrence, Recorder, Severity};
 use super::evicted::{Care, EVICTED, Eviction, Life};
 use super::hands::{Failure, Hands, POST_START_FAILED};
-use super::hooks::Undertaker;
+use super::hooks::{Done, Undertaker};
 use super::images::ImageNotice;
 use super::inspector::Inspector;
 use super::log_rotation;
@@ -28,6 +28,7 @@ use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
 use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, is_sidecar, outcome, plan};
 use super::probes::{Ground, ProbeCounts, Probes, Said};
+use super::resize::{Resizer, Resizes, Room};
 use super::resources::qos;
 use super::sandbox::on_host_network;
 use super::status::{Ending, Facts, pod_status};
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) reports: Reports,
     pub(super) facts: watch::Receiver<Facts>,
     pub(super) probe_counts: ProbeCounts,
+    pub(super) room: Room,
 }
 
 /// What the worker hears from outside.
@@ -83,7 +85,10 @@ pub(super) struct Memory {
     gone_reported: bool,
     /// Whether the Pod has the devices that it asks for.
     pub(super) admission: Admission,
-    told: Told,
+    pub(super) told: Told,
+    pub(super) resizer: Resizer,
+    /// Containers whose preStop hook has ended.
+    hooks_done: Done,
     forgotten: bool,
     evicted: Option<Arc<Eviction>>,
     /// What the last step did.
@@ -191,6 +196,7 @@ impl Worker {
     async fn step(&mut self) -> Result<Step, RuntimeError> {
         let desired = self.ears.desired.borrow_and_update().clone();
         self.on_care(&desired).await;
+        let desired = self.granted(desired).await;
         let listings = self.shared.observer.look().await?;
         let listing = listings.get(&self.uid).cloned().unwrap_or_default();
         let now = Timestamp::now();
@@ -208,7 +214,9 @@ impl Worker {
         let actions = plan(&desired, &observed, now);
         self.tell_life(&desired, &observed, actions.is_empty(), now);
         let planned = actions.clone();
-        let mut until = [self.memory.refresh_at, self.memory.told.correct_at].into_iter().flatten().min();
+        let resize_at = self.memory.resizer.look_again(now);
+        let mut until =
+            [self.memory.refresh_at, self.memory.told.correct_at, resize_at].into_iter().flatten().min();
         let mut acted = false;
         for action in actions {
             if let Action::Wait { until: at } = action {
@@ -315,6 +323,7 @@ impl Worker {
             stopping_since: self.memory.stopping_since,
             started_at,
             probes: BTreeMap::new(),
+            resizes: Resizes::default(),
             cleaned: self.memory.cleaned,
             gone_reported: self.memory.gone_reported,
             evicted: self.memory.evicted.clone(),
@@ -331,6 +340,15 @@ impl Worker {
             observed.recall(pod);
             self.probe(desired, pod, &observed);
             observed.probes = self.memory.probes.verdicts();
+            if let Desired::Run(pod) = &desired.want {
+                let previous = self.memory.told.last(stored);
+                let (resizes, word) = self.memory.resizer.look(pod, &observed, listing, previous);
+                observed.resizes = resizes;
+                self.say_resize(word).await;
+                if outcome(pod, &observed, Timestamp::now()).is_some() {
+                    self.shared.room.leave(&self.uid);
+                }
+            }
         }
         Ok(observed)
     }
@@ -434,6 +452,10 @@ impl Worker {
             Action::StartContainer { name, sandbox, attempt, ended } => {
                 let start = (name.as_str(), sandbox.as_str(), *attempt, *ended);
                 return self.start_container(desired, observed, start).await;
+            }
+            Action::Resize => {
+                self.resize(desired, observed).await;
+                return true;
             }
             Action::StopContainers(stops) => self.stop_containers(desired, stops).await,
             Action::StopSandbox { id } => runtime
@@ -634,6 +656,7 @@ impl Worker {
             pod: desired.pod().cloned(),
             address,
             say: self.memory.probes.voice(),
+            done: self.memory.hooks_done.clone(),
         };
         let results = self.meanwhile(desired, undertaker.stop_all(stops.to_vec())).await;
         // What hooks had to say.
@@ -669,6 +692,7 @@ impl Worker {
     async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
         let removed = self.shared.hands.runtime.remove_container(id).await;
         removed.map_err(|e| Failure::of("FailedKillPod", "error removing container", e))?;
+        self.memory.hooks_done.forget(id);
         let log = self.memory.inspector.removed(id);
         // Only below our own directory: the path comes from the runtime.
         if std::path::Path::new(&log).starts_with(&self.shared.hands.settings.pod_logs_root) {
@@ -712,7 +736,13 @@ impl Worker {
 
 /// Whether what is wanted now cannot wait for an action that was right for `before`.
 fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
-    let is_run = |desired: &DesiredPod| matches!(desired.want, Desired::Run(_));
+    let is_run = |desired: &DesiredPod| match &desired.want {
+        // Ended by its node: nothing of it is started any more.
+        Desired::Run(pod) => {
+            !pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"))
+        }
+        Desired::Terminate(_) | Desired::Removed(_) => false,
+    };
     match (is_run(before), is_run(now)) {
         (true, false) => true,
         (false, false) => now.grace_secs() < before.grace_secs(),
@@ -729,6 +759,7 @@ fn killing(desired: &DesiredPod, stop: &Stop) -> String {
         StopReason::PodEnds | StopReason::Lost => format!("Stopping container {name}"),
         StopReason::SpecChanged => format!("Container {name} definition changed, will be restarted"),
         StopReason::SandboxChanged => format!("Stopping container {name}: its sandbox changed"),
+        StopReason::Resized => format!("Container {name} resize requires restart"),
         StopReason::HookFailed => "FailedPostStartHook".into(),
         StopReason::Unwell { probe, restarts } => {
             let probe = probe.as_str().to_lowercase();

@@ -371,7 +371,8 @@ impl NodeAgent {
                 }
             }
             (Err(error), _) | (_, Err(error)) => {
-                RuntimeState { version: String::new(), unready: Some(error.to_string()) }
+                let unready = Some(format!("container runtime is down: {error}"));
+                RuntimeState { version: String::new(), unready }
             }
         };
         let short = *self.pressures.borrow_and_update();

@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 const CLEARED: &[&str] =
     &["message", "reason", "podIP", "hostIP", "containerStatuses", "initContainerStatuses"];
 
+/// Conditions that are there for a while only.
+const PASSING: &[&str] = &["PodResizePending", "PodResizeInProgress"];
+
 /// The patch text. The uid makes the API server refuse it for another Pod of the same name. `None`: not JSON.
 #[must_use]
 pub fn pod_status_patch(uid: &Uid, status: &[u8]) -> Option<String> {
@@ -14,13 +17,19 @@ pub fn pod_status_patch(uid: &Uid, status: &[u8]) -> Option<String> {
     for field in CLEARED {
         status.entry(*field).or_insert(Value::Null);
     }
-    // Conditions are merged by their type, field by field: an old reason would stay under a new status.
-    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(fields) = condition.as_object_mut() {
+    // Conditions are merged by their type, field by field: an old reason would stay under a new status, and one that
+    // holds no more would stay altogether. Only a Pod that was changed once can have one that goes.
+    let was_changed = status.get("observedGeneration").and_then(Value::as_i64).is_some_and(|n| n > 1);
+    if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+        let leaves = |type_: &&str| !conditions.iter().any(|condition| condition["type"] == **type_);
+        let gone: Vec<&str> = PASSING.iter().copied().filter(leaves).collect();
+        for fields in conditions.iter_mut().filter_map(Value::as_object_mut) {
             for field in ["reason", "message"] {
                 fields.entry(field).or_insert(Value::Null);
             }
         }
+        let gone = gone.into_iter().filter(|_| was_changed);
+        conditions.extend(gone.map(|type_| json!({"$patch": "delete", "type": type_})));
     }
     // Addresses are merged by their text: without the directive those of an earlier sandbox would stay for ever.
     for field in ["podIPs", "hostIPs"] {
@@ -47,5 +56,20 @@ mod tests {
         assert_eq!(patch["status"]["conditions"], json!([ready]));
         assert_eq!(patch["status"]["phase"], "Running");
         assert_eq!(pod_status_patch(&uid, b"no"), None);
+    }
+
+    #[test]
+    fn a_condition_that_passed_is_taken_away() {
+        let status =
+            br#"{"observedGeneration":2,"conditions":[{"type":"PodResizePending","status":"True"}]}"#;
+        let text = pod_status_patch(&"u".parse().unwrap(), status).unwrap();
+        let patch: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            patch["status"]["conditions"],
+            json!([
+                {"type": "PodResizePending", "status": "True", "reason": null, "message": null},
+                {"$patch": "delete", "type": "PodResizeInProgress"},
+            ])
+        );
     }
 }

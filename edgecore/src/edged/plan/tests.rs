@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::*;
 use crate::edged::backoff::Backoffs;
-use crate::edged::observed::{Exit, ObservedSandbox, StartFailure};
+use crate::edged::observed::{Exit, ObservedSandbox};
+use crate::edged::resize::Resizes;
 
 const NOW: i64 = 10_000;
 
@@ -85,6 +86,7 @@ fn line(action: &Action) -> String {
         Action::StartContainer { name, sandbox, attempt, .. } => {
             format!("start {name}-{attempt} in {sandbox}")
         }
+        Action::Resize => "resize".into(),
         Action::StopContainers(stops) => {
             let stops: Vec<_> = stops
                 .iter()
@@ -336,6 +338,34 @@ fn failures_wait() {
     check_run(&web, &seen, &["start app-0 in s0", "start side-0 in s0"]);
     seen.hold = Some(at(NOW + 3));
     check_run(&web, &seen, &["wait 3"]);
+}
+
+/// The runtime refused to start it: it has ended, and waits as after any crash instead of for its failure.
+#[test]
+fn what_could_not_be_run_has_crashed() {
+    let web = pod(&["app"], json!({}));
+    let mut seen = live(vec![container("app-0", "s0", exited(128))]);
+    let failure =
+        StartFailure { reason: RUN_FAILED.into(), message: String::new(), retry_at: at(NOW + 7), times: 1 };
+    seen.failures.insert("app".into(), failure);
+    check_run(&web, &seen, &["start app-1 in s0"]);
+    seen.backoffs.restarted("app", at(NOW - 6), at(NOW - 6));
+    check_run(&web, &seen, &["wait 5"]);
+    // Made and not ended: nothing says when it may be tried again but the failure.
+    seen.containers[0].state = ContainerState::Created;
+    check_run(&web, &seen, &["wait 7"]);
+}
+
+#[test]
+fn another_size_goes_before_new_starts() {
+    let web = pod(&["app", "side"], json!({}));
+    let mut seen = live(vec![container("app-0", "s0", running()), container("side-0", "s0", running())]);
+    seen.resizes.due = Some(at(NOW));
+    check_run(&web, &seen, &["resize"]);
+    seen.resizes.restart.insert("app-0".into());
+    check_run(&web, &seen, &["resize", "stop app-0 30s Resized", "start app-1 in s0"]);
+    seen.resizes = Resizes { due: Some(at(NOW + 4)), ..Resizes::default() };
+    check_run(&web, &seen, &["wait 4"]);
 }
 
 #[test]

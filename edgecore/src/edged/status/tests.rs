@@ -72,8 +72,8 @@ fn status(pod: &Arc<Pod>, ending: Ending, observed: &ObservedPod) -> PodStatus {
 /// Phase, the four conditions, then each container: what a person sees first.
 fn short(status: &PodStatus) -> String {
     let mut words = vec![status.phase.clone().unwrap()];
-    for type_ in OURS {
-        let condition = status.conditions.iter().flatten().find(|c| c.type_ == type_).unwrap();
+    for type_ in &OURS[..4] {
+        let condition = status.conditions.iter().flatten().find(|c| c.type_ == *type_).unwrap();
         words.push(condition.reason.clone().unwrap_or(condition.status.clone()));
     }
     let all =
