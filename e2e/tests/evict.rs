@@ -8,12 +8,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::images::{APP, BUSYBOX, PAUSE};
+use e2e::images::{APP, PAUSE, short_lived};
 use e2e::process::run;
 use e2e::site::{NODE, PATIENCE, Site, Wishes, container_identity, http_get, shell_pod};
 use e2e::wait::{Seen, eventually, until};
 use serde_json::{Value, json};
 
+/// An image that no pod uses.
+const UNUSED: &str = "isthmus.test/unused:1";
+/// One that no pod uses either, and that came from the node's image folder.
+const FROM_FOLDER: &str = "isthmus.test/from-folder:1";
 /// The file system of pods' files. MiB.
 const DISK: u32 = 80;
 /// How long the node says that it is short after it is not.
@@ -84,6 +88,10 @@ fn marked_at(pod: &Value) -> Result<String> {
     mark["lastTransitionTime"].as_str().map(str::to_owned).context("no time")
 }
 
+fn has_image(site: &Site, image: &str) -> Result<bool> {
+    Ok(site.runtime.ctr_ok(&["images", "list", "--quiet"])?.lines().any(|line| line == image))
+}
+
 /// Lays `more` over the kubelet's part of edgecore's configuration and starts it again.
 fn start_with(site: &mut Site, more: &Value) -> Result<()> {
     site.edge.process.stop()?;
@@ -108,8 +116,14 @@ fn a_node_that_runs_short_ends_the_right_pods() -> Result<()> {
     let root = site.edge.run_dir().folder("kubelet")?;
     // Gone with the run directory, as pods' own mounts are.
     run("mount", &["-t", "tmpfs", "-o", &format!("size={DISK}m"), "tmpfs", &root.to_string_lossy()])?;
+    let archives = site.runtime.run_dir().folder("unused")?;
+    site.runtime.import_image(&short_lived(&archives, UNUSED, "nobody starts this", 1)?)?;
+    short_lived(&site.edge.run_dir().folder("images")?, FROM_FOLDER, "nor this", 1)?;
     site.edge.process.start()?;
     site.edge.wait_ready(&site.cluster, PATIENCE)?;
+    until(PATIENCE, "the image folder to be imported", || {
+        Ok(has_image(&site, FROM_FOLDER)? && has_image(&site, UNUSED)?)
+    })?;
     let out = tempfile::tempdir()?;
     let out = out.path();
     disk(&mut site, out)?;
@@ -255,9 +269,10 @@ fn memory(site: &mut Site) -> Result<()> {
     wait_evicted(site, "late", "Pod was rejected: The node had condition: [MemoryPressure]. ")?;
 
     // The disk is fuller than it should be: images that nobody uses are gone, the others stay.
-    let images = site.runtime.ctr_ok(&["images", "list", "--quiet"])?;
-    let has = |image: &str| images.lines().any(|line| line == image);
-    ensure!(has(APP) && has(PAUSE) && !has(BUSYBOX), "{images}");
+    until(PATIENCE, "the unused image to be removed", || Ok(!has_image(site, UNUSED)?))?;
+    for image in [APP, PAUSE, FROM_FOLDER] {
+        ensure!(has_image(site, image)?, "{image} is gone");
+    }
     site.wait_event(NODE, "FreeDiskSpaceFailed: Failed to garbage collect required amount of images. ")?;
 
     // Enough is free again.

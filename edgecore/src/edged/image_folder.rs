@@ -75,8 +75,12 @@ impl ImageFolder {
         let mut imported = read_imported(&self.folder.join(IMPORTED));
         // What is gone may come back with the same size and date, and is then asked for again.
         imported.retain(|name, _| found.contains_key(name));
-        let new: Vec<(&String, &String)> =
-            found.iter().filter(|(name, state)| imported.get(*name) != Some(state)).collect();
+        // One that an older edgecore has imported is imported once more, so that its images are known.
+        let noted = read_images(&self.folder.join(IMAGES));
+        let is_new = |(name, state): &(&String, &String)| {
+            imported.get(*name) != Some(*state) || !noted.contains_key(*name)
+        };
+        let new: Vec<(&String, &String)> = found.iter().filter(is_new).collect();
         if new.is_empty() {
             return;
         }

@@ -146,8 +146,10 @@ mod tests {
         all.iter().map(|(signal, free)| (*signal, Share { free: *free, whole: 1000 })).collect()
     }
 
-    /// Looks at the given seconds; each row says what is free, which pressures hold then, and what is starved.
-    fn check(limits: Vec<Limit>, rows: &[(u64, &[(Signal, u64)], &str, &[Signal])]) {
+    /// At which second, what is free, which pressures hold then, and what is starved.
+    type Row<'a> = (u64, &'a [(Signal, u64)], &'a str, &'a [Signal]);
+
+    fn check(limits: Vec<Limit>, rows: &[Row<'_>]) {
         let start = Instant::now();
         let mut judge = Judge::new(limits, Duration::from_secs(30));
         for (secs, free_now, pressures, starved) in rows {
