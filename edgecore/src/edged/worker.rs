@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use ke_wire::Uid;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::admission::Refusal;
 use super::backoff::{Backoffs, later};
 use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
@@ -24,12 +26,15 @@ use super::log_rotation;
 use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
 use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, is_sidecar, outcome, plan};
+use super::pod_key;
 use super::probes::{Ground, ProbeCounts, Probes, Said};
 use super::resources::qos;
 use super::sandbox::on_host_network;
+use super::statics::{Arrival, Origin};
 use super::status::{Ending, Facts, pod_status};
 use super::told::{Told, newly_held_back};
 use crate::report_queue::{Report, Reports};
+use crate::static_pods::Seats;
 
 /// What all workers share.
 pub(super) struct Shared {
@@ -38,6 +43,8 @@ pub(super) struct Shared {
     pub(super) reports: Reports,
     pub(super) facts: watch::Receiver<Facts>,
     pub(super) probe_counts: ProbeCounts,
+    /// Under which uid the cloud knows a static pod.
+    pub(super) seats: watch::Receiver<Seats>,
 }
 
 /// What the worker hears from outside.
@@ -56,6 +63,7 @@ pub(super) struct Worker {
     pub(super) uid: String,
     pub(super) recorder: Recorder,
     pub(super) memory: Memory,
+    pub(super) arrival: Arrival,
 }
 
 /// What this process remembers of the Pod. Losing it costs calls, never correctness.
@@ -73,6 +81,8 @@ pub(super) struct Memory {
     cleaned: bool,
     gone_reported: bool,
     told: Told,
+    /// Uid under which it was told last; a static pod's mirror may be made anew.
+    told_as: Option<String>,
     forgotten: bool,
     /// What the last step did.
     did: Option<Vec<Action>>,
@@ -106,6 +116,9 @@ const RENEW_SECS: i64 = 30;
 impl Worker {
     /// Works until the Pod is forgotten. May be dropped at any await: the next start goes on from what is there.
     pub(super) async fn run(mut self) {
+        if let Some(Refusal { reason, message }) = self.arrival.refusal.take() {
+            self.say(Severity::Warning, &reason, message, None).await;
+        }
         loop {
             let until = match self.step().await {
                 Ok(Step::Again) => continue,
@@ -300,13 +313,21 @@ impl Worker {
         let stored = pod.status.clone().unwrap_or_default();
         let previous = self.memory.told.previous(&stored);
         let status = pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
-        if !self.memory.told.is_news(&status, &stored, now) {
+        self.arrival.note(&status);
+        let told_as = self.told_as(pod);
+        let is_known_there = self.arrival.origin == Origin::Cloud || self.memory.told_as == told_as;
+        if !self.memory.told.is_news(&status, &stored, now) && is_known_there {
             return;
         }
         let meta = &pod.metadata;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let Some(told_as) = told_as else {
+            // A static pod without a mirror: nobody to tell, and all of it when there is.
+            self.memory.told_as = None;
+            return self.memory.told.told(status, now);
+        };
         let (Ok(namespace), Ok(name), Ok(uid)) =
-            (text(&meta.namespace).parse(), text(&meta.name).parse(), text(&meta.uid).parse())
+            (text(&meta.namespace).parse(), text(&meta.name).parse(), told_as.parse::<Uid>())
         else {
             return;
         };
@@ -323,8 +344,21 @@ impl Worker {
                     .send(Report::PodStatus { namespace, name, uid, status: body.into() })
                     .await;
                 self.memory.told.told(status, now);
+                self.memory.told_as = Some(told_as);
             }
             Err(error) => tracing::error!(pod = %self.uid, %error, "a pod status cannot be written as JSON"),
+        }
+    }
+
+    /// The uid that the cloud knows this Pod by.
+    fn told_as(&self, pod: &Pod) -> Option<String> {
+        let uid = pod.metadata.uid.clone()?;
+        match self.arrival.origin {
+            Origin::Cloud => Some(uid),
+            Origin::File => {
+                let seats = self.shared.seats.borrow();
+                seats.mirror_of(&pod_key(pod)?, &uid)?.metadata.uid.clone()
+            }
         }
     }
 
