@@ -235,7 +235,7 @@ fn logs_are_rotated_while_somebody_follows() -> Result<()> {
     )?;
     site.edge.process.start()?;
     site.edge.wait_ready(&site.cluster, PATIENCE)?;
-    // About 20 KiB in a second.
+    // About 14 KiB in a second.
     let script = "n=0; while true; do for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
                   echo line $n of a program that talks more than anybody wants to read; n=$((n+1)); done; sleep 0.1; done";
     site.cluster.apply(&shell_pod("talker", script, &Value::Null))?;
@@ -252,7 +252,7 @@ fn logs_are_rotated_while_somebody_follows() -> Result<()> {
     let stdout = child.stdout.take().context("its output")?;
     let (line, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for said in BufReader::new(stdout).lines().map_while(Result::ok) {
+        for said in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
             if line.send(said).is_err() {
                 return;
             }

@@ -161,7 +161,7 @@ async fn a_held_pod_waits_for_its_release() {
     let key = |name: &str| -> ObjectKey { format!("default/pod/{name}").parse().unwrap() };
     assert_eq!(edged.holds.release(Which::Pod(key("other"))).await, Some(Vec::new()));
     assert_eq!(edged.holds.release(Which::Pod(key("web"))).await, Some(vec![key("web")]));
-    let status = edged.status("running", |status| is_ready(status)).await;
+    let status = edged.status("running", is_ready).await;
     assert!(says(&status, "False"), "{:?}", status.conditions);
     assert_eq!(machine.uids().await, ["u1"]);
     // What the cloud still says about it changes nothing.
