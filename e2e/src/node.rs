@@ -195,6 +195,7 @@ impl EdgeCore {
                         "cgroupDriver": "cgroupfs",
                         "cgroupRoot": runtime.cgroup_root(),
                         "podLogsDir": file("pod-logs"),
+                        "staticPodPath": file("manifests"),
                         "readOnlyPort": kubelet.port(),
                         // How full this machine's disk is has no part in any story.
                         "evictionHard": {"nodefs.available": "1%", "nodefs.inodesFree": "1%",

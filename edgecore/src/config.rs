@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::db::Synchronous;
 use crate::device_twin::DeviceTwinConfig;
 use crate::edge_stream::EdgeStreamConfig;
+use crate::edged::admission::AllowedSysctls;
 use crate::event_bus::EventBusConfig;
 use crate::pod_network::PodNetworkConfig;
 pub use managers::{MemorySwap, NoManager, SwapBehavior};
@@ -333,6 +334,10 @@ pub struct KubeletConfig {
     pub shutdown_grace_period_critical_pods: GoDuration<0, 86_400>,
     /// The same by priority, in place of the two.
     pub shutdown_grace_period_by_pod_priority: Vec<ShutdownPeriod>,
+    /// Folder of static pods: files with one Pod each that this machine runs with and without a cloud. Empty: none.
+    pub static_pod_path: PathBuf,
+    /// Kernel settings that pods may have beside the safe ones: names, or beginnings that end in `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Directory of container logs.
     pub pod_logs_dir: PathBuf,
     /// How large the log file of a container may grow before it is rotated: `10Mi`. -1: it is never rotated.
@@ -389,6 +394,8 @@ impl Default for KubeletConfig {
             shutdown_grace_period: GoDuration::of_secs::<0>(),
             shutdown_grace_period_critical_pods: GoDuration::of_secs::<0>(),
             shutdown_grace_period_by_pod_priority: Vec::new(),
+            static_pod_path: "/etc/kubeedge/manifests".into(),
+            allowed_unsafe_sysctls: Vec::new(),
             pod_logs_dir: "/var/log/pods".into(),
             container_log_max_size: Size::of_mi(10),
             container_log_max_files: Within::of::<5>(),
@@ -480,6 +487,18 @@ impl ConfigFile for EdgeCoreConfig {
                 kubelet.address
             );
             problems.push(Problem::new("modules.edged.tailoredKubeletConfig.address", text));
+        }
+        let folder = &kubelet.static_pod_path;
+        if !folder.as_os_str().is_empty() && !folder.is_absolute() {
+            let text = format!(
+                "found \"{}\", expected the whole path of a folder, such as /etc/kubeedge/manifests",
+                folder.display()
+            );
+            problems.push(Problem::new("modules.edged.tailoredKubeletConfig.staticPodPath", text));
+        }
+        if let Err(error) = AllowedSysctls::new("", &kubelet.allowed_unsafe_sysctls) {
+            let key = "modules.edged.tailoredKubeletConfig.allowedUnsafeSysctls";
+            problems.push(Problem::new(key, error.to_string()));
         }
         let (low, high) = (kubelet.image_gc_low_threshold_percent, kubelet.image_gc_high_threshold_percent);
         if low.get() >= high.get() {

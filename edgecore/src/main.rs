@@ -16,8 +16,10 @@ use edgecore::device_plugin::{DevicePlugins, Folders};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
 use edgecore::edge_stream::{EdgeStreams, EdgeTunnel, EdgeTunnelStream, StreamCounters};
+use edgecore::edged::admission::{self, AllowedSysctls, Gate};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
+use edgecore::edged::holds::Holds;
 use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::image_gc::GcPolicy;
 use edgecore::edged::images::Images;
@@ -27,7 +29,7 @@ use edgecore::edged::logs::Endings;
 use edgecore::edged::node_shutdown;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
-use edgecore::edged::{Edged, Parts, Settings};
+use edgecore::edged::{Door, Edged, Parts, Settings};
 use edgecore::event_bus::{EventBus, Upload};
 use edgecore::eviction::{self, Evictor};
 use edgecore::kubelet_server::{self, Gauge, KubeletServer, Machine};
@@ -36,6 +38,7 @@ use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
 use edgecore::pod_network::{self, PodNetwork};
 use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
+use edgecore::static_pods::{Mirrors, Seats, StaticPods};
 use k8s_openapi::api::core::v1::Taint;
 use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
@@ -281,6 +284,17 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     };
     let (devices, device_plugins) =
         DevicePlugins::new(folders, db.clone(), host.boot_id.clone(), meta.clone()).await?;
+    let (static_set, static_pods) = StaticPods::new(kubelet.static_pod_path.clone(), &name);
+    let (holds, releases) = Holds::channel(name.clone());
+    let (seats, seats_shown) = watch::channel(Seats::default());
+    let mirrors = Mirrors::new(seats_shown, cloud.clone(), meta.clone(), reports.clone(), name.clone());
+    let gate = Gate {
+        node: known.clone().map(Arc::new),
+        allocatable: edgecore::node::allocatable(&host, &kubelet.eviction_hard, &kubelet.reserved()),
+        max_pods: kubelet.max_pods.to_u32(),
+        sysctls: AllowedSysctls::new(&host.kernel_version, &kubelet.allowed_unsafe_sysctls)?,
+        has_apparmor: admission::has_apparmor(),
+    };
     let bounds = Bounds {
         max_bytes: kubelet.container_log_max_size.bytes(),
         max_files: kubelet.container_log_max_files.to_usize(),
@@ -298,6 +312,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         reports: reports.clone(),
         news: told,
         pods,
+        door: Door { static_pods: static_set, seats, gate, releases },
         store_is_full,
         host_ips,
     });
@@ -307,6 +322,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         db: db.clone(),
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
+        holds,
     };
     let gauge = Arc::new(Gauge::new(Machine {
         node_name: name.to_string(),
@@ -412,6 +428,8 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("edged", |stop| edged.run(stop));
     tasks.add("eviction", |stop| evictor.run(stop));
     tasks.add("log_rotation", |stop| log_rotation.run(stop));
+    tasks.add("static_pods", |stop| static_pods.run(stop));
+    tasks.add("mirrors", |stop| mirrors.run(stop));
     tasks.add("image_folder", |stop| image_folder.run(stop));
     tasks.add("event_bus", |stop| event_bus.run(stop));
     let rules = cloud.clone();

@@ -21,10 +21,10 @@ fn refuses(yaml: &str, expected: &[&str]) {
 }
 
 #[test]
-fn kubeedge_defaults_load_with_warnings_only() {
+fn kubeedge_defaults_load_without_a_warning() {
     let loaded = read(include_str!("../../tests/data/kubeedge-v1.23-edgecore.yaml")).unwrap();
     let told: Vec<&str> = loaded.warnings.iter().filter_map(|warning| warning.split(':').next()).collect();
-    assert_eq!(told, ["modules.edged.tailoredKubeletConfig.staticPodPath"]);
+    assert!(told.is_empty(), "{told:?}");
     let modules = loaded.config.modules;
     assert_eq!(modules.edge_hub.websocket.server.to_string(), "10.0.0.1:10000");
     assert!(!modules.edged.report_event);

@@ -1,10 +1,11 @@
 //! What `keadm ctl` asks this machine's edgecore, over a unix socket that only root may use: pods and devices as they are now,
-//! logs, commands in containers, restarts. It works with the cloud away.
+//! logs, commands in containers, restarts, the release of held pods. It works with the cloud away.
 //!
 //! Paths and objects are Kubernetes' own. It reads the store and asks the runtime; it decides nothing about pods (a restart
 //! only ends containers, and edged does what it does then) and changes nothing that the cloud wants. `main.rs` starts it.
 
 mod devices;
+mod holds;
 mod pods;
 mod refused;
 mod route;
@@ -37,6 +38,7 @@ use self::route::{Route, route};
 use self::selector::Selector;
 use crate::db::Db;
 use crate::edged::Runtime;
+use crate::edged::holds::Holds;
 use crate::edged::logs::LogOptions;
 use crate::meta_manager::Meta;
 use crate::query;
@@ -64,6 +66,8 @@ pub struct Sources {
     pub runtime: Arc<dyn Runtime>,
     /// `podLogsDir`.
     pub pod_logs_root: PathBuf,
+    /// Releases held pods.
+    pub holds: Holds,
 }
 
 /// The module.
@@ -175,14 +179,17 @@ impl Sources {
                 return Ok(stream(log.into_stream()));
             }
             Route::Restart(namespace, name) => self.restart(namespace, name).await?,
-            Route::Exec(namespace, name) => {
-                let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
-                let body = body.map_err(|error| Refused::bad(format!("read the request: {error}")))?;
-                self.exec(namespace, name, &body.to_bytes()).await?
-            }
+            Route::Exec(namespace, name) => self.exec(namespace, name, &whole(request).await?).await?,
+            Route::UnholdPod => self.unhold_pod(&whole(request).await?).await?,
+            Route::UnholdNode => self.unhold_node(&whole(request).await?).await?,
         };
         Ok(json_answer(200, &found))
     }
+}
+
+async fn whole(request: Request<Incoming>) -> Result<Bytes, Refused> {
+    let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
+    Ok(body.map_err(|error| Refused::bad(format!("read the request: {error}")))?.to_bytes())
 }
 
 fn value(object: &impl serde::Serialize) -> Result<Value, Refused> {

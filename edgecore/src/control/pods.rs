@@ -21,6 +21,7 @@ use crate::edged::{
     CONTAINER_NAME, Desired, DesiredPod, POD_UID, RestartPolicy, RuntimeError, inits, restart_policy,
 };
 use crate::report_queue::{last_pod_statuses, unsent_events, with_status};
+use crate::static_pods::as_run;
 
 /// Which container `kubectl` means when nobody says.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -49,7 +50,7 @@ impl Sources {
             let is_there = namespace.is_none() || pod.metadata.namespace.as_deref() == namespace;
             is_there && selector.matches(pod.metadata.labels.as_ref())
         });
-        Ok(meant.map(|pod| with_status(pod, &statuses)).collect())
+        Ok(meant.map(|pod| as_run(with_status(pod, &statuses))).collect())
     }
 
     pub(super) async fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Refused> {

@@ -8,6 +8,9 @@ pub(super) enum Route<'a> {
     Log(&'a str, &'a str),
     Exec(&'a str, &'a str),
     Restart(&'a str, &'a str),
+    /// The pod is in the body.
+    UnholdPod,
+    UnholdNode,
     /// Those that the cloud does not have yet.
     Events(&'a str),
     Devices(Option<&'a str>),
@@ -27,6 +30,8 @@ pub(super) fn route<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
             ["namespaces", namespace, "pods", name, "restart"] if !is_get => {
                 Some(Route::Restart(namespace, name))
             }
+            ["pods", "unhold-upgrade"] if !is_get => Some(Route::UnholdPod),
+            ["nodes", "unhold-upgrade"] if !is_get => Some(Route::UnholdNode),
             ["namespaces", namespace, "events"] if is_get => Some(Route::Events(namespace)),
             _ => None,
         },
@@ -56,6 +61,9 @@ mod tests {
         check("GET", "/api/v1/namespaces/shop/events", Some(Route::Events("shop")));
         check("POST", "/api/v1/namespaces/shop/pods/web/exec", Some(Route::Exec("shop", "web")));
         check("POST", "/api/v1/namespaces/shop/pods/web/restart", Some(Route::Restart("shop", "web")));
+        check("POST", "/api/v1/pods/unhold-upgrade", Some(Route::UnholdPod));
+        check("POST", "/api/v1/nodes/unhold-upgrade", Some(Route::UnholdNode));
+        check("GET", "/api/v1/nodes/unhold-upgrade", None);
         let devices = "/apis/devices.kubeedge.io/v1beta1";
         check("GET", &format!("{devices}/devices"), Some(Route::Devices(None)));
         check("GET", &format!("{devices}/namespaces/plant/devices/a"), Some(Route::Device("plant", "a")));

@@ -78,12 +78,20 @@ impl Bench {
         )
         .unwrap();
 
+        let (holds, mut releases) = Holds::channel("edge-1".parse().unwrap());
         let sources = Sources {
             meta: bench.meta.clone(),
             db: bench.db.clone(),
             runtime: Arc::new(bench.runtime.clone()),
             pod_logs_root: bench.folder.path().join("logs"),
+            holds,
         };
+        // An Edged that holds `web` and nothing else.
+        tokio::spawn(async move {
+            while let Some(release) = releases.recv().await {
+                release.answer(&["shop/pod/web".parse().unwrap()]);
+            }
+        });
         // What a killed run left.
         drop(std::os::unix::net::UnixListener::bind(bench.socket()).unwrap());
         let control = Control::bind(&bench.socket(), sources).unwrap();
@@ -204,6 +212,21 @@ async fn commands_run_and_containers_are_ended() {
 }
 
 #[tokio::test]
+async fn held_pods_are_released() {
+    let bench = Bench::start().await;
+    let (pod, node) = ("/api/v1/pods/unhold-upgrade", "/api/v1/nodes/unhold-upgrade");
+    let released = r#"{"released":[{"name":"web","namespace":"shop"}]}"#;
+    bench.check("POST", pod, "shop/web", 200, released).await;
+    bench.check("POST", pod, "\"shop/web\"\n", 200, released).await;
+    bench.check("POST", pod, "shop/no", 404, "no pod no").await;
+    bench.check("POST", pod, "web", 400, "no <namespace>/<pod>").await;
+    bench.check("POST", node, "", 200, released).await;
+    bench.check("POST", node, "edge-1", 200, released).await;
+    bench.check("POST", node, "edge-2", 400, "this node is edge-1, not edge-2").await;
+    bench.stop.stop();
+}
+
+#[tokio::test]
 async fn a_socket_that_somebody_answers_at_is_left_alone() {
     let bench = Bench::start().await;
     let sources = Sources {
@@ -211,6 +234,7 @@ async fn a_socket_that_somebody_answers_at_is_left_alone() {
         db: bench.db.clone(),
         runtime: Arc::new(bench.runtime.clone()),
         pod_logs_root: bench.folder.path().into(),
+        holds: Holds::channel("edge-1".parse().unwrap()).0,
     };
     let error = Control::bind(&bench.socket(), sources).err().unwrap();
     assert!(error.to_string().contains("in use"), "{error}");

@@ -1,4 +1,4 @@
-//! Pods that this Node itself ends, or does not take: what is decided about one, and what its status says then. Pure.
+//! Pods that this Node itself ends: what is decided about one, and what its status says then. Pure.
 //!
 //! `eviction` decides, `keeper.rs` carries the word into edged, `plan.rs` and `status.rs` act and speak by it. What was reported
 //! once holds over a restart: the stored status says it.
@@ -11,8 +11,6 @@ use k8s_openapi::jiff::Timestamp;
 
 /// `status.reason`, and the reason of the event.
 pub const EVICTED: &str = "Evicted";
-/// What stands before a refusal in a status; the event says it without.
-const REJECTED: &str = "Pod was rejected: ";
 /// Priority from which pods keep the cluster itself running.
 const CRITICAL: i32 = 2_000_000_000;
 
@@ -58,16 +56,6 @@ impl Eviction {
         let message = status.message.clone().unwrap_or_default();
         // Its time was up then.
         Some(Arc::new(Self { message, grace_secs: 0, for_others: false }))
-    }
-
-    /// A Pod that this Node does not take.
-    pub(super) fn refusal(why: &str) -> Arc<Self> {
-        Arc::new(Self { message: format!("{REJECTED}{why}"), grace_secs: 0, for_others: false })
-    }
-
-    /// What the event says.
-    pub(super) fn event(&self) -> String {
-        self.message.strip_prefix(REJECTED).unwrap_or(&self.message).to_owned()
     }
 
     /// Writes it into a status.

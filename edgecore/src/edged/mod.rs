@@ -4,6 +4,7 @@
 //! to the cloud (that is `report_queue`), never reads the store (that is `meta_manager`), and decides nothing about
 //! containers (that is `plan.rs`).
 
+pub mod admission;
 pub mod backoff;
 pub mod cgroups;
 mod config_error;
@@ -17,6 +18,7 @@ mod events;
 pub mod expand;
 pub mod fields;
 mod hands;
+pub mod holds;
 mod hooks;
 pub mod image_folder;
 pub mod image_gc;
@@ -43,6 +45,7 @@ pub mod security;
 mod service_env;
 pub mod sources;
 pub mod status;
+mod statics;
 mod told;
 mod unsupported;
 pub mod volumes;
@@ -51,6 +54,7 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -63,6 +67,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use self::admission::Applicant;
 use self::cgroups::PodCgroups;
 pub use self::cgroups::{CgroupName, Driver, Layout};
 pub use self::container::{CONTAINER_NAME, POD_UID};
@@ -73,7 +78,7 @@ pub use self::cri_fake::FakeRuntime;
 pub use self::devices::{Extras, NoDevices, PodDevices};
 use self::events::Subject;
 pub(crate) use self::events::{Occurrence, Recorder, Severity};
-use self::evicted::{Care, Eviction, Life};
+use self::evicted::{Care, Life};
 pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
 use self::hands::{Hands, N_HEAVY};
 use self::images::Images;
@@ -83,11 +88,12 @@ use self::node_shutdown::{EndGroup, Ender, Period, ended, group, turned_away};
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
 pub use self::pressure::Pressures;
-use self::pressure::refuses_under_pressure;
 pub use self::probes::ProbeCounts;
 use self::resize::Room;
 pub use self::resources::Qos;
 use self::resources::{pod_request, qos};
+pub use self::statics::Door;
+use self::statics::{Arrival, Origin};
 use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
 use crate::meta_manager::{News, Objects};
@@ -122,6 +128,8 @@ pub struct Parts {
     pub news: mpsc::Receiver<News>,
     /// Every Pod in the store.
     pub pods: Vec<Arc<Pod>>,
+    /// Pods that are new, and this machine's own.
+    pub door: Door,
     /// Whether the store holds all that the cloud wants: only then is removed what the runtime has beyond it.
     pub store_is_full: watch::Receiver<bool>,
     /// This machine's addresses, the preferred one first.
@@ -144,6 +152,9 @@ pub struct Edged {
     device_changes: watch::Receiver<u64>,
     news: mpsc::Receiver<News>,
     pods: HashMap<String, Entry>,
+    door: Door,
+    /// Pods in the cloud that show static ones.
+    mirrors: BTreeMap<ObjectKey, Arc<Pod>>,
     workers: JoinSet<String>,
     seen: BTreeMap<String, Vec<(String, i32)>>,
     events: Option<Events>,
@@ -174,6 +185,13 @@ struct Entry {
     /// ConfigMaps and Secrets that it uses.
     uses: BTreeSet<ObjectKey>,
     key: Option<ObjectKey>,
+    origin: Origin,
+    /// It is not run.
+    refusal: Option<admission::Refusal>,
+    /// It waits for its release: no worker yet.
+    is_held: bool,
+    /// It is over, as its worker told.
+    has_ended: Arc<AtomicBool>,
 }
 
 enum Event {
@@ -185,6 +203,8 @@ enum Event {
     Addresses,
     Devices,
     EndGroup(EndGroup),
+    StaticPods,
+    Release(holds::Release),
     Look,
     Stop,
 }
@@ -213,6 +233,7 @@ impl Edged {
             reports: parts.reports,
             facts: facts_seen,
             probe_counts: ProbeCounts::default(),
+            seats: parts.door.seats.subscribe(),
         });
         let now = Instant::now();
         let (keeper, asks) = Keeper::channel();
@@ -224,6 +245,8 @@ impl Edged {
             device_changes,
             news: parts.news,
             pods: HashMap::new(),
+            door: parts.door,
+            mirrors: BTreeMap::new(),
             workers: JoinSet::new(),
             seen: BTreeMap::new(),
             events: None,
@@ -307,6 +330,11 @@ impl Edged {
                 Event::Addresses => self.on_addresses(),
                 Event::Devices => self.on_devices(),
                 Event::EndGroup(ask) => self.on_end_group(ask).await,
+                Event::StaticPods => {
+                    self.busy();
+                    self.on_static_pods();
+                }
+                Event::Release(release) => self.on_release(release),
                 Event::Look => self.on_look().await,
                 Event::Stop => return Ok(()),
             }
@@ -336,6 +364,8 @@ impl Edged {
             Ok(()) = self.host_ips.changed() => Event::Addresses,
             Ok(()) = self.device_changes.changed() => Event::Devices,
             Some(ask) = self.ends.recv() => Event::EndGroup(ask),
+            Ok(()) = self.door.static_pods.changed() => Event::StaticPods,
+            Some(release) = self.door.releases.recv() => Event::Release(release),
             () = sleep_until(self.look_at) => Event::Look,
         }
     }
@@ -351,25 +381,21 @@ impl Edged {
                     let _ = entry.config_changed.try_send(());
                 }
             }
-            News::NodePut(_) => {}
-        }
-    }
-
-    fn put_all(&mut self, pods: Vec<Arc<Pod>>) {
-        for pod in pods {
-            // Their workers start with `run`.
-            if let Some((uid, entry)) = self.entry(&pod) {
-                self.pods.insert(uid, entry);
-            }
+            News::NodePut(node) => self.door.gate.node = Some(node),
         }
     }
 
     fn put(&mut self, pod: Arc<Pod>) {
+        if crate::static_pods::is_mirror(&pod) {
+            return self.on_mirror(pod);
+        }
         let pod = self.judged(pod);
         let Some((uid, entry)) = self.entry(&pod) else { return };
         self.busy();
         // Another Pod of this name: the one before is gone from the cloud, whether we were told or not.
-        let replaced = self.pods.iter().filter(|(other, known)| **other != uid && known.key == entry.key);
+        let replaced = self.pods.iter().filter(|(other, known)| {
+            **other != uid && known.key == entry.key && known.origin == Origin::Cloud
+        });
         let replaced: Vec<String> = replaced.map(|(other, _)| other.clone()).collect();
         for other in replaced {
             self.remove(&other);
@@ -378,14 +404,12 @@ impl Edged {
             Some(known) => {
                 known.uses = entry.uses;
                 known.key = entry.key;
-                known.desired.send_replace(desired(pod));
+                known.change(&pod);
+                if known.is_held && !holds::is_to_wait(&pod) {
+                    self.begin(&uid);
+                }
             }
-            None => {
-                self.refuse_under_pressure(&pod, &entry);
-                self.pods.insert(uid.clone(), entry);
-                self.weigh_classes();
-                self.start_worker(&uid);
-            }
+            None => self.let_in(uid, entry, &pod, Applicant::of(&pod)),
         }
     }
 
@@ -437,7 +461,9 @@ impl Edged {
     }
 
     fn on_pod_deleted(&mut self, key: &ObjectKey, uid: Option<&Uid>) {
-        let gone = self.pods.iter().filter(|(known, entry)| match uid {
+        self.on_mirror_deleted(key, uid.map(Uid::as_str));
+        let ours = self.pods.iter().filter(|(_, entry)| entry.origin == Origin::Cloud);
+        let gone = ours.filter(|(known, entry)| match uid {
             Some(uid) => uid.as_str() == known.as_str(),
             None => entry.key.as_ref() == Some(key),
         });
@@ -452,15 +478,20 @@ impl Edged {
         if let Some(entry) = self.pods.get(uid) {
             entry.desired.send_modify(|desired| desired.want = Desired::Removed(desired.pod().cloned()));
         }
+        self.begin(uid);
     }
 
     /// A worker ends when its Pod is forgotten. One that broke is started again.
     fn on_ended(&mut self, uid: &str) {
         let Some(entry) = self.pods.get(uid) else { return };
         if matches!(entry.desired.borrow().want, Desired::Removed(_)) {
+            let was = entry.origin;
             self.pods.remove(uid);
             self.seen.remove(uid);
             self.weigh_classes();
+            if was == Origin::File {
+                self.on_static_pods();
+            }
         } else {
             self.start_worker(uid);
         }
@@ -492,15 +523,6 @@ impl Edged {
                 }
             }
             Ask::Short(pressures) => self.pressures = pressures,
-        }
-    }
-
-    /// A Pod that is new here, and that a Node in this state does not take, ends before it begins.
-    fn refuse_under_pressure(&self, pod: &Pod, entry: &Entry) {
-        let status = pod.status.as_ref();
-        let is_new = status.is_none_or(|status| status.start_time.is_none());
-        if let Some(why) = refuses_under_pressure(pod, self.pressures).filter(|_| is_new) {
-            entry.care.send_modify(|care| care.evicted = Some(Eviction::refusal(&why)));
         }
     }
 
@@ -606,7 +628,6 @@ impl Edged {
             return None;
         }
         let uid = pod.metadata.uid.clone()?;
-        // Host ports, CPU and memory that do not fit are refused here, once the node knows what it may give away.
         let key = pod_key(pod);
         if key.is_none() {
             tracing::warn!(%uid, "a pod has no usable namespace and name and is not run");
@@ -616,7 +637,7 @@ impl Edged {
     }
 
     fn start_worker(&mut self, uid: &str) {
-        let Some(entry) = self.pods.get_mut(uid).filter(|_| self.met) else { return };
+        let Some(entry) = self.pods.get_mut(uid).filter(|entry| self.met && !entry.is_held) else { return };
         // One waiting word is enough: it makes the worker look at everything that changed.
         let (config_changed, changes) = mpsc::channel(1);
         entry.config_changed = config_changed;
@@ -641,6 +662,11 @@ impl Edged {
             uid: uid.to_owned(),
             recorder: Recorder::new(&self.shared.hands.settings.node_name, subject),
             memory: Memory::default(),
+            arrival: Arrival {
+                origin: entry.origin,
+                refusal: entry.refusal.clone(),
+                has_ended: Arc::clone(&entry.has_ended),
+            },
         };
         let uid = uid.to_owned();
         self.workers.spawn(async move {
@@ -690,6 +716,10 @@ impl Entry {
             life: watch::channel(Life::default()).1,
             uses,
             key,
+            origin: Origin::Cloud,
+            refusal: None,
+            is_held: false,
+            has_ended: Arc::default(),
         }
     }
 }

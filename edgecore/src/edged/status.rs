@@ -69,9 +69,11 @@ pub fn pod_status(
     if let Some(evicted) = &observed.evicted {
         evicted.mark(pod, &mut status, now);
     }
-    status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
-    status.container_statuses = Some(main_statuses);
-    status.ephemeral_container_statuses = view.ephemeral_statuses();
+    if !view.was_refused() {
+        status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
+        status.container_statuses = Some(main_statuses);
+        status.ephemeral_container_statuses = view.ephemeral_statuses();
+    }
     cut_messages(&mut status);
     status.start_time = previous.start_time.clone().or(Some(Time(now)));
     status.observed_generation = pod.metadata.generation.or(previous.observed_generation);
@@ -227,6 +229,15 @@ impl View<'_> {
             self.pod.metadata.uid.as_deref().unwrap_or_default(),
         );
         Some(reason("CrashLoopBackOff", Some(message)))
+    }
+
+    /// A Pod that this node did not take has no containers to tell of; kubectl would show them as being created.
+    fn was_refused(&self) -> bool {
+        let before = self.previous;
+        before.phase.as_deref() == Some("Failed")
+            && before.reason.is_some()
+            && before.container_statuses.as_ref().is_none_or(Vec::is_empty)
+            && self.observed.containers.is_empty()
     }
 
     fn is_over(&self) -> bool {

@@ -19,12 +19,17 @@ use ke_run::shutdown::Trigger;
 use ke_wire::{Namespace, ObjectName};
 use serde_json::json;
 
+use super::admission::{AllowedSysctls, Gate};
 use super::cri_fake::FakeRuntime;
 use super::fields::PodFacts;
+use super::holds::{HOLD, Holds, Which};
 use super::resources::CpuQuota;
 use super::*;
 use crate::meta_manager::LookupError;
 use crate::report_queue::Report;
+use crate::static_pods::{MIRROR, Seats, StaticSet};
+
+mod statics;
 
 /// Everything a test waits for comes within this time, or the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -110,6 +115,9 @@ struct Started {
     keeper: Keeper,
     ender: Ender,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
+    files: watch::Sender<StaticSet>,
+    seats: watch::Receiver<Seats>,
+    holds: Holds,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
 
@@ -128,6 +136,10 @@ impl Machine {
     }
 
     fn start(&self, pods: Vec<Arc<Pod>>) -> Started {
+        self.start_with(pods, StaticSet::default())
+    }
+
+    fn start_with(&self, pods: Vec<Arc<Pod>>, static_pods: StaticSet) -> Started {
         let runtime: Arc<dyn Runtime> = Arc::new(self.runtime.clone());
         let (reports, received) = Reports::channel();
         let (news, heard) = mpsc::channel(16);
@@ -148,6 +160,16 @@ impl Machine {
                 .into(),
             n_pids: None,
         };
+        let (files, static_pods) = watch::channel(static_pods);
+        let (shown, seats) = watch::channel(Seats::default());
+        let (holds, releases) = Holds::channel("edge-1".parse().unwrap());
+        let gate = Gate {
+            node: None,
+            allocatable: BTreeMap::new(),
+            max_pods: 110,
+            sysctls: AllowedSysctls::default(),
+            has_apparmor: false,
+        };
         let edged = Edged::new(Parts {
             settings,
             images: Images::new(runtime.clone(), 1),
@@ -159,13 +181,14 @@ impl Machine {
             reports,
             news: heard,
             pods,
+            door: Door { static_pods, seats: shown, gate, releases },
             store_is_full: watch::channel(true).1,
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
         let (counts, keeper, ender) = (edged.probe_counts(), edged.keeper(), edged.ender());
         let task = tokio::spawn(edged.run(shutdown));
-        Started { news, reports: received, stop, counts, keeper, ender, task, _host_ips }
+        Started { news, reports: received, stop, counts, keeper, ender, task, files, seats, holds, _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use ke_wire::Uid;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::admission::Refusal;
 use super::backoff::{Backoffs, later};
 use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
@@ -27,13 +29,16 @@ use super::log_rotation;
 use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
 use super::plan::{Action, Desired, DesiredPod, Stop, StopReason, inits, is_sidecar, outcome, plan};
+use super::pod_key;
 use super::probes::{Ground, ProbeCounts, Probes, Said};
 use super::resize::{Resizer, Resizes, Room};
 use super::resources::qos;
 use super::sandbox::on_host_network;
+use super::statics::{Arrival, Origin};
 use super::status::{Ending, Facts, pod_status};
 use super::told::{Told, newly_held_back};
 use crate::report_queue::{Report, Reports};
+use crate::static_pods::Seats;
 
 /// What all workers share.
 pub(super) struct Shared {
@@ -43,6 +48,8 @@ pub(super) struct Shared {
     pub(super) facts: watch::Receiver<Facts>,
     pub(super) probe_counts: ProbeCounts,
     pub(super) room: Room,
+    /// Under which uid the cloud knows a static pod.
+    pub(super) seats: watch::Receiver<Seats>,
 }
 
 /// What the worker hears from outside.
@@ -65,6 +72,7 @@ pub(super) struct Worker {
     pub(super) uid: String,
     pub(super) recorder: Recorder,
     pub(super) memory: Memory,
+    pub(super) arrival: Arrival,
 }
 
 /// What this process remembers of the Pod. Losing it costs calls, never correctness.
@@ -86,6 +94,8 @@ pub(super) struct Memory {
     /// Whether the Pod has the devices that it asks for.
     pub(super) admission: Admission,
     pub(super) told: Told,
+    /// Uid under which it was told last; a static pod's mirror may be made anew.
+    told_as: Option<String>,
     pub(super) resizer: Resizer,
     /// Containers whose preStop hook has ended.
     hooks_done: Done,
@@ -130,6 +140,9 @@ const RENEW_SECS: i64 = 30;
 impl Worker {
     /// Works until the Pod is forgotten. May be dropped at any await: the next start goes on from what is there.
     pub(super) async fn run(mut self) {
+        if let Some(Refusal { reason, message }) = self.arrival.refusal.take() {
+            self.say(Severity::Warning, &reason, message, None).await;
+        }
         loop {
             let until = match self.step().await {
                 Ok(Step::Again) => continue,
@@ -281,7 +294,7 @@ impl Worker {
         if let Some(eviction) = decided {
             self.memory.hold = None;
             self.memory.evicted = Some(eviction.clone());
-            self.say(Severity::Warning, EVICTED, eviction.event(), None).await;
+            self.say(Severity::Warning, EVICTED, eviction.message.clone(), None).await;
         } else {
             let stored = desired.pod().and_then(|pod| pod.status.as_ref());
             self.memory.evicted = stored.and_then(Eviction::recall);
@@ -393,13 +406,21 @@ impl Worker {
         let mut status =
             pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
         self.tell_device_health(&mut status);
-        if !self.memory.told.is_news(&status, &stored, now) {
+        self.arrival.note(&status);
+        let told_as = self.told_as(pod);
+        let is_known_there = self.arrival.origin == Origin::Cloud || self.memory.told_as == told_as;
+        if !self.memory.told.is_news(&status, &stored, now) && is_known_there {
             return;
         }
         let meta = &pod.metadata;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let Some(told_as) = told_as else {
+            // A static pod without a mirror: nobody to tell, and all of it when there is.
+            self.memory.told_as = None;
+            return self.memory.told.told(status, now);
+        };
         let (Ok(namespace), Ok(name), Ok(uid)) =
-            (text(&meta.namespace).parse(), text(&meta.name).parse(), text(&meta.uid).parse())
+            (text(&meta.namespace).parse(), text(&meta.name).parse(), told_as.parse::<Uid>())
         else {
             return;
         };
@@ -416,8 +437,21 @@ impl Worker {
                     .send(Report::PodStatus { namespace, name, uid, status: body.into() })
                     .await;
                 self.memory.told.told(status, now);
+                self.memory.told_as = Some(told_as);
             }
             Err(error) => tracing::error!(pod = %self.uid, %error, "a pod status cannot be written as JSON"),
+        }
+    }
+
+    /// The uid that the cloud knows this Pod by.
+    fn told_as(&self, pod: &Pod) -> Option<String> {
+        let uid = pod.metadata.uid.clone()?;
+        match self.arrival.origin {
+            Origin::Cloud => Some(uid),
+            Origin::File => {
+                let seats = self.shared.seats.borrow();
+                seats.mirror_of(&pod_key(pod)?, &uid)?.metadata.uid.clone()
+            }
         }
     }
 

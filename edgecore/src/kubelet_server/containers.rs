@@ -17,6 +17,7 @@ use super::route::{ContainerPath, PodPath};
 use super::streaming::{Ends, StreamUrl, command, ports};
 use crate::edged::{CONTAINER_NAME, POD_UID};
 use crate::report_queue::{last_pod_statuses, with_status};
+use crate::static_pods::as_run;
 
 /// How long a command may take whose words nobody follows. The kubelet has no limit; a caller that goes does not end it.
 const RUN_LIMIT: Duration = Duration::from_secs(3600);
@@ -26,7 +27,7 @@ impl Sources {
     pub(super) async fn pods(&self) -> Result<Vec<Arc<Pod>>, Refused> {
         let held = self.meta.pods().await.map_err(|error| Refused::broken(&error))?;
         let statuses = last_pod_statuses(&self.db).await.map_err(|error| Refused::broken(&error))?;
-        Ok(held.into_iter().map(|pod| with_status(pod, &statuses)).collect())
+        Ok(held.into_iter().map(|pod| as_run(with_status(pod, &statuses))).collect())
     }
 
     pub(super) async fn pod(&self, path: PodPath<'_>) -> Result<Arc<Pod>, Refused> {

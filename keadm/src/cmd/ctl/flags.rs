@@ -42,7 +42,7 @@ pub(super) enum What {
     Edit(Edit),
     /// Let an upgrade go on that waits for it (not offered yet).
     Confirm,
-    /// Release held upgrades of pods (not offered yet).
+    /// Release pods that wait because of the annotation edge.kubeedge.io/hold-upgrade.
     #[command(subcommand)]
     UnholdUpgrade(Unhold),
 }
@@ -234,14 +234,14 @@ pub(super) enum Unhold {
 #[derive(Debug, clap::Args)]
 pub(super) struct UnholdPod {
     /// Its name.
-    name: String,
+    pub(super) name: String,
     /// Namespace.
     #[arg(short, long, default_value = "default", value_name = "NAME")]
-    namespace: String,
+    pub(super) namespace: String,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct UnholdNode {
-    /// Its name.
-    name: Option<String>,
+    /// Its name, for KubeEdge's sake: only this machine's is taken.
+    pub(super) name: Option<String>,
 }

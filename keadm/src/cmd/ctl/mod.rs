@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::edge::{Edge, segment};
 pub(crate) use self::flags::Args;
-use self::flags::{Describe, Exec, Kind, Logs, Meant, Output, What};
+use self::flags::{Describe, Exec, Kind, Logs, Meant, Output, Unhold, What};
 use super::Failure;
 use crate::host::Host;
 use crate::table::table;
@@ -52,8 +52,9 @@ pub(crate) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
             }
             failed.map_or(Ok(()), Err)
         }
+        What::UnholdUpgrade(what) => unhold(&edge, what, &mut out),
         // Said above.
-        What::Edit(_) | What::Confirm | What::UnholdUpgrade(_) => Ok(()),
+        What::Edit(_) | What::Confirm => Ok(()),
     }
 }
 
@@ -67,9 +68,6 @@ fn not_yet(what: &What) -> Option<String> {
             ));
         }
         What::Confirm => "edgecore does not take upgrades from the cloud yet, so none waits to be confirmed",
-        What::UnholdUpgrade(_) => {
-            "edgecore does not hold upgrades of pods back yet, so there is nothing to release"
-        }
         What::Exec(exec) if exec.stdin || exec.tty => {
             "keadm ctl exec has no terminal yet: leave out -i and -t; the command then gets no input and its output comes \
              when it has ended"
@@ -243,6 +241,23 @@ fn restart_pod(edge: &Edge<'_>, namespace: &str, name: &str, out: &mut dyn Write
     for container in containers {
         let text = |key: &str| container.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         show(out, &format!("pod {name}: container {} was ended; {}\n", text("name"), text("then")))?;
+    }
+    Ok(())
+}
+
+fn unhold(edge: &Edge<'_>, what: &Unhold, out: &mut dyn Write) -> Result<(), Failure> {
+    let (path, body) = match what {
+        Unhold::Pod(pod) => ("/api/v1/pods/unhold-upgrade", format!("{}/{}", pod.namespace, pod.name)),
+        Unhold::Node(node) => ("/api/v1/nodes/unhold-upgrade", node.name.clone().unwrap_or_default()),
+    };
+    let answer = edge.post(path, &json!(body))?;
+    let released = answer.get("released").and_then(Value::as_array).cloned().unwrap_or_default();
+    if released.is_empty() {
+        eprintln!("no pod of this node is held");
+    }
+    for pod in released {
+        let text = |key: &str| pod.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        show(out, &format!("pod {} of namespace {} is released\n", text("name"), text("namespace")))?;
     }
     Ok(())
 }

@@ -64,6 +64,9 @@ fn lines_become_questions() {
         &format!(r#"POST {POD}/exec {{"command":["ls","-l"],"container":"app","timeoutSeconds":9}}"#),
     );
     check("restart pod web -n shop", &format!("POST {POD}/restart {{}}"));
+    check("unhold-upgrade pod web -n shop", r#"POST /api/v1/pods/unhold-upgrade "shop/web""#);
+    check("unhold-upgrade node", r#"POST /api/v1/nodes/unhold-upgrade """#);
+    check("unhold-upgrade node e1", r#"POST /api/v1/nodes/unhold-upgrade "e1""#);
 }
 
 #[test]
@@ -95,6 +98,11 @@ fn answers_become_words() {
             json!({"containers": [{"name": "app", "then": "it is started again"}]}),
         ),
         (
+            "POST /api/v1/nodes/unhold-upgrade".to_owned(),
+            200,
+            json!({"released": [{"namespace": "shop", "name": "web"}]}),
+        ),
+        (
             "GET /api/v1/namespaces/shop/pods".to_owned(),
             200,
             json!({"items": [
@@ -112,11 +120,14 @@ fn answers_become_words() {
     let ended = run_command(&edge, &exec, &mut out, &mut err).unwrap_err();
     assert!(matches!(ended, Failure::Ended(3)), "{ended}");
     restart_pod(&edge, "shop", "web", &mut out).unwrap();
+    let What::UnholdUpgrade(what) = parse("unhold-upgrade node").what else { panic!() };
+    unhold(&edge, &what, &mut out).unwrap();
     let What::Get(kind) = parse("get pod -n shop").what else { panic!() };
     get(&edge, &kind, &mut out).unwrap();
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "one\ntwo\noutpod web: container app was ended; it is started again\n\
+         pod web of namespace shop is released\n\
          NAME   READY   STATUS    RESTARTS   AGE\nweb    0/1     Running   0          <unknown>\n"
     );
     assert_eq!(err, b"err");
@@ -142,8 +153,6 @@ fn failures_are_one_sentence() {
     check(&there, "exec web -it -- sh", "no terminal yet");
     check(&there, "edit device oven -n plant", "kubectl edit device oven -n plant");
     check(&there, "confirm", "none waits");
-    check(&there, "unhold-upgrade node", "nothing to release");
-    check(&there, "unhold-upgrade pod web", "nothing to release");
     let stopped = host("database: {dataSource: /data/edge.db}", &[]);
     check(&stopped, "get pod", "nobody answers at /data/edgecore.sock");
     let stopped = host("admin: {socket: /run/e.sock}", &[]);
