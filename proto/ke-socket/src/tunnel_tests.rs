@@ -1,3 +1,5 @@
+//! Both ends on one pipe, and the edge's end against bytes written by hand.
+
 use tokio::io::{DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
