@@ -31,7 +31,7 @@ use self::authority::Secrets;
 use self::enroll::{Enrolment, NodeLookup};
 use self::listen::Upgraded;
 use self::node_link::{LinkParts, NodeLink, Violations};
-use self::pins::{Holder, Pin, Pins, Told};
+use self::pins::Told;
 use crate::cloud_stream::Tunnels;
 use crate::config::CloudHubConfig;
 use crate::device_controller::{DeviceInbox, FromEdge};
@@ -44,6 +44,8 @@ pub(crate) use authority::Fingerprint;
 pub use authority::{Authority, AuthorityError, ServedAs};
 pub use listen::ListenError;
 pub(crate) use listen::{ClientCertificates, Port, handshake};
+pub(crate) use pins::judge as judge_key;
+pub use pins::{Holder, Pin, Pins};
 
 /// Handshakes at once: a whole fleet may come back together, and each costs a quarter of a millisecond of a core.
 const PARALLEL_HANDSHAKES: usize = 256;

@@ -10,7 +10,7 @@ mod identity;
 mod link;
 mod proxy;
 mod sending;
-pub(crate) mod stream_port;
+mod stream_port;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Receipt};
 pub use identity::{Identity, IdentityError, Prospect};
+pub(crate) use stream_port::dial as dial_stream_port;
 
 use crate::config::EdgeHubConfig;
 use crate::edge_stream::{CloudStreams, EdgeStreams};

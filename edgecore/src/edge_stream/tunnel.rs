@@ -23,13 +23,15 @@ use tokio_rustls::client::TlsStream;
 use super::config::EdgeStreamConfig;
 use super::{exchange, greeting};
 use crate::config::EdgeHubConfig;
-use crate::edge_hub::stream_port;
+use crate::edge_hub::dial_stream_port;
 
 /// What Go's edge takes, too.
 const PING: Duration = Duration::from_secs(5);
 /// Input of commands that the runtime has not taken yet, of one and of all. More: the stream ends.
 const HELD_OF_STREAM: usize = 4 << 20;
 const HELD: usize = 8 << 20;
+/// A cloud looks for the Node for 2 min before it reads; a machine that joins is faster than its Node.
+const FIRST_LIMIT: Duration = Duration::from_secs(150);
 /// A cloud that offers no tunnels is asked this rarely in the end.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -114,6 +116,7 @@ impl EdgeTunnel {
         let (stream, rest) = dialled.map_err(|_| format!("it did not answer within {limit:?}"))??;
         tracing::info!(server = %self.config.server(&self.hub), "a tunnel for logs and exec stands");
         let limits = Limits {
+            first: FIRST_LIMIT,
             read: self.config.read_deadline.secs(),
             write: self.config.write_deadline.secs(),
             ping: Some(PING),
@@ -142,7 +145,7 @@ impl EdgeTunnel {
         let server = self.config.server(&self.hub);
         let files = self.config.files(&self.hub);
         let stream =
-            stream_port::dial(&files, &self.node, &server).await.map_err(|error| error.to_string())?;
+            dial_stream_port(&files, &self.node, &server).await.map_err(|error| error.to_string())?;
         let address = self.addresses.borrow().first().copied();
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         greet(stream, &server.to_string(), &self.node, address).await

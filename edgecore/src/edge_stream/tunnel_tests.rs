@@ -88,7 +88,14 @@ impl Cloud {
         let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
         let answer = format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
         stream.write_all(answer.as_bytes()).await.unwrap();
-        let limits = Limits { read: LIMIT, write: LIMIT, ping: None, held_of_stream: 1 << 20, held: 1 << 20 };
+        let limits = Limits {
+            first: LIMIT,
+            read: LIMIT,
+            write: LIMIT,
+            ping: None,
+            held_of_stream: 1 << 20,
+            held: 1 << 20,
+        };
         let end = End::Cloud { ids: Arc::new(AtomicU64::new(1)) };
         let (tunnel, session) = Session::new(stream, Vec::new(), end, limits);
         (tunnel, tokio::spawn(session.run()))

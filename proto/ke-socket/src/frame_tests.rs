@@ -1,3 +1,5 @@
+//! Frames by the RFC's own examples, what is none, and any bytes in any pieces.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -35,7 +35,10 @@ const PING: &[u8] = b"ping you";
 /// Times and sizes of one end.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// A tunnel from which nothing came for so long is dead.
+    /// A tunnel from which nothing came at all for so long is dead: a Go cloud reads only when it has found the Node, for which it
+    /// looks every 20 s for 2 min.
+    pub first: Duration,
+    /// A tunnel from which nothing more came for so long is dead.
     pub read: Duration,
     /// A tunnel that takes nothing for so long is dead.
     pub write: Duration,
@@ -175,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let (reads, writes) = tokio::io::split(self.io);
         // Full: a ping stays unanswered; the next one is due in seconds.
         let (control, controls) = mpsc::channel(4);
-        let reading = Box::pin(read(reads, &self.first, role, &self.shared, control, self.limits.read));
+        let reading = Box::pin(read(reads, &self.first, role, &self.shared, control, self.limits));
         let writing = Box::pin(write(writes, &mut self.out, controls, &self.shared, self.limits));
         let why = tokio::select! {
             why = reading => why,
@@ -214,11 +217,12 @@ async fn read<S: AsyncRead + AsyncWrite>(
     role: Role,
     shared: &Arc<Shared>,
     control: mpsc::Sender<(Kind, Vec<u8>)>,
-    limit: Duration,
+    limits: Limits,
 ) -> String {
     let mut frames = FrameReader::new(role, MAX_TUNNEL_DATA + MAX_NUMBERS);
     let mut buffer = vec![0; BUFFER];
     let mut bytes = first;
+    let mut limit = limits.first;
     loop {
         loop {
             match frames.read(&mut bytes) {
@@ -241,6 +245,7 @@ async fn read<S: AsyncRead + AsyncWrite>(
             Err(_) => return format!("nothing came for {limit:?}"),
         };
         bytes = buffer.get(..n_read).unwrap_or_default();
+        limit = limits.read;
     }
 }
 

@@ -1,9 +1,12 @@
+//! Both ends on one pipe, and the edge's end against bytes written by hand.
+
 use tokio::io::{DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
 use super::*;
 
 const LIMITS: Limits = Limits {
+    first: Duration::from_secs(60),
     read: Duration::from_secs(20),
     write: Duration::from_secs(5),
     ping: None,
@@ -231,6 +234,10 @@ async fn an_end_that_is_silent_or_stuck_is_noticed() {
         assert_eq!(hear(&mut socket, &mut frames).await, Received::Pong);
     }
     assert_eq!(edge.await.unwrap(), "nothing came for 20s");
+
+    // Nothing came at all: a cloud that looks for the Node first.
+    let (_socket, _served, edge) = raw(LIMITS);
+    assert_eq!(edge.await.unwrap(), "nothing came for 60s");
 
     let (above, below) = duplex(64);
     let (tunnel, session) = Session::new(above, Vec::new(), cloud(), LIMITS);

@@ -28,8 +28,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::{Refusal, read_head};
 use super::{ByteStream, CloudStreamConfig, Dial, DialError, NoTunnel, Tunnels};
-use crate::cloud_hub::pins::{self, Holder, Pins};
-use crate::cloud_hub::{Authority, ClientCertificate, ClientCertificates, ListenError, Port, handshake};
+use crate::cloud_hub::{
+    Authority, ClientCertificate, ClientCertificates, Holder, ListenError, Pins, Port, handshake, judge_key,
+};
 
 /// Handshakes at once: a fleet may come back together, every two seconds until it is let in.
 const PARALLEL_HANDSHAKES: usize = 64;
@@ -40,6 +41,7 @@ const BUFFER: usize = 16 << 10;
 /// A Go edge pings every 5 s. What it sends cannot be held back; 8 MiB is a second of a fast link, or a log that somebody
 /// stopped looking at.
 const LIMITS: Limits = Limits {
+    first: Duration::from_secs(30),
     read: Duration::from_secs(30),
     write: Duration::from_secs(30),
     ping: None,
@@ -252,7 +254,7 @@ async fn is_its_name(
     pins: &dyn Pins,
 ) -> Result<(), greeting::Refused> {
     let holder: Holder = pins.get(node).await.map_err(|why| (503, why))?;
-    pins::judge(node, &holder, &certificate.fingerprint, from.ip()).map(drop).map_err(|why| (403, why))
+    judge_key(node, &holder, &certificate.fingerprint, from.ip()).map(drop).map_err(|why| (403, why))
 }
 
 async fn refuse(stream: &mut TlsStream<TcpStream>, refusal: Refusal) -> String {

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as ClientStream;
 
 use super::*;
-use crate::cloud_hub::pins::Pin;
+use crate::cloud_hub::Pin;
 use crate::cloud_hub::testing::{MemorySecrets, config as hub_config};
 use crate::cloud_stream::StreamCounters;
 
@@ -296,7 +296,7 @@ async fn who_does_not_read_loses_his_log_and_nobody_else_waits() {
 async fn a_node_that_says_nothing_is_not_waited_for() {
     let (above, below) = duplex(64 << 10);
     let end = End::Cloud { ids: Arc::new(AtomicU64::new(1)) };
-    let limits = Limits { read: Duration::from_secs(3600), ..LIMITS };
+    let limits = Limits { first: Duration::from_secs(3600), ..LIMITS };
     let (tunnel, session) = Session::new(above, Vec::new(), end, limits);
     tokio::spawn(session.run());
     let check = async |request: &str, expected: &str| {
