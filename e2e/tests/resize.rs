@@ -104,7 +104,7 @@ fn a_running_pod_gets_another_size() -> Result<()> {
     site.wait_event("anew", "Killing: Container main resize requires restart")?;
 
     // More than the machine has.
-    patch(&site, "grows", &sizes("1000", "1000", "32Mi"))?;
+    patch(&site, "grows", &sizes("1000", "1001", "32Mi"))?;
     let pod = site.wait_pod("grows", "to say that it cannot be", |pod| {
         condition(pod, "PodResizePending")
             .is_some_and(|one| one["reason"] == "Infeasible")
