@@ -103,24 +103,33 @@ fn a_running_pod_gets_another_size() -> Result<()> {
     ensure!(limits(&site, "anew")? == ("100663296".into(), "12000".into()), "{:?}", limits(&site, "anew")?);
     site.wait_event("anew", "Killing: Container main resize requires restart")?;
 
-    // More than the machine has.
-    patch(&site, "grows", &sizes("1000", "1000", "32Mi"))?;
-    let pod = site.wait_pod("grows", "to say that it cannot be", |pod| {
-        condition(pod, "PodResizePending")
-            .is_some_and(|one| one["reason"] == "Infeasible")
-            .then(|| pod.clone())
+    // More than there is beside another pod; what the machine never has the API server refuses itself.
+    let node = site.cluster.kubectl_json(&["get", "node", e2e::site::NODE])?;
+    let cpu = node["status"]["allocatable"]["cpu"].as_str().context("no allocatable cpu")?;
+    let millis: i64 = match cpu.strip_suffix('m') {
+        Some(millis) => millis.parse()?,
+        None => cpu.parse::<i64>()? * 1000,
+    };
+    let big = json!({"containers": [{"resources": {"requests": {"cpu": format!("{}m", millis - 500)}}}]});
+    site.cluster.apply(&shell_pod("big", "exec sleep 1000", &big))?;
+    site.wait_running("big")?;
+    let generation = patch(&site, "grows", &sizes("600m", "1", "32Mi"))?;
+    let pod = site.wait_pod("grows", "to say that it waits", |pod| {
+        condition(pod, "PodResizePending").is_some_and(|one| one["reason"] == "Deferred").then(|| pod.clone())
     })?;
     let message = &condition(&pod, "PodResizePending").context("it is there")?["message"];
-    eprintln!("infeasible: {message}");
-    ensure!(
-        message.as_str().is_some_and(|text| text.starts_with("Node didn't have enough capacity: cpu")),
-        "{message}"
-    );
+    eprintln!("deferred: {message}");
+    let words = "Node didn't have enough resource: cpu, requested: 600, ";
+    ensure!(message.as_str().is_some_and(|text| text.starts_with(words)), "{message}");
     ensure!(container_identity(&pod)? == before, "it was restarted: {}", pod["status"]);
     ensure!(limits(&site, "grows")?.1 == "5000", "it keeps what it had");
-    site.wait_event("grows", "ResizeInfeasible: Pod resize Infeasible: ")?;
-    let generation = patch(&site, "grows", &sizes("20m", "50m", "32Mi"))?;
-    wait_resized(&mut site, "grows", generation)?;
+    site.wait_event("grows", "ResizeDeferred: Pod resize Deferred: ")?;
+    site.cluster.kubectl_ok(&["delete", "pod", "big", "--wait=false"])?;
+    let begun = Instant::now();
+    let pod = wait_resized(&mut site, "grows", generation)?;
+    eprintln!("resized {:.1} s after the other pod was deleted", begun.elapsed().as_secs_f64());
+    ensure!(container_identity(&pod)? == before, "it was restarted: {}", pod["status"]);
+    ensure!(limits(&site, "grows")?.1 == "100000", "{:?}", limits(&site, "grows")?);
 
     // Less memory than is in use: told, and nothing dies.
     let hog = json!({"containers": [{"resources": sizes("50m", "500m", "64Mi"),

@@ -22,12 +22,13 @@ mod summary;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ke_run::shutdown::Shutdown;
@@ -39,7 +40,7 @@ use tokio::sync::Semaphore;
 use self::answer::{Answer, PROMETHEUS, Refused, TEXT, whole};
 pub use self::measure::{Gauge, Machine};
 use self::own::with_own;
-use self::relay::{Joint, relay};
+use self::relay::{Joint, farewell, relay};
 use self::route::{Door, NoRoute, Route, route};
 use crate::db::Db;
 use crate::edged::logs::Endings;
@@ -180,8 +181,10 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let joint = Joint::default();
-    let answer = service_fn(|request| {
+    let refused: Arc<Mutex<Option<OnUpgrade>>> = Arc::default();
+    let answer = service_fn(|request: Request<Incoming>| {
         let (sources, joint) = (Arc::clone(sources), Arc::clone(&joint));
+        *refused.lock().unwrap_or_else(PoisonError::into_inner) = request.extensions().get().cloned();
         async move { Ok::<_, Infallible>(sources.answer(door, request, &joint).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -194,8 +197,13 @@ where
     // Whoever breaks off hurts only himself.
     let _ = connection.await;
     let joined = joint.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((front, back)) = joined {
-        relay(front, back).await;
+    let refused = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (joined, refused) {
+        (Some((front, back)), _) => relay(front, back).await,
+        // It wanted to leave HTTP and was told no. hyper then gives the connection back open: dropped so, it would be
+        // broken off, and the answer lost that is still under way.
+        (None, Some(front)) => farewell(front).await,
+        (None, None) => {}
     }
 }
 

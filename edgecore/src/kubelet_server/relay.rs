@@ -130,6 +130,13 @@ pub(super) async fn relay(front: impl Future<Output = hyper::Result<Upgraded>>, 
     }
 }
 
+/// Closes a connection that asked for an upgrade and did not get it.
+pub(super) async fn farewell(front: OnUpgrade) {
+    if let Ok(Ok(front)) = timeout(FAREWELL, front).await {
+        let _ = timeout(FAREWELL, TokioIo::new(front).shutdown()).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
