@@ -100,7 +100,9 @@ async fn bench(handler: Option<StreamHandler>) -> Bench {
     let node: NodeName = "edge-a".parse().unwrap();
     let (db, _) = Db::open(&folder.path().join("store"), Synchronous::Off).unwrap();
     let (cloud, inbox) = Cloud::channel();
-    let (news, told) = mpsc::channel(16);
+    let (news, mut told) = mpsc::channel(16);
+    // Nobody here wants to know of a ConfigMap; one that is not read holds the next one up.
+    tokio::spawn(async move { while told.recv().await.is_some() {} });
     let (device_news, devices_told) = mpsc::channel(16);
     let (nodes, node_told) = watch::channel(None);
     let (meta, meta_manager) =
@@ -120,7 +122,7 @@ async fn bench(handler: Option<StreamHandler>) -> Bench {
     tokio::spawn(report_queue.run(stop.clone()));
     tokio::spawn(device_queue.run(stop.clone()));
     tokio::spawn(hub.run(stop));
-    let ends = Box::new((told, devices_told, node_told, reports, device_reports, memberships));
+    let ends = Box::new((devices_told, node_told, reports, device_reports, memberships));
     Bench { listener, acceptor, cloud, metrics, trigger, _folder: folder, _ends: ends }
 }
 
