@@ -125,6 +125,7 @@ async fn a_node_that_is_short_takes_no_new_pod_and_keeps_the_old() {
     // The old one is told again, as by every change in the cloud.
     edged.news.send(News::PodPut(web())).await.unwrap();
     edged.keeper.short_of(Pressures::default()).await;
+    assert_eq!(edged.keeper.pods().await.len(), 2);
     let mut late = pod("u3", json!({}));
     late.metadata.name = Some("late".into());
     edged.news.send(News::PodPut(Arc::new(late))).await.unwrap();
