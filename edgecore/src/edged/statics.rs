@@ -165,12 +165,13 @@ impl Edged {
     /// A Pod that waits for nobody.
     pub(super) fn let_go(&mut self, uid: String, mut entry: Entry, pod: &Arc<Pod>, applicant: Applicant) {
         let is_ending = pod.metadata.deletion_timestamp.is_some();
-        if !is_settled(pod) && !is_ending {
-            if let Some(refusal) = self.refusal(pod, applicant) {
-                tracing::warn!(%uid, reason = %refusal.reason, "a pod is refused: {}", refusal.message);
-                entry.refusal = Some(refusal);
-                entry.change(pod);
-            }
+        if !is_settled(pod)
+            && !is_ending
+            && let Some(refusal) = self.refusal(pod, applicant)
+        {
+            tracing::warn!(%uid, reason = %refusal.reason, "a pod is refused: {}", refusal.message);
+            entry.refusal = Some(refusal);
+            entry.change(pod);
         }
         self.pods.insert(uid.clone(), entry);
         // Before the runtime is met all start together.

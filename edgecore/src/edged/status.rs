@@ -182,7 +182,7 @@ impl View<'_> {
                 actual.or(container.resources.as_ref()).cloned().unwrap_or_default()
             }),
             allocated_resources: shown
-                .and_then(|_| container.resources.as_ref())
+                .and(container.resources.as_ref())
                 .and_then(|resources| resources.requests.clone()),
             ..ContainerStatus::default()
         }

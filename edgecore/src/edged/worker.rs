@@ -773,7 +773,7 @@ fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
     let is_run = |desired: &DesiredPod| match &desired.want {
         // Ended by its node: nothing of it is started any more.
         Desired::Run(pod) => {
-            !pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Failed"))
+            pod.status.as_ref().is_none_or(|status| status.phase.as_deref() != Some("Failed"))
         }
         Desired::Terminate(_) | Desired::Removed(_) => false,
     };
