@@ -84,7 +84,7 @@ impl Eviction {
 #[must_use]
 pub fn is_critical(pod: &Pod) -> bool {
     let annotation = |key: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(key));
-    let source = annotation("kubernetes.io/config.source");
+    let source = annotation(crate::static_pods::SOURCE);
     let is_static = source.is_some_and(|source| source != "api");
     let is_mirror = annotation("kubernetes.io/config.mirror").is_some();
     is_static || is_mirror || priority(pod) >= CRITICAL

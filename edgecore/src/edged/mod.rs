@@ -98,6 +98,7 @@ use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
 use crate::meta_manager::{News, Objects};
 use crate::report_queue::Reports;
+use crate::static_pods;
 
 /// How often the runtime is asked what it runs. containerd before 1.7 tells nothing by itself; two lists cost it about a
 /// millisecond. Shortly after a change the next one is near.
@@ -386,7 +387,7 @@ impl Edged {
     }
 
     fn put(&mut self, pod: Arc<Pod>) {
-        if crate::static_pods::is_mirror(&pod) {
+        if static_pods::is_mirror(&pod) {
             return self.on_mirror(pod);
         }
         let pod = self.judged(pod);
@@ -565,7 +566,11 @@ impl Edged {
                 continue;
             }
             let is_known = self.pods.contains_key(uid);
-            if !is_known && !*self.store_is_full.borrow() {
+            // The folder of static pods is whole, whatever the store is.
+            let is_static = listing.sandboxes.iter().any(|one| {
+                one.annotations.get(static_pods::SOURCE).is_some_and(|from| from == static_pods::FROM_FILE)
+            });
+            if !is_known && !is_static && !*self.store_is_full.borrow() {
                 continue;
             }
             self.seen.insert(uid.clone(), fingerprint);
