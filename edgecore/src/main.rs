@@ -16,7 +16,7 @@ use edgecore::device_plugin::{DevicePlugins, Folders};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
 use edgecore::edge_stream::{EdgeStreams, EdgeTunnel, EdgeTunnelStream, StreamCounters};
-use edgecore::edged::admission::{self, AllowedSysctls, Gate};
+use edgecore::edged::admission::{AllowedSysctls, Gate};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
 use edgecore::edged::holds::Holds;
@@ -293,7 +293,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         allocatable: edgecore::node::allocatable(&host, &kubelet.eviction_hard, &kubelet.reserved()),
         max_pods: kubelet.max_pods.to_u32(),
         sysctls: AllowedSysctls::new(&host.kernel_version, &kubelet.allowed_unsafe_sysctls)?,
-        has_apparmor: admission::has_apparmor(),
+        has_apparmor: host.has_apparmor,
     };
     let bounds = Bounds {
         max_bytes: kubelet.container_log_max_size.bytes(),

@@ -4,7 +4,7 @@ use ke_run::config::{Problem, Within};
 use serde::{Deserialize, Serialize};
 
 use super::KubeletConfig;
-use crate::edged::node_shutdown::{Period, periods};
+use crate::edged::{Period, periods};
 
 /// One group of pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Sources;
 use super::refused::Refused;
-use crate::edged::holds::Which;
+use crate::edged::Which;
 
 impl Sources {
     pub(super) async fn unhold_pod(&self, body: &Bytes) -> Result<Value, Refused> {

@@ -13,11 +13,9 @@ use k8s_openapi::api::core::v1::Pod;
 use ke_cri::v1;
 use serde_json::Value;
 
-use crate::edged::image_folder;
-use crate::edged::image_gc::{Disk, GcPolicy, ImageLedger};
-use crate::edged::image_name::ImageName;
-use crate::edged::keeper::Kept;
-use crate::edged::{Runtime, RuntimeError, inits};
+use crate::edged::{
+    Disk, GcPolicy, ImageLedger, ImageName, Kept, Runtime, RuntimeError, images_of_folder, inits,
+};
 
 /// Cares for one machine's images.
 pub(super) struct ImageCare {
@@ -72,9 +70,7 @@ impl ImageCare {
             .collect();
         used.extend(pods.iter().flat_map(|kept| named(&kept.pod)));
         let folder = self.folder.clone();
-        used.extend(
-            tokio::task::spawn_blocking(move || image_folder::images(&folder)).await.unwrap_or_default(),
-        );
+        used.extend(tokio::task::spawn_blocking(move || images_of_folder(&folder)).await.unwrap_or_default());
         let images = self.runtime.list_images().await?;
         let mut sandbox_image = self.sandbox_image.clone();
         if sandbox_image.is_empty() {
@@ -130,8 +126,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::edged::FakeRuntime;
-    use crate::edged::evicted::Life;
+    use crate::edged::{FakeRuntime, Life, note_images};
 
     #[tokio::test]
     async fn what_is_needed_stays() {
@@ -158,8 +153,7 @@ mod tests {
         let pods = [Kept { pod, life: Life::Active, is_evicted: false }];
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.tar"), "").unwrap();
-        image_folder::note_images(folder.path(), "a.tar", &["docker.io/library/from-folder:1".to_owned()])
-            .unwrap();
+        note_images(folder.path(), "a.tar", &["docker.io/library/from-folder:1".to_owned()]).unwrap();
         let mut care = ImageCare {
             runtime: Arc::new(runtime.clone()),
             policy: GcPolicy { min_age: Duration::ZERO, ..GcPolicy::default() },

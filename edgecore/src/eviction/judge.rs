@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Limit, Signal};
 use crate::edged::Pressures;
-use crate::kubelet_server::figures::NodeFigures;
+use crate::kubelet_server::NodeFigures;
 
 /// How much of something is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +136,7 @@ fn kind(signal: Signal) -> Kind {
 mod tests {
     use super::*;
     use crate::config::Threshold;
-    use crate::kubelet_server::figures::{Disk, Memory};
+    use crate::kubelet_server::{Disk, Memory};
 
     fn limit(signal: Signal, amount: u64) -> Limit {
         Limit { signal, threshold: Threshold::Amount(amount), grace: None, reclaim: None }

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::rank::Disks;
-use crate::edged::resources::pod_limit;
-use crate::kubelet_server::figures::PodFigures;
+use crate::edged::pod_limit;
+use crate::kubelet_server::PodFigures;
 use crate::quantity::{Amount, amount_in};
 
 const STORAGE: &str = "ephemeral-storage";
@@ -78,7 +78,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::kubelet_server::figures::{ContainerFigures, Disk};
+    use crate::kubelet_server::{ContainerFigures, Disk};
 
     #[test]
     fn who_has_written_too_much() {

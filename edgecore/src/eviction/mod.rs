@@ -25,12 +25,12 @@ use self::images::ImageCare;
 use self::judge::{Judge, Seen, seen};
 use self::rank::{Disks, Standing};
 use crate::config::{Limit, Signal};
-use crate::edged::evicted::{Eviction, Life, is_critical};
-use crate::edged::image_gc::{Disk, GcPolicy, ImageLedger};
-use crate::edged::keeper::Kept;
-use crate::edged::{Keeper, Occurrence, Pressures, Recorder, Runtime, Severity};
+use crate::edged::{
+    Disk, Eviction, GcPolicy, ImageLedger, Keeper, Kept, Life, Occurrence, Pressures, Recorder, Runtime,
+    Severity, is_critical,
+};
 use crate::kubelet_server::Gauge;
-use crate::kubelet_server::figures::{Figures, NodeFigures};
+use crate::kubelet_server::{Figures, NodeFigures};
 use crate::report_queue::Reports;
 
 /// How often the machine is looked at, as a kubelet does.

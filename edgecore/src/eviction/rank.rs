@@ -8,9 +8,8 @@ use std::cmp::Reverse;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::Signal;
-use crate::edged::evicted::priority;
-use crate::edged::resources::pod_request;
-use crate::kubelet_server::figures::{ContainerFigures, Disk, PodFigures};
+use crate::edged::{pod_request, priority};
+use crate::kubelet_server::{ContainerFigures, Disk, PodFigures};
 
 /// What counts of one Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +85,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kubelet_server::figures::Memory;
+    use crate::kubelet_server::Memory;
 
     fn one(uid: &str, priority: i32, used: Option<u64>, asked: u64) -> Standing {
         Standing { uid: uid.into(), priority, used, asked }

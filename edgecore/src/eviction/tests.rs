@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::Threshold;
-use crate::edged::keeper::Ask;
-use crate::edged::{CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_UID};
+use crate::edged::{Ask, CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_UID};
 use crate::kubelet_server::Machine;
 use crate::report_queue::Report;
 

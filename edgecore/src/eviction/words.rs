@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::judge::Seen;
 use crate::config::{Limit, Signal};
 use crate::edged::inits;
-use crate::kubelet_server::figures::{ContainerFigures, PodFigures};
+use crate::kubelet_server::{ContainerFigures, PodFigures};
 use crate::quantity::{Amount, amount_in};
 
 /// The kubelet's name of what runs out.
@@ -96,7 +96,7 @@ mod tests {
     use super::super::judge::Share;
     use super::*;
     use crate::config::Threshold;
-    use crate::kubelet_server::figures::{Disk, Memory};
+    use crate::kubelet_server::{Disk, Memory};
 
     #[test]
     fn numbers() {

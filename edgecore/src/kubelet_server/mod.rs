@@ -8,7 +8,7 @@ mod answer;
 mod containers;
 mod du;
 mod exposition;
-pub(crate) mod figures;
+mod figures;
 mod kernel;
 mod logs;
 mod measure;
@@ -38,6 +38,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use self::answer::{Answer, PROMETHEUS, Refused, TEXT, whole};
+#[cfg(test)]
+pub(crate) use self::figures::Memory;
+pub(crate) use self::figures::{ContainerFigures, Disk, Figures, NodeFigures, PodFigures};
 pub use self::measure::{Gauge, Machine};
 use self::own::with_own;
 use self::relay::{Joint, farewell, relay};

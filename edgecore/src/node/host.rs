@@ -30,6 +30,8 @@ pub struct Host {
     pub huge_pages: BTreeMap<String, u64>,
     /// Where pods' files live.
     pub root_dir: PathBuf,
+    /// Whether AppArmor is on.
+    pub has_apparmor: bool,
 }
 
 impl Host {
@@ -50,6 +52,7 @@ impl Host {
             disk_bytes: file_system(root_dir).map_or(0, |(_, whole)| whole),
             huge_pages: huge_pages::read(Path::new(huge_pages::SYS)),
             root_dir: root_dir.to_owned(),
+            has_apparmor: read_line("/sys/module/apparmor/parameters/enabled") == "Y",
         }
     }
 }

@@ -23,8 +23,6 @@ const OS_LABEL: &str = "kubernetes.io/os";
 const LINUX: &str = "linux";
 /// Taints that say that the node was away: it takes a Pod, so it is there, and the taint is about to go.
 const AWAY_TAINTS: [&str; 2] = ["node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"];
-/// Where Linux says whether AppArmor is on.
-const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 
 /// What a node looks at before it takes a Pod.
 #[derive(Clone, Debug)]
@@ -71,12 +69,6 @@ impl Applicant {
             |c: &k8s_openapi::api::core::v1::PodCondition| c.type_ == "PodScheduled" && c.status == "True";
         if conditions.unwrap_or_default().iter().any(is_placed) { Self::Scheduled } else { Self::Direct }
     }
-}
-
-/// Whether AppArmor is on. Reads one small file.
-#[must_use]
-pub fn has_apparmor() -> bool {
-    std::fs::read_to_string(APPARMOR).is_ok_and(|text| text.starts_with('Y'))
 }
 
 /// Whether this node accepted the Pod before, or it has ended: nothing is left to judge.

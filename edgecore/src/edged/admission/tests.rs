@@ -1,3 +1,5 @@
+//! What a node takes and what it refuses, in tables.
+
 use serde_json::{Value, json};
 
 use super::*;
