@@ -25,6 +25,7 @@ pub struct Backoffs(BTreeMap<String, Backoff>);
 struct Backoff {
     delay: SignedDuration,
     restarted_at: Timestamp,
+    image: String,
 }
 
 impl Backoffs {
@@ -46,15 +47,20 @@ impl Backoffs {
         (age > -SLACK && age < backoff.delay).then(|| (later(finished_at, backoff.delay), backoff.delay))
     }
 
+    /// A container that has got another image is another one: its crashes are no longer its own.
+    pub fn forget_changed<'a>(&mut self, image_of: impl Fn(&str) -> Option<&'a str>) {
+        self.0.retain(|name, backoff| image_of(name).is_none_or(|image| image == backoff.image));
+    }
+
     /// Notes that a container that ended at `finished_at` is started again.
-    pub fn restarted(&mut self, name: &str, finished_at: Timestamp, now: Timestamp) {
+    pub fn restarted(&mut self, name: &str, image: &str, finished_at: Timestamp, now: Timestamp) {
         let delay = match self.0.get(name) {
             Some(backoff) if !backoff.is_forgiven(finished_at) => {
                 std::cmp::min(backoff.delay.saturating_add(backoff.delay), LONGEST)
             }
             _ => FIRST,
         };
-        self.0.insert(name.to_owned(), Backoff { delay, restarted_at: now });
+        self.0.insert(name.to_owned(), Backoff { delay, restarted_at: now, image: image.to_owned() });
     }
 }
 
@@ -85,16 +91,27 @@ mod tests {
         for _ in 0..8 {
             let wait = backoffs.wait("app", at(now), at(now)).map_or(0, |(_, delay)| delay.as_secs());
             waits.push(wait);
-            backoffs.restarted("app", at(now), at(now + wait));
+            backoffs.restarted("app", "i:1", at(now), at(now + wait));
             now += wait + 1;
         }
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
     }
 
     #[test]
+    fn another_image_begins_anew() {
+        let mut backoffs = Backoffs::default();
+        backoffs.restarted("app", "i:1", at(100), at(100));
+        backoffs.forget_changed(|_| Some("i:1"));
+        backoffs.forget_changed(|_| None);
+        assert!(backoffs.wait("app", at(101), at(101)).is_some());
+        backoffs.forget_changed(|_| Some("i:2"));
+        assert_eq!(backoffs.wait("app", at(101), at(101)), None);
+    }
+
+    #[test]
     fn the_wait_counts_from_the_end_and_ends() {
         let mut backoffs = Backoffs::default();
-        backoffs.restarted("app", at(100), at(100));
+        backoffs.restarted("app", "i:1", at(100), at(100));
         let check = |finished, now, expected: Option<i64>| {
             assert_eq!(
                 backoffs.wait("app", at(finished), at(now)).map(|(until, _)| until.as_second()),
@@ -116,9 +133,9 @@ mod tests {
     fn ten_good_minutes_begin_anew() {
         let mut backoffs = Backoffs::default();
         for now in [100, 101, 102, 103] {
-            backoffs.restarted("app", at(now), at(now));
+            backoffs.restarted("app", "i:1", at(now), at(now));
         }
-        backoffs.restarted("app", at(1_000), at(1_000));
+        backoffs.restarted("app", "i:1", at(1_000), at(1_000));
         assert_eq!(backoffs.wait("app", at(1_001), at(1_001)), Some((at(1_011), FIRST)));
     }
 }

@@ -210,6 +210,9 @@ impl Worker {
         let desired = self.ears.desired.borrow_and_update().clone();
         self.on_care(&desired).await;
         let desired = self.granted(desired).await;
+        if let Some(pod) = desired.pod() {
+            self.memory.backoffs.forget_changed(|name| image_of(pod, name));
+        }
         let listings = self.shared.observer.look().await?;
         let listing = listings.get(&self.uid).cloned().unwrap_or_default();
         let now = Timestamp::now();
@@ -597,7 +600,8 @@ impl Worker {
         let mut facts = self.shared.hands.pod_facts(pod, &host_ips, &ips);
         facts.service_env = self.shared.hands.service_env(pod).await;
         if let Some(ended) = ended {
-            self.memory.backoffs.restarted(name, ended, Timestamp::now());
+            let image = container.image.as_deref().unwrap_or_default();
+            self.memory.backoffs.restarted(name, image, ended, Timestamp::now());
         }
         let result = {
             // Unbounded is bounded here: one start says a handful of sentences.
@@ -819,6 +823,13 @@ fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
         return Some(Cow::Borrowed(container));
     }
     ephemeral(pod, name).map(|ephemeral| Cow::Owned(ephemeral_as_container(ephemeral)))
+}
+
+/// Of a container that may be started more than once.
+fn image_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let spec = pod.spec.as_ref()?;
+    let mut all = inits(spec).iter().chain(&spec.containers);
+    all.find(|container| container.name == name)?.image.as_deref()
 }
 
 fn ephemeral<'a>(pod: &'a Pod, name: &str) -> Option<&'a EphemeralContainer> {

@@ -314,7 +314,7 @@ fn crashes_back_off() {
     let web = pod(&["app"], json!({}));
     let mut seen = live(vec![container("app-1", "s0", exited(1))]);
     let mut backoffs = Backoffs::default();
-    backoffs.restarted("app", at(NOW - 60), at(NOW - 60));
+    backoffs.restarted("app", "i:1", at(NOW - 60), at(NOW - 60));
     seen.backoffs = backoffs;
     check_run(&web, &seen, &["wait 5"]);
     // A new spec need not wait for the old one's crashes.
@@ -349,7 +349,7 @@ fn what_could_not_be_run_has_crashed() {
         StartFailure { reason: RUN_FAILED.into(), message: String::new(), retry_at: at(NOW + 7), times: 1 };
     seen.failures.insert("app".into(), failure);
     check_run(&web, &seen, &["start app-1 in s0"]);
-    seen.backoffs.restarted("app", at(NOW - 6), at(NOW - 6));
+    seen.backoffs.restarted("app", "i:1", at(NOW - 6), at(NOW - 6));
     check_run(&web, &seen, &["wait 5"]);
     // Made and not ended: nothing says when it may be tried again but the failure.
     seen.containers[0].state = ContainerState::Created;

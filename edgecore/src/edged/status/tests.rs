@@ -189,7 +189,7 @@ fn endings() {
 #[test]
 fn crash_loops_and_failures() {
     let mut seen = live(vec![container("app-1", exited(1, ""))]);
-    seen.backoffs.restarted("app", at(NOW - 60), at(NOW - 60));
+    seen.backoffs.restarted("app", "i:1", at(NOW - 60), at(NOW - 60));
     let unready = "ContainersNotReady ContainersNotReady";
     check(json!({}), &seen, &format!("Running True True {unready} app=CrashLoopBackOff<Errorx1"));
     let web = pod(json!({}));

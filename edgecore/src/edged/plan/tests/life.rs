@@ -61,7 +61,7 @@ fn unwell_again_and_again_backs_off() {
     let web = pod(&["app"], json!({}));
     let mut seen = live(vec![container("app-0", "s0", exited(137)), container("app-1", "s0", running())]);
     // The one before ended 5 s ago and its back-off is 10 s: killed now, started when that is over.
-    seen.backoffs.restarted("app", at(NOW - 60), at(NOW - 60));
+    seen.backoffs.restarted("app", "i:1", at(NOW - 60), at(NOW - 60));
     let stop = "stop app-1 30s Unwell { probe: Liveness, restarts: true }";
     check_run(&web, &with(seen.clone(), "app-1", failed(Kind::Liveness)), &[stop]);
     seen.backoffs = Backoffs::default();
