@@ -113,7 +113,10 @@ impl Bench {
         let set = format!(
             "modules.edged.podSandboxImage={},modules.edged.tailoredKubeletConfig.cgroupRoot={},\
              modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%,\
-             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%",
+             modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.inodesFree=1%,\
+             modules.edged.tailoredKubeletConfig.evictionHard.imagefs\\.available=1%,\
+             modules.edged.tailoredKubeletConfig.evictionHard.imagefs\\.inodesFree=1%,\
+             modules.edged.tailoredKubeletConfig.imageGCHighThresholdPercent=100",
             images::PAUSE,
             self.runtime.cgroup_root(),
         );

@@ -116,7 +116,9 @@ fn the_machine_joins(seeds: &Seeds, bench: &Bench, token: &str) -> Result<()> {
     // What a machine within a machine needs: pods below a cgroup that is swept, and the disk is another's.
     let command = format!(
         "{} --kubelet-config={} --set modules.edged.tailoredKubeletConfig.cgroupRoot={} \
-         --set 'modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%'",
+         --set 'modules.edged.tailoredKubeletConfig.evictionHard.nodefs\\.available=1%' \
+         --set 'modules.edged.tailoredKubeletConfig.evictionHard.imagefs\\.available=1%' \
+         --set modules.edged.tailoredKubeletConfig.imageGCHighThresholdPercent=100",
         as_told(&with_path[0]),
         kubelet.display(),
         bench.edge.runtime.cgroup_root()
