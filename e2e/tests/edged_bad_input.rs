@@ -4,7 +4,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::Options;
@@ -106,10 +106,17 @@ fn slow_reader(site: &mut Site) -> Result<()> {
         .stderr(Stdio::null())
         .spawn()
         .context("start kubectl")?;
-    std::thread::sleep(Duration::from_secs(3));
-    let begun = Instant::now();
-    let read = site.cluster.kubectl_ok(&["logs", "loud", "--limit-bytes=4000000"])?;
-    let took = begun.elapsed();
+    // Until there is so much: a busy machine writes it no sooner.
+    let (read, took) = eventually(PATIENCE, "4 MB of log", || {
+        let begun = Instant::now();
+        let read = site.cluster.kubectl_ok(&["logs", "loud", "--limit-bytes=4000000"])?;
+        let n_read = read.len();
+        Ok(if n_read == 4_000_000 {
+            Seen::Yes((read, begun.elapsed()))
+        } else {
+            Seen::NotYet(format!("{n_read} bytes"))
+        })
+    })?;
     let echoed = site.cluster.kubectl_ok(&["exec", "bystander", "--", "echo", "on"])?;
     stuck.kill()?;
     stuck.wait()?;

@@ -151,6 +151,9 @@ async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {
     let cgroups = cgroups(&edged.tailored_kubelet_config);
     let logs = &edged.tailored_kubelet_config.pod_logs_dir;
     let n_pods = leaving::remove_pods(&runtime, &edged.root_directory, logs, cgroups.as_ref()).await?;
+    Folders::new(&edged.device_plugins_dir, &edged.root_directory)
+        .remove()
+        .context("remove the sockets for device plugins")?;
     // Also of a network that was managed once.
     pod_network::remove(&edged.pod_network.conf_dir)?;
     println!("{n_pods} pods were removed");
@@ -277,11 +280,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         endpoint: kubelet.container_runtime_endpoint.clone(),
         program_folders: std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect(),
     };
-    let folders = Folders {
-        plugins: edged_config.device_plugins_dir.clone(),
-        registry: edged_config.root_directory.join("plugins_registry"),
-        pod_resources: edged_config.root_directory.join("pod-resources"),
-    };
+    let folders = Folders::new(&edged_config.device_plugins_dir, &edged_config.root_directory);
     let (devices, device_plugins) =
         DevicePlugins::new(folders, db.clone(), host.boot_id.clone(), meta.clone()).await?;
     let (static_set, static_pods) = StaticPods::new(kubelet.static_pod_path.clone(), &name);

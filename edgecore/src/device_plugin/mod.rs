@@ -57,6 +57,30 @@ pub struct Folders {
     pub pod_resources: PathBuf,
 }
 
+impl Folders {
+    /// `plugins` is `modules.edged.devicePluginsDir`, `root` the kubelet's root.
+    #[must_use]
+    pub fn new(plugins: &Path, root: &Path) -> Self {
+        let (registry, pod_resources) = (root.join("plugins_registry"), root.join("pod-resources"));
+        Self { plugins: plugins.to_owned(), registry, pod_resources }
+    }
+
+    /// The machine is a node no longer: our sockets go, and folders that nobody has put anything into.
+    pub fn remove(&self) -> io::Result<()> {
+        for folder in [&self.plugins, &self.pod_resources] {
+            match std::fs::remove_file(folder.join(KUBELET_SOCK)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        for folder in [&self.plugins, &self.registry, &self.pod_resources] {
+            // Others' sockets stay, and with them the folder.
+            let _ = std::fs::remove_dir(folder);
+        }
+        Ok(())
+    }
+}
+
 /// Handle of this module: what is offered, and who holds it. Clones share one.
 #[derive(Clone)]
 pub struct Devices(Arc<Inner>);

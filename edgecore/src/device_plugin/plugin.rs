@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use ke_kubelet::device_plugin as api;
 use ke_kubelet::device_plugin::device_plugin_client::DevicePluginClient;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -20,10 +20,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// For what it does to devices: the kubelet's own limit of `PreStartContainer`; of `Allocate` that has none.
 const WORK_LIMIT: Duration = Duration::from_secs(30);
-/// The next list is read no sooner: a plugin that floods waits in its own send.
+/// The next list counts no sooner; of those that come meanwhile the newest.
 const LIST_EVERY: Duration = Duration::from_millis(100);
-/// So many lists that wait are passed over for the newest of them: more than fit into a connection's window in a second.
-const MAX_PASSED_OVER: usize = 1024;
 const HEALTHY: &str = "Healthy";
 
 /// How a plugin is called. Its list is heard no more when the last clone is dropped.
@@ -131,20 +129,22 @@ async fn hear_all(
     name: &str,
     number: u64,
 ) -> String {
+    let (mut newest, mut tell_at) = (None, Instant::now());
     loop {
-        let mut next = lists.message().await;
-        for _ in 0..MAX_PASSED_OVER {
-            let Ok(Some(_)) = next else { break };
-            // What waits already is newer.
-            let Some(newer) = lists.message().now_or_never() else { break };
-            next = newer;
+        tokio::select! {
+            () = tokio::time::sleep_until(tell_at), if newest.is_some() => {
+                if let Some(list) = newest.take() {
+                    devices.on_list(name, number, read(list));
+                }
+                tell_at = Instant::now() + LIST_EVERY;
+            }
+            // Always read on: HTTP/2 breaks a connection off on which much waits to be read.
+            next = lists.message() => match next {
+                Ok(Some(list)) => newest = Some(list),
+                Ok(None) => return "it ended its list".to_owned(),
+                Err(status) => return bottom_of(&status),
+            },
         }
-        match next {
-            Ok(Some(list)) => devices.on_list(name, number, read(list)),
-            Ok(None) => return "it ended its list".to_owned(),
-            Err(status) => return bottom_of(&status),
-        }
-        tokio::time::sleep(LIST_EVERY).await;
     }
 }
 

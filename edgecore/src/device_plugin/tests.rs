@@ -227,6 +227,28 @@ async fn gpus(node: &Node, pod: &Pod, container: &str) -> String {
     start(node, pod, container).await.unwrap().envs.remove(0).1
 }
 
+#[test]
+fn a_machine_that_is_left_keeps_what_is_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let folders = Folders::new(&root.join("device-plugins"), root);
+    folders.remove().unwrap();
+    for path in ["device-plugins/kubelet.sock", "device-plugins/gpu.sock", "pod-resources/kubelet.sock"] {
+        std::fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        std::fs::write(root.join(path), "").unwrap();
+    }
+    std::fs::create_dir_all(root.join("plugins_registry")).unwrap();
+    folders.remove().unwrap();
+    let left = |folder: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    assert_eq!(
+        (left(root), left(&root.join("device-plugins"))),
+        (vec!["device-plugins".into()], vec!["gpu.sock".into()])
+    );
+}
+
 #[tokio::test]
 async fn devices_reach_the_container_and_survive_a_kill() {
     let folder = tempfile::tempdir().unwrap();
@@ -372,4 +394,6 @@ async fn a_plugin_that_floods_is_slowed_down() {
         () = async { while amounts.changed().await.is_ok() { n_told += 1; } } => {}
     }
     assert!(n_told < 100, "{n_told} changes reached the Node");
+    fake.says(&[("a", true), ("b", true)]);
+    offers(&node, 2, 2).await;
 }
