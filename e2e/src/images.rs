@@ -48,11 +48,12 @@ pub fn make_all(folder: &Path) -> Result<Vec<PathBuf>> {
     ])
 }
 
-/// An image that goes by another's names: it serves at `port` how it was started. It is also the program `/bin/<also>`, which
+/// An image that goes by another's names: it serves at `port` how it was started, and that it is well under the names that the
+/// documents' probes have. It is also the program `/bin/<also>`, which
 /// finds a port by itself.
 pub fn stand_in(folder: &Path, tags: &[&str], port: &str, also: &str) -> Result<PathBuf> {
     let script = "#!/bin/sh\nport=10261\ncase \"$1\" in [0-9]*) port=$1; shift;; esac\nmkdir -p /tmp/www\n\
-                  printf '%s\\n' \"$@\" >/tmp/www/arguments\nexec httpd -f -p $port -h /tmp/www\n";
+                  printf '%s\\n' \"$@\" >/tmp/www/arguments\ntouch /tmp/www/health /tmp/www/ready\nexec httpd -f -p $port -h /tmp/www\n";
     let layer = busybox_layer(&[("bin/stand-in", script), (&format!("bin/{also}"), script)])?;
     let start = Start { entrypoint: &["/bin/stand-in", port], command: &[] };
     archive(folder, also, tags, &layer, &start)
