@@ -82,6 +82,10 @@ fn started(status: &ContainerStatus, previous: bool) -> Option<(String, u32)> {
     }
 }
 
+/// Between the last block and the end: the API server drops a block that comes in one piece with the end when it hands a log to
+/// a WebSocket.
+const BEFORE_END: Duration = Duration::from_millis(10);
+
 /// A log that is being read.
 pub struct Log {
     path: PathBuf,
@@ -136,7 +140,11 @@ impl Log {
     /// What is shown, block by block. Ends with the log, or when a followed container has ended.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
         futures_util::stream::try_unfold(self, |mut log| async move {
-            Ok(log.next().await?.map(|block| (block, log)))
+            let block = log.next().await?;
+            if block.is_none() {
+                tokio::time::sleep(BEFORE_END).await;
+            }
+            Ok(block.map(|block| (block, log)))
         })
     }
 
