@@ -274,6 +274,7 @@ fn a_killed_runtime_takes_nothing_with_it() -> Result<()> {
     // Both at once.
     site.edge.process.kill9()?;
     site.runtime.containerd.kill9()?;
+    // So long the machine has neither.
     std::thread::sleep(Duration::from_secs(2));
     site.runtime.start_again()?;
     site.edge.process.start()?;
