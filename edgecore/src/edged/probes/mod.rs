@@ -8,6 +8,7 @@
 mod counts;
 mod grpc;
 mod http;
+mod probed;
 mod run;
 pub mod schedule;
 pub mod target;
@@ -29,7 +30,8 @@ use tokio::time::{Instant, sleep_until};
 use self::counts::Counted;
 pub use self::counts::ProbeCounts;
 pub(super) use self::http::{HttpError, get};
-use self::run::{Probed, run};
+use self::probed::Probed;
+use self::run::run;
 use self::schedule::{ContainerProbes, Found};
 pub use self::target::HttpTarget;
 use self::target::Target;
