@@ -4,6 +4,7 @@
 //! is used. The modules stand in the order in which a message from the cloud meets them.
 
 pub mod config;
+pub mod unchecked_tls;
 pub mod edge_hub;
 pub mod edge_stream;
 pub mod meta_manager;
