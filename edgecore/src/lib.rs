@@ -9,6 +9,7 @@ pub mod edge_hub;
 pub mod edge_stream;
 pub mod meta_manager;
 pub mod db;
+pub mod image_name;
 pub mod static_pods;
 pub mod edged;
 pub mod device_plugin;

@@ -315,7 +315,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         store_is_full,
         host_ips,
     });
-    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.ender(), kubelet.shutdown_periods()));
+    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.keeper(), kubelet.shutdown_periods()));
     let sources = control::Sources {
         meta: meta.clone(),
         db: db.clone(),

@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 /// `status.reason`, and the reason of the event.
 pub const EVICTED: &str = "Evicted";
 /// Priority from which pods keep the cluster itself running.
-const CRITICAL: i32 = 2_000_000_000;
+pub(super) const CRITICAL: i32 = 2_000_000_000;
 
 /// Why a pod ends, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,15 +68,20 @@ impl Eviction {
             return;
         }
         conditions.retain(|known| known.type_ != "DisruptionTarget");
-        conditions.push(PodCondition {
-            type_: "DisruptionTarget".into(),
-            status: "True".into(),
-            reason: Some("TerminationByKubelet".into()),
-            message: Some(self.message.clone()),
-            last_transition_time: Some(Time(now)),
-            observed_generation: pod.metadata.generation,
-            ..PodCondition::default()
-        });
+        conditions.push(disruption(pod, Some(self.message.clone()), now));
+    }
+}
+
+/// What the status of a Pod says that its Node ends for the sake of others.
+pub(super) fn disruption(pod: &Pod, message: Option<String>, now: Timestamp) -> PodCondition {
+    PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("TerminationByKubelet".into()),
+        message,
+        last_transition_time: Some(Time(now)),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the cloud is told about one Pod: `pod_status(..)` builds a `PodStatus` in Kubernetes' own words. Pure.
 //!
-//! It decides nothing about what runs (that is `plan.rs`) and sends nothing (that is `worker.rs`, which compares the
+//! It decides nothing about what runs (that is `plan.rs`) and sends nothing (that is `worker/telling.rs`, which compares the
 //! result with the last one and reports a change). Fields and conditions that are not the node's are passed through.
 
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::container::ephemeral_as_container;
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, RUN_FAILED, Source};
-use super::plan::{Outcome, inits, is_initialized, is_sidecar, outcome, restarts};
+use super::outcome::{Outcome, is_initialized, outcome};
+use super::pod_spec::{ephemeral_as_container, inits, is_sidecar, restarts};
 use super::resources::qos;
 
 /// What the status needs to know about the machine.

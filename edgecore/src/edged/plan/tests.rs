@@ -2,12 +2,13 @@
 
 mod life;
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::*;
 use crate::edged::backoff::Backoffs;
-use crate::edged::observed::{Exit, ObservedSandbox};
-use crate::edged::resize::Resizes;
+use crate::edged::observed::{Exit, ObservedSandbox, Resizes};
 
 const NOW: i64 = 10_000;
 

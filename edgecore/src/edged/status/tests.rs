@@ -280,7 +280,7 @@ fn times_and_foreign_words_are_kept() {
 
 #[test]
 fn probes_say_who_has_started_and_is_ready() {
-    use crate::edged::probes::Verdict as Probed;
+    use crate::edged::verdict::Verdict as Probed;
     let check = |started, ready, expected: &str| {
         let mut seen = live(vec![container("app-0", running())]);
         seen.probes.insert("app-0".into(), Probed { started, ready, failed: None });
@@ -297,7 +297,7 @@ fn probes_say_who_has_started_and_is_ready() {
 
 #[test]
 fn a_sidecar_counts_as_done_once_it_has_started() {
-    use crate::edged::probes::Verdict as Probed;
+    use crate::edged::verdict::Verdict as Probed;
     let spec = json!({"initContainers": [{"name": "side", "image": "i", "restartPolicy": "Always"}]});
     let check = |started, expected: &str| {
         let mut seen = live(vec![container("side-0", running())]);
