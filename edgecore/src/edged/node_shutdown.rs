@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::evicted::disruption;
 use super::keeper::Keeper;
 use super::periods::Period;
+
 /// How often it is looked whether a group has ended.
 const LOOK: Duration = Duration::from_millis(500);
 /// systemd answers at once or not at all.
