@@ -11,7 +11,7 @@ use ke_wire::ObjectKey;
 use super::admission::{Applicant, Refusal, is_settled, judge};
 use super::desired::{Desired, desired};
 use super::door::Origin;
-use super::evicted::EVICTED;
+use super::evicted::{EVICTED, Life};
 use super::holds::{Release, Which, held_status, is_to_wait};
 use super::node_shutdown::{ended, turned_away};
 use super::pod_spec::{pod_key, uses};
@@ -127,7 +127,7 @@ impl Edged {
         short.or_else(|| judge(pod, applicant, &self.accepted(), &self.door.gate))
     }
 
-    /// Pods that have a claim on this machine: all but those that have ended or are about to.
+    /// Pods that have a claim on this machine: all but those of which nothing runs any more.
     fn accepted(&self) -> Vec<Arc<Pod>> {
         let runs = |entry: &Entry| match &entry.desired.borrow().want {
             Desired::Run(_) if entry.is_held => None,
@@ -137,7 +137,10 @@ impl Edged {
                 let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
                 (!matches!(phase, Some("Failed" | "Succeeded"))).then(|| Arc::clone(pod))
             }
-            Desired::Terminate(_) | Desired::Removed(_) => None,
+            // What ends holds its ports and its memory until it is over.
+            Desired::Terminate(_) | Desired::Removed(_) if *entry.life.borrow() == Life::Over => None,
+            Desired::Terminate(pod) => Some(Arc::clone(pod)),
+            Desired::Removed(pod) => pod.clone(),
         };
         self.pods.values().filter_map(runs).collect()
     }
@@ -155,10 +158,7 @@ impl Edged {
         let Ok(status) = serde_json::to_vec(&status) else { return };
         let report = Report::PodStatus { namespace, name, uid, status: status.into() };
         let reports = self.shared.reports.clone();
-        self.workers.spawn(async move {
-            reports.send(report).await;
-            String::new()
-        });
+        self.tasks.spawn(async move { reports.send(report).await });
     }
 
     pub(super) fn on_release(&mut self, Release { which, done }: Release) {

@@ -14,7 +14,7 @@ use super::periods::group;
 use super::state::{Edged, Entry};
 
 impl Edged {
-    pub(super) async fn on_ask(&mut self, ask: Ask) {
+    pub(super) fn on_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Pods(answer) => {
                 let kept = |entry: &Entry| {
@@ -40,12 +40,12 @@ impl Edged {
                 }
             }
             Ask::Short(pressures) => self.pressures = pressures,
-            Ask::EndGroup(ask) => self.on_end_group(ask).await,
+            Ask::EndGroup(ask) => self.on_end_group(ask),
         }
     }
 
     /// Tells the pods of a group to end, and says how many still run.
-    async fn on_end_group(&mut self, ask: EndGroup) {
+    fn on_end_group(&mut self, ask: EndGroup) {
         self.busy();
         let down = self.going_down.get_or_insert_default();
         let mut members = Vec::new();
@@ -55,7 +55,7 @@ impl Edged {
             if group(&ask.periods, priority(pod)) != ask.group {
                 continue;
             }
-            members.push(uid.as_str());
+            members.push(uid.clone());
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             let is_over = matches!(phase, Some("Succeeded" | "Failed"));
             if let (Desired::Run(pod), false, Some(period)) =
@@ -66,16 +66,20 @@ impl Edged {
                 entry.desired.send_replace(desired(pod));
             }
         }
-        let is_running = |uid: &&&str, listings: &Listings| {
-            listings.get(**uid).is_some_and(|listing| {
+        let is_running = |uid: &&String, listings: &Listings| {
+            listings.get(*uid).is_some_and(|listing| {
                 listing.containers.iter().any(|one| one.state() == ContainerState::ContainerRunning)
             })
         };
-        // A runtime that is away ends nothing: its pods count as there.
-        let n_left = match self.shared.observer.look().await {
-            Ok(listings) => members.iter().filter(|uid| is_running(uid, &listings)).count(),
-            Err(_) => members.len(),
-        };
-        let _ = ask.n_left.send(n_left);
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            // A runtime that is away ends nothing: its pods count as there.
+            let n_left = match shared.observer.look().await {
+                Ok(listings) => members.iter().filter(|uid| is_running(uid, &listings)).count(),
+                Err(_) => members.len(),
+            };
+            // Who asked may have gone.
+            let _ = ask.n_left.send(n_left);
+        });
     }
 }

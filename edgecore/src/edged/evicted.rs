@@ -33,6 +33,9 @@ pub(super) struct Care {
     pub(super) strip: bool,
 }
 
+/// The condition of a Pod that is ended for the sake of others.
+pub(super) const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
 /// How far a Pod is, as its worker sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Life {
@@ -63,11 +66,11 @@ impl Eviction {
         status.reason = Some(EVICTED.into());
         status.message = Some(self.message.clone());
         let conditions = status.conditions.get_or_insert_default();
-        let holds = |known: &PodCondition| known.type_ == "DisruptionTarget" && known.status == "True";
+        let holds = |known: &PodCondition| known.type_ == DISRUPTION_TARGET && known.status == "True";
         if !self.for_others || conditions.iter().any(holds) {
             return;
         }
-        conditions.retain(|known| known.type_ != "DisruptionTarget");
+        conditions.retain(|known| known.type_ != DISRUPTION_TARGET);
         conditions.push(disruption(pod, Some(self.message.clone()), now));
     }
 }
@@ -75,7 +78,7 @@ impl Eviction {
 /// What the status of a Pod says that its Node ends for the sake of others.
 pub(super) fn disruption(pod: &Pod, message: Option<String>, now: Timestamp) -> PodCondition {
     PodCondition {
-        type_: "DisruptionTarget".into(),
+        type_: DISRUPTION_TARGET.into(),
         status: "True".into(),
         reason: Some("TerminationByKubelet".into()),
         message,

@@ -183,12 +183,14 @@ impl Hands {
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
         // Before there is room for it: a plugin may take its time.
         let mut extras = self.devices.for_start(pod, container).await.map_err(config_error)?;
-        let _permit = self.heavy.acquire().await;
         let env = environment(pod, container, &*self.objects, facts).await;
         let Environment { variables: env, skipped } = env.map_err(|e| config_error(e.to_string()))?;
         for message in skipped {
             tell(ImageNotice { warning: true, reason: "InvalidEnvironmentVariableNames", message });
         }
+        // Held only for what burdens the machine: not while the cloud is asked for a ConfigMap, nor during a hook, which may well
+        // wait for another Pod of this node.
+        let permit = self.heavy.acquire().await;
         let mounts = self.files.mounts(pod, container, &env, facts).await;
         let mounts = mounts.map_err(|e| config_error(e.to_string()))?;
         let env: Vec<_> = std::mem::take(&mut extras.envs).into_iter().chain(env).collect();
@@ -232,6 +234,7 @@ impl Hands {
         let started = self.runtime.start_container(&id).await;
         started.map_err(|e| Failure::of(RUN_FAILED, "Failed to start container", e))?;
         tell(said("Started", format!("Started container {}", container.name)));
+        drop(permit);
         self.post_start(pod, container, &id, facts, tell).await
     }
 

@@ -16,7 +16,7 @@ use super::admission::is_settled;
 
 /// KubeEdge's annotation.
 pub const HOLD: &str = "edge.kubeedge.io/hold-upgrade";
-const HELD: &str = "HeldUpgrade";
+pub(super) const HELD_UPGRADE: &str = "HeldUpgrade";
 
 /// Which Pods are to be released.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,12 +86,12 @@ pub(super) fn held_status(pod: &Pod) -> Option<PodStatus> {
     let (name, namespace) = (name.unwrap_or_default(), namespace.unwrap_or_default());
     let mut status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.get_or_insert_default();
-    if conditions.iter().any(|condition| condition.type_ == HELD && condition.status == "True") {
+    if conditions.iter().any(|condition| condition.type_ == HELD_UPGRADE && condition.status == "True") {
         return None;
     }
-    conditions.retain(|condition| condition.type_ != HELD);
+    conditions.retain(|condition| condition.type_ != HELD_UPGRADE);
     conditions.push(PodCondition {
-        type_: HELD.into(),
+        type_: HELD_UPGRADE.into(),
         status: "True".into(),
         reason: Some("Held".into()),
         message: Some(format!(
@@ -105,7 +105,7 @@ pub(super) fn held_status(pod: &Pod) -> Option<PodStatus> {
 
 /// The Pod as one that waits for nobody: whatever the cloud still says, the condition is over.
 pub(super) fn as_released(pod: &Arc<Pod>) -> Arc<Pod> {
-    let is_held = |condition: &PodCondition| condition.type_ == HELD && condition.status == "True";
+    let is_held = |condition: &PodCondition| condition.type_ == HELD_UPGRADE && condition.status == "True";
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     if !conditions.is_some_and(|conditions| conditions.iter().any(is_held)) {
         return Arc::clone(pod);
@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn the_condition_ends_with_the_release() {
-        let held = json!({"status": {"conditions": [{"type": HELD, "status": "True", "message": "waits"}]}});
+        let held =
+            json!({"status": {"conditions": [{"type": HELD_UPGRADE, "status": "True", "message": "waits"}]}});
         let released = as_released(&Arc::new(pod("true", held)));
         let condition = released.status.clone().unwrap().conditions.unwrap()[0].clone();
         assert_eq!((condition.status.as_str(), condition.message), ("False", None));

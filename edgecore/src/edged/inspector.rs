@@ -43,11 +43,6 @@ impl Inspector {
         Ok((sandboxes, containers))
     }
 
-    /// The addresses of the Pod; none before it has a sandbox.
-    pub(super) fn addresses(&self) -> Vec<IpAddr> {
-        self.addresses.values().next().cloned().unwrap_or_default()
-    }
-
     /// A container was removed. Gives the path of its log as the runtime named it; empty when unknown.
     pub(super) fn removed(&mut self, id: &str) -> String {
         self.statuses.remove(id).map(|status| status.log_path).unwrap_or_default()

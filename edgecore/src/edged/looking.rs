@@ -11,7 +11,7 @@ use super::container::{POD_NAME, POD_NAMESPACE};
 use super::cri::Runtime;
 use super::desired::{Desired, DesiredPod};
 use super::observer::Listings;
-use super::state::{Edged, Entry};
+use super::state::{Edged, Entry, Look, Seen};
 use crate::static_pods;
 
 /// How often the runtime is asked what it runs. containerd before 1.7 tells nothing by itself; two lists cost it about a
@@ -22,12 +22,25 @@ const BUSY: Duration = Duration::from_millis(200);
 const BUSY_FOR: Duration = Duration::from_secs(3);
 
 impl Edged {
-    pub(super) async fn on_look(&mut self) {
-        if let Ok(listings) = self.shared.observer.look().await {
+    pub(super) fn begin_look(&self) -> Look {
+        let shared = self.shared.clone();
+        // Asked once with the first look: a runtime without events never gets any.
+        let wants_events = self.events.is_none() && !self.has_looked;
+        Box::pin(async move {
+            let listings = shared.observer.look().await.ok()?;
+            if !wants_events {
+                return Some((listings, None));
+            }
+            Some((listings, Some(shared.hands.runtime.events().await.ok().flatten())))
+        })
+    }
+
+    pub(super) async fn on_looked(&mut self, seen: Option<Seen>) {
+        self.look = None;
+        if let Some((listings, asked)) = seen {
             self.compare(&listings);
-            if self.events.is_none() && !std::mem::replace(&mut self.has_looked, true) {
-                // Asked once after the first look: a runtime without events never gets any.
-                self.events = self.shared.hands.runtime.events().await.ok().flatten();
+            if let Some(events) = asked {
+                (self.events, self.has_looked) = (events, true);
             }
             if *self.store_is_full.borrow() && !std::mem::replace(&mut self.directories_adopted, true) {
                 self.adopt_directories().await;

@@ -78,7 +78,7 @@ use k8s_openapi::api::core::v1::Pod;
 use ke_run::shutdown::Shutdown;
 use ke_wire::{ObjectKey, Uid};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use self::cgroups::PodCgroups;
@@ -113,6 +113,7 @@ pub use self::probes::ProbeCounts;
 use self::resize::Room;
 pub use self::resources::{Qos, pod_limit, pod_request};
 pub use self::state::Edged;
+use self::state::Seen;
 use self::status::Facts;
 use self::worker::Shared;
 use crate::meta_manager::{News, Objects};
@@ -160,13 +161,14 @@ enum Event {
     News(Option<News>),
     Runtime(Result<String, RuntimeError>),
     RuntimeSilent,
-    Ended(String),
+    Ended(Id),
     Ask(Ask),
     Addresses,
     Devices,
     StaticPods,
     Release(Release),
     Look,
+    Looked(Option<Seen>),
     Stop,
 }
 
@@ -207,11 +209,13 @@ impl Edged {
             pods: HashMap::new(),
             door: parts.door,
             mirrors: BTreeMap::new(),
-            workers: JoinSet::new(),
+            tasks: JoinSet::new(),
+            workers: HashMap::new(),
             seen: BTreeMap::new(),
             events: None,
             observer_work: Some(Box::pin(observer_work)),
             look_at: now,
+            look: None,
             busy_until: now,
             store_is_full: parts.store_is_full,
             going_down: None,
@@ -241,10 +245,7 @@ impl Edged {
     /// Runs until it is told to stop. Containers go on: whoever starts edgecore again finds and adopts them.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), EdgedError> {
         if let Some(work) = self.observer_work.take() {
-            self.workers.spawn(async move {
-                work.await;
-                String::new()
-            });
+            self.tasks.spawn(work);
         }
         // Container ids in statuses carry the runtime's name: no worker starts before it is known. What MetaManager tells
         // meanwhile is kept, since it waits for us when the channel is full.
@@ -258,6 +259,7 @@ impl Edged {
                     Some(news) => self.on_news(news),
                     None => return Err(EdgedError::Deaf),
                 },
+                Some(ask) = self.asks.recv() => self.on_ask(ask),
             }
         };
         let host_ips = self.host_ips.borrow_and_update().clone();
@@ -277,8 +279,8 @@ impl Edged {
                 Event::Runtime(Err(_)) | Event::RuntimeSilent => {
                     (self.events, self.has_looked) = (None, false)
                 }
-                Event::Ended(uid) => self.on_ended(&uid),
-                Event::Ask(ask) => self.on_ask(ask).await,
+                Event::Ended(task) => self.on_ended(task),
+                Event::Ask(ask) => self.on_ask(ask),
                 Event::Addresses => self.on_addresses(),
                 Event::Devices => self.on_devices(),
                 Event::StaticPods => {
@@ -286,7 +288,8 @@ impl Edged {
                     self.on_static_pods();
                 }
                 Event::Release(release) => self.on_release(release),
-                Event::Look => self.on_look().await,
+                Event::Look => self.look = Some(self.begin_look()),
+                Event::Looked(seen) => self.on_looked(seen).await,
                 Event::Stop => return Ok(()),
             }
         }
@@ -306,17 +309,28 @@ impl Edged {
                 None => std::future::pending().await,
             }
         };
+        let is_looking = self.look.is_some();
+        let looked = async {
+            match &mut self.look {
+                Some(look) => look.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = shutdown.wait() => Event::Stop,
             news = self.news.recv() => Event::News(news),
             event = runtime_event => event,
-            Some(ended) = self.workers.join_next() => Event::Ended(ended.unwrap_or_default()),
+            Some(ended) = self.tasks.join_next_with_id() => Event::Ended(match ended {
+                Ok((task, ())) => task,
+                Err(error) => error.id(),
+            }),
             Some(ask) = self.asks.recv() => Event::Ask(ask),
             Ok(()) = self.host_ips.changed() => Event::Addresses,
             Ok(()) = self.device_changes.changed() => Event::Devices,
             Ok(()) = self.door.static_pods.changed() => Event::StaticPods,
             Some(release) = self.door.releases.recv() => Event::Release(release),
-            () = sleep_until(self.look_at) => Event::Look,
+            seen = looked => Event::Looked(seen),
+            () = sleep_until(self.look_at), if !is_looking => Event::Look,
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus, ResourceRequirements};
 use k8s_openapi::jiff::Timestamp;
 
-use super::backoff::Backoffs;
+use super::backoff::{Backoffs, is_ahead};
 use super::evicted::Eviction;
 use super::verdict::Verdict;
 
@@ -32,8 +32,6 @@ pub struct ObservedPod {
     pub failures: BTreeMap<String, StartFailure>,
     /// After a failed action that concerns the whole Pod: nothing is tried before this time.
     pub hold: Option<Timestamp>,
-    /// When the first container was asked to end because the Pod ends.
-    pub stopping_since: Option<Timestamp>,
     /// When the Pod was first seen here; the status keeps it over restarts.
     pub started_at: Option<Timestamp>,
     /// What the probes of running containers say, by the runtime's id. One that is not in it has none.
@@ -170,6 +168,17 @@ pub struct StartFailure {
     pub times: u32,
 }
 
+impl StartFailure {
+    /// No failure waits longer.
+    pub const LONGEST_WAIT_SECS: i64 = 30;
+
+    /// Whether it is too soon to try again.
+    #[must_use]
+    pub fn is_to_wait(&self, now: Timestamp) -> bool {
+        is_ahead(self.retry_at, now, Self::LONGEST_WAIT_SECS)
+    }
+}
+
 /// What plan and status need to know of a Pod's resize.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resizes {
@@ -216,6 +225,14 @@ impl ObservedPod {
             .iter()
             .filter(|sandbox| sandbox.state == SandboxState::Ready)
             .max_by_key(|sandbox| (n_running(sandbox), sandbox.attempt, sandbox.created_at))
+    }
+
+    /// Whether a container was made in the current sandbox: then the Pod's volumes were there.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.current_sandbox().is_some_and(|current| {
+            self.containers.iter().any(|c| c.source == Source::Runtime && c.sandbox == current.id)
+        })
     }
 
     /// The newest sandbox, alive or not.

@@ -18,6 +18,7 @@ pub use self::action::{Action, Stop, StopReason};
 use self::end::{end, kept_dead, wind_down};
 use self::stops::stop;
 pub(super) use self::stops::{LEAST_GRACE_SECS, stop_after_failed_start};
+use super::backoff::is_ahead;
 use super::desired::{Desired, DesiredPod};
 use super::observed::{
     ContainerState, ObservedContainer, ObservedPod, RUN_FAILED, SandboxState, Source, StartFailure, Volumes,
@@ -25,18 +26,21 @@ use super::observed::{
 use super::outcome::{deadline, here, mains_began, outcome};
 use super::pod_spec::{RestartPolicy, inits, is_sidecar, restart_policy, restarts};
 
+/// The longest wait after an action that failed for the whole Pod.
+pub(super) const LONGEST_HOLD_SECS: i64 = 60;
+
 /// What to do for this Pod now, in this order. An empty list: nothing, until something changes.
 #[must_use]
 pub fn plan(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    if let Some(until) = observed.hold.filter(|hold| *hold > now) {
+    if let Some(until) = observed.hold.filter(|hold| is_ahead(*hold, now, LONGEST_HOLD_SECS)) {
         return vec![Action::Wait { until }];
     }
     match &desired.want {
         Desired::Run(pod) => match outcome(pod, observed, now) {
-            Some(_) => wind_down(desired, observed, now),
+            Some(_) => wind_down(desired, observed),
             None => Run { desired, pod, observed, now, actions: Vec::new(), waits: Vec::new() }.plan(),
         },
-        Desired::Terminate(_) | Desired::Removed(_) => end(desired, observed, now),
+        Desired::Terminate(_) | Desired::Removed(_) => end(desired, observed),
     }
 }
 
@@ -68,7 +72,10 @@ impl Run<'_> {
             // How these end may be the end of the Pod (`restartPolicy: Never`): look again before a new sandbox.
             return self.actions;
         }
-        if self.observed.volumes != Volumes::Ready {
+        // What runs has its files: new ones must not keep it from being healed, resized or started again.
+        let has_files = self.observed.has_files();
+        let is_stale = self.observed.volumes != Volumes::Ready;
+        if is_stale && !has_files {
             self.actions.push(Action::PrepareVolumes);
         }
         match current_id {
@@ -83,6 +90,9 @@ impl Run<'_> {
             }
         }
         self.garbage(current.map(|sandbox| sandbox.id.as_str()));
+        if is_stale && has_files {
+            self.actions.push(Action::PrepareVolumes);
+        }
         if let Some(until) = self.waits.iter().min().copied() {
             self.actions.push(Action::Wait { until });
         }
@@ -111,8 +121,8 @@ impl Run<'_> {
     /// Before any container is made anew with more than the Pod's own level allows.
     fn resize(&mut self) {
         match self.observed.resizes.due {
-            Some(at) if at <= self.now => self.actions.push(Action::Resize),
-            Some(at) => self.waits.push(at),
+            Some(at) if is_ahead(at, self.now, LONGEST_HOLD_SECS) => self.waits.push(at),
+            Some(_) => self.actions.push(Action::Resize),
             None => {}
         }
     }
@@ -211,7 +221,7 @@ impl Run<'_> {
         }
         let has_ended = record.is_some_and(|record| record.exit().is_some());
         let holds = |failure: &&StartFailure| {
-            failure.retry_at > self.now && !(failure.reason == RUN_FAILED && has_ended)
+            failure.is_to_wait(self.now) && !(failure.reason == RUN_FAILED && has_ended)
         };
         if let Some(failure) = self.observed.failures.get(name).filter(holds) {
             self.waits.push(failure.retry_at);
@@ -243,7 +253,7 @@ impl Run<'_> {
 
     /// Ends a container that runs and starts its successor at once.
     fn replace(&mut self, record: &ObservedContainer, sandbox: &str, reason: StopReason) {
-        if let Some(failure) = self.observed.failures.get(&record.name).filter(|f| f.retry_at > self.now) {
+        if let Some(failure) = self.observed.failures.get(&record.name).filter(|f| f.is_to_wait(self.now)) {
             self.waits.push(failure.retry_at);
             return;
         }

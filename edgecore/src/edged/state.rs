@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use k8s_openapi::api::core::v1::Pod;
 use ke_wire::ObjectKey;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 use super::admission::{Refusal, refused};
@@ -18,6 +19,7 @@ use super::door::{Door, Origin};
 use super::evicted::{Care, Life};
 use super::holds::as_released;
 use super::keeper::{Ask, Keeper};
+use super::observer::Listings;
 use super::periods::Period;
 use super::pressure::Pressures;
 use super::status::Facts;
@@ -35,11 +37,16 @@ pub struct Edged {
     pub(super) door: Door,
     /// Pods in the cloud that show static ones.
     pub(super) mirrors: BTreeMap<ObjectKey, Arc<Pod>>,
-    pub(super) workers: JoinSet<String>,
+    /// Workers, the observer, and reports on their way.
+    pub(super) tasks: JoinSet<()>,
+    /// Whose worker a task is, by the Pod's uid.
+    pub(super) workers: HashMap<Id, String>,
     pub(super) seen: BTreeMap<String, Vec<(String, i32)>>,
     pub(super) events: Option<Events>,
-    pub(super) observer_work: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
+    pub(super) observer_work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(super) look_at: Instant,
+    /// A look under way: a runtime that hangs must not hold up everything else.
+    pub(super) look: Option<Look>,
     pub(super) busy_until: Instant,
     pub(super) store_is_full: watch::Receiver<bool>,
     /// While the machine goes down: the pods that were told to end, by uid.
@@ -52,6 +59,12 @@ pub struct Edged {
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) pressures: Pressures,
 }
+
+/// What a look shows; and where the runtime's events were asked for with it, those, if it has any.
+pub(super) type Seen = (Listings, Option<Option<Events>>);
+
+/// A look; `None` comes of it when the runtime is away.
+pub(super) type Look = Pin<Box<dyn Future<Output = Option<Seen>> + Send>>;
 
 /// One Pod with its worker.
 pub(super) struct Entry {

@@ -146,6 +146,9 @@ impl View<'_> {
                     records.iter().copied().find(|older| older.id != record.id && older.exit().is_some());
                 (self.state(record), last.and_then(|older| self.terminated(older)))
             }
+            (None, None) if self.is_deleted() && is_initialized(self.spec, self.observed) => {
+                (never_was(), previous.and_then(|p| p.last_state.as_ref()).and_then(|s| s.terminated.clone()))
+            }
             (None, None) => (
                 State { waiting: Some(reason(self.not_started_yet(), None)), ..State::default() },
                 previous.and_then(|p| p.last_state.as_ref()).and_then(|s| s.terminated.clone()),
@@ -277,11 +280,23 @@ impl View<'_> {
             container_id: Some(self.container_id(record)),
             exit_code: exit.code,
             reason: Some(word.into()),
-            message: (!exit.message.is_empty()).then(|| exit.message.clone()),
+            message: (!exit.message.is_empty())
+                .then(|| exit.message.clone())
+                .or_else(|| self.said_before(record)),
             started_at: exit.started_at.and_then(time),
             finished_at: time(exit.finished_at),
             signal: None,
         })
+    }
+
+    /// The last words as they were told: their file goes with the Pod's volumes.
+    fn said_before(&self, record: &ObservedContainer) -> Option<String> {
+        let id = self.container_id(record);
+        let all = [&self.previous.container_statuses, &self.previous.init_container_statuses];
+        let states =
+            all.into_iter().flatten().flatten().flat_map(|status| [&status.state, &status.last_state]);
+        let mut ended = states.flatten().filter_map(|state| state.terminated.as_ref());
+        ended.find(|ended| ended.container_id.as_ref() == Some(&id))?.message.clone()
     }
 
     fn container_id(&self, record: &ObservedContainer) -> String {
@@ -310,15 +325,11 @@ impl View<'_> {
             Some("Failed") => return "Failed",
             _ => {}
         }
-        if self.ending == Ending::Deleted && !any_alive {
+        if self.is_deleted() {
             let ended_well =
                 |status: &ContainerStatus| terminated(status).is_some_and(|end| end.exit_code == 0);
-            return match mains.iter().any(|status| terminated(status).is_some()) {
-                true if mains.iter().all(ended_well) => "Succeeded",
-                // Nothing ever ran: it ends as it began.
-                false => "Pending",
-                true => "Failed",
-            };
+            // Whoever waits for the end of a Pod (a Job does) waits for one of these two, also if nothing of it ever ran.
+            return if mains.iter().all(ended_well) { "Succeeded" } else { "Failed" };
         }
         let initialized = is_initialized(self.spec, self.observed);
         let began = |status: &ContainerStatus| {
@@ -334,6 +345,11 @@ impl View<'_> {
         } else {
             "Pending"
         }
+    }
+
+    /// Deleted, and nothing of it is left to end.
+    fn is_deleted(&self) -> bool {
+        self.ending == Ending::Deleted && !self.any_alive()
     }
 
     fn any_alive(&self) -> bool {
@@ -570,6 +586,17 @@ fn terminated(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
 /// `10s`, `1m20s`, `5m0s`: as Go prints durations.
 fn go_duration(secs: i64) -> String {
     if secs < 60 { format!("{secs}s") } else { format!("{}m{}s", secs / 60, secs % 60) }
+}
+
+/// The state of a container of which nothing was seen by the time its Pod ended.
+fn never_was() -> State {
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some("there was no such container when the Pod ended".into()),
+        ..ContainerStateTerminated::default()
+    };
+    State { terminated: Some(terminated), ..State::default() }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use super::events::Severity;
 use super::evicted::{EVICTED, Eviction};
 use super::hands::Failure;
 use super::observed::{ObservedPod, Volumes};
-use super::plan::{Action, plan};
+use super::plan::{Action, StopReason, plan};
 use super::pod_spec::image_of;
 use super::probes::Said;
 
@@ -101,7 +101,7 @@ impl Worker {
                 if changed.is_err() {
                     return Heard::Closed;
                 }
-                // What the cloud says now may be worth a try at once.
+                // `step` asks again whether there is something new.
                 self.memory.hold = None;
                 Heard::News
             }
@@ -126,6 +126,10 @@ impl Worker {
     }
 
     async fn step(&mut self) -> Result<Step, RuntimeError> {
+        // Whatever is new may be worth a try at once, whoever heard of it.
+        if self.ears.desired.has_changed().unwrap_or(false) {
+            self.memory.hold = None;
+        }
         let desired = self.ears.desired.borrow_and_update().clone();
         self.on_care(&desired).await;
         let desired = self.granted(desired).await;
@@ -188,7 +192,7 @@ impl Worker {
             loop {
                 tokio::select! {
                     Ok(()) = newer.changed() => {
-                        if is_more_urgent(desired, &newer.borrow()) {
+                        if is_more_urgent(desired, &newer.borrow(), action) {
                             return;
                         }
                     }
@@ -228,7 +232,7 @@ impl Worker {
         let shared = self.shared.clone();
         let runtime = &shared.hands.runtime;
         let result = match action {
-            Action::PrepareVolumes => self.prepare_volumes(desired).await,
+            Action::PrepareVolumes => self.prepare_volumes(desired, observed).await,
             Action::CreateSandbox { attempt } => self.create_sandbox(desired, observed, *attempt).await,
             Action::StartContainer { name, sandbox, attempt, ended } => {
                 let start = (name.as_str(), sandbox.as_str(), *attempt, *ended);
@@ -282,7 +286,7 @@ impl Worker {
 }
 
 /// Whether what is wanted now cannot wait for an action that was right for `before`.
-fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
+fn is_more_urgent(before: &DesiredPod, now: &DesiredPod, action: &Action) -> bool {
     let is_run = |desired: &DesiredPod| match &desired.want {
         // Ended by its node: nothing of it is started any more.
         Desired::Run(pod) => {
@@ -291,7 +295,13 @@ fn is_more_urgent(before: &DesiredPod, now: &DesiredPod) -> bool {
         Desired::Terminate(_) | Desired::Removed(_) => false,
     };
     match (is_run(before), is_run(now)) {
-        (true, false) => true,
+        // It ends already (a deadline, an eviction): its hooks go on unless it is to end sooner.
+        (true, false) => match action {
+            Action::StopContainers(stops) if stops.iter().all(|stop| stop.reason == StopReason::PodEnds) => {
+                now.grace_secs().is_some_and(|grace| stops.iter().any(|stop| grace < stop.grace_secs))
+            }
+            _ => true,
+        },
         (false, false) => now.grace_secs() < before.grace_secs(),
         (_, true) => false,
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::Id;
 
 use super::desired::Desired;
 use super::door::{Arrival, Origin};
@@ -45,15 +46,14 @@ impl Edged {
                 has_ended: Arc::clone(&entry.has_ended),
             },
         };
-        let uid = uid.to_owned();
-        self.workers.spawn(async move {
-            worker.run().await;
-            uid
-        });
+        let task = self.tasks.spawn(worker.run());
+        self.workers.insert(task.id(), uid.to_owned());
     }
 
     /// A worker ends when its Pod is forgotten. One that broke is started again.
-    pub(super) fn on_ended(&mut self, uid: &str) {
+    pub(super) fn on_ended(&mut self, task: Id) {
+        let Some(uid) = self.workers.remove(&task) else { return };
+        let uid = uid.as_str();
         let Some(entry) = self.pods.get(uid) else { return };
         if matches!(entry.desired.borrow().want, Desired::Removed(_)) {
             let was = entry.origin;

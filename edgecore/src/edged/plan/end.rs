@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::jiff::Timestamp;
-
 use super::action::Action;
 use super::stops::stops;
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::observed::{ObservedContainer, ObservedPod, SandboxState, Source, Volumes};
 
 /// A Pod that has ended by itself: nothing runs, its containers stay for logs and status until the Pod is removed.
-pub(super) fn wind_down(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    let mut actions = stops(desired, observed, now);
+pub(super) fn wind_down(desired: &DesiredPod, observed: &ObservedPod) -> Vec<Action> {
+    let mut actions = stops(desired, observed);
     if !actions.is_empty() {
         return actions;
     }
@@ -32,8 +30,8 @@ pub(super) fn wind_down(desired: &DesiredPod, observed: &ObservedPod, now: Times
 
 /// A Pod that the cloud deleted: nothing of it stays. By the time the second half is planned the worker has reported
 /// how the containers ended.
-pub(super) fn end(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    let mut actions = stops(desired, observed, now);
+pub(super) fn end(desired: &DesiredPod, observed: &ObservedPod) -> Vec<Action> {
+    let mut actions = stops(desired, observed);
     if !actions.is_empty() {
         return actions;
     }

@@ -1,7 +1,5 @@
 //! How containers are ended: which grace period each has, whether its hook runs, whose turn comes when. Pure.
 
-use k8s_openapi::jiff::Timestamp;
-
 use super::action::{Action, Stop, StopReason};
 use crate::edged::desired::{DEFAULT_GRACE_SECS, DesiredPod};
 use crate::edged::observed::{ObservedContainer, ObservedPod};
@@ -15,10 +13,9 @@ pub(in crate::edged) const LEAST_GRACE_SECS: i64 = 2;
 pub(super) fn stop(desired: &DesiredPod, record: &ObservedContainer, reason: StopReason) -> Stop {
     let of_pod = || desired.grace_secs().or(record.grace_secs).unwrap_or(DEFAULT_GRACE_SECS);
     let asked = match reason {
-        // Nobody knows whether it would hear the signal.
-        StopReason::Lost => 0,
         StopReason::Unwell { probe, .. } => probe_grace(desired, record, probe).unwrap_or_else(of_pod),
         StopReason::PodEnds
+        | StopReason::Lost
         | StopReason::SpecChanged
         | StopReason::SandboxChanged
         | StopReason::Resized
@@ -45,12 +42,11 @@ pub(in crate::edged) fn stop_after_failed_start(desired: &DesiredPod, name: &str
 
 /// Ends what still runs: main containers side by side, then sidecars in the reverse of their order. Empty when nothing
 /// is alive.
-pub(super) fn stops(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
+pub(super) fn stops(desired: &DesiredPod, observed: &ObservedPod) -> Vec<Action> {
     let spec = desired.pod().and_then(|pod| pod.spec.as_ref());
     let inits = spec.map(inits).unwrap_or_default();
     let sidecars: Vec<&str> =
         inits.iter().filter(|init| is_sidecar(init)).map(|init| init.name.as_str()).rev().collect();
-    let spent = observed.stopping_since.map_or(0, |since| now.duration_since(since).as_secs().max(0));
     let mut stops = Vec::new();
     for record in observed.containers.iter().filter(|c| c.may_be_alive()) {
         let mut stop = stop(desired, record, StopReason::PodEnds);
@@ -62,8 +58,6 @@ pub(super) fn stops(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp
         }
         if let Some(place) = sidecars.iter().position(|name| *name == record.name) {
             stop.turn = place.saturating_add(1);
-            // All share one grace period; what the main containers used is gone.
-            stop.grace_secs = stop.grace_secs.saturating_sub(spent).max(LEAST_GRACE_SECS);
         }
         stops.push(stop);
     }

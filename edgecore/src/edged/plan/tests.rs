@@ -202,7 +202,7 @@ fn a_lost_container_is_killed_and_replaced() {
     check_run(
         &web,
         &live(vec![container("app-0", "s0", ContainerState::Unknown)]),
-        &["stop app-0 2s Lost", "start app-1 in s0"],
+        &["stop app-0 30s Lost", "start app-1 in s0"],
     );
 }
 
@@ -259,13 +259,12 @@ fn sidecars_run_beside_and_end_last() {
     check_run(&web, &live(vec![crashed, done.clone(), app.clone()]), &["start side-1 in s0"]);
     let all = live(vec![side.clone(), done.clone(), app]);
     check(Desired::Terminate(web.clone()), &all, &["stop app-0 30s PodEnds + side-0 30s turn 1 PodEnds"]);
-    let mut half = live(vec![side.clone(), done.clone(), container("app-0", "s0", exited(0))]);
-    half.stopping_since = Some(at(NOW - 10));
-    check(Desired::Terminate(web.clone()), &half, &["stop side-0 20s turn 1 PodEnds"]);
+    let half = live(vec![side.clone(), done.clone(), container("app-0", "s0", exited(0))]);
+    check(Desired::Terminate(web.clone()), &half, &["stop side-0 30s turn 1 PodEnds"]);
     // A Job's Pod ends with its main container, whatever its sidecar does.
     let mut job = (*web).clone();
     job.spec.as_mut().unwrap().restart_policy = Some("OnFailure".into());
-    check_run(&Arc::new(job), &half, &["stop side-0 20s turn 1 PodEnds"]);
+    check_run(&Arc::new(job), &half, &["stop side-0 30s turn 1 PodEnds"]);
 }
 
 #[test]

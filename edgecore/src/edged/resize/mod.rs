@@ -107,7 +107,8 @@ impl Resizer {
             Ok(()) => {
                 self.grant(pod);
                 (self.pending, self.error, self.retry_at) = (None, None, None);
-                self.begun = true;
+                // The Pod's own level has its turn also if no container runs just now: its next start needs the room.
+                (self.begun, self.is_wide) = (true, true);
                 let word = Word {
                     warning: false,
                     reason: "ResizeStarted",

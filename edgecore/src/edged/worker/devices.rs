@@ -65,6 +65,7 @@ impl Worker {
         match &self.memory.admission {
             // As every Pod of which the cloud knows already that it has failed: plan and status go by that.
             Admission::Refused(refusal) => {
+                self.shared.room.leave(&self.uid);
                 DesiredPod { want: Desired::Run(Arc::new(refused(&pod, refusal))), hashes: desired.hashes }
             }
             Admission::NotAsked | Admission::Admitted => desired,

@@ -1,6 +1,7 @@
 //! How a worker ends what is to end, and removes what is left: containers with their logs, the Pod's cgroup. `hooks.rs` makes
 //! the calls that take a grace period; meanwhile the Pod is still told of.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -11,9 +12,11 @@ use crate::edged::desired::DesiredPod;
 use crate::edged::events::Severity;
 use crate::edged::hands::Failure;
 use crate::edged::hooks::Undertaker;
+use crate::edged::leaving::remove_logs;
 use crate::edged::log_rotation;
 use crate::edged::plan::{Stop, StopReason};
 use crate::edged::pod_spec::{inits, is_sidecar};
+use crate::edged::probes::Said;
 use crate::edged::resources::qos;
 
 impl Worker {
@@ -22,10 +25,6 @@ impl Worker {
         desired: &DesiredPod,
         stops: &[Stop],
     ) -> Result<(), Failure> {
-        self.memory.stopping_since = match stops.first().map(|stop| stop.reason) {
-            Some(StopReason::PodEnds) => self.memory.stopping_since.or(Some(Timestamp::now())),
-            _ => self.memory.stopping_since,
-        };
         if desired.pod().is_some() {
             for stop in stops {
                 let message = killing(desired, stop);
@@ -60,13 +59,22 @@ impl Worker {
                 said = self.memory.probes.said() => Some(said),
                 () = wake.notified() => None,
             };
-            if let Some(said) = said {
-                self.say_probe(said).await;
-            } else if let Ok(listings) = self.shared.observer.look().await {
-                let listing = listings.get(&self.uid).cloned().unwrap_or_default();
-                if let Ok(observed) = self.observe(desired, &listing).await {
-                    self.report(desired, &observed, Timestamp::now()).await;
-                }
+            // A slow look must not keep the work from its time limits.
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = self.tell_between(desired, said) => {}
+            }
+        }
+    }
+
+    async fn tell_between(&mut self, desired: &DesiredPod, said: Option<Said>) {
+        if let Some(said) = said {
+            self.say_probe(said).await;
+        } else if let Ok(listings) = self.shared.observer.look().await {
+            let listing = listings.get(&self.uid).cloned().unwrap_or_default();
+            if let Ok(observed) = self.observe(desired, &listing).await {
+                self.report(desired, &observed, Timestamp::now()).await;
             }
         }
     }
@@ -97,6 +105,11 @@ impl Worker {
                 let removed = cgroups.remove_pod(class, &uid);
                 removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
             }
+        }
+        if desired.pod().is_none() {
+            // Its folder's name ends with its uid; whose it was besides, nobody knows any more.
+            let (root, uids) = (hands.settings.pod_logs_root.clone(), BTreeSet::from([self.uid.clone()]));
+            let _ = tokio::task::spawn_blocking(move || remove_logs(&root, &uids)).await;
         }
         self.release_devices().await;
         self.memory.cleaned = true;

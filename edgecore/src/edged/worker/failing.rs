@@ -7,10 +7,10 @@ use crate::edged::backoff::later;
 use crate::edged::events::Severity;
 use crate::edged::hands::{Failure, POST_START_FAILED};
 use crate::edged::observed::StartFailure;
+use crate::edged::plan::LONGEST_HOLD_SECS;
 
-/// First and longest wait after an action that failed.
+/// First wait after an action that failed.
 pub(super) const FIRST_HOLD_SECS: i64 = 1;
-const LONGEST_HOLD_SECS: i64 = 60;
 
 impl Worker {
     /// A failed action that concerns the whole Pod: told, then tried again later.
@@ -37,8 +37,12 @@ impl Worker {
             "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
             | "ImageInspectError" => 10,
             // Mostly a ConfigMap that is still on its way.
-            "CreateContainerConfigError" => 1_i64.checked_shl(doublings).unwrap_or(30).clamp(1, 30),
-            _ => 10_i64.checked_shl(doublings).unwrap_or(300).clamp(10, 300),
+            "CreateContainerConfigError" => {
+                let longest = StartFailure::LONGEST_WAIT_SECS;
+                1_i64.checked_shl(doublings).unwrap_or(longest).clamp(1, longest)
+            }
+            // As a kubelet: a container that never was has no back-off.
+            _ => 10,
         };
         let retry_at = later(Timestamp::now(), SignedDuration::from_secs(secs));
         if failure.reason == POST_START_FAILED {

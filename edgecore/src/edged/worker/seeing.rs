@@ -34,7 +34,6 @@ impl Worker {
             backoffs: self.memory.backoffs.clone(),
             failures: self.memory.failures.clone(),
             hold: self.memory.hold,
-            stopping_since: self.memory.stopping_since,
             started_at,
             probes: BTreeMap::new(),
             resizes: Resizes::default(),
@@ -43,6 +42,8 @@ impl Worker {
             evicted: self.memory.evicted.clone(),
             strip: false,
         };
+        // Dead sandboxes stay listed while containers of theirs are kept; their addresses may be another Pod's by now.
+        self.memory.addresses = observed.current_sandbox().map(|one| one.ips.clone()).unwrap_or_default();
         if let Some(pod) = desired.pod() {
             let told = self.memory.told.last(stored);
             // Its ends must have been told before what shows them goes.
@@ -89,6 +90,6 @@ impl Worker {
             let facts = self.shared.facts.borrow();
             return facts.host_ips.first().map_or("127.0.0.1".into(), ToString::to_string);
         }
-        self.memory.inspector.addresses().first().map_or(String::new(), ToString::to_string)
+        self.memory.addresses.first().map_or(String::new(), ToString::to_string)
     }
 }

@@ -11,16 +11,22 @@ use crate::edged::events::Severity;
 use crate::edged::hands::Failure;
 use crate::edged::images::ImageNotice;
 use crate::edged::observed::{ObservedPod, Volumes};
+use crate::edged::plan::LONGEST_HOLD_SECS;
 use crate::edged::pod_spec::{ephemeral, find_container};
 
 /// A token that could not be renewed is asked for again no more often than this.
 const RENEW_SECS: i64 = 30;
 
 impl Worker {
-    pub(super) async fn prepare_volumes(&mut self, desired: &DesiredPod) -> Result<(), Failure> {
+    pub(super) async fn prepare_volumes(
+        &mut self,
+        desired: &DesiredPod,
+        observed: &ObservedPod,
+    ) -> Result<(), Failure> {
         let Some(pod) = desired.pod() else { return Ok(()) };
+        let has_files = observed.has_files();
         let host_ips = self.shared.facts.borrow().host_ips.clone();
-        let facts = self.shared.hands.pod_facts(pod, &host_ips, &self.memory.inspector.addresses());
+        let facts = self.shared.hands.pod_facts(pod, &host_ips, &self.memory.addresses);
         match self.shared.hands.files.prepare(pod, &facts).await {
             Ok(renew_at) => {
                 // A time that has passed: the cloud is away, and is asked again at leisure.
@@ -28,6 +34,18 @@ impl Worker {
                 self.memory.refresh_at = renew_at.map(|at| at.max(soonest));
                 self.memory.written_from = tags_of(pod);
                 self.memory.volumes = Volumes::Ready;
+                self.memory.n_stale = 0;
+                Ok(())
+            }
+            Err(error) if has_files => {
+                // The files of before are there, and the Pod goes on with them; tried again without holding anything up.
+                let secs = 1_i64.checked_shl(self.memory.n_stale.min(16)).unwrap_or(LONGEST_HOLD_SECS);
+                let wait = SignedDuration::from_secs(secs.clamp(1, LONGEST_HOLD_SECS));
+                self.memory.n_stale = self.memory.n_stale.saturating_add(1);
+                self.memory.refresh_at = Some(later(Timestamp::now(), wait));
+                self.memory.written_from = tags_of(pod);
+                self.memory.volumes = Volumes::Ready;
+                self.say(Severity::Warning, "FailedMount", error.to_string(), None).await;
                 Ok(())
             }
             Err(error) => Err(Failure::new("FailedMount", error.to_string())),
@@ -81,7 +99,16 @@ impl Worker {
             let shared = self.shared.clone();
             // Whose processes an ephemeral container sees.
             let target = ephemeral(pod, name).and_then(|one| one.target_container_name.as_deref());
-            let target = target.and_then(|target| observed.newest(target)).filter(|c| c.is_running());
+            let target = match target.map(|target| (target, observed.newest(target))) {
+                Some((target, None)) => {
+                    let message = format!("unable to find target container \"{target}\"");
+                    let failure = Failure::new("CreateContainerConfigError", message);
+                    self.on_start_failure(name, failure).await;
+                    return true;
+                }
+                Some((_, seen)) => seen,
+                None => None,
+            };
             let start = shared.hands.start_container(
                 pod,
                 (&container, target.map(|target| target.id.as_str())),

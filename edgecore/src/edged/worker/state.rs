@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -68,6 +69,8 @@ pub(in crate::edged) struct Worker {
 #[derive(Default)]
 pub(in crate::edged) struct Memory {
     pub(super) inspector: Inspector,
+    /// Where the Pod is reached; none while it has no sandbox that is ready.
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) probes: Probes,
     pub(super) volumes: Volumes,
     pub(super) refresh_at: Option<Timestamp>,
@@ -77,7 +80,8 @@ pub(in crate::edged) struct Memory {
     pub(super) failures: BTreeMap<String, StartFailure>,
     pub(super) hold: Option<Timestamp>,
     pub(super) n_failed: u32,
-    pub(super) stopping_since: Option<Timestamp>,
+    /// How often in a row its files could not be brought up to date while it ran.
+    pub(super) n_stale: u32,
     pub(super) cleaned: bool,
     pub(super) gone_reported: bool,
     /// Whether the Pod has the devices that it asks for.

@@ -1,7 +1,7 @@
 //! What a worker tells: the Pod's status and events to the cloud, how far it is to the rest of edged. `status.rs` makes the
 //! status, `told.rs` says whether it is news; nothing is decided here.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use k8s_openapi::jiff::Timestamp;
 use ke_wire::Uid;
 
@@ -9,13 +9,14 @@ use super::state::Worker;
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::door::Origin;
 use crate::edged::events::{Occurrence, Severity};
-use crate::edged::evicted::Life;
+use crate::edged::evicted::{DISRUPTION_TARGET, Life};
+use crate::edged::holds::HELD_UPGRADE;
 use crate::edged::images::ImageNotice;
 use crate::edged::observed::ObservedPod;
 use crate::edged::outcome::outcome;
 use crate::edged::pod_spec::{field_path, pod_key};
 use crate::edged::probes::Said;
-use crate::edged::status::{Ending, pod_status};
+use crate::edged::status::{Ending, OURS, pod_status};
 use crate::edged::told::newly_held_back;
 use crate::report_queue::Report;
 
@@ -57,7 +58,7 @@ impl Worker {
                 format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})");
             self.say(Severity::Warning, "BackOff", message, Some(&container)).await;
         }
-        match serde_json::to_vec(&status) {
+        match serde_json::to_vec(&to_tell(&status, &stored)) {
             Ok(body) => {
                 self.shared
                     .reports
@@ -134,5 +135,45 @@ impl Worker {
     pub(super) async fn say_notice(&mut self, notice: ImageNotice, name: &str) {
         let severity = if notice.warning { Severity::Warning } else { Severity::Normal };
         self.say(severity, notice.reason, notice.message, Some(name)).await;
+    }
+}
+
+/// The status without conditions that the cloud has from others: an old copy of one must not undo what was written since, as
+/// when a readiness gate was set while the node was away.
+fn to_tell(status: &PodStatus, stored: &PodStatus) -> PodStatus {
+    let mut told = status.clone();
+    let has = |condition: &PodCondition| stored.conditions.iter().flatten().any(|known| known == condition);
+    // The last two are given to the Pod by this Node outside its worker, so that they stand there as if the cloud had them.
+    let is_ours = |condition: &PodCondition| {
+        let type_ = condition.type_.as_str();
+        OURS.contains(&type_) || [DISRUPTION_TARGET, HELD_UPGRADE].contains(&type_)
+    };
+    told.conditions.iter_mut().for_each(|conditions| {
+        conditions.retain(|condition| is_ours(condition) || !has(condition));
+    });
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_of_others_are_not_told_back() {
+        let condition = |type_: &str, status: &str| PodCondition {
+            type_: type_.into(),
+            status: status.into(),
+            ..PodCondition::default()
+        };
+        let status = |conditions: &[PodCondition]| PodStatus {
+            conditions: Some(conditions.to_vec()),
+            ..PodStatus::default()
+        };
+        let ready = condition("Ready", "True");
+        let gate = condition("example.com/gate", "True");
+        let ours_for_others = condition("DisruptionTarget", "True");
+        let stored = status(&[ready.clone(), gate.clone(), ours_for_others.clone()]);
+        let told = to_tell(&status(&[ready.clone(), gate, ours_for_others.clone()]), &stored);
+        assert_eq!(told.conditions, Some(vec![ready, ours_for_others]));
     }
 }
