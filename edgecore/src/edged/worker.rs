@@ -312,3 +312,45 @@ fn wait_for(until: Timestamp) -> Duration {
         .unwrap_or(Duration::ZERO)
         .max(Duration::from_millis(5))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::edged::desired::desired;
+    use crate::edged::plan::Stop;
+
+    /// What runs goes on where its Pod ends already: a deletion cuts its hooks short only with less time than they have.
+    #[test]
+    fn what_cannot_wait() {
+        let pod = |deletion: Option<i64>| {
+            let mut metadata = json!({"name": "web", "namespace": "default", "uid": "u"});
+            if let Some(grace) = deletion {
+                metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                metadata["deletionGracePeriodSeconds"] = json!(grace);
+            }
+            let body = json!({"metadata": metadata, "spec": {"containers": [{"name": "app"}]}});
+            desired(Arc::new(serde_json::from_value(body).unwrap()))
+        };
+        let stop = |reason| {
+            let (id, name) = ("app-0".to_owned(), "app".to_owned());
+            Action::StopContainers(vec![Stop { id, name, grace_secs: 30, reason, turn: 0, hook: true }])
+        };
+        let table = [
+            (None, Some(30), Action::PrepareVolumes, true),
+            (None, Some(30), stop(StopReason::SpecChanged), true),
+            (None, Some(30), stop(StopReason::PodEnds), false),
+            (None, Some(10), stop(StopReason::PodEnds), true),
+            (Some(30), Some(30), stop(StopReason::PodEnds), false),
+            (Some(30), Some(10), stop(StopReason::PodEnds), true),
+            (None, None, stop(StopReason::PodEnds), false),
+        ];
+        for (before, now, action, expected) in table {
+            let is_urgent = is_more_urgent(&pod(before), &pod(now), &action);
+            assert_eq!(is_urgent, expected, "{before:?} {now:?} {action:?}");
+        }
+    }
+}

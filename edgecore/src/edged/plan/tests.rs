@@ -338,6 +338,23 @@ fn failures_wait() {
     check_run(&web, &seen, &["start app-0 in s0", "start side-0 in s0"]);
     seen.hold = Some(at(NOW + 3));
     check_run(&web, &seen, &["wait 3"]);
+    // The clock was set back by a year since: none of these times will come.
+    seen.hold = Some(at(NOW + 31_536_000));
+    seen.failures.insert("app".into(), failure(NOW + 31_536_000));
+    check_run(&web, &seen, &["start app-0 in s0", "start side-0 in s0"]);
+}
+
+#[test]
+fn files_that_cannot_be_renewed_hold_up_nothing_that_has_them() {
+    let web = pod(&["app"], json!({}));
+    let mut seen = live(vec![container("app-0", "s0", exited(1))]);
+    seen.volumes = Volumes::Unknown;
+    check_run(&web, &seen, &["start app-1 in s0", "volumes"]);
+    // Nothing was made in this sandbox yet: whether its files are there, nobody knows.
+    seen.containers[0].sandbox = "older".into();
+    check_run(&web, &seen, &["volumes", "start app-1 in s0"]);
+    seen.sandboxes.clear();
+    check_run(&web, &seen, &["volumes", "sandbox 0"]);
 }
 
 /// The runtime refused to start it: it has ended, and waits as after any crash instead of for its failure.

@@ -224,6 +224,29 @@ fn a_deleted_pod_ends_in_a_terminal_phase() {
         "Succeeded True PodCompleted PodCompleted PodCompleted app=Completed(0)",
     );
     check(vec![container("app-0", exited(137, ""))], "Failed True True PodFailed PodFailed app=Error(137)");
+    // A Job waits for the end of each of its pods, also of one that never had a container.
+    check(vec![], "Failed True True PodFailed PodFailed app=ContainerStatusUnknown(137)");
+    let spec = json!({"initContainers": [{"name": "init", "image": "i"}]});
+    let ended = status(&pod(spec), Ending::Deleted, &live(vec![]));
+    assert_eq!(ended.phase.as_deref(), Some("Failed"));
+}
+
+/// Their file goes with the Pod's volumes; a process that starts later has them from what was told.
+#[test]
+fn last_words_stay() {
+    let with_words = |words: &str| {
+        let ContainerState::Exited(exit) = exited(0, "") else { panic!("not exited") };
+        live(vec![container("app-0", ContainerState::Exited(Exit { message: words.into(), ..exit }))])
+    };
+    let once = pod(json!({"restartPolicy": "Never"}));
+    let message = |status: &PodStatus| {
+        let app = &status.container_statuses.as_ref().unwrap()[0];
+        app.state.as_ref().unwrap().terminated.as_ref().unwrap().message.clone()
+    };
+    let told = status(&once, Ending::No, &with_words("done"));
+    assert_eq!(message(&told).as_deref(), Some("done"));
+    let later = pod_status(&once, Ending::No, &with_words(""), &told, &facts(), at(NOW));
+    assert_eq!(message(&later).as_deref(), Some("done"));
 }
 
 #[test]
