@@ -11,8 +11,8 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::cloud_stream::{NoTunnel, TunnelStream};
 use crate::node_queue::{Desired, QueueOrder};
+use crate::tunnels::{NoTunnel, TunnelStream};
 
 fn config_map(name: &str, n_bytes: usize) -> Desired {
     let body = format!(

@@ -16,9 +16,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as ClientStream;
 
 use super::*;
-use crate::cloud_hub::Pin;
-use crate::cloud_hub::testing::{MemorySecrets, config as hub_config};
-use crate::cloud_stream::StreamCounters;
+use crate::gate::Pin;
+use crate::gate::testing::{MemorySecrets, config as hub_config};
+use crate::tunnels::StreamCounters;
 
 /// Nothing on loopback takes this long.
 const LIMIT: Duration = Duration::from_secs(30);
