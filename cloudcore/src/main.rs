@@ -20,7 +20,7 @@ use cloudcore::gate::Authority;
 use cloudcore::node_faces::NodeFaces;
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
 use cloudcore::sync_controller::SyncController;
-use cloudcore::tunnels::{StreamCounters, Tunnels};
+use cloudcore::tunnels::{self, Tunnels};
 use ke_run::cli::NoCommands;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
@@ -130,7 +130,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     } else {
         None
     };
-    let tunnels = Tunnels::new(StreamCounters::new(&mut metrics));
+    let tunnels = Tunnels::new(tunnels::counters(&mut metrics));
     let stream_parts = cloud_stream::Parts {
         client: cluster.client.clone(),
         graph: graph.clone(),

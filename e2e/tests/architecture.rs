@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("ke-wire", &[]),
     ("ke-link", &["ke-wire"]),
-    // Sockets that both ends drive alike; its own crate, since the two above are cores without tasks.
-    ("ke-socket", &["ke-wire"]),
+    // Sockets, and the link's streams, that both ends drive alike; its own crate, since the two above are cores without tasks.
+    ("ke-socket", &["ke-wire", "ke-link"]),
     ("ke-api", &["ke-wire"]),
     ("ke-dmi", &[]),
     ("ke-cri", &[]),

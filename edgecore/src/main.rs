@@ -15,7 +15,7 @@ use edgecore::db::{self, Db, Opened, Synchronous};
 use edgecore::device_plugin::{DevicePlugins, Folders};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
-use edgecore::edge_stream::{EdgeStreams, EdgeTunnel, EdgeTunnelStream, StreamCounters};
+use edgecore::edge_stream::{self, EdgeStreams, EdgeTunnel};
 use edgecore::edged::admission::{AllowedSysctls, Gate};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
@@ -44,6 +44,7 @@ use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
 use ke_run::telemetry::{self, Metrics};
+use ke_socket::stream::LinkStream;
 use ke_wire::{MessageId, NodeName, Up};
 use tokio::sync::{mpsc, watch};
 
@@ -217,7 +218,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     }
 
     let device_counters = device_twin::Counters::new(&mut metrics);
-    let stream_counters = StreamCounters::new(&mut metrics);
+    let stream_counters = edge_stream::counters(&mut metrics);
     let (cloud, inbox) = Cloud::channel();
     let (standing, told_of_node) = watch::channel(Standing::Unknown);
     let admin =
@@ -375,7 +376,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             tokio::spawn(async move { kubelet.serve(stream).await });
         }),
     };
-    let to_kubelet = move |stream: EdgeTunnelStream| {
+    let to_kubelet = move |stream: LinkStream| {
         let kubelet = kubelet_handle.clone();
         // As many as the server has room for; one more is answered so, and ends. Each ends with its link.
         tokio::spawn(async move { kubelet.serve(stream).await });

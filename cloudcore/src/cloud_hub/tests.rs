@@ -26,7 +26,7 @@ use super::*;
 use crate::edge_controller::FromNode;
 use crate::gate::testing::{MemorySecrets, config, csr};
 use crate::node_queue::{Ledger, MemoryLedger, NodeQueueKeeper, NodeQueues};
-use crate::tunnels::StreamCounters;
+use crate::tunnels;
 
 /// Nothing on loopback takes this long.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -139,7 +139,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
     let (queues, node_queues, keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
     let (upstream, said) = Upstream::channel();
     let mut stream_metrics = Metrics::new();
-    let tunnels = Tunnels::new(StreamCounters::new(&mut stream_metrics));
+    let tunnels = Tunnels::new(tunnels::counters(&mut stream_metrics));
     let parts = Parts {
         authority: Arc::clone(&authority),
         secrets,

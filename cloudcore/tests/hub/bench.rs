@@ -18,7 +18,7 @@ use cloudcore::device_inbox::DeviceInbox;
 use cloudcore::edge_controller::{FromNode, Upstream};
 use cloudcore::gate::{Authority, Holder, Pin, Pins, SecretData, Secrets};
 use cloudcore::node_queue::{MemoryLedger, NodeQueueKeeper, NodeQueues};
-use cloudcore::tunnels::{StreamCounters, Tunnels};
+use cloudcore::tunnels::{self, Tunnels};
 use futures_util::{SinkExt, StreamExt};
 use ke_run::config::Within;
 use ke_run::shutdown::{Shutdown, Trigger};
@@ -176,7 +176,7 @@ impl Bench {
             queues,
             upstream,
             devices: DeviceInbox::channel().0,
-            tunnels: Tunnels::new(StreamCounters::new(&mut metrics)),
+            tunnels: Tunnels::new(tunnels::counters(&mut metrics)),
             graph: Arc::new(OneSecret),
             counters: Arc::new(Counters::new(&mut metrics)),
         };
