@@ -100,7 +100,7 @@ pub(super) fn live(params: &mut CertificateParams, life: Duration) {
     params.not_after = now + life;
 }
 
-pub(super) fn sec1(key: &KeyPair) -> Result<Vec<u8>, AuthorityError> {
+fn sec1(key: &KeyPair) -> Result<Vec<u8>, AuthorityError> {
     let sec1 = enrolment::sec1_from_pkcs8(&key.serialize_der(), key.public_key_raw());
     sec1.ok_or(AuthorityError::Make(rcgen::Error::CouldNotParseKeyPair))
 }
