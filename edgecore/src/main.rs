@@ -38,6 +38,7 @@ use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
 use edgecore::pod_network::{self, PodNetwork};
 use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
+use edgecore::service_manager;
 use edgecore::static_pods::{Mirrors, Seats, StaticPods};
 use k8s_openapi::api::core::v1::Taint;
 use ke_run::config::Loaded;
@@ -316,7 +317,10 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         store_is_full,
         host_ips,
     });
-    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.ender(), kubelet.shutdown_periods()));
+    let periods = kubelet.shutdown_periods();
+    let systemd = std::env::var_os("NOTIFY_SOCKET");
+    tokio::spawn(service_manager::ask_for_time(asked.clone(), systemd, periods.clone()));
+    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.ender(), periods));
     let sources = control::Sources {
         meta: meta.clone(),
         db: db.clone(),
