@@ -10,8 +10,11 @@ use ke_run::config::{ConfigFile, Problem, Within};
 use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::cloud_stream::CloudStreamConfig;
-use crate::edge_controller::Pool;
+use crate::ranges::Pool;
+
+mod cloud_stream;
+
+pub use cloud_stream::{CloudStreamConfig, KubeletAddress};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -1,7 +1,9 @@
 //! cloudcore: watches the Kubernetes API and gives each edge node what it needs over one link.
 //!
-//! The modules stand in the order in which an object from the API meets them; the empty lines keep rustfmt from
-//! sorting them.
+//! First the modules that others stand on, then the rest in the order in which an object from the API meets them. None imports one
+//! that imports it, straight or through others; the empty lines keep rustfmt from sorting them.
+
+pub mod ranges;
 
 pub mod config;
 
@@ -9,13 +11,23 @@ mod chain;
 
 pub mod namespace;
 
+mod edge_node;
+
 pub mod cluster;
+
+pub mod gate;
+
+pub mod node_faces;
+
+pub mod device_inbox;
 
 pub mod edge_controller;
 
 pub mod device_controller;
 
 pub mod node_queue;
+
+pub mod tunnels;
 
 pub mod cloud_hub;
 

@@ -7,19 +7,20 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use cloudcore::admin::{Admin, Readiness};
-use cloudcore::cloud_hub::authority::Authority;
 use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
-use cloudcore::cloud_stream::{
-    self, CloudStream, GoTunnels, NodeFaces, StreamCounters, TunnelPort, Tunnels, Ways,
-};
+use cloudcore::cloud_stream::{self, CloudStream, GoTunnels, TunnelPort, Ways};
 use cloudcore::cluster;
 use cloudcore::config::CloudCoreConfig;
 use cloudcore::device_controller::conversion::{self, ConversionError, ConversionWebhook};
-use cloudcore::device_controller::{DeviceController, DeviceInbox, KnownNodes};
+use cloudcore::device_controller::{DeviceController, KnownNodes};
+use cloudcore::device_inbox::DeviceInbox;
 use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
+use cloudcore::gate::Authority;
+use cloudcore::node_faces::NodeFaces;
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
 use cloudcore::sync_controller::SyncController;
+use cloudcore::tunnels::{self, Tunnels};
 use ke_run::cli::NoCommands;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
@@ -129,7 +130,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     } else {
         None
     };
-    let tunnels = Tunnels::new(StreamCounters::new(&mut metrics));
+    let tunnels = Tunnels::new(tunnels::counters(&mut metrics));
     let stream_parts = cloud_stream::Parts {
         client: cluster.client.clone(),
         graph: graph.clone(),

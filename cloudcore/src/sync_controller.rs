@@ -16,7 +16,7 @@ use ke_wire::NodeName;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde::de::DeserializeOwned;
 
-use crate::device_controller::DeviceInbox;
+use crate::device_inbox::DeviceInbox;
 use crate::edge_controller::{Downstream, Graph, vanished};
 use crate::node_queue::Ledger;
 

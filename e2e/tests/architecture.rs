@@ -7,7 +7,7 @@
 // All of this file is a test; the lint knows only functions marked as one.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("ke-wire", &[]),
     ("ke-link", &["ke-wire"]),
-    // Sockets that both ends drive alike; its own crate, since the two above are cores without tasks.
-    ("ke-socket", &["ke-wire"]),
+    // Sockets, and the link's streams, that both ends drive alike; its own crate, since the two above are cores without tasks.
+    ("ke-socket", &["ke-wire", "ke-link"]),
     ("ke-api", &["ke-wire"]),
     ("ke-dmi", &[]),
     ("ke-cri", &[]),
@@ -49,6 +49,9 @@ const MUST_NOT_USE: &[(&str, &str, &str)] = &[
     ("ke-wire", "tokio", "messages are values"),
     ("ke-mqtt", "tokio", "a broker's decisions, without sockets, clocks and tasks"),
 ];
+
+/// Crates in which no module imports one that imports it, straight or through others.
+const ONE_WAY: &[&str] = &["cloudcore"];
 
 /// Words that mean input, output, time or chance. A file whose first lines call it pure holds none of them outside its tests.
 const IMPURE: &[&str] = &[
@@ -150,6 +153,34 @@ fn modules_use_each_other_by_their_handles() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn modules_import_one_way() {
+    for found in crates().iter().filter(|found| ONE_WAY.contains(&found.name.as_str())) {
+        let source = found.folder.join("src");
+        let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with(&source)) {
+            let inside = path.strip_prefix(&source).unwrap();
+            let own = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+            let named = code_lines(&text).flat_map(|(_, line)| line.split("crate::").skip(1).map(word));
+            imports.entry(own.clone()).or_default().extend(named.filter(|module| *module != own));
+        }
+        assert!(imports.len() > 10, "{} was not found: {imports:?}", found.name);
+        let circle = circle(imports);
+        assert!(circle.is_empty(), "{}: these modules import each other in a circle: {circle:?}", found.name);
+    }
+}
+
+/// What is left when whatever imports nothing that is left is taken away: circles, and what imports them.
+fn circle(mut imports: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let there: BTreeSet<String> = imports.keys().cloned().collect();
+        imports.retain(|_, used| used.iter().any(|module| there.contains(module)));
+        if imports.len() == there.len() {
+            return imports;
+        }
+    }
 }
 
 #[test]
@@ -267,7 +298,6 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// `crate::module::file` wherever a line names it.
 fn reaches(line: &str) -> Vec<(String, String)> {
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let mut found = Vec::new();
     for rest in line.split("crate::").skip(1) {
         let module = word(rest);
@@ -276,6 +306,10 @@ fn reaches(line: &str) -> Vec<(String, String)> {
         }
     }
     found
+}
+
+fn word(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 #[test]
@@ -290,4 +324,11 @@ fn the_reading_of_lines_is_right() {
     assert!(calls_itself_pure("//! Decides. Pure: no clock.\n"));
     assert!(!calls_itself_pure("//! Runs.\n//!\n//! The pure part is elsewhere.\n"));
     assert_eq!(code_lines("a\n// b\n#[cfg(test)]\nc").count(), 1);
+    let of = |arrows: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
+        let set = |used: &[&str]| used.iter().map(|module| (*module).to_owned()).collect();
+        arrows.iter().map(|(module, used)| ((*module).to_owned(), set(used))).collect()
+    };
+    assert!(circle(of(&[("top", &["a", "b"]), ("a", &["b", "elsewhere"]), ("b", &[])])).is_empty());
+    let found = circle(of(&[("a", &["b"]), ("b", &["c"]), ("c", &["a", "d"]), ("d", &[])]));
+    assert_eq!(found.into_keys().collect::<String>(), "abc");
 }

@@ -147,6 +147,30 @@ fn taken(helm: &Helm, cluster: &Cluster, chart: &str, name: &str, file: &str) ->
     ensure!(paths == ["/etc/kubeedge/config", "/etc/kubeedge/certs"], "{mounts}");
     ensure!(pod["spec"]["containers"][0]["securityContext"]["privileged"].is_null(), "{pod}");
 
+    // Where a Service or a NetworkPolicy names a port, there is one.
+    let named = |ports: &Value, key: &str| -> Vec<Value> {
+        ports
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|port| port[key].clone())
+            .filter(Value::is_string)
+            .collect()
+    };
+    let there = named(&pod["spec"]["containers"][0]["ports"], "name");
+    for object in &objects {
+        let wanted = match object["kind"].as_str() {
+            Some("Service") => named(&object["spec"]["ports"], "targetPort"),
+            Some("NetworkPolicy") => {
+                let rules = object["spec"]["ingress"].as_array().into_iter().flatten();
+                rules.flat_map(|rule| named(&rule["ports"], "port")).collect()
+            }
+            _ => continue,
+        };
+        let missing: Vec<_> = wanted.iter().filter(|port| !there.contains(port)).collect();
+        ensure!(!wanted.is_empty() && missing.is_empty(), "{missing:?} of {object} is none of {there:?}");
+    }
+
     let config = find("ConfigMap")?["data"]["cloudcore.yaml"].as_str().context("no cloudcore.yaml")?;
     let config = helm.run_dir.write("cloudcore.yaml", config)?;
     let mut check = Command::new(binary("cloudcore", "ISTHMUS_CLOUDCORE")?);

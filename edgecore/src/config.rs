@@ -327,8 +327,9 @@ pub struct KubeletConfig {
     pub topology_manager_policy: NoManager,
     /// What containers may have of the machine's swap.
     pub memory_swap: MemorySwap,
-    /// How long pods together have to end when the machine goes down: systemd stops edgecore's unit then, whose
-    /// `TimeoutStopSec` must be longer. 0s to 24h; 0s: they are not ended. An edgecore that is stopped alone ends no pod.
+    /// How long pods together have to end when the machine goes down. 0s to 24h; 0s: they are not ended. systemd is asked to
+    /// wait so long; a unit that was not written by keadm or a package needs `NotifyAccess=main` for it, or a
+    /// `TimeoutStopSec` that is longer. An edgecore that is stopped alone ends no pod.
     pub shutdown_grace_period: GoDuration<0, 86_400>,
     /// The last part of it, which is for critical pods alone. 0s to 24h, at most `shutdownGracePeriod`.
     pub shutdown_grace_period_critical_pods: GoDuration<0, 86_400>,

@@ -25,5 +25,6 @@ pub mod control;
 pub mod kubelet_server;
 pub mod eviction;
 pub mod admin;
+pub mod service_manager;
 pub mod preflight;
 pub mod debug;

@@ -15,7 +15,7 @@ use edgecore::db::{self, Db, Opened, Synchronous};
 use edgecore::device_plugin::{DevicePlugins, Folders};
 use edgecore::device_twin::{self, DeviceTwin};
 use edgecore::edge_hub::{self, Cloud, DeviceEnds, EdgeHub, Joined};
-use edgecore::edge_stream::{EdgeStreams, EdgeTunnel, EdgeTunnelStream, StreamCounters};
+use edgecore::edge_stream::{self, EdgeStreams, EdgeTunnel};
 use edgecore::edged::admission::{AllowedSysctls, Gate};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
@@ -38,12 +38,14 @@ use edgecore::node::{Host, NodeAgent, NodeConfig, Standing, first_address};
 use edgecore::pod_network::{self, PodNetwork};
 use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
+use edgecore::service_manager;
 use edgecore::static_pods::{Mirrors, Seats, StaticPods};
 use k8s_openapi::api::core::v1::Taint;
 use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
 use ke_run::telemetry::{self, Metrics};
+use ke_socket::stream::LinkStream;
 use ke_wire::{MessageId, NodeName, Up};
 use tokio::sync::{mpsc, watch};
 
@@ -217,7 +219,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     }
 
     let device_counters = device_twin::Counters::new(&mut metrics);
-    let stream_counters = StreamCounters::new(&mut metrics);
+    let stream_counters = edge_stream::counters(&mut metrics);
     let (cloud, inbox) = Cloud::channel();
     let (standing, told_of_node) = watch::channel(Standing::Unknown);
     let admin =
@@ -315,7 +317,10 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         store_is_full,
         host_ips,
     });
-    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.keeper(), kubelet.shutdown_periods()));
+    let periods = kubelet.shutdown_periods();
+    let systemd = std::env::var_os("NOTIFY_SOCKET");
+    tokio::spawn(service_manager::ask_for_time(asked.clone(), systemd, periods.clone()));
+    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.keeper(), periods));
     let sources = control::Sources {
         meta: meta.clone(),
         db: db.clone(),
@@ -375,7 +380,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
             tokio::spawn(async move { kubelet.serve(stream).await });
         }),
     };
-    let to_kubelet = move |stream: EdgeTunnelStream| {
+    let to_kubelet = move |stream: LinkStream| {
         let kubelet = kubelet_handle.clone();
         // As many as the server has room for; one more is answered so, and ends. Each ends with its link.
         tokio::spawn(async move { kubelet.serve(stream).await });

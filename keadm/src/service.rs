@@ -308,6 +308,30 @@ mod tests {
     }
 
     #[test]
+    fn systemd_waits_for_edgecore_and_leaves_its_pods() {
+        let unit = include_str!("../units/edgecore.service");
+        let value = |key: &str| {
+            let mut found = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            let value = found.next().unwrap_or_else(|| panic!("{key} is not there"));
+            assert_eq!(found.next(), None, "{key} is there twice");
+            value
+        };
+        let secs: u64 = value("TimeoutStopSec").parse().unwrap();
+        assert!(secs >= 2 * ke_run::supervise::GRACE.as_secs(), "a stop takes longer than {secs} s");
+        assert_eq!(value("KillMode"), "process", "a stop, and one that took too long, ends no pod");
+        assert_eq!(
+            value("NotifyAccess"),
+            "main",
+            "systemd hears how long pods have when the machine goes down"
+        );
+        // Stopped in the opposite order: pods end while their runtime is there, and the cloud hears of it.
+        let after: Vec<&str> = value("After").split(' ').collect();
+        for other in ["network.target", "containerd.service", "crio.service"] {
+            assert!(after.contains(&other), "{after:?} has no {other}");
+        }
+    }
+
+    #[test]
     fn an_edgecore_whose_supervisor_is_gone_is_stopped_all_the_same() {
         let check = |manager: Manager, expected: &[&str]| {
             let host = FakeHost::new(&[KEADM]);

@@ -132,6 +132,7 @@ modules:
     enable: {{ $stream.enable }}
     address: {{ toJson $core.listenAddress }}
     streamPort: {{ int $stream.streamPort }}
+    tunnelPort: {{ int $stream.tunnelPort }}
     kubeletPorts: {{ toJson $stream.kubeletPorts }}
     kubeletAddress: {{ toJson $stream.kubeletAddress }}
 {{- end }}

@@ -8,7 +8,7 @@ use ke_wire::{
 };
 use serde::Deserialize;
 
-use super::authority::ClientCertificate;
+use crate::gate::ClientCertificate;
 
 /// Which objects have to do with which node.
 pub trait NodeGraph: Send + Sync {
@@ -247,7 +247,7 @@ pub(super) fn refuse(question: &Question, refusal: Refusal) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud_hub::authority::Fingerprint;
+    use crate::gate::Fingerprint;
 
     /// Pod `default/mine` is on edge-a, reads `default/secret/mine` and runs as account `mine`.
     struct OnePod;

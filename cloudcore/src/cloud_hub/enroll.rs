@@ -17,10 +17,10 @@ use ke_run::shutdown::Shutdown;
 use ke_wire::{NodeName, join_tokens};
 use tokio::sync::Semaphore;
 
-use super::authority::{Authority, ClientCertificate, Secrets, Shown, unix_now};
-use super::listen::Port;
-use super::pins::{self, Holder, Pin, Pins, Told};
-use super::{admit, listen};
+use super::admit;
+use crate::gate::{
+    self, Authority, ClientCertificate, Holder, Pin, Pins, Port, Secrets, Shown, Told, unix_now,
+};
 
 /// A request is a few hundred bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -72,14 +72,14 @@ impl Enrolment {
         tls: tokio_rustls::TlsAcceptor,
         from: SocketAddr,
     ) {
-        let stream = match listen::handshake(&tls, stream).await {
+        let stream = match gate::handshake(&tls, stream).await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%from, error, "TLS on the enrolment port");
                 return;
             }
         };
-        let client = listen::client_certificate(&stream);
+        let client = gate::client_certificate(&stream);
         let answer = service_fn(|request| {
             let (enrolment, client) = (Arc::clone(&self), client.clone());
             async move { Ok::<_, std::convert::Infallible>(enrolment.answer(request, client, from.ip()).await) }
@@ -199,7 +199,7 @@ impl Enrolment {
                 let both = Pin { address: from.to_string(), keys: vec![old, signed.fingerprint.clone()] };
                 self.pins.set(&node, &both).await
             }
-            (_, holder) => match pins::judge(&node, &holder, &signed.fingerprint, from) {
+            (_, holder) => match gate::judge(&node, &holder, &signed.fingerprint, from) {
                 // The name is taken when the machine connects with its certificate, not by asking for one.
                 Ok(_) => Ok(()),
                 Err(why) => {

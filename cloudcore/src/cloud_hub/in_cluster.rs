@@ -9,11 +9,9 @@ use ke_wire::NodeName;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::namespace::NAMESPACE;
-
-use super::authority::{SecretData, Secrets};
 use super::enroll::NodeLookup;
-use super::pins::{ANNOTATION, Holder, Pin, Pins};
+use crate::gate::{ANNOTATION, Holder, Pin, Pins, SecretData, Secrets};
+use crate::namespace::NAMESPACE;
 
 /// The API server behind CloudHub's traits. Cheap to clone.
 #[derive(Clone)]

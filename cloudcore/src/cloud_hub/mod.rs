@@ -4,12 +4,11 @@
 //! who may touch what is EdgeController's graph, what to send is the node's queue.
 
 pub mod admit;
-pub mod authority;
+mod counters;
 pub mod enroll;
 pub mod in_cluster;
 mod listen;
 mod node_link;
-pub mod pins;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,68 +18,31 @@ use std::time::{Duration, Instant};
 use ke_link::streams::Role;
 use ke_link::streams::shared::LinkStreams;
 use ke_run::shutdown::Shutdown;
-use ke_run::telemetry::Metrics;
 use ke_wire::NodeName;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use self::admit::NodeGraph;
-use self::authority::Secrets;
 use self::enroll::{Enrolment, NodeLookup};
 use self::listen::Upgraded;
 use self::node_link::{LinkParts, NodeLink, Violations};
-use self::pins::Told;
-use crate::cloud_stream::Tunnels;
 use crate::config::CloudHubConfig;
-use crate::device_controller::{DeviceInbox, FromEdge};
+use crate::device_inbox::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Graph, Upstream};
+use crate::gate::{
+    self, Authority, ClientCertificate, ClientCertificates, Holder, ListenError, Pin, Pins, Port, Secrets,
+    Told,
+};
 use crate::node_queue::{NodeQueue, Nodes};
+use crate::tunnels::Tunnels;
 
-pub(crate) use authority::ClientCertificate;
-#[cfg(test)]
-pub(crate) use authority::Fingerprint;
-pub use authority::{Authority, AuthorityError, ServedAs};
-pub use listen::ListenError;
-pub(crate) use listen::{ClientCertificates, Port, handshake};
-pub(crate) use pins::judge as judge_key;
-pub use pins::{Holder, Pin, Pins};
+pub use counters::Counters;
 
 /// Handshakes at once: a whole fleet may come back together, and each costs a quarter of a millisecond of a core.
 const PARALLEL_HANDSHAKES: usize = 256;
 
 /// Links are told that cloudcore stops; one that does not take it in this time learns by itself.
 const STOPPING_LIMIT: Duration = Duration::from_secs(3);
-
-/// What is counted.
-pub struct Counters {
-    pub(crate) connected: Gauge,
-    pub(crate) delivered: Counter,
-    pub(crate) lost: Counter,
-    pub(crate) refused: Counter,
-    pub(crate) bad_frames: Counter,
-}
-
-impl Counters {
-    /// Registers them.
-    pub fn new(metrics: &mut Metrics) -> Self {
-        Self {
-            connected: metrics.gauge("cloudcore_connected_nodes", "Nodes with a link to this cloudcore"),
-            delivered: metrics.counter("cloudcore_delivered_objects", "Objects that a node has confirmed"),
-            lost: metrics.counter(
-                "cloudcore_lost_messages",
-                "Messages that a node did not confirm in time; they are sent again",
-            ),
-            refused: metrics.counter(
-                "cloudcore_refused_messages",
-                "Messages in which a node touched what is not its own",
-            ),
-            bad_frames: metrics
-                .counter("cloudcore_bad_frames", "Frames that say nothing cloudcore understands"),
-        }
-    }
-}
 
 /// Handles that CloudHub needs of the rest of the process.
 pub struct Parts {
@@ -225,8 +187,8 @@ impl Hub {
         stream: tokio::net::TcpStream,
         from: SocketAddr,
     ) -> Result<(Upgraded, NodeName, ClientCertificate), String> {
-        let stream = listen::handshake(&tls, stream).await?;
-        let certificate = listen::client_certificate(&stream).ok_or("the certificate cannot be read")?;
+        let stream = gate::handshake(&tls, stream).await?;
+        let certificate = gate::client_certificate(&stream).ok_or("the certificate cannot be read")?;
         let mut upgraded = listen::upgrade(stream).await?;
         let judged = self.judge(&upgraded.node, &certificate, from).await;
         match judged {
@@ -267,7 +229,7 @@ impl Hub {
             },
             holder => holder,
         };
-        if let Err(why) = pins::judge(&node, &holder, &certificate.fingerprint, from.ip()) {
+        if let Err(why) = gate::judge(&node, &holder, &certificate.fingerprint, from.ip()) {
             if self.told.is_due(&node, Instant::now()) {
                 self.parts.pins.tell_refused(&node, &why).await;
             }
@@ -311,7 +273,7 @@ impl Hub {
                 tokio::spawn(async move {
                     // A Node that cannot be read now is noted at the next connection.
                     if let Ok(holder) = pins.get(&node).await
-                        && let Ok(Some(pin)) = pins::judge(&node, &holder, &key, from.ip())
+                        && let Ok(Some(pin)) = gate::judge(&node, &holder, &key, from.ip())
                         && let Err(error) = pins.set(&node, &pin).await
                     {
                         tracing::warn!(%node, error, "note the node's key");
@@ -384,9 +346,3 @@ impl NodeGraph for Graph {
 
 #[cfg(test)]
 mod tests;
-
-/// What others' tests of certificates need.
-#[cfg(test)]
-pub(crate) mod testing {
-    pub(crate) use super::authority::tests::{MemorySecrets, config};
-}

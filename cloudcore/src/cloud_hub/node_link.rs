@@ -21,13 +21,13 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
-use super::Counters;
 use super::admit::{self, NodeGraph, Verdict};
+use super::counters::Counters;
 use super::listen::{self, Conn, MAX_MESSAGE};
-use crate::cloud_stream::Attachment;
-use crate::device_controller::{DeviceInbox, FromEdge};
+use crate::device_inbox::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Upstream};
 use crate::node_queue::{Ended, NodeQueue};
+use crate::tunnels::Attachment;
 
 /// Questions of one node that wait for the API server at once; more are refused, and asked again by the node. Leaving
 /// them in the socket would leave keepalives and acknowledgements there too.

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use futures_util::{SinkExt, Stream, StreamExt};
 use ke_run::config::Within;
 use ke_run::shutdown::Trigger;
+use ke_run::telemetry::Metrics;
 use ke_wire::{Down, Namespace, ObjectKey, ObjectName, Up, kubeedge};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -21,11 +22,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::authority::tests::{MemorySecrets, config, csr};
 use super::*;
-use crate::cloud_stream::StreamCounters;
 use crate::edge_controller::FromNode;
+use crate::gate::testing::{MemorySecrets, config, csr};
 use crate::node_queue::{Ledger, MemoryLedger, NodeQueueKeeper, NodeQueues};
+use crate::tunnels;
 
 /// Nothing on loopback takes this long.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -138,7 +139,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
     let (queues, node_queues, keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
     let (upstream, said) = Upstream::channel();
     let mut stream_metrics = Metrics::new();
-    let tunnels = Tunnels::new(StreamCounters::new(&mut stream_metrics));
+    let tunnels = Tunnels::new(tunnels::counters(&mut stream_metrics));
     let parts = Parts {
         authority: Arc::clone(&authority),
         secrets,
@@ -146,7 +147,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
         nodes: Arc::clone(&nodes) as _,
         queues: node_queues,
         upstream,
-        devices: crate::device_controller::DeviceInbox::channel().0,
+        devices: DeviceInbox::channel().0,
         tunnels: tunnels.clone(),
         graph: Arc::new(OwnSecrets),
         counters: Arc::new(Counters::new(&mut Metrics::new())),

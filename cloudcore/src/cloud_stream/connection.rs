@@ -19,13 +19,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client::{Identity, TrustedClients};
+use super::dial::Dial;
 use super::head::{self, Head, MAX_HEAD, Onward};
 use super::pump;
 use super::review::{Judge, Reviews, Right};
-use super::route::{self, Asked, Entrance, NotHere};
-use super::{Dial, MAX_STREAMS, NodeFaces};
-use crate::cloud_hub::handshake;
+use super::route::{self, Asked, NotHere};
 use crate::edge_controller::Graph;
+use crate::gate::handshake;
+use crate::node_faces::{Entrance, NodeFaces};
 
 /// Times that tests shorten.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,8 @@ impl Default for Limits {
 
 /// Somebody who is sent away has this long to take it.
 const PARTING_LIMIT: Duration = Duration::from_secs(2);
+/// Streams to all nodes at once; more are refused. metrics-server asks all nodes at once, each for a moment.
+pub(super) const MAX_STREAMS: usize = 8192;
 /// Streams to one node at once: more are refused, so that one node's do not use up all.
 pub(super) const MAX_STREAMS_OF_NODE: usize = 256;
 

@@ -5,82 +5,42 @@
 //! tunnel. It reads no API object for a request: where pods are is EdgeController's graph. Started by `main.rs`.
 
 mod client;
-mod config;
 mod connection;
-mod faces;
+mod dial;
 mod go_tunnels;
 mod head;
-mod node_ports;
-mod node_status;
 mod pump;
 mod review;
 mod route;
 mod serving;
-mod tunnels;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::NodeName;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::server::NoServerSessionStorage;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-pub use config::{CloudStreamConfig, KubeletAddress};
-pub use faces::NodeFaces;
+pub use dial::{ByteStream, Dial, DialError};
 pub use go_tunnels::{GoTunnels, TunnelPort, Ways};
-pub use node_ports::{BadRange, PortRange};
-pub use node_status::{KUBELET_PORT, NODE_ADDRESSES};
-pub(crate) use tunnels::Attachment;
-pub use tunnels::{NoTunnel, StreamCounters, TunnelStream, Tunnels};
 
 use self::client::{AnyCertificate, TrustedClients};
-use self::connection::{Counters, Desk, Limits, Pods};
+use self::connection::{Counters, Desk, Limits, MAX_STREAMS, Pods};
 use self::review::{ApiReviews, Judge, Reviews};
 use self::serving::Serving;
-use crate::cloud_hub::{Authority, ListenError, Port};
+use crate::config::{CloudStreamConfig, KubeletAddress};
 use crate::edge_controller::{Downstream, Graph};
+use crate::gate::{Authority, ListenError, Port};
+use crate::node_faces::NodeFaces;
 
 /// Connections that are not judged yet, on all ports; more wait to be accepted. A stranger holds his for 20 s at most.
 const MAX_UNJUDGED: usize = 512;
-/// Streams to all nodes at once; more are refused. metrics-server asks all nodes at once, each for a moment.
-const MAX_STREAMS: usize = 8192;
-
-/// A way to a node and back.
-pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
-
-/// Opens ways to nodes.
-#[async_trait]
-pub trait Dial: Send + Sync + 'static {
-    /// A new stream to the node's kubelet face. Whoever drops it has ended it.
-    async fn dial(&self, node: &NodeName) -> Result<Box<dyn ByteStream>, DialError>;
-}
-
-/// Why there is no stream to a node: a sentence that goes on after "node NAME cannot be reached: ".
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DialError(pub String);
-
-#[async_trait]
-impl Dial for Tunnels {
-    async fn dial(&self, node: &NodeName) -> Result<Box<dyn ByteStream>, DialError> {
-        match self.connect(node) {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(why) => Err(DialError(why.to_string())),
-        }
-    }
-}
-
 /// Handles that CloudStream needs of the rest of the process.
 pub struct Parts {
     /// What the API server is asked by.
@@ -226,11 +186,6 @@ fn tls(serving: &Arc<Serving>) -> Result<TlsAcceptor, ListenError> {
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-/// Makes a Node that goes to its machine say what the machine said of itself, not what is shown of it here.
-pub(crate) fn as_the_node_said(node: &mut serde_json::Value) {
-    node_status::as_the_node_said(node);
 }
 
 #[cfg(test)]

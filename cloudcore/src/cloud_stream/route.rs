@@ -5,6 +5,8 @@
 
 use ke_wire::{Namespace, NodeName, ObjectName};
 
+use crate::node_faces::Entrance;
+
 /// What a path is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -23,15 +25,6 @@ pub(super) struct Route {
     pub rights: &'static [&'static str],
     /// Whether a kubelet goes on in another protocol there.
     pub may_upgrade: bool,
-}
-
-/// By which port a request came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Entrance {
-    /// That of one node.
-    Of(NodeName),
-    /// The one for all, or one that belongs to nobody at present.
-    Shared,
 }
 
 /// Why a request is not for any node.

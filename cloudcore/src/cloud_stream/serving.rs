@@ -25,9 +25,9 @@ use rustls::sign::CertifiedKey;
 use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::config::CloudStreamConfig;
 use crate::chain::chain;
-use crate::cloud_hub::{Authority, ServedAs};
+use crate::config::CloudStreamConfig;
+use crate::gate::{Authority, ServedAs};
 
 const SIGNER: &str = "kubernetes.io/kubelet-serving";
 const USAGES: [&str; 3] = ["digital signature", "key encipherment", "server auth"];

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateSigningRequestParams, IsCa, Issuer};
 use serde_json::Value;
 
 use super::*;
-use crate::cloud_hub::testing::{MemorySecrets, config as hub_config};
+use crate::gate::testing::{MemorySecrets, config as hub_config};
 
 /// What each call is answered with; `SIGN`: the request as made, signed.
 type Script = Vec<(u16, Value)>;

@@ -7,7 +7,8 @@ mod streams;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ke_wire::{Namespace, ObjectName};
+use async_trait::async_trait;
+use ke_wire::{Namespace, NodeName, ObjectName};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -21,7 +22,8 @@ use tokio_rustls::client::TlsStream;
 use super::client::Identity;
 use super::review::Right;
 use super::*;
-use crate::cloud_hub::testing::{MemorySecrets, config as hub_config};
+use crate::gate::testing::{MemorySecrets, config as hub_config};
+use crate::ranges::PortRange;
 
 /// Nothing on loopback takes this long.
 const LIMIT: Duration = Duration::from_secs(30);

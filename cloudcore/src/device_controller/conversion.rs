@@ -25,9 +25,9 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::definitions::{self, Webhook};
-use crate::cloud_hub::{Authority, AuthorityError, ListenError, Port, ServedAs, handshake};
 use crate::cluster;
 use crate::config::ConversionConfig;
+use crate::gate::{Authority, AuthorityError, ListenError, Port, ServedAs, handshake};
 
 const PATH: &str = "/convert";
 const PORT_KEY: &str = "modules.deviceController.conversion.port";

@@ -8,7 +8,6 @@ mod conditions;
 pub mod conversion;
 mod definitions;
 mod discovery;
-pub mod handle;
 mod object;
 mod placement;
 mod reports;
@@ -37,10 +36,9 @@ use self::object::Id;
 use self::placement::{Effect, Placement};
 use self::reports::{Confirmation, Statuses, Written, Wrote};
 use self::watch::WatchEvent;
+use crate::device_inbox::FromEdge;
 use crate::edge_controller::{ApiServer, Downstream, Graph};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
-
-pub use handle::{DeviceInbox, FromEdge};
 
 /// Devices that are being written at once. Half of what `cluster.rs` lets through: Pods and leases go on beside them.
 const WRITES: usize = 32;

@@ -12,6 +12,7 @@ use ke_wire::Kind;
 
 use super::object::{SeenDevice, SeenModel};
 use super::*;
+use crate::device_inbox::DeviceInbox;
 
 /// What the API server was sent, and whether it answers.
 #[derive(Default)]

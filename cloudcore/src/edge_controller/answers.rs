@@ -15,16 +15,15 @@ use ke_wire::{
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::Numbers;
 use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use super::graph::Graph;
 use super::handle::LinkNews;
+use super::numbers::Numbers;
 use super::observed;
 use super::services::Services;
-use crate::cloud_stream::{NodeFaces, as_the_node_said};
+use crate::edge_node::{CLOUDCORE, EDGE_LABEL};
+use crate::node_faces::{NodeFaces, as_the_node_said};
 
-/// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
-pub(crate) const CLOUDCORE: &str = "cloudcore";
 /// A lease belongs to one node, so that a lost race is with itself: reading it anew settles it.
 const LEASE_TRIES: u32 = 3;
 
@@ -237,11 +236,8 @@ impl Answers {
                 {
                     annotations.insert(CLOUDCORE.to_owned(), self.address.as_str().into());
                 }
-                if object
-                    .pointer("/metadata/labels")
-                    .is_none_or(|labels| labels.get(super::watch::EDGE_LABEL).is_none())
-                {
-                    tracing::warn!(%node, "registers without the label {}: it will get nothing", super::watch::EDGE_LABEL);
+                if object.pointer("/metadata/labels").is_none_or(|labels| labels.get(EDGE_LABEL).is_none()) {
+                    tracing::warn!(%node, "registers without the label {}: it will get nothing", EDGE_LABEL);
                 }
                 self.faces.create(node, &mut object);
                 let call = Call::new(Method::POST, path).with(Content::Json, object.to_string().into());

@@ -8,6 +8,7 @@ mod api;
 mod fetch;
 mod graph;
 mod handle;
+mod numbers;
 mod observed;
 mod placement;
 mod pod_ranges;
@@ -33,20 +34,19 @@ use tokio::time::Instant;
 
 use self::answers::Answers;
 use self::handle::LinkNews;
+use self::numbers::Numbers;
 use self::observed::{Observed, WatchEvent};
 use self::placement::Effect;
 use self::tolerations::{Policy, Stay};
-use crate::cloud_stream::NodeFaces;
-use crate::device_controller::handle::{DeviceInbox, FromEdge};
+use crate::device_inbox::{DeviceInbox, FromEdge};
+use crate::node_faces::NodeFaces;
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
+use crate::ranges::Pool;
 
-pub(crate) use answers::CLOUDCORE;
 pub(crate) use api::{ApiServer, Call, Content, object_path};
 pub(crate) use fetch::vanished;
 pub use graph::Graph;
 pub use handle::{FromNode, Upstream};
-pub use pod_ranges::Pool;
-pub(crate) use watch::EDGE_LABEL;
 
 /// Reads that are under way at once: data named for the first time, Pods of a node that came late.
 const FETCHES: usize = 16;
@@ -81,14 +81,6 @@ pub struct EdgeController {
     graph: Graph,
     settings: Settings,
     numbers: Numbers,
-}
-
-/// What the module counts.
-#[derive(Clone, Debug, Default)]
-struct Numbers {
-    orders: Counter,
-    asked: Counter,
-    refused: Counter,
 }
 
 /// What others may ask of the module.
@@ -178,11 +170,7 @@ impl EdgeController {
         let (pass, passes) = mpsc::channel(1);
         let (complete, is_complete) = state::channel(false);
         let graph = Graph::default();
-        let numbers = Numbers {
-            orders: metrics.counter("edge_controller_orders", "Objects and removals handed to the queues"),
-            asked: metrics.counter("edge_controller_asked", "Questions and reports of nodes"),
-            refused: metrics.counter("edge_controller_refused", "Questions and reports that were refused"),
-        };
+        let numbers = Numbers::new(metrics);
         let graph_for_hub = graph.clone();
         let module = Self { client, queues, devices, inbox, passes, complete, graph, settings, numbers };
         (module, Downstream { passes: pass, complete: is_complete }, graph_for_hub)

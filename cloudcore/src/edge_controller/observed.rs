@@ -106,7 +106,7 @@ impl Observed {
     pub(super) fn body(&self) -> Bytes {
         let text = if self.key.kind == Kind::Node {
             let mut node = self.object.clone();
-            crate::cloud_stream::as_the_node_said(&mut node);
+            crate::node_faces::as_the_node_said(&mut node);
             node.to_string()
         } else {
             self.object.to_string()

@@ -17,9 +17,7 @@ use tokio::task::JoinSet;
 
 use super::observed::{Observed, Unusable, WATCHED, WatchEvent};
 use crate::chain::chain;
-
-/// The label that makes a Node an edge node, with any value.
-pub(crate) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
+use crate::edge_node::EDGE_LABEL;
 
 /// Watches until asked to stop. `events` full: the API server buffers, and starts the watch anew if it lasts.
 pub(super) async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: Shutdown) {

@@ -11,15 +11,14 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloudcore::cloud_hub::admit::NodeGraph;
-use cloudcore::cloud_hub::authority::{Authority, SecretData, Secrets};
 use cloudcore::cloud_hub::enroll::NodeLookup;
-use cloudcore::cloud_hub::pins::{Holder, Pin, Pins};
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
-use cloudcore::cloud_stream::{StreamCounters, Tunnels};
 use cloudcore::config::CloudHubConfig;
-use cloudcore::device_controller::DeviceInbox;
+use cloudcore::device_inbox::DeviceInbox;
 use cloudcore::edge_controller::{FromNode, Upstream};
+use cloudcore::gate::{Authority, Holder, Pin, Pins, SecretData, Secrets};
 use cloudcore::node_queue::{MemoryLedger, NodeQueueKeeper, NodeQueues};
+use cloudcore::tunnels::{self, Tunnels};
 use futures_util::{SinkExt, StreamExt};
 use ke_run::config::Within;
 use ke_run::shutdown::{Shutdown, Trigger};
@@ -177,7 +176,7 @@ impl Bench {
             queues,
             upstream,
             devices: DeviceInbox::channel().0,
-            tunnels: Tunnels::new(StreamCounters::new(&mut metrics)),
+            tunnels: Tunnels::new(tunnels::counters(&mut metrics)),
             graph: Arc::new(OneSecret),
             counters: Arc::new(Counters::new(&mut metrics)),
         };

@@ -4,6 +4,10 @@
 //! are written under new names and renamed, key first: a kill in between leaves a pair that does not fit, which the next
 //! start notices and enrols again where it may, or says so.
 
+mod error;
+mod facts;
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,102 +17,23 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use ke_run::config::Secret;
 use ke_wire::NodeName;
-use ke_wire::enrolment::{self, InvalidToken, JoinToken};
+use ke_wire::enrolment::JoinToken;
 use rcgen::PublicKeyData;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use super::tls::{self, Credentials, DialError};
+use self::facts::{Facts, fits};
+use self::files::{pem, rename, sec1_pem, write_file};
+use super::tls::{self, Credentials};
 use crate::config::EdgeHubConfig;
 use crate::unchecked_tls;
+
+pub use self::error::IdentityError;
 
 /// A certificate or CA is a few hundred bytes; more than this is somebody else answering.
 const MAX_BODY: usize = 1 << 20;
 /// The cloud has this long for one request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-
-/// Why this machine has no identity.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// The token cannot be one.
-    #[error(
-        "the join token is not valid: {0}. Get a new one in the cloud with `keadm gettoken` for `keadm join --token`, or put it into modules.edgeHub.token"
-    )]
-    Token(#[from] InvalidToken),
-    /// No certificate, and no token to get one.
-    #[error(
-        "this machine has no certificate ({0}) and no join token: get one in the cloud with `keadm gettoken` for `keadm join --token`, or put it into modules.edgeHub.token"
-    )]
-    NoToken(String),
-    /// The token was good once.
-    #[error(
-        "the join token ended {ago} ago by this machine's clock: get a new one in the cloud with `keadm gettoken`, or set the clock if it is wrong"
-    )]
-    Ended { ago: String },
-    /// The cloud's CA is not the one that the token names.
-    #[error(
-        "the CA of {server} is not the one that the join token names: the token is another cloud's, or somebody stands between. Get a new token with `keadm gettoken` and check modules.edgeHub.httpServer"
-    )]
-    WrongCa { server: String },
-    /// The certificate is of another CA than the one that the cloud has now.
-    #[error(
-        "{server} has another CA than the one that signed this machine's certificate, and will not take it: type `keadm reset edge` here, `kubectl delete node {node}` in the cloud, then `keadm join` with a new token"
-    )]
-    OtherCa { server: String, node: NodeName },
-    /// The cloud said no.
-    #[error("{server} refused to sign this machine's certificate: {why}{advice}")]
-    Refused { server: String, why: String, advice: &'static str },
-    /// The cloud is not there; worth trying again.
-    #[error("{0}")]
-    Unreachable(#[from] DialError),
-    /// The cloud answered nonsense; worth trying again.
-    #[error("{server} answered {what}")]
-    Nonsense { server: String, what: String },
-    /// A file cannot be read or written.
-    #[error("{doing} {path}: {source}")]
-    File { doing: &'static str, path: PathBuf, source: std::io::Error },
-    /// Key or request could not be made.
-    #[error("make a certificate request: {0}")]
-    Request(#[from] rcgen::Error),
-    /// The node's name does not fit into the configured addresses.
-    #[error(
-        "modules.edgeHub.httpServer: {0:?} is no https address; it has the form https://cloud.example:10002"
-    )]
-    Address(String),
-}
-
-impl IdentityError {
-    /// Whether trying again cannot help: a person must act.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Token(_)
-            | Self::Ended { .. }
-            | Self::NoToken(_)
-            | Self::WrongCa { .. }
-            | Self::OtherCa { .. }
-            | Self::Refused { .. }
-            | Self::Address(_) => true,
-            Self::Unreachable(_) | Self::Nonsense { .. } | Self::File { .. } | Self::Request(_) => false,
-        }
-    }
-}
-
-impl IdentityError {
-    /// What to do about it, where its own words do not say so.
-    #[must_use]
-    pub fn advice(&self) -> &'static str {
-        match self {
-            Self::Unreachable(DialError::Connect(..) | DialError::Timeout(_)) => {
-                "see that this address is right, that cloudcore runs, and that no firewall on the way closes the port"
-            }
-            Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                "type it again with sudo"
-            }
-            _ => "",
-        }
-    }
-}
 
 /// Two renewals are at least so far apart.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(3600);
@@ -439,33 +364,6 @@ fn in_words(secs: i64) -> String {
     format!("{n} {unit}")
 }
 
-/// What this module needs to know of a certificate. Times in Unix seconds.
-struct Facts {
-    common_name: String,
-    public_key: Vec<u8>,
-    not_before: i64,
-    not_after: i64,
-}
-
-impl Facts {
-    fn of(der: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(|error| error.to_string())?;
-        let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-        Ok(Self {
-            common_name: common_name.unwrap_or_default().to_owned(),
-            public_key: parsed.public_key().raw.to_vec(),
-            not_before: parsed.validity().not_before.timestamp(),
-            not_after: parsed.validity().not_after.timestamp(),
-        })
-    }
-}
-
-/// Whether this is the key of that certificate.
-fn fits(key: &PrivateKeyDer<'_>, facts: &Facts) -> Result<bool, rustls::Error> {
-    let signing = rustls::crypto::ring::sign::any_supported_type(key)?;
-    Ok(signing.public_key().is_some_and(|public| public.as_ref() == facts.public_key))
-}
-
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -474,183 +372,5 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut out = format!("-----BEGIN {label}-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        out.push_str(line);
-        out.push('\n');
-        rest = more;
-    }
-    out.push_str(&format!("-----END {label}-----\n"));
-    out
-}
-
-/// The key in the form that Go edges read.
-fn sec1_pem(key: &rcgen::KeyPair) -> Result<String, IdentityError> {
-    match enrolment::sec1_from_pkcs8(&key.serialize_der(), key.public_key_raw()) {
-        Some(sec1) => Ok(pem("EC PRIVATE KEY", &sec1)),
-        None => Err(IdentityError::Request(rcgen::Error::CouldNotParseKeyPair)),
-    }
-}
-
-/// Whole or not at all, and on disk: written beside, synced, renamed, folder synced.
-fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), IdentityError> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let failed = |doing: &'static str| move |source| IdentityError::File { doing, path: path.into(), source };
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    // A left-over of a killed run may have other rights.
-    let _ = std::fs::remove_file(&beside);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)
-        .map_err(failed("write"))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("write"))?;
-    rename(&beside, path)
-}
-
-/// One file takes the place of another, and the folder is on disk.
-fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
-    let failed = |doing: &'static str| move |source| IdentityError::File { doing, path: to.into(), source };
-    std::fs::rename(from, to).map_err(failed("write"))?;
-    let folder = to.parent().unwrap_or(Path::new("/"));
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync the folder of"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_written_as_go_edges_read_them() {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let text = sec1_pem(&key).unwrap();
-        assert!(text.starts_with("-----BEGIN EC PRIVATE KEY-----\n"));
-        let key_der = PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap();
-        let signing = rustls::crypto::ring::sign::any_supported_type(&key_der).unwrap();
-        assert_eq!(signing.public_key().unwrap().as_ref(), key.subject_public_key_info());
-    }
-
-    #[test]
-    fn a_renewal_cut_short_leaves_a_pair() {
-        let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let certificate = |key: &rcgen::KeyPair| {
-            let mut params = rcgen::CertificateParams::default();
-            params.distinguished_name.push(rcgen::DnType::CommonName, "system:node:e1");
-            pem("CERTIFICATE", params.self_signed(key).unwrap().der())
-        };
-        let (old, new) = (key(), key());
-        // What is on disk when the run is killed: the certificate's key, and whether the next key's file is there.
-        let check = |held: &rcgen::KeyPair, has_next: bool, expected: &rcgen::KeyPair| {
-            let folder = tempfile::tempdir().unwrap();
-            let config = EdgeHubConfig {
-                tls_ca_file: folder.path().join("ca.crt"),
-                tls_cert_file: folder.path().join("server.crt"),
-                tls_private_key_file: folder.path().join("server.key"),
-                ..EdgeHubConfig::default()
-            };
-            let identity = Identity::new(&config, "e1".parse().unwrap());
-            std::fs::write(&config.tls_ca_file, certificate(&old)).unwrap();
-            std::fs::write(&config.tls_private_key_file, sec1_pem(&old).unwrap()).unwrap();
-            std::fs::write(&config.tls_cert_file, certificate(held)).unwrap();
-            if has_next {
-                std::fs::write(identity.next_key_file(), sec1_pem(&new).unwrap()).unwrap();
-            }
-            identity.adopt_next_key().unwrap();
-            let credentials = identity.credentials().unwrap();
-            let signing = rustls::crypto::ring::sign::any_supported_type(&credentials.key).unwrap();
-            assert_eq!(signing.public_key().unwrap().as_ref(), expected.subject_public_key_info());
-        };
-        check(&old, false, &old);
-        check(&old, true, &old);
-        check(&new, true, &new);
-    }
-
-    /// Answers one request with this CA, as a cloud does.
-    async fn serve_ca(ca: Vec<u8>) -> String {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let own = rcgen::CertificateParams::default().self_signed(&key).unwrap().der().clone();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let tls =
-            rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![own], key).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = tokio_rustls::TlsAcceptor::from(Arc::new(tls)).accept(stream).await.unwrap();
-            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", ca.len());
-            stream.write_all(head.as_bytes()).await.unwrap();
-            stream.write_all(&ca).await.unwrap();
-            stream.shutdown().await.unwrap();
-        });
-        format!("https://{address}")
-    }
-
-    #[tokio::test]
-    async fn a_cloud_that_has_another_ca_is_told_from_one_that_is_away() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let certificate = |key: &rcgen::KeyPair, name: &str| {
-            let mut params = rcgen::CertificateParams::default();
-            params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            params.self_signed(key).unwrap().der().to_vec()
-        };
-        let (ours, other) = (key(), key());
-        let look = async |http_server: String| {
-            let folder = tempfile::tempdir().unwrap();
-            let config = EdgeHubConfig {
-                http_server,
-                tls_ca_file: folder.path().join("ca.crt"),
-                tls_cert_file: folder.path().join("server.crt"),
-                tls_private_key_file: folder.path().join("server.key"),
-                ..EdgeHubConfig::default()
-            };
-            std::fs::write(&config.tls_ca_file, pem("CERTIFICATE", &certificate(&ours, "CA"))).unwrap();
-            std::fs::write(&config.tls_cert_file, pem("CERTIFICATE", &certificate(&ours, "system:node:e1")))
-                .unwrap();
-            std::fs::write(&config.tls_private_key_file, sec1_pem(&ours).unwrap()).unwrap();
-            Identity::new(&config, "e1".parse().unwrap()).look(0).await
-        };
-        // Signed anew, with the key it had.
-        let same = serve_ca(certificate(&ours, "CA of 2027")).await;
-        assert_eq!(look(same).await.unwrap(), Prospect::Joined);
-        let error = look(serve_ca(certificate(&other, "CA")).await).await.unwrap_err().to_string();
-        assert!(error.contains("another CA") && error.contains("kubectl delete node e1"), "{error}");
-        let Prospect::Away { why, advice } = look("https://127.0.0.1:1".into()).await.unwrap() else {
-            panic!("nobody is there")
-        };
-        assert!(why.contains("Connection refused") && advice.contains("cloudcore runs"), "{why}: {advice}");
-    }
-
-    #[test]
-    fn files_that_may_not_be_read_want_sudo() {
-        let of = |kind: std::io::ErrorKind| {
-            IdentityError::File { doing: "read", path: "/x".into(), source: kind.into() }.advice()
-        };
-        assert_eq!(of(std::io::ErrorKind::PermissionDenied), "type it again with sudo");
-        assert_eq!(of(std::io::ErrorKind::IsADirectory), "");
-    }
-
-    #[test]
-    fn files_are_written_whole_with_their_rights() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("certs/server.key");
-        write_file(&path, b"one", 0o600).unwrap();
-        write_file(&path, b"two", 0o600).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use ke_link::streams::{FIRST_WINDOW, HEADER, ResetCode, Role, StreamKind};
 use ke_run::config::HostPort;
 use ke_run::shutdown::Trigger;
 use ke_run::telemetry::Metrics;
+use ke_socket::stream::LinkStream;
 use ke_wire::{Change, Down, MessageId, Origin, Put, Up, Version, kubeedge};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -28,7 +29,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request a
 
 use super::*;
 use crate::db::{Db, Synchronous};
-use crate::edge_stream::{self, EdgeTunnelStream, StreamCounters, StreamHandler};
+use crate::edge_stream::{self, StreamHandler};
 use crate::meta_manager::MetaManager;
 use crate::report_queue::{DeviceReportQueue, ReportQueue};
 
@@ -115,7 +116,7 @@ async fn bench(handler: Option<StreamHandler>) -> Bench {
     let devices = DeviceEnds { outbox: device_outbox, membership };
     let mut hub = EdgeHub::new(config, node, Joined::Before, inbox, meta, outbox, devices);
     if let Some(handler) = handler {
-        hub = hub.with_streams(EdgeStreams::new(handler, StreamCounters::new(&mut metrics)));
+        hub = hub.with_streams(EdgeStreams::new(handler, edge_stream::counters(&mut metrics)));
     }
     let (trigger, stop) = Shutdown::new();
     tokio::spawn(meta_manager.run(stop.clone()));
@@ -241,19 +242,19 @@ async fn write(stream: &RawStream, mut bytes: &[u8]) {
 }
 
 fn serving<F: Future<Output = ()> + Send + 'static>(
-    serve: impl Fn(EdgeTunnelStream) -> F + Send + Sync + 'static,
+    serve: impl Fn(LinkStream) -> F + Send + Sync + 'static,
 ) -> Option<StreamHandler> {
     Some(Arc::new(move |stream| drop(tokio::spawn(serve(stream)))))
 }
 
-async fn echo(stream: EdgeTunnelStream) {
+async fn echo(stream: LinkStream) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     if tokio::io::copy(&mut reader, &mut writer).await.is_ok() {
         let _ = writer.shutdown().await;
     }
 }
 
-async fn log(mut stream: EdgeTunnelStream) {
+async fn log(mut stream: LinkStream) {
     while stream.write_all(&[b'.'; 1000]).await.is_ok() {}
 }
 
@@ -352,7 +353,7 @@ async fn of_a_message_and_a_frame_the_message_is_written_first() {
     let streams = LinkStreams::new(Role::Cloud);
     let _open = streams.opener().open(StreamKind::Kubelet).unwrap();
     socket.send(Message::Binary(streams.next_frame().unwrap())).await.unwrap();
-    let mut stream: EdgeTunnelStream = soon("the stream", handed.recv()).await.unwrap();
+    let mut stream: LinkStream = soon("the stream", handed.recv()).await.unwrap();
     // Each round tosses a coin about which of the two the link sees first.
     for round in 0..20 {
         let topic = format!("round-{round}");
@@ -377,7 +378,7 @@ async fn of_a_message_and_a_frame_the_message_is_written_first() {
 #[tokio::test]
 async fn a_link_that_is_cut_ends_its_streams_and_the_next_one_has_its_own() {
     let (sender, mut ended) = mpsc::channel(1);
-    let bench = bench(serving(move |mut stream: EdgeTunnelStream| {
+    let bench = bench(serving(move |mut stream: LinkStream| {
         let sender = sender.clone();
         async move {
             let error = stream.read(&mut [0; 9]).await.unwrap_err();

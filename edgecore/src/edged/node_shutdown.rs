@@ -2,8 +2,8 @@
 //! cloud hears that they did.
 //!
 //! Without D-Bus: systemd sends SIGTERM to edgecore's unit as to every other when the machine goes down, and says `stopping`
-//! if asked then. A SIGTERM at any other time (an upgrade, `systemctl restart`) ends no pod. How long systemd waits is the
-//! unit's `TimeoutStopSec`, which must be longer than the grace period. With no grace period configured nothing here runs.
+//! if asked then. A SIGTERM at any other time (an upgrade, `systemctl restart`) ends no pod. That systemd waits so long sees
+//! `service_manager.rs` to. With no grace period configured nothing here runs.
 //! Called by `main.rs`; `Edged` carries it out.
 
 use std::time::Duration;

@@ -97,6 +97,7 @@ fn text(values: &Values) -> String {
         format!("    enable: {}", stream.enable),
         format!("    address: {listen}"),
         format!("    streamPort: {}", stream.stream_port),
+        format!("    tunnelPort: {}", stream.tunnel_port),
         format!("    kubeletPorts: {}", json!(stream.kubelet_ports)),
         format!("    kubeletAddress: {}", json!(stream.kubelet_address)),
     ];

@@ -88,6 +88,7 @@ fn container(values: &Values) -> Value {
             port("cloudhub-https", modules.cloud_hub.https.port),
             port("conversion", modules.device_controller.conversion.port),
             port("stream", modules.cloud_stream.stream_port),
+            port("tunnelport", modules.cloud_stream.tunnel_port),
             port("monitor", core.monitor.port),
         ],
         "startupProbe": probe("/livez", &probes.startup),

@@ -44,6 +44,7 @@ fn service(values: &Values) -> Value {
             "ports": [
                 port("cloudhub", 10000, service.cloudhub_node_port.get()),
                 port("cloudhub-https", 10002, service.cloudhub_https_node_port.get()),
+                port("tunnelport", 10004, service.tunnel_node_port.get()),
             ],
         })),
     })
@@ -68,7 +69,7 @@ fn internal(values: &Values) -> Value {
 /// Edges come from anywhere, and nothing tells the API server from others.
 fn network_policy(values: &Values) -> Value {
     let port = |name: &str| json!({"port": name, "protocol": "TCP"});
-    let mut open = ["cloudhub", "cloudhub-https", "conversion", "stream"].map(port).to_vec();
+    let mut open = ["cloudhub", "cloudhub-https", "conversion", "stream", "tunnelport"].map(port).to_vec();
     for (first, last) in values.cloud_core.modules.cloud_stream.kubelet_ports.ranges() {
         open.push(filled(json!({"port": first, "endPort": last, "protocol": "TCP"})));
     }
@@ -84,4 +85,51 @@ fn network_policy(values: &Values) -> Value {
             ],
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::deployment::deployment;
+    use super::*;
+
+    fn values(sets: &str) -> Values {
+        Values::from_layers(&[], &[sets.to_owned()]).unwrap().0
+    }
+
+    #[test]
+    fn edges_come_in_by_these_ports() {
+        let check = |sets: &str, expected: [(&str, i64, Option<i64>); 3]| {
+            let service = service(&values(sets));
+            let ports = service["spec"]["ports"].as_array().unwrap();
+            let found: Vec<(&str, i64, Option<i64>)> = ports
+                .iter()
+                .map(|port| {
+                    assert_eq!(port["targetPort"], port["name"]);
+                    let number = port["port"].as_i64().unwrap();
+                    (port["name"].as_str().unwrap(), number, port["nodePort"].as_i64())
+                })
+                .collect();
+            assert_eq!(found, expected, "{sets}");
+        };
+        let of = |hub, https, tunnel| {
+            [("cloudhub", 10000, hub), ("cloudhub-https", 10002, https), ("tunnelport", 10004, tunnel)]
+        };
+        check("cloudCore.replicaCount=1", of(Some(30000), Some(30002), Some(30004)));
+        check("cloudCore.service.tunnelNodePort=30104", of(Some(30000), Some(30002), Some(30104)));
+        check("cloudCore.service.type=LoadBalancer", of(None, None, None));
+    }
+
+    #[test]
+    fn what_is_open_is_a_port_of_the_pod() {
+        let values = values("cloudCore.modules.cloudStream.tunnelPort=20004");
+        let deployment = deployment(&values);
+        let there = deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_array().unwrap();
+        let number = |name: &str| there.iter().find(|port| port["name"] == name)?["containerPort"].as_i64();
+        assert_eq!(number("tunnelport"), Some(20004));
+        let policy = network_policy(&values);
+        let open = policy["spec"]["ingress"][0]["ports"].as_array().unwrap();
+        let names: Vec<&str> = open.iter().filter_map(|port| port["port"].as_str()).collect();
+        assert_eq!(names, ["cloudhub", "cloudhub-https", "conversion", "stream", "tunnelport"]);
+        assert!(names.iter().all(|name| number(name).is_some()), "{names:?} {there:?}");
+    }
 }

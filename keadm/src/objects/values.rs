@@ -199,6 +199,7 @@ pub(super) struct SyncController {
 pub(super) struct CloudStream {
     pub(super) enable: Switch,
     pub(super) stream_port: Port,
+    pub(super) tunnel_port: Port,
     pub(super) kubelet_ports: Ports,
     pub(super) kubelet_address: KubeletAddress,
 }
@@ -215,13 +216,12 @@ pub(super) struct Service {
     pub(super) external_traffic_policy: TrafficPolicy,
     pub(super) cloudhub_node_port: Quoted<0, 65_535>,
     pub(super) cloudhub_https_node_port: Quoted<0, 65_535>,
-    // KubeEdge's, of ports that nothing listens on.
+    pub(super) tunnel_node_port: Quoted<0, 65_535>,
+    // KubeEdge's: nobody listens on the one, and the API server comes to the other without this Service.
     #[serde(default, rename = "cloudhubQuicNodePort")]
     _quic: Option<Quoted<0, 65_535>>,
     #[serde(default, rename = "cloudstreamNodePort")]
     _stream: Option<Quoted<0, 65_535>>,
-    #[serde(default, rename = "tunnelNodePort")]
-    _tunnel: Option<Quoted<0, 65_535>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -3,8 +3,8 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::cloud_hub::authority::tests::of_kubeedge;
-use crate::cloud_hub::authority::unix_now;
+use crate::gate::testing::of_kubeedge;
+use crate::gate::{Fingerprint, unix_now};
 
 impl Bench {
     /// Status and body of one request. `what`: method and path.
@@ -159,7 +159,7 @@ async fn a_second_machine_needs_the_first_ones_node_deleted() {
     let bench = bench(|_| {}).await;
     bench.nodes.exist("edge-a");
     let first = Identity::signed_by(&bench.authority, "edge-a");
-    let pin = Pin { address: "192.0.2.7".into(), keys: vec![authority::Fingerprint(first.fingerprint)] };
+    let pin = Pin { address: "192.0.2.7".into(), keys: vec![Fingerprint(first.fingerprint)] };
     bench.nodes.set(&"edge-a".parse().unwrap(), &pin).await.unwrap();
     let (status, why, _) = bench.enrol(None, "edge-a", "edge-a", &bench.token()).await;
     assert_eq!(status, 409);

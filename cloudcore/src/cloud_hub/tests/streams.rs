@@ -5,14 +5,15 @@ use std::task::Poll;
 
 use ke_link::streams::shared::{LinkStreams, RawStream};
 use ke_link::streams::{FIRST_WINDOW, HEADER, LINK_WINDOW, Role};
+use ke_socket::stream::LinkStream;
 use ke_wire::{Change, MessageId, Origin, Question, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::cloud_stream::{NoTunnel, TunnelStream};
 use crate::node_queue::{Desired, QueueOrder};
+use crate::tunnels::NoTunnel;
 
 fn config_map(name: &str, n_bytes: usize) -> Desired {
     let body = format!(
@@ -215,7 +216,7 @@ async fn bytes_go_both_ways_and_end_each_way() {
 async fn of_200_logs_one_reader_stalls_and_an_update_comes() {
     let mut bench = bench(|_| {}).await;
     let mut edge = driven(&mut bench, "edge-a", log).await;
-    let mut streams: Vec<TunnelStream> =
+    let mut streams: Vec<LinkStream> =
         (0..200).map(|_| bench.tunnels.connect(&name("edge-a")).unwrap()).collect();
     // All of them fill their windows; nobody reads yet.
     settled("200 full windows", || bench.tunnels.n_held_bytes(&name("edge-a")) == 200 * FIRST_WINDOW).await;

@@ -6,8 +6,8 @@
 use ke_wire::NodeName;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::cloud_hub::ClientCertificate;
 use crate::cloud_stream::head::Head;
+use crate::gate::ClientCertificate;
 
 /// Where a Go edge asks.
 const PATH: &str = "/v1/kubeedge/connect";
@@ -45,7 +45,7 @@ pub(super) fn judge(head: &Head, certificate: &ClientCertificate) -> Result<(Nod
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud_hub::Fingerprint;
+    use crate::gate::Fingerprint;
 
     /// As Go's library writes it.
     fn head(first: &str, headers: &str) -> Head {

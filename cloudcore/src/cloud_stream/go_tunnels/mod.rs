@@ -27,10 +27,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{Refusal, read_head};
-use super::{ByteStream, CloudStreamConfig, Dial, DialError, NoTunnel, Tunnels};
-use crate::cloud_hub::{
-    Authority, ClientCertificate, ClientCertificates, Holder, ListenError, Pins, Port, handshake, judge_key,
+use super::dial::{ByteStream, Dial, DialError};
+use crate::config::CloudStreamConfig;
+use crate::gate::{
+    self, Authority, ClientCertificate, ClientCertificates, Holder, ListenError, Pins, Port, handshake,
 };
+use crate::tunnels::{NoTunnel, Tunnels};
 
 /// Handshakes at once: a fleet may come back together, every two seconds until it is let in.
 const PARALLEL_HANDSHAKES: usize = 64;
@@ -254,7 +256,7 @@ async fn is_its_name(
     pins: &dyn Pins,
 ) -> Result<(), greeting::Refused> {
     let holder: Holder = pins.get(node).await.map_err(|why| (503, why))?;
-    judge_key(node, &holder, &certificate.fingerprint, from.ip()).map(drop).map_err(|why| (403, why))
+    gate::judge(node, &holder, &certificate.fingerprint, from.ip()).map(drop).map_err(|why| (403, why))
 }
 
 async fn refuse(stream: &mut TlsStream<TcpStream>, refusal: Refusal) -> String {

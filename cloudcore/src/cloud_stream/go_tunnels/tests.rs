@@ -16,9 +16,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as ClientStream;
 
 use super::*;
-use crate::cloud_hub::Pin;
-use crate::cloud_hub::testing::{MemorySecrets, config as hub_config};
-use crate::cloud_stream::StreamCounters;
+use crate::gate::Pin;
+use crate::gate::testing::{MemorySecrets, config as hub_config};
+use crate::tunnels;
 
 /// Nothing on loopback takes this long.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ async fn bench() -> Bench {
     let authority = Authority::open(&hub_config(), &MemorySecrets::default()).await.unwrap();
     let mut metrics = Metrics::new();
     let go = GoTunnels::new(&mut metrics);
-    let tunnels = Tunnels::new(StreamCounters::new(&mut metrics));
+    let tunnels = Tunnels::new(tunnels::counters(&mut metrics));
     let config = CloudStreamConfig {
         address: IpAddr::from([127, 0, 0, 1]),
         tunnel_port: ke_run::config::Within::of::<0>(),

@@ -8,7 +8,6 @@
 //! all that ask.
 
 mod plan;
-mod range;
 mod reserve;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,11 +25,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::plan::{Asking, Plan, has_one, plan};
-pub use self::range::Pool;
-use self::range::Range;
 use self::reserve::{Reserved, release, reserve};
 use super::observed::WatchEvent;
 use crate::chain::chain;
+use crate::ranges::{Pool, Range};
 
 /// Machines join in groups; one list of all Nodes is for all of them.
 const GATHER: Duration = Duration::from_millis(300);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use ke_api::pod_network::{MANAGED, POD_NETWORK, POD_RANGE};
 
-use super::super::watch::EDGE_LABEL;
-use super::range::Range;
+use crate::edge_node::EDGE_LABEL;
+use crate::ranges::Range;
 
 /// Where no Node has a range, an allocator may just not have come to the first one.
 pub(super) const OTHERS_FIRST: Duration = Duration::from_secs(3);

@@ -7,8 +7,8 @@ use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use serde_json::json;
 
 use super::plan::{Asking, word};
-use super::range::Range;
 use crate::namespace::NAMESPACE;
+use crate::ranges::Range;
 
 /// A Lease that is removed by somebody else may be made anew by a third one, and so on; not often.
 const TRIES: u32 = 5;

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ke_wire::NodeName;
 
-use super::authority::Fingerprint;
-use crate::edge_controller::{CLOUDCORE, EDGE_LABEL};
+use super::certificate::Fingerprint;
+use crate::edge_node::{CLOUDCORE, EDGE_LABEL};
 
 /// What stands in the annotation: `<address> <fingerprint>[,<fingerprint>]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Pin {
 }
 
 /// The annotation's key.
-pub const ANNOTATION: &str = "isthmus.io/node-key";
+pub(crate) const ANNOTATION: &str = "isthmus.io/node-key";
 
 impl Pin {
     /// A pin of one key.
@@ -130,7 +130,7 @@ pub fn judge(
 /// When a refusal was last told in an event. A refused machine tries again every few seconds, and each event is an
 /// object in the API server.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<HashMap<NodeName, Instant>>);
+pub(crate) struct Told(Mutex<HashMap<NodeName, Instant>>);
 
 /// The same refusal is told again after this long.
 const TELL_PAUSE: Duration = Duration::from_secs(600);
@@ -139,7 +139,7 @@ const MAX_TOLD: usize = 1024;
 
 impl Told {
     /// Whether it is time to tell of this node again; if so it counts as told.
-    pub(super) fn is_due(&self, node: &NodeName, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, node: &NodeName, now: Instant) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.get(node).is_some_and(|last| now.duration_since(*last) < TELL_PAUSE) {
             return false;

@@ -1,7 +1,11 @@
 //! What each edge node's Node shows to the API server: EdgeController passes every registration and status through here.
 //!
 //! A port is opened before a Node says it, so that nobody dials in vain; once open it stays so. Cloneable; its lock is held for a
-//! moment, never across an await. The decisions are `node_ports.rs` and `node_status.rs`.
+//! moment, never across an await. The decisions are `ports.rs` and `status.rs`. CloudStream serves the ports that are
+//! opened here.
+
+mod ports;
+mod status;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -12,10 +16,13 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use super::node_ports::{NodePorts, PortRange};
-use super::node_status::{self, Face, Shown};
-use super::route::Entrance;
-use crate::cloud_hub::Port;
+use self::ports::NodePorts;
+use self::status::{Face, Shown};
+use crate::gate::Port;
+use crate::ranges::PortRange;
+
+pub(crate) use self::status::as_the_node_said;
+pub use self::status::{KUBELET_PORT, NODE_ADDRESSES};
 
 const KEY: &str = "modules.cloudStream.kubeletPorts";
 
@@ -46,6 +53,15 @@ struct State {
     fresh: Vec<(u16, Port)>,
 }
 
+/// By which port a request came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// That of one node.
+    Of(NodeName),
+    /// The one for all, or one that belongs to nobody at present.
+    Shared,
+}
+
 impl NodeFaces {
     /// Nobody is served here.
     #[must_use]
@@ -54,7 +70,7 @@ impl NodeFaces {
     }
 
     /// Nodes show `address`, if any, and a port of `range` or else `shared_port`.
-    pub(super) fn new(
+    pub(crate) fn new(
         address: Option<IpAddr>,
         range: PortRange,
         shared_port: u16,
@@ -70,7 +86,10 @@ impl NodeFaces {
     #[cfg(test)]
     pub(crate) fn showing(address: IpAddr, port: u16) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let tls = super::tls(&Arc::default()).unwrap();
+        // No port is opened.
+        let nothing = Arc::new(rustls::server::ResolvesServerCertUsingSni::new());
+        let tls = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(nothing);
+        let tls = TlsAcceptor::from(Arc::new(tls));
         Self::new(Some(address), PortRange::default(), port, address, tls)
     }
 
@@ -98,23 +117,23 @@ impl NodeFaces {
     pub(crate) fn create(&self, node: &NodeName, object: &mut Value) {
         let mut state = self.state();
         let face = self.face(&mut state, node);
-        node_status::create(object, face);
+        status::create(object, face);
     }
 
     /// A strategic merge patch of a Node's status that is about to be sent.
     pub(crate) fn patch(&self, node: &NodeName, patch: &mut Map<String, Value>) {
         let mut state = self.state();
         let face = self.face(&mut state, node);
-        node_status::patch(patch, state.shown.get(node), face);
+        status::patch(patch, state.shown.get(node), face);
     }
 
     /// By which way a request came that came to this port.
-    pub(super) fn entrance(&self, port: u16) -> Entrance {
+    pub(crate) fn entrance(&self, port: u16) -> Entrance {
         self.state().ports.owner(port).cloned().map_or(Entrance::Shared, Entrance::Of)
     }
 
     /// Ports that were opened since this was asked last; waits for the first.
-    pub(super) async fn opened(&self) -> Vec<(u16, Port)> {
+    pub(crate) async fn opened(&self) -> Vec<(u16, Port)> {
         loop {
             let waiting = self.0.opened.notified();
             let fresh = std::mem::take(&mut self.state().fresh);

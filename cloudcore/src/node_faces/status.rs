@@ -2,7 +2,7 @@
 //!
 //! The API server dials what the Node shows: cloudcore. What the machine says of itself stays beside it, as ExternalIP and in two
 //! annotations, and goes back to the node unchanged, so that nothing there mistakes cloudcore's address for its own. All of it
-//! rides on what the node reports anyway: no write is made for it. Called by `faces.rs`.
+//! rides on what the node reports anyway: no write is made for it. Called by `mod.rs`.
 
 use std::net::IpAddr;
 
@@ -121,7 +121,7 @@ pub(super) fn patch(patch: &mut Map<String, Value>, shown: Option<&Shown>, face:
 }
 
 /// Makes a Node that goes to its machine say what the machine said. Others are not changed.
-pub(super) fn as_the_node_said(node: &mut Value) {
+pub(crate) fn as_the_node_said(node: &mut Value) {
     let shown = Shown::of(node);
     if shown.own_addresses.is_none() && shown.own_port.is_none() {
         return;
@@ -240,5 +240,5 @@ impl Address {
 }
 
 #[cfg(test)]
-#[path = "node_status_tests.rs"]
+#[path = "status_tests.rs"]
 mod tests;

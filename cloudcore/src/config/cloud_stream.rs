@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ke_run::config::{Problem, Within};
 use serde::{Deserialize, Serialize};
 
-use super::node_ports::PortRange;
+use crate::ranges::PortRange;
 
 /// In `kubeletAddress`: each node's own.
 const OWN: &str = "node";

@@ -5,70 +5,30 @@
 //! creates the Secret second reads the first's. Unlike KubeEdge, a server certificate that does not name every configured
 //! address is made anew. Called by `main.rs`, enrolment and the listeners.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
-use ke_wire::enrolment::{self, JoinToken};
+use ke_wire::enrolment::JoinToken;
 use ke_wire::join_tokens::{self, Claims};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
-};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivateSec1KeyDer};
 use serde::Deserialize;
-use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::certificate::Fingerprint;
+use super::pair::{
+    AuthorityError, from_data, key_pair, live, make_ca, make_server, pair_in_files, server_pair, serves,
+    to_data,
+};
+use super::secrets::{SecretData, Secrets};
 use crate::config::CloudHubConfig;
 
 const CA_SECRET: &str = "casecret";
 const SERVER_SECRET: &str = "cloudcoresecret";
 const TOKEN_SECRET: &str = "tokensecret";
-/// KubeEdge's own life of CA and server certificate: 364 times 100 days.
-const LIFE: Duration = Duration::from_secs(36_400 * 86_400);
-/// Clocks of edge machines may be a little behind.
-const BACKDATED: Duration = Duration::from_secs(3600);
-
-/// Data of a Secret of the namespace `kubeedge`.
-pub type SecretData = BTreeMap<String, Vec<u8>>;
-
-/// The Secrets of the namespace `kubeedge`, so that tests need no cluster.
-#[async_trait]
-pub trait Secrets: Send + Sync + 'static {
-    /// The Secret's data, if it is there.
-    async fn get(&self, name: &str) -> Result<Option<SecretData>, String>;
-    /// Makes it; `false` when somebody else was first.
-    async fn create(&self, name: &str, data: SecretData) -> Result<bool, String>;
-    /// Makes or replaces it.
-    async fn put(&self, name: &str, data: SecretData) -> Result<(), String>;
-}
-
-/// Why there is no authority.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// Only one of certificate and key.
-    #[error("{0} is there but {1} is not: give both or neither")]
-    HalfPair(PathBuf, PathBuf),
-    /// A file or Secret holds something else.
-    #[error("{0} cannot be used: {1}")]
-    Unusable(String, String),
-    /// The API server refused.
-    #[error("secret kubeedge/{0}: {1}")]
-    Secret(&'static str, String),
-    /// Key or certificate could not be made.
-    #[error("make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-}
 
 /// Why a request for a certificate is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,11 +50,6 @@ pub struct Authority {
     server_key: PrivateKeyDer<'static>,
     edge_life: Duration,
     token_refresh: Duration,
-}
-
-struct Pair {
-    certificate: CertificateDer<'static>,
-    key_sec1: Vec<u8>,
 }
 
 impl Authority {
@@ -218,7 +173,7 @@ impl Authority {
     }
 
     /// A token of this id that ends at this Unix second.
-    pub(super) fn token(&self, id: &str, expires: u64) -> JoinToken {
+    pub(crate) fn token(&self, id: &str, expires: u64) -> JoinToken {
         let signed = Claims { exp: expires, jti: Some(id.to_owned()), iss: None }.to_sign();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.ca_key_sec1);
         let signature = URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes()));
@@ -338,175 +293,6 @@ pub struct SignedEdge {
     pub fingerprint: Fingerprint,
 }
 
-/// SHA-256 of a public key (its `SubjectPublicKeyInfo`), hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fingerprint(pub String);
-
-impl Fingerprint {
-    fn of_key(spki: &[u8]) -> Self {
-        let digest = ring::digest::digest(&ring::digest::SHA256, spki);
-        Self(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-}
-
-/// What a client certificate says. TLS has checked its chain, usage and time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// CN.
-    pub common_name: String,
-    /// O.
-    pub organization: String,
-    /// Of its key.
-    pub fingerprint: Fingerprint,
-}
-
-impl ClientCertificate {
-    /// `None`: no certificate that can be read.
-    pub fn read(der: &CertificateDer<'_>) -> Option<Self> {
-        let (_, parsed) = X509Certificate::from_der(der).ok()?;
-        let subject = parsed.subject();
-        let first = |text: Option<&str>| text.unwrap_or_default().to_owned();
-        Some(Self {
-            common_name: first(subject.iter_common_name().next().and_then(|name| name.as_str().ok())),
-            organization: first(subject.iter_organization().next().and_then(|name| name.as_str().ok())),
-            fingerprint: Fingerprint::of_key(parsed.public_key().raw),
-        })
-    }
-}
-
-fn make_ca() -> Result<Pair, AuthorityError> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "KubeEdge");
-    params.serial_number = Some(1024_u64.into());
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyEncipherment,
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyCertSign,
-    ];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    live(&mut params, LIFE);
-    let certificate = params.self_signed(&key)?.der().clone();
-    Ok(Pair { certificate, key_sec1: sec1(&key)? })
-}
-
-fn make_server(config: &CloudHubConfig, issuer: &Issuer<'_, KeyPair>) -> Result<Pair, AuthorityError> {
-    let names: Vec<&str> = config.names().collect();
-    let addresses: Vec<IpAddr> = config.advertised().collect();
-    server_pair(&names, &addresses, issuer)
-}
-
-fn server_pair(
-    names: &[&str],
-    addresses: &[IpAddr],
-    issuer: &Issuer<'_, KeyPair>,
-) -> Result<Pair, AuthorityError> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, "KubeEdge");
-    params.distinguished_name.push(DnType::CommonName, "KubeEdge");
-    params.key_usages = vec![KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    for name in names {
-        params.subject_alt_names.push(SanType::DnsName((*name).try_into()?));
-    }
-    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
-    live(&mut params, LIFE);
-    let certificate = params.signed_by(&key, issuer)?.der().clone();
-    Ok(Pair { certificate, key_sec1: sec1(&key)? })
-}
-
-fn live(params: &mut CertificateParams, life: Duration) {
-    let now = OffsetDateTime::now_utc();
-    params.not_before = now - BACKDATED;
-    params.not_after = now + life;
-}
-
-fn sec1(key: &KeyPair) -> Result<Vec<u8>, AuthorityError> {
-    let sec1 = enrolment::sec1_from_pkcs8(&key.serialize_der(), key.public_key_raw());
-    sec1.ok_or(AuthorityError::Make(rcgen::Error::CouldNotParseKeyPair))
-}
-
-fn key_pair(what: &str, sec1: &[u8]) -> Result<KeyPair, AuthorityError> {
-    let unusable = |why: &str| AuthorityError::Unusable(what.to_owned(), why.to_owned());
-    let pkcs8 = enrolment::pkcs8_from_sec1(sec1);
-    let pkcs8 = pkcs8
-        .ok_or_else(|| unusable("it must be an ECDSA P-256 key in SEC1 form, as KubeEdge makes them"))?;
-    KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &rcgen::PKCS_ECDSA_P256_SHA256)
-        .map_err(|error| unusable(&error.to_string()))
-}
-
-/// Whether a kept server certificate is of this CA, lasts, and names every configured address and name.
-fn serves(certificate: &CertificateDer<'_>, ca: &CertificateDer<'_>, config: &CloudHubConfig) -> bool {
-    let (Ok((_, server)), Ok((_, ca))) =
-        (X509Certificate::from_der(certificate), X509Certificate::from_der(ca))
-    else {
-        return false;
-    };
-    let of_this_ca = server.verify_signature(Some(ca.public_key())).is_ok();
-    let names =
-        server.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.clone());
-    let names = names.unwrap_or_default();
-    let has_address = |wanted: IpAddr| {
-        let wanted = match wanted {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        };
-        names.iter().any(
-            |name| matches!(name, x509_parser::prelude::GeneralName::IPAddress(bytes) if *bytes == wanted),
-        )
-    };
-    let has_name = |wanted: &str| {
-        names
-            .iter()
-            .any(|name| matches!(name, x509_parser::prelude::GeneralName::DNSName(text) if *text == wanted))
-    };
-    of_this_ca
-        && server.validity().is_valid()
-        && config.advertised().all(has_address)
-        && config.names().all(has_name)
-}
-
-fn pair_in_files(certificate: &Path, key: &Path) -> Result<Option<Pair>, AuthorityError> {
-    let unusable = |path: &Path, why: String| AuthorityError::Unusable(path.display().to_string(), why);
-    // A file that may not be looked at is not a file that is missing: another CA would lock every node out.
-    let is_there = |path: &Path| path.try_exists().map_err(|error| unusable(path, error.to_string()));
-    match (is_there(certificate)?, is_there(key)?) {
-        (false, false) => return Ok(None),
-        (true, false) => return Err(AuthorityError::HalfPair(certificate.into(), key.into())),
-        (false, true) => return Err(AuthorityError::HalfPair(key.into(), certificate.into())),
-        (true, true) => {}
-    }
-    let der = CertificateDer::from_pem_file(certificate)
-        .map_err(|error| unusable(certificate, error.to_string()))?;
-    let key_sec1 =
-        match PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))? {
-            PrivateKeyDer::Sec1(sec1) => sec1.secret_sec1_der().to_vec(),
-            _ => return Err(unusable(key, "it must be an `EC PRIVATE KEY`".into())),
-        };
-    Ok(Some(Pair { certificate: der, key_sec1 }))
-}
-
-fn to_data((certificate, key): (&str, &str), pair: &Pair) -> SecretData {
-    SecretData::from([
-        (certificate.to_owned(), pair.certificate.to_vec()),
-        (key.to_owned(), pair.key_sec1.clone()),
-    ])
-}
-
-fn from_data(secret: &'static str, names: (&str, &str), data: &SecretData) -> Result<Pair, AuthorityError> {
-    match (data.get(names.0), data.get(names.1)) {
-        (Some(certificate), Some(key)) => {
-            Ok(Pair { certificate: CertificateDer::from(certificate.clone()), key_sec1: key.clone() })
-        }
-        _ => Err(AuthorityError::Secret(secret, format!("it must hold {} and {}", names.0, names.1))),
-    }
-}
-
 fn days(n: i64) -> Duration {
     Duration::from_secs(n.unsigned_abs() * 86_400)
 }
@@ -516,7 +302,7 @@ fn hours(n: i64) -> Duration {
 }
 
 /// Seconds since 1970.
-pub(super) fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 /// All addresses that begin with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
+pub(crate) struct Range {
     first: IpAddr,
     /// How many bits are the same.
     prefix: u8,
@@ -16,7 +16,7 @@ pub(super) struct Range {
 
 /// Not address/bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NoRange;
+pub(crate) struct NoRange;
 
 impl FromStr for Range {
     type Err = NoRange;
@@ -67,7 +67,7 @@ impl Range {
     }
 
     /// For the name of an object.
-    pub(super) fn in_a_name(&self) -> String {
+    pub(crate) fn in_a_name(&self) -> String {
         match self.first {
             IpAddr::V4(first) => format!("{first}-{}", self.prefix),
             // Colons are not allowed there, and what is short is not unique without them.
@@ -138,7 +138,7 @@ impl Pool {
     }
 
     /// The first that has no address in common with any of `taken`, which may be of any size; `None`: there is none.
-    pub(super) fn next_free(&self, taken: &BTreeSet<Range>) -> Option<Range> {
+    pub(crate) fn next_free(&self, taken: &BTreeSet<Range>) -> Option<Range> {
         let last_bits = below(self.whole.width().abs_diff(self.prefix));
         let mut candidate = self.whole.start();
         let same_width = taken.iter().filter(|range| range.width() == self.whole.width());

@@ -1,8 +1,14 @@
 //! CA, server certificate, tokens and signing, on Secrets in memory.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
+use async_trait::async_trait;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
 use super::*;
+use crate::gate::ClientCertificate;
 
 /// Secrets that forget with the test.
 #[derive(Default)]

@@ -2,51 +2,13 @@
 //!
 //! The Node's own status remembers it, so that it outlives this process; here is what the watch has shown, and what was given and
 //! is on its way there. Never is one port two nodes': should two Nodes say the same, after an edit by hand or two cloudcores at
-//! once, it serves neither until one of them has got another. Called by `faces.rs`.
+//! once, it serves neither until one of them has got another. Called by `mod.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::str::FromStr;
 
 use ke_wire::NodeName;
 
-/// Ports for nodes, as a text such as `10400-11399` or `20001,20005-20010`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortRange(BTreeSet<u16>);
-
-/// Why a text is no list of ports.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "found \"{0}\", expected ports from 1 to 65535 such as 10400-11399 or 20001,20005-20010; empty: none"
-)]
-pub struct BadRange(String);
-
-impl PortRange {
-    /// Whether this is one of them.
-    #[must_use]
-    pub fn contains(&self, port: u16) -> bool {
-        self.0.contains(&port)
-    }
-}
-
-impl FromStr for PortRange {
-    type Err = BadRange;
-
-    fn from_str(text: &str) -> Result<Self, BadRange> {
-        let bad = || BadRange(text.to_owned());
-        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(bad);
-        let mut ports = BTreeSet::new();
-        for part in text.split(',').map(str::trim).filter(|_| !text.trim().is_empty()) {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (port(first)?, port(last)?);
-            if first > last {
-                return Err(bad());
-            }
-            ports.extend(first..=last);
-        }
-        Ok(Self(ports))
-    }
-}
+use crate::ranges::PortRange;
 
 /// The nodes and their ports.
 #[derive(Debug, Default)]
@@ -108,7 +70,7 @@ impl NodePorts {
             return Some(*port);
         }
         let is_free = |port: &&u16| !self.claims.contains_key(port) && !self.unusable.contains(port);
-        let free = self.range.0.iter().find(is_free).copied();
+        let free = self.range.iter().find(is_free).copied();
         match free {
             Some(port) => self.given.insert(node.clone(), port),
             None => self.given.remove(node),
@@ -134,12 +96,6 @@ impl NodePorts {
     }
 }
 
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ports", self.0.len())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,26 +106,6 @@ mod tests {
 
     fn ports(range: &str) -> NodePorts {
         NodePorts::new(range.parse().unwrap())
-    }
-
-    #[test]
-    fn ranges() {
-        let check = |text: &str, expected: Option<&[u16]>| {
-            let got = text.parse::<PortRange>();
-            assert_eq!(
-                got.as_ref().ok().map(|range| range.0.iter().copied().collect()),
-                expected.map(<[_]>::to_vec),
-                "{text}"
-            );
-        };
-        check("", Some(&[]));
-        check(" ", Some(&[]));
-        check("7-9", Some(&[7, 8, 9]));
-        check("7, 9-10,8", Some(&[7, 8, 9, 10]));
-        check("65535", Some(&[65535]));
-        for bad in ["0", "9-7", "7-", "-7", "a", "7,,8", "65536", "1-2-3"] {
-            check(bad, None);
-        }
     }
 
     #[test]

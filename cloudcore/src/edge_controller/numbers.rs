@@ -1,0 +1,23 @@
+//! What EdgeController counts.
+
+use ke_run::telemetry::Metrics;
+use prometheus_client::metrics::counter::Counter;
+
+/// What the module counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers {
+    pub orders: Counter,
+    pub asked: Counter,
+    pub refused: Counter,
+}
+
+impl Numbers {
+    /// Registers them.
+    pub(super) fn new(metrics: &mut Metrics) -> Self {
+        Self {
+            orders: metrics.counter("edge_controller_orders", "Objects and removals handed to the queues"),
+            asked: metrics.counter("edge_controller_asked", "Questions and reports of nodes"),
+            refused: metrics.counter("edge_controller_refused", "Questions and reports that were refused"),
+        }
+    }
+}
