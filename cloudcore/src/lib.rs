@@ -11,6 +11,8 @@ pub mod namespace;
 
 pub mod cluster;
 
+mod api_server;
+
 pub mod edge_controller;
 
 pub mod device_controller;

@@ -37,7 +37,8 @@ use self::object::Id;
 use self::placement::{Effect, Placement};
 use self::reports::{Confirmation, Statuses, Written, Wrote};
 use self::watch::WatchEvent;
-use crate::edge_controller::{ApiServer, Downstream, Graph};
+use crate::api_server::ApiServer;
+use crate::edge_controller::{Downstream, Graph};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
 pub use handle::{DeviceInbox, FromEdge};

@@ -16,11 +16,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use super::Numbers;
-use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use super::graph::Graph;
 use super::handle::LinkNews;
 use super::observed;
 use super::services::Services;
+use crate::api_server::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use crate::cloud_stream::{NodeFaces, as_the_node_said};
 
 /// Node annotation, KubeEdge's: address of the cloudcore that serves the node.

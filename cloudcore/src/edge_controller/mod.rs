@@ -4,7 +4,6 @@
 //! and waits for downstream only when thousands of links come or go at once. It never touches a link; the queues and CloudHub do. Started by `main.rs`.
 
 mod answers;
-mod api;
 mod fetch;
 mod graph;
 mod handle;
@@ -36,13 +35,12 @@ use self::handle::LinkNews;
 use self::observed::{Observed, WatchEvent};
 use self::placement::Effect;
 use self::tolerations::{Policy, Stay};
+use crate::api_server::ApiServer;
 use crate::cloud_stream::NodeFaces;
 use crate::device_controller::handle::{DeviceInbox, FromEdge};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
 pub(crate) use answers::CLOUDCORE;
-pub(crate) use api::{ApiServer, Call, Content, object_path};
-pub(crate) use fetch::vanished;
 pub use graph::Graph;
 pub use handle::{FromNode, Upstream};
 pub use pod_ranges::Pool;

@@ -15,9 +15,9 @@ use ke_run::shutdown::Shutdown;
 use ke_wire::{ObjectKey, Reason};
 use tokio::sync::mpsc;
 
-use super::api::{ApiServer, Call, Content, object_path};
 use super::observed::Observed;
 use super::tolerations::{self, Fix, Policy};
+use crate::api_server::{ApiServer, Call, Content, object_path};
 
 /// A Pod to patch.
 #[derive(Clone, Debug)]
