@@ -1,6 +1,6 @@
 //! Questions get answers: one API call or two each, always an answer, failures in the API server's own words.
 //!
-//! Admission has happened; what only the content shows is checked here. Called by `upstream.rs`.
+//! Admission has happened; what only the content shows is checked here. Called by `lanes.rs`.
 
 #![expect(clippy::result_large_err, reason = "a refusal is what the edge gets, once a call")]
 

@@ -16,7 +16,7 @@ pub enum FromNode {
     Tell(NodeName, Up, OwnedSemaphorePermit),
 }
 
-/// Cloneable handle to EdgeController's upstream half.
+/// Cloneable handle to the half of EdgeController that answers.
 #[derive(Clone, Debug)]
 pub struct Upstream(mpsc::Sender<FromNode>);
 

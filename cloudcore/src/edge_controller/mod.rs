@@ -1,19 +1,20 @@
 //! EdgeController: what each node needs, and what each node reports.
 //!
-//! Two halves: downstream turns watches into orders for the queues and never waits for upstream, which answers the nodes
-//! and waits for downstream only when thousands of links come or go at once. It never touches a link; the queues and CloudHub do. Started by `main.rs`.
+//! Two halves: what is here turns watches into orders for the queues and never waits for the other, `lanes.rs`, which has the
+//! nodes answered and waits for this one only when thousands of links come or go at once. It never touches a link; the
+//! queues and CloudHub do. Started by `main.rs`.
 
 mod answers;
 mod fetch;
 mod graph;
 mod handle;
+mod lanes;
 mod observed;
 mod placement;
 mod pod_ranges;
 mod services;
 mod tolerate;
 mod tolerations;
-mod upstream;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
@@ -194,7 +195,7 @@ impl EdgeController {
         let policy = Policy { stay, admission_secs: settings.admission_toleration_secs };
         // Full: the watches wait, and the API server buffers.
         let (seen, events) = mpsc::channel(256);
-        // Full: upstream waits; downstream empties it between any two events.
+        // Full: the lanes wait; the other half empties it between any two events.
         let (tell, news) = mpsc::channel(4096);
         // Emptied at once: `tolerate` keeps the newest per Pod.
         let (order, orders) = mpsc::channel(64);
@@ -229,7 +230,7 @@ impl EdgeController {
         tasks.spawn(named("watch", watch::run(client.clone(), seen, stop.clone())));
         tasks.spawn(named("pod ranges", pod_ranges::run(client, settings.pod_ranges, asked, stop.clone())));
         tasks.spawn(named("tolerate", tolerate::run(api, policy, orders, stop.clone())));
-        tasks.spawn(named("upstream", upstream::run(answers, inbox, tell, stop.clone())));
+        tasks.spawn(named("lanes", lanes::run(answers, inbox, tell, stop.clone())));
         tasks.spawn(named("downstream", downstreaming.run(events, news, passes, stop.clone())));
         while let Some(ended) = tasks.join_next().await {
             if !stop.is_triggered() {

@@ -196,7 +196,7 @@ async fn questions_about_one_object_wait_for_one_another_and_others_do_not() {
     };
     let (upstream, inbox) = Upstream::channel();
     let (trigger, stop) = Shutdown::new();
-    let running = tokio::spawn(upstream::run(answers, inbox, news, stop));
+    let running = tokio::spawn(lanes::run(answers, inbox, news, stop));
     let mut replies = Vec::new();
     for name in ["a", "a", "b"] {
         let (reply, answer) = oneshot::channel();
