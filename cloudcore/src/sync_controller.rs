@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api_server::ApiServer;
 use crate::device_controller::DeviceInbox;
-use crate::edge_controller::{Downstream, Graph};
+use crate::edge_controller::{EdgeControllerHandle, Graph};
 use crate::node_queue::Ledger;
 
 /// Everything arrives by the watches at once; this is for what nobody thought of.
@@ -30,7 +30,7 @@ const PAGE: u32 = 500;
 /// The module. `run` it.
 pub struct SyncController {
     client: kube::Client,
-    downstream: Downstream,
+    edge_controller: EdgeControllerHandle,
     devices: DeviceInbox,
     graph: Graph,
     ledger: Arc<dyn Ledger>,
@@ -45,19 +45,19 @@ impl SyncController {
     #[must_use]
     pub fn new(
         client: kube::Client,
-        downstream: Downstream,
+        edge_controller: EdgeControllerHandle,
         devices: DeviceInbox,
         graph: Graph,
         ledger: Arc<dyn Ledger>,
     ) -> Self {
-        Self { client, downstream, devices, graph, ledger }
+        Self { client, edge_controller, devices, graph, ledger }
     }
 
     /// Runs until asked to stop.
-    pub async fn run(mut self, stop: Shutdown) -> Result<(), SyncError> {
+    pub async fn run(self, stop: Shutdown) -> Result<(), SyncError> {
         tokio::select! {
             () = stop.wait() => return Ok(()),
-            () = self.downstream.wait_complete() => {}
+            () = self.edge_controller.wait_complete() => {}
         }
         for pass in 0_u32.. {
             if pass % PASSES_PER_SWEEP == 0 {
@@ -71,7 +71,7 @@ impl SyncController {
             tokio::select! {
                 () = stop.wait() => return Ok(()),
                 () = tokio::time::sleep(PASS) => {
-                    self.downstream.repeat_all();
+                    self.edge_controller.repeat_all();
                     self.devices.repeat_all();
                 }
             }

@@ -47,7 +47,7 @@ use self::connection::{Counters, Desk, Limits, Pods};
 use self::review::{ApiReviews, Judge, Reviews};
 use self::serving::Serving;
 use crate::cloud_hub::{Authority, ListenError, Port};
-use crate::edge_controller::{Downstream, Graph};
+use crate::edge_controller::{EdgeControllerHandle, Graph};
 
 /// Connections that are not judged yet, on all ports; more wait to be accepted. A stranger holds his for 20 s at most.
 const MAX_UNJUDGED: usize = 512;
@@ -88,7 +88,7 @@ pub struct Parts {
     /// Where pods are.
     pub graph: Graph,
     /// When that is known.
-    pub known: Downstream,
+    pub edge_controller: EdgeControllerHandle,
     /// Ways to nodes.
     pub dial: Arc<dyn Dial>,
     /// Signs a certificate where the cluster does not.
@@ -144,14 +144,14 @@ impl CloudStream {
     /// Serves until shutdown.
     pub async fn run(self, parts: Parts, stop: Shutdown) -> Result<(), CloudStreamError> {
         let Self { config, faces, shared, serving, addresses, counters } = self;
-        let Parts { client, graph, mut known, dial, authority } = parts;
+        let Parts { client, graph, edge_controller, dial, authority } = parts;
         let instead = serving
             .show_own(&config, &authority, addresses.first().copied())
             .map_err(|why| CloudStreamError::Certificate(why.to_string()))?;
         // Who dials now waits a moment: a pod that is not known yet would be told to be nobody's.
         tokio::select! {
             () = stop.wait() => return Ok(()),
-            () = known.wait_complete() => {}
+            () = edge_controller.wait_complete() => {}
         }
         let trusted = TrustedClients::default();
         let desk = Arc::new(Desk {

@@ -38,7 +38,7 @@ use self::placement::{Effect, Placement};
 use self::reports::{Confirmation, Statuses, Written, Wrote};
 use self::watch::WatchEvent;
 use crate::api_server::ApiServer;
-use crate::edge_controller::{Downstream, Graph};
+use crate::edge_controller::{EdgeControllerHandle, Graph};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
 pub use handle::{DeviceInbox, FromEdge};
@@ -70,7 +70,7 @@ pub struct KnownNodes {
     /// What EdgeController sees.
     pub graph: Graph,
     /// Whether it has seen all.
-    pub downstream: Downstream,
+    pub edge_controller: EdgeControllerHandle,
 }
 
 /// The module cannot go on.
@@ -463,7 +463,7 @@ impl Running {
             return;
         }
         let is_ready = self.placement.is_complete()
-            && self.nodes.as_ref().is_none_or(|nodes| nodes.downstream.is_complete());
+            && self.nodes.as_ref().is_none_or(|nodes| nodes.edge_controller.is_complete());
         if is_ready {
             self.is_ready = true;
             for id in std::mem::take(&mut self.unplaced) {
@@ -481,7 +481,7 @@ impl Running {
         let Some(device) = self.placement.get(id) else { return };
         let node = match (&self.nodes, self.placement.node_of(id)) {
             (None, _) => NodeIs::Known,
-            (Some(nodes), _) if !nodes.downstream.is_complete() => NodeIs::NotTold,
+            (Some(nodes), _) if !nodes.edge_controller.is_complete() => NodeIs::NotTold,
             (Some(nodes), Some(node)) if nodes.graph.is_node(node) => NodeIs::Known,
             (Some(_), _) => NodeIs::Unknown,
         };
