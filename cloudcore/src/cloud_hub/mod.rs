@@ -10,6 +10,7 @@ pub mod in_cluster;
 mod listen;
 mod node_link;
 pub mod pins;
+mod sort;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

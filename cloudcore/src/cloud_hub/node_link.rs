@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use super::Counters;
 use super::admit::{self, NodeGraph, Verdict};
 use super::listen::{self, Conn, MAX_MESSAGE};
+use super::sort::{self, Recipient};
 use crate::cloud_stream::Attachment;
 use crate::device_controller::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Upstream};
@@ -266,37 +267,40 @@ impl NodeLink {
             );
             verdict = Verdict::Admit;
         }
-        match (verdict, message) {
-            (Verdict::Admit, Up::Ask { id, question }) => self.ask(id, question).await,
-            (Verdict::Answer(answer), Up::Ask { id, question }) => {
+        let refusal = match verdict {
+            Verdict::Admit => None,
+            Verdict::Answer(answer) => Some(answer),
+            Verdict::Drop(why) => {
                 self.parts.counters.refused.inc();
-                self.log_now_and_then("the node asked for what it may not touch");
-                self.answer(Instant::now(), id, about(&question), answer, None);
+                return self.log_now_and_then(why);
             }
-            (Verdict::Admit, Up::NotKept { why, about, .. }) => {
+        };
+        match sort::recipient(message) {
+            Recipient::Answers(id, question) => match refusal {
+                None => self.ask(id, question).await,
+                Some(answer) => {
+                    self.parts.counters.refused.inc();
+                    self.log_now_and_then("the node asked for what it may not touch");
+                    self.answer(Instant::now(), id, about(&question), answer, None);
+                }
+            },
+            Recipient::Events(key, change) => {
+                // Never closed; and a flood of one node waits here, in its own socket.
+                let Ok(permit) = Arc::clone(&self.telling).acquire_owned().await else { return };
+                self.parts.upstream.tell(FromNode::Event(self.parts.node.clone(), key, change, permit)).await;
+            }
+            Recipient::Devices(said) => {
+                // Which device is whose is known there. It only notes what is said, so that this never waits long.
+                self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), Box::new(said))).await;
+            }
+            Recipient::Link(about, why) => {
                 tracing::debug!(node = %self.parts.node, ?about, why, "the node could not keep an object");
                 self.log_now_and_then(
                     "the node could not keep an object, which is sent again; its own log says why",
                 );
             }
-            (
-                Verdict::Admit,
-                message @ (Up::MembershipDetail { .. }
-                | Up::TwinReport { .. }
-                | Up::StateReport { .. }
-                | Up::Discovered { .. }),
-            ) => {
-                // Which device is whose is known there. It only notes what is said, so that this never waits long.
-                self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), Box::new(message))).await;
-            }
-            (Verdict::Admit | Verdict::Answer(_), message) => {
-                // Never closed; and a flood of one node waits here, in its own socket.
-                let Ok(permit) = Arc::clone(&self.telling).acquire_owned().await else { return };
-                self.parts.upstream.tell(FromNode::Tell(self.parts.node.clone(), message, permit)).await;
-            }
-            (Verdict::Drop(why), _) => {
-                self.parts.counters.refused.inc();
-                self.log_now_and_then(why);
+            Recipient::Nobody(what) => {
+                tracing::debug!(node = %self.parts.node, what, "nothing here takes what the node says");
             }
         }
     }

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{Discovery, Down, Kind, MessageId, NodeName, StateReport, TwinReport, Up};
+use ke_wire::{Discovery, Down, Kind, MessageId, NodeName, StateReport, TwinReport};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
@@ -41,7 +41,7 @@ use crate::api_server::ApiServer;
 use crate::edge_controller::{EdgeControllerHandle, Graph};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
-pub use handle::{DeviceInbox, FromEdge};
+pub use handle::{AboutDevices, DeviceInbox, FromEdge};
 
 /// Devices that are being written at once. Half of what `cluster.rs` lets through: Pods and leases go on beside them.
 const WRITES: usize = 32;
@@ -350,16 +350,14 @@ impl Running {
                 }
             }
             FromEdge::Said(node, said) => match *said {
-                Up::MembershipDetail { id, .. } => self.on_detail(node, id).await,
-                Up::TwinReport { id, namespace, device: name, report } => {
+                AboutDevices::WhichAreMine(id) => self.on_detail(node, id).await,
+                AboutDevices::Twins { id, namespace, device: name, report } => {
                     self.on_report(node, id, Id { namespace, name }, Report::Twins(report));
                 }
-                Up::StateReport { id, namespace, device: name, report } => {
+                AboutDevices::State { id, namespace, device: name, report } => {
                     self.on_report(node, id, Id { namespace, name }, Report::State(report));
                 }
-                Up::Discovered { discovery, .. } => self.on_discovered(node, &discovery),
-                // CloudHub hands over nothing else.
-                _ => tracing::debug!(%node, "a message that is none about devices"),
+                AboutDevices::Discovered(discovery) => self.on_discovered(node, &discovery),
             },
         }
     }

@@ -98,7 +98,7 @@ fn report(id: &str, device: &str, value: &str) -> FromEdge {
     let report = json!({"timestamp": unix_ms(), "twin": {"heat": {"actual": {"value": value}}}});
     FromEdge::Said(
         node(),
-        Box::new(Up::TwinReport {
+        Box::new(AboutDevices::Twins {
             id: id.parse().unwrap(),
             namespace: "plant".parse().unwrap(),
             device: device.parse().unwrap(),
@@ -194,7 +194,7 @@ async fn an_edge_that_asks_gets_everything_once_whatever_it_has_confirmed() {
         ("1", "confirmed 1, membership of 1, ++plant/devicemodel/oven, ++plant/device/a"),
         ("2", "confirmed 2"),
     ] {
-        let detail = Up::MembershipDetail { id: asked.parse().unwrap(), request: String::new() };
+        let detail = AboutDevices::WhichAreMine(asked.parse().unwrap());
         bench.inbox.tell(FromEdge::Said(node(), Box::new(detail))).await;
         assert_eq!(bench.told().await, expected);
     }

@@ -9,8 +9,7 @@ use hyper::Method;
 use ke_api::object::{self, ObjectError};
 use ke_api::pod_network::POD_NETWORK;
 use ke_wire::{
-    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Up,
-    Version,
+    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Version,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
@@ -106,41 +105,12 @@ impl Answers {
         }
     }
 
-    /// Carries out what nobody waits for.
-    pub(super) async fn take(&self, node: &NodeName, up: Up) {
-        let outcome = match up {
-            Up::Event { key, change, .. } => self.event(&key, change).await,
-            // Said by no edge since v1.10, and dropped by CloudHub's admission.
-            Up::OldPodStatus { .. }
-            | Up::OldPodStatuses { .. }
-            | Up::OldNode { .. }
-            | Up::OldNodeStatus { .. }
-            // Answered elsewhere, or for modules that are not there yet.
-            | Up::Ask { .. }
-            | Up::Keepalive { .. }
-            | Up::Ack { .. }
-            | Up::NotKept { .. }
-            | Up::MembershipDetail { .. }
-            | Up::TwinReport { .. }
-            | Up::StateReport { .. }
-            | Up::Discovered { .. }
-            | Up::Apply { .. }
-            | Up::SetWatches { .. }
-            | Up::MqttUpload { .. }
-            | Up::ServiceUpload { .. }
-            | Up::ServiceReplied { .. }
-            | Up::ServiceFailed { .. }
-            | Up::CsiAnswered { .. }
-            | Up::JobReport { .. }
-            | Up::TaskReport { .. } => {
-                tracing::debug!(%node, "a report that nothing here takes");
-                Ok(())
-            }
-        };
+    /// Stores an event. Nobody waits for it.
+    pub(super) async fn store_event(&self, node: &NodeName, key: &ObjectKey, change: EventChange) {
         self.numbers.asked.inc();
-        if let Err(refused) = outcome {
+        if let Err(refused) = self.event(key, change).await {
             self.numbers.refused.inc();
-            tracing::warn!(%node, "a report was not stored: {refused}");
+            tracing::warn!(%node, "an event was not stored: {refused}");
         }
     }
 

@@ -358,8 +358,7 @@ async fn events_tolerate_collisions() {
     let event = || bytes(json!({"metadata": {"name": "x", "resourceVersion": "3"}}));
     let check = async |change: EventChange, script: Vec<(u16, Value)>, expected: &[&str]| {
         let (answers, seen, _told) = answers(script);
-        let up = Up::Event { id: ke_wire::MessageId::fresh(), key: key("shop/event/x"), change };
-        answers.take(&"e1".parse().unwrap(), up).await;
+        answers.store_event(&"e1".parse().unwrap(), &key("shop/event/x"), change).await;
         let seen: Vec<String> = seen
             .lock()
             .unwrap()

@@ -1,6 +1,6 @@
 //! What a node's link hands to EdgeController, what others may ask of it, and what the half that answers tells the placer.
 
-use ke_wire::{Answer, NodeName, Question, Up, Version};
+use ke_wire::{Answer, EventChange, NodeName, ObjectKey, Question, Version};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch as state};
 
 /// Something a node said, already admitted.
@@ -12,8 +12,8 @@ pub enum FromNode {
     Disconnected(NodeName),
     /// A question; its answer, with the version of the object in it where there is one.
     Ask(NodeName, Question, oneshot::Sender<(Answer, Option<Version>)>),
-    /// A message that nothing answers: events. The permit is held until it is stored, so that a node has only so many.
-    Tell(NodeName, Up, OwnedSemaphorePermit),
+    /// A Kubernetes event, which nothing answers. The permit is held until it is stored, so that a node has only so many.
+    Event(NodeName, ObjectKey, EventChange, OwnedSemaphorePermit),
 }
 
 /// Cloneable handle to the half of EdgeController that answers.

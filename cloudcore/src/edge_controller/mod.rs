@@ -103,8 +103,8 @@ impl EdgeController {
         let graph = Graph::default();
         let numbers = Numbers {
             orders: metrics.counter("edge_controller_orders", "Objects and removals handed to the queues"),
-            asked: metrics.counter("edge_controller_asked", "Questions and reports of nodes"),
-            refused: metrics.counter("edge_controller_refused", "Questions and reports that were refused"),
+            asked: metrics.counter("edge_controller_asked", "Questions and events of nodes"),
+            refused: metrics.counter("edge_controller_refused", "Questions and events that were refused"),
         };
         let graph_for_hub = graph.clone();
         let module = Self { client, queues, devices, inbox, passes, complete, graph, settings, numbers };
