@@ -129,7 +129,7 @@ impl NodeLink {
                 frame = self.wire.next() => Event::Frame(frame),
                 Some(answered) = self.answering.next() => Event::Answer(answered),
                 () = self.parts.queue.changed() => Event::Queue,
-                () = ready(self.parts.streams.as_ref()) => Event::Streams,
+                () = LinkStreams::ready(self.parts.streams.as_ref()) => Event::Streams,
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = shutdown.wait() => Event::Stop,
             };
@@ -281,7 +281,7 @@ impl NodeLink {
                 Some(answer) => {
                     self.parts.counters.refused.inc();
                     self.log_now_and_then("the node asked for what it may not touch");
-                    self.answer(Instant::now(), id, about(&question), answer, None);
+                    self.answer(Instant::now(), id, question.about(), answer, None);
                 }
             },
             Recipient::Events(key, change) => {
@@ -306,7 +306,7 @@ impl NodeLink {
     }
 
     async fn ask(&mut self, id: MessageId, question: Question) {
-        let about = about(&question);
+        let about = question.about();
         if self.answering.len() >= MAX_QUESTIONS {
             self.parts.counters.refused.inc();
             self.log_now_and_then("the node has too many questions open");
@@ -364,31 +364,6 @@ impl NodeLink {
         if self.last_logged.is_none_or(|last| now - last > LOG_PAUSE) {
             self.last_logged = Some(now);
             tracing::warn!(node = %self.parts.node, why, "a message of the node has no effect; more of this minute are only counted");
-        }
-    }
-}
-
-/// Waits until there is a frame of a stream to write; for ever where there are no streams.
-async fn ready(streams: Option<&LinkStreams>) {
-    std::future::poll_fn(|cx| match streams {
-        Some(streams) => streams.poll_ready(cx),
-        None => std::task::Poll::Pending,
-    })
-    .await;
-}
-
-/// What the answer to a question says it is about.
-fn about(question: &Question) -> About {
-    match question {
-        Question::Get(key) | Question::Create { key, .. } | Question::Update { key, .. } => {
-            About::Object(key.clone())
-        }
-        Question::Token { namespace, account, .. } => About::Token(namespace.clone(), account.clone()),
-        Question::ApiServerCa => About::ApiServerCa,
-        Question::PatchNodeStatus { node, .. } => About::NodeStatus(node.clone()),
-        Question::PatchPodStatus { namespace, name, .. } => About::PodStatus(namespace.clone(), name.clone()),
-        Question::DeletePod { namespace, name, .. } => {
-            About::Object(ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
         }
     }
 }

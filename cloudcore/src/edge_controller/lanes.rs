@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ke_run::shutdown::Shutdown;
-use ke_wire::{Answer, EventChange, Kind, NodeName, ObjectKey, Question, Version};
+use ke_wire::{About, Answer, EventChange, Kind, NodeName, ObjectKey, Question, Version};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
@@ -116,17 +116,13 @@ impl Lanes {
 
 /// Questions about one object of one node wait for one another. Many nodes may ask for one thing at once.
 fn lane_of_question(node: &NodeName, question: &Question) -> Lane {
-    let key = match question {
-        Question::Get(key) | Question::Create { key, .. } | Question::Update { key, .. } => {
-            (key.kind != Kind::Node).then(|| key.clone())
+    let key = match question.about() {
+        About::Object(key) => (key.kind != Kind::Node).then_some(key),
+        About::PodStatus(namespace, name) => Some(ObjectKey::namespaced(Kind::Pod, namespace, name)),
+        About::Token(namespace, account) => {
+            Some(ObjectKey::namespaced(Kind::ServiceAccountAccess, namespace, account))
         }
-        Question::PatchPodStatus { namespace, name, .. } | Question::DeletePod { namespace, name, .. } => {
-            Some(ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
-        }
-        Question::Token { namespace, account, .. } => {
-            Some(ObjectKey::namespaced(Kind::ServiceAccountAccess, namespace.clone(), account.clone()))
-        }
-        Question::PatchNodeStatus { .. } | Question::ApiServerCa => None,
+        About::NodeStatus(_) | About::ApiServerCa | About::OldPodStatus(..) | About::Unnamed => None,
     };
     (node.clone(), key)
 }
