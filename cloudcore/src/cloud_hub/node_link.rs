@@ -300,6 +300,7 @@ impl NodeLink {
                 );
             }
             Recipient::Nobody(what) => {
+                self.parts.counters.dropped.inc();
                 tracing::debug!(node = %self.parts.node, what, "nothing here takes what the node says");
             }
         }

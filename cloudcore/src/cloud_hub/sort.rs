@@ -17,7 +17,7 @@ pub(super) enum Recipient {
     Devices(AboutDevices),
     /// The link itself: the node could not keep an object, and why.
     Link(About, String),
-    /// Nothing in this cloudcore takes it, and nobody answers. What it was, for the log.
+    /// Nothing in this cloudcore takes it, and nobody answers: it is counted. What it was, for the log.
     Nobody(&'static str),
 }
 
@@ -42,7 +42,7 @@ pub(super) fn recipient(message: Up) -> Recipient {
         | Up::OldPodStatuses { .. }
         | Up::OldNode { .. }
         | Up::OldNodeStatus { .. } => Recipient::Nobody("a status as edges before v1.10 sent it"),
-        // For rooms that are not there yet.
+        // For rooms that are not there yet. docs/chart.md names them beside the counter.
         Up::Apply { .. } => Recipient::Nobody("a request of a local API client"),
         Up::SetWatches { .. } => Recipient::Nobody("the watches of local API clients"),
         Up::MqttUpload { .. } => Recipient::Nobody("an MQTT message for a rule"),

@@ -115,6 +115,7 @@ struct Bench {
     said: mpsc::Receiver<FromNode>,
     tunnels: Tunnels,
     stream_metrics: Metrics,
+    counters: Arc<Counters>,
     messages: SocketAddr,
     enrolment: SocketAddr,
     trigger: Trigger,
@@ -139,6 +140,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
     let (upstream, said) = Upstream::channel();
     let mut stream_metrics = Metrics::new();
     let tunnels = Tunnels::new(StreamCounters::new(&mut stream_metrics));
+    let counters = Arc::new(Counters::new(&mut Metrics::new()));
     let parts = Parts {
         authority: Arc::clone(&authority),
         secrets,
@@ -149,7 +151,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
         devices: crate::device_controller::DeviceInbox::channel().0,
         tunnels: tunnels.clone(),
         graph: Arc::new(OwnSecrets),
-        counters: Arc::new(Counters::new(&mut Metrics::new())),
+        counters: Arc::clone(&counters),
     };
     let hub = CloudHub::bind(config, parts).unwrap();
     let port = |address: Option<SocketAddr>| SocketAddr::from(([127, 0, 0, 1], address.unwrap().port()));
@@ -165,6 +167,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
         said,
         tunnels,
         stream_metrics,
+        counters,
         messages,
         enrolment,
         trigger,
