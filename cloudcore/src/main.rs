@@ -11,7 +11,7 @@ use cloudcore::cloud_hub::authority::Authority;
 use cloudcore::cloud_hub::in_cluster::InCluster;
 use cloudcore::cloud_hub::{CloudHub, Counters, Parts};
 use cloudcore::cloud_stream::{
-    self, CloudStream, GoTunnels, NodeFaces, StreamCounters, TunnelPort, Tunnels, Ways,
+    self, CloudStream, GoTunnels, KubeletEndpoints, StreamCounters, TunnelPort, Tunnels, Ways,
 };
 use cloudcore::cluster;
 use cloudcore::config::CloudCoreConfig;
@@ -70,14 +70,14 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let found = found.or(advertised).or(cluster.own_address);
     let stream_config = config.modules.cloud_stream;
     let go_tunnels = GoTunnels::new(&mut metrics);
-    let (faces, cloud_stream) = if stream_config.enable && is_placing {
-        let (faces, module) = CloudStream::bind(stream_config.clone(), found, &mut metrics)?;
-        (faces, Some(module))
+    let (endpoints, cloud_stream) = if stream_config.enable && is_placing {
+        let (endpoints, module) = CloudStream::bind(stream_config.clone(), found, &mut metrics)?;
+        (endpoints, Some(module))
     } else {
-        (NodeFaces::off(), None)
+        (KubeletEndpoints::off(), None)
     };
     let settings = Settings {
-        faces,
+        endpoints,
         api_server_ca: cluster.ca.clone(),
         address: advertised.or(cluster.own_address).map(|address| address.to_string()).unwrap_or_default(),
         pod_toleration_secs: config.modules.edge_controller.pod_toleration_secs.map(|secs| secs.to_u32()),

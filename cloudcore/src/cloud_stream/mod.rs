@@ -7,9 +7,9 @@
 mod client;
 mod config;
 mod connection;
-mod faces;
 mod go_tunnels;
 mod head;
+mod kubelet_endpoints;
 mod node_ports;
 mod node_status;
 mod pump;
@@ -35,8 +35,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 pub use config::{CloudStreamConfig, KubeletAddress};
-pub use faces::NodeFaces;
 pub use go_tunnels::{GoTunnels, TunnelPort, Ways};
+pub use kubelet_endpoints::KubeletEndpoints;
 pub use node_ports::{BadRange, PortRange};
 pub use node_status::{KUBELET_PORT, NODE_ADDRESSES};
 pub(crate) use tunnels::Attachment;
@@ -98,7 +98,7 @@ pub struct Parts {
 /// The module. `run` it.
 pub struct CloudStream {
     config: CloudStreamConfig,
-    faces: NodeFaces,
+    endpoints: KubeletEndpoints,
     shared: Port,
     serving: Arc<Serving>,
     addresses: Vec<IpAddr>,
@@ -112,7 +112,7 @@ impl CloudStream {
         config: CloudStreamConfig,
         found: Option<IpAddr>,
         metrics: &mut Metrics,
-    ) -> Result<(NodeFaces, Self), ListenError> {
+    ) -> Result<(KubeletEndpoints, Self), ListenError> {
         let serving = Arc::<Serving>::default();
         let tls = tls(&serving)?;
         let port = config.stream_port.to_u16();
@@ -126,14 +126,15 @@ impl CloudStream {
         };
         let mut addresses: Vec<IpAddr> = shown.into_iter().chain(found).collect();
         addresses.dedup();
-        let faces = NodeFaces::new(shown, config.ports().unwrap_or_default(), port, config.address, tls);
+        let endpoints =
+            KubeletEndpoints::new(shown, config.ports().unwrap_or_default(), port, config.address, tls);
         let counters = Counters {
             served: metrics
                 .counter("cloud_stream_requests", "Requests of the API server that went to a node"),
             refused: metrics.counter("cloud_stream_refused_requests", "Requests that went to no node"),
             open: metrics.gauge("cloud_stream_open_streams", "Streams between clients and nodes now"),
         };
-        Ok((faces.clone(), Self { config, faces, shared, serving, addresses, counters }))
+        Ok((endpoints.clone(), Self { config, endpoints, shared, serving, addresses, counters }))
     }
 
     /// Where nodes without a port of their own are served.
@@ -143,7 +144,7 @@ impl CloudStream {
 
     /// Serves until shutdown.
     pub async fn run(self, parts: Parts, stop: Shutdown) -> Result<(), CloudStreamError> {
-        let Self { config, faces, shared, serving, addresses, counters } = self;
+        let Self { config, endpoints, shared, serving, addresses, counters } = self;
         let Parts { client, graph, edge_controller, dial, authority } = parts;
         let instead = serving
             .show_own(&config, &authority, addresses.first().copied())
@@ -158,7 +159,7 @@ impl CloudStream {
             trusted: trusted.clone(),
             judge: Judge::new(ApiReviews { client: client.clone() }),
             pods: Arc::new(graph) as Arc<dyn Pods>,
-            faces: faces.clone(),
+            endpoints: endpoints.clone(),
             dial,
             counters,
             limits: Limits::default(),
@@ -172,7 +173,7 @@ impl CloudStream {
             serving.keep_signed(client.clone(), addresses, instead, stop.clone()).await;
         };
         tokio::select! {
-            () = accept_all(desk, faces, shared) => {}
+            () = accept_all(desk, endpoints, shared) => {}
             () = trusted.follow(client.clone(), stop.clone()) => {}
             () = signing => {}
             () = stop.wait() => {}
@@ -194,13 +195,13 @@ pub enum CloudStreamError {
 }
 
 /// Accepts on the shared port and on each that is opened. Does not end.
-async fn accept_all<R: Reviews>(desk: Arc<Desk<R>>, faces: NodeFaces, shared: Port) {
+async fn accept_all<R: Reviews>(desk: Arc<Desk<R>>, endpoints: KubeletEndpoints, shared: Port) {
     let unjudged = Arc::new(Semaphore::new(MAX_UNJUDGED));
     let mut ports = JoinSet::new();
     let number = shared.address().map_or(0, |address| address.port());
     ports.spawn(accept(Arc::clone(&desk), shared, number, Arc::clone(&unjudged)));
     loop {
-        for (number, port) in faces.opened().await {
+        for (number, port) in endpoints.opened().await {
             ports.spawn(accept(Arc::clone(&desk), port, number, Arc::clone(&unjudged)));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The Node's own status remembers it, so that it outlives this process; here is what the watch has shown, and what was given and
 //! is on its way there. Never is one port two nodes': should two Nodes say the same, after an edit by hand or two cloudcores at
-//! once, it serves neither until one of them has got another. Called by `faces.rs`.
+//! once, it serves neither until one of them has got another. Called by `kubelet_endpoints.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

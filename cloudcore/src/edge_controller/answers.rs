@@ -20,7 +20,7 @@ use super::handle::LinkNews;
 use super::observed;
 use super::services::Services;
 use crate::api_server::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
-use crate::cloud_stream::{NodeFaces, as_the_node_said};
+use crate::cloud_stream::{KubeletEndpoints, as_the_node_said};
 
 /// Node annotation, KubeEdge's: address of the cloudcore that serves the node.
 pub(crate) const CLOUDCORE: &str = "cloudcore";
@@ -38,7 +38,7 @@ pub(super) struct Answers {
     /// Address told to the nodes; empty when not known.
     pub address: String,
     /// What Nodes show to the API server.
-    pub faces: NodeFaces,
+    pub endpoints: KubeletEndpoints,
     /// What was said of Services a moment ago.
     pub services: Services,
     /// Where a registration of an existing Node is told.
@@ -213,7 +213,7 @@ impl Answers {
                 {
                     tracing::warn!(%node, "registers without the label {}: it will get nothing", super::watch::EDGE_LABEL);
                 }
-                self.faces.create(node, &mut object);
+                self.endpoints.create(node, &mut object);
                 let call = Call::new(Method::POST, path).with(Content::Json, object.to_string().into());
                 let outcome = self.api.call(call).await.and_then(as_said);
                 if outcome.as_ref().is_err_and(|refused| refused.reason == Reason::AlreadyExists) {
@@ -310,7 +310,7 @@ impl Answers {
             patch.insert("metadata".to_owned(), json!({"uid": uid}));
         }
         if let Some(node) = node {
-            self.faces.patch(node, &mut patch);
+            self.endpoints.patch(node, &mut patch);
         }
         let call = Call::new(Method::PATCH, object_path(key, "/status")?);
         let body = Value::Object(patch).to_string();

@@ -31,7 +31,7 @@ use self::answers::Answers;
 use self::placer::{FETCHES, Placer};
 use self::tolerations::{Policy, Stay};
 use crate::api_server::ApiServer;
-use crate::cloud_stream::NodeFaces;
+use crate::cloud_stream::KubeletEndpoints;
 use crate::device_controller::handle::DeviceInbox;
 use crate::node_queue::NodeQueues;
 
@@ -55,7 +55,7 @@ pub struct Settings {
     /// From what edge nodes get ranges of pod addresses; nothing: they get none.
     pub pod_ranges: Option<Pool>,
     /// What Nodes show to the API server.
-    pub faces: NodeFaces,
+    pub endpoints: KubeletEndpoints,
 }
 
 /// The module. `run` it.
@@ -88,7 +88,7 @@ pub enum EdgeControllerError {
 }
 
 impl EdgeController {
-    /// The module, what others may ask of it, and the view that CloudHub admits by.
+    /// The module, what others may ask of it, and the view of which node has to do with what.
     #[must_use]
     pub fn new(
         client: kube::Client,
@@ -106,9 +106,9 @@ impl EdgeController {
             asked: metrics.counter("edge_controller_asked", "Questions and events of nodes"),
             refused: metrics.counter("edge_controller_refused", "Questions and events that were refused"),
         };
-        let graph_for_hub = graph.clone();
+        let view = graph.clone();
         let module = Self { client, queues, devices, inbox, passes, complete, graph, settings, numbers };
-        (module, EdgeControllerHandle::new(pass, is_complete), graph_for_hub)
+        (module, EdgeControllerHandle::new(pass, is_complete), view)
     }
 
     /// Runs until asked to stop.
@@ -130,7 +130,7 @@ impl EdgeController {
             graph: graph.clone(),
             api_server_ca: settings.api_server_ca,
             address: settings.address,
-            faces: settings.faces.clone(),
+            endpoints: settings.endpoints.clone(),
             services: services::Services::default(),
             news: tell.clone(),
             numbers: numbers.clone(),
@@ -140,7 +140,7 @@ impl EdgeController {
             queues,
             devices,
             graph,
-            faces: settings.faces,
+            endpoints: settings.endpoints,
             policy,
             orders: order,
             ranges: ask,

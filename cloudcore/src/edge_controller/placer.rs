@@ -23,7 +23,7 @@ use super::placement::Effect;
 use super::tolerations::{self, Policy};
 use super::{fetch, pod_ranges, tolerate};
 use crate::api_server::ApiServer;
-use crate::cloud_stream::NodeFaces;
+use crate::cloud_stream::KubeletEndpoints;
 use crate::device_controller::handle::{DeviceInbox, FromEdge};
 use crate::node_queue::{NodeQueues, QueueOrder, Share};
 
@@ -53,7 +53,7 @@ pub(super) struct Placer {
     pub(super) queues: NodeQueues,
     pub(super) devices: DeviceInbox,
     pub(super) graph: Graph,
-    pub(super) faces: NodeFaces,
+    pub(super) endpoints: KubeletEndpoints,
     pub(super) policy: Policy,
     pub(super) orders: mpsc::Sender<tolerate::Order>,
     pub(super) ranges: mpsc::Sender<()>,
@@ -115,7 +115,7 @@ impl Placer {
             && observed.key.kind == Kind::Node
             && let Ok(node) = observed.key.name.as_str().parse()
         {
-            self.faces.seen(&node, observed.object());
+            self.endpoints.seen(&node, observed.object());
         }
         if pod_ranges::asks(&event) {
             let _ = self.ranges.try_send(());
@@ -245,7 +245,7 @@ impl Placer {
                     tracing::info!(%node, "is no edge node any more");
                     // Another Node of its name may be there already.
                     if !self.graph.is_node(&node) {
-                        self.faces.gone(&node);
+                        self.endpoints.gone(&node);
                     }
                     self.queues.tell(QueueOrder::NodeGone(node)).await;
                 }

@@ -55,7 +55,7 @@ fn placing() -> Bench {
         queues,
         devices: DeviceInbox::channel().0,
         graph: Graph::default(),
-        faces: NodeFaces::off(),
+        endpoints: KubeletEndpoints::off(),
         policy: Policy { stay: Stay::Forever, admission_secs: 300 },
         orders: fixes,
         ranges: mpsc::channel(1).0,
@@ -190,7 +190,7 @@ async fn questions_about_one_object_wait_for_one_another_and_others_do_not() {
     let seen = Arc::default();
     let (news, _told) = mpsc::channel(8);
     let answers = Answers {
-        faces: NodeFaces::off(),
+        endpoints: KubeletEndpoints::off(),
         services: services::Services::default(),
         api: slow_server(&seen),
         graph: Graph::default(),

@@ -1,4 +1,5 @@
-//! What each edge node's Node shows to the API server: EdgeController passes every registration and status through here.
+//! Which address and port of its kubelet each edge node's Node advertises: EdgeController passes every registration and status
+//! through here.
 //!
 //! A port is opened before a Node says it, so that nobody dials in vain; once open it stays so. Cloneable; its lock is held for a
 //! moment, never across an await. The decisions are `node_ports.rs` and `node_status.rs`.
@@ -13,15 +14,15 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::node_ports::{NodePorts, PortRange};
-use super::node_status::{self, Face, Shown};
+use super::node_status::{self, KubeletEndpoint, Shown};
 use super::route::Entrance;
 use crate::cloud_hub::Port;
 
 const KEY: &str = "modules.cloudStream.kubeletPorts";
 
-/// Handle to what Nodes show.
+/// Handle to what Nodes advertise as addresses of their kubelets.
 #[derive(Clone)]
-pub struct NodeFaces(Arc<Inner>);
+pub struct KubeletEndpoints(Arc<Inner>);
 
 struct Inner {
     /// `None`: Nodes show what their machines say, and what was shown before is taken back.
@@ -46,7 +47,7 @@ struct State {
     fresh: Vec<(u16, Port)>,
 }
 
-impl NodeFaces {
+impl KubeletEndpoints {
     /// Nobody is served here.
     #[must_use]
     pub fn off() -> Self {
@@ -97,15 +98,15 @@ impl NodeFaces {
     /// A Node that is about to be created.
     pub(crate) fn create(&self, node: &NodeName, object: &mut Value) {
         let mut state = self.state();
-        let face = self.face(&mut state, node);
-        node_status::create(object, face);
+        let endpoint = self.endpoint(&mut state, node);
+        node_status::create(object, endpoint);
     }
 
     /// A strategic merge patch of a Node's status that is about to be sent.
     pub(crate) fn patch(&self, node: &NodeName, patch: &mut Map<String, Value>) {
         let mut state = self.state();
-        let face = self.face(&mut state, node);
-        node_status::patch(patch, state.shown.get(node), face);
+        let endpoint = self.endpoint(&mut state, node);
+        node_status::patch(patch, state.shown.get(node), endpoint);
     }
 
     /// By which way a request came that came to this port.
@@ -125,8 +126,8 @@ impl NodeFaces {
         }
     }
 
-    fn face(&self, state: &mut State, node: &NodeName) -> Face {
-        let Some(served) = &self.0.served else { return Face::default() };
+    fn endpoint(&self, state: &mut State, node: &NodeName) -> KubeletEndpoint {
+        let Some(served) = &self.0.served else { return KubeletEndpoint::default() };
         // Ends: each turn that goes on takes one port out of the range.
         let own = loop {
             match state.ports.give(node) {
@@ -134,7 +135,7 @@ impl NodeFaces {
                 given => break given,
             }
         };
-        Face { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
+        KubeletEndpoint { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
     }
 
     /// Whether it is open now.
@@ -162,13 +163,13 @@ impl NodeFaces {
     }
 }
 
-impl std::fmt::Debug for NodeFaces {
+impl std::fmt::Debug for KubeletEndpoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} nodes", self.state().shown.len())
     }
 }
 
-impl Default for NodeFaces {
+impl Default for KubeletEndpoints {
     fn default() -> Self {
         Self::off()
     }
