@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex};
 use http_body_util::BodyExt;
 use hyper::{Request, Response};
 use ke_run::shutdown::Trigger;
+use ke_run::telemetry::Metrics;
 use kube::client::Body;
 use serde_json::{Value, json};
 
-use ke_wire::Kind;
+use ke_wire::{Down, Kind};
 
-use super::object::{SeenDevice, SeenModel};
+use super::super::object::{SeenDevice, SeenModel};
+use super::super::{DeviceController, DeviceInbox};
 use super::*;
+use crate::node_queue::QueueOrder;
 
 /// What the API server was sent, and whether it answers.
 #[derive(Default)]
