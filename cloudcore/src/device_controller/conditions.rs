@@ -3,7 +3,7 @@
 //!
 //! A problem is a condition with status True and goes away when it is solved; a healthy device has none of them.
 //! Conditions of others stay. What only the node can know is not guessed: the node tells it ([`told_by_node`]). Called by
-//! `mod.rs`.
+//! `running.rs`.
 
 mod properties;
 

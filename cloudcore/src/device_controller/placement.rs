@@ -1,7 +1,7 @@
 //! Pure: which node has which devices and models, and what it must be told when that changes.
 //!
 //! A device goes before its model when both leave a node and after it when both come. A model that is deleted while
-//! devices use it stays on their nodes until the last of them is gone. It never asks and never waits. Called by `mod.rs`.
+//! devices use it stays on their nodes until the last of them is gone. It never asks and never waits. Called by `running.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

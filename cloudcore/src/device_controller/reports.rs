@@ -6,7 +6,7 @@
 //! Nothing that was accepted is dropped; what is bounded is the list of those who wait for a confirmation, and whoever falls
 //! off it says it again.
 //!
-//! Whose turn it is decides `turns.rs`; an API server that does not keep up gets the DeviceStatus first. Driven by `mod.rs`,
+//! Whose turn it is decides `turns.rs`; an API server that does not keep up gets the DeviceStatus first. Driven by `running.rs`,
 //! carried out by `write.rs`.
 
 mod entry;

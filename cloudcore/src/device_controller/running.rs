@@ -1,6 +1,7 @@
 //! DeviceController as it runs: one task, one `select!`; watches and links in, orders for the queues and writes out.
 //!
-//! It keeps which nodes have a link and what waits for what. What nodes are told is `orders.rs`, what is written `writes.rs`. Called by `mod.rs`.
+//! It keeps which nodes have a link and what waits for what. What nodes are told is `orders.rs`, what is written `writes.rs`.
+//! Called by `mod.rs`.
 
 mod orders;
 mod writes;

@@ -1,5 +1,5 @@
 //! Reads that the watches do not bring: data named for the first time, Pods of a node that came late.
-//! They go on until there is an answer, since a node waits for it. Called by `mod.rs`.
+//! They go on until there is an answer, since a node waits for it. Called by `placer.rs`.
 
 use std::time::Duration;
 

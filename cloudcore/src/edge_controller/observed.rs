@@ -1,7 +1,7 @@
 //! Pure: one object as the API server showed it, and what of it matters for delivery.
 //!
-//! It keeps JSON as JSON, so that fields newer than our types reach the edge. Made by `watch.rs` and the fetches of
-//! `mod.rs`, used by `placement.rs` and `tolerations.rs`.
+//! It keeps JSON as JSON, so that fields newer than our types reach the edge. Made by `watch.rs` and `fetch.rs`,
+//! used by `placement.rs` and `tolerations.rs`.
 
 use std::collections::BTreeSet;
 use std::fmt;

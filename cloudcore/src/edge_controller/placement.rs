@@ -1,7 +1,7 @@
 //! Pure: which nodes need which object, and why.
 //!
 //! A node needs itself, the Pods bound to it, and the ConfigMaps and Secrets that those name. This module never asks
-//! the API server and never waits; it says what to fetch. Called by `mod.rs`; read by CloudHub through `Graph`.
+//! the API server and never waits; it says what to fetch. Called by `placer.rs`; read by others through `Graph`.
 
 mod data;
 mod questions;
