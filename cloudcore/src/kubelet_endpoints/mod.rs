@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use self::ports::NodePorts;
-use self::status::{Face, Shown};
+use self::status::{KubeletEndpoint, Shown};
 use crate::gate::Port;
 use crate::ranges::PortRange;
 
@@ -28,7 +28,7 @@ const KEY: &str = "modules.cloudStream.kubeletPorts";
 
 /// Handle to what Nodes show.
 #[derive(Clone)]
-pub struct NodeFaces(Arc<Inner>);
+pub struct KubeletEndpoints(Arc<Inner>);
 
 struct Inner {
     /// `None`: Nodes show what their machines say, and what was shown before is taken back.
@@ -62,7 +62,7 @@ pub(crate) enum Entrance {
     Shared,
 }
 
-impl NodeFaces {
+impl KubeletEndpoints {
     /// Nobody is served here.
     #[must_use]
     pub fn off() -> Self {
@@ -116,15 +116,15 @@ impl NodeFaces {
     /// A Node that is about to be created.
     pub(crate) fn create(&self, node: &NodeName, object: &mut Value) {
         let mut state = self.state();
-        let face = self.face(&mut state, node);
-        status::create(object, face);
+        let endpoint = self.endpoint(&mut state, node);
+        status::create(object, endpoint);
     }
 
     /// A strategic merge patch of a Node's status that is about to be sent.
     pub(crate) fn patch(&self, node: &NodeName, patch: &mut Map<String, Value>) {
         let mut state = self.state();
-        let face = self.face(&mut state, node);
-        status::patch(patch, state.shown.get(node), face);
+        let endpoint = self.endpoint(&mut state, node);
+        status::patch(patch, state.shown.get(node), endpoint);
     }
 
     /// By which way a request came that came to this port.
@@ -144,8 +144,8 @@ impl NodeFaces {
         }
     }
 
-    fn face(&self, state: &mut State, node: &NodeName) -> Face {
-        let Some(served) = &self.0.served else { return Face::default() };
+    fn endpoint(&self, state: &mut State, node: &NodeName) -> KubeletEndpoint {
+        let Some(served) = &self.0.served else { return KubeletEndpoint::default() };
         // Ends: each turn that goes on takes one port out of the range.
         let own = loop {
             match state.ports.give(node) {
@@ -153,7 +153,7 @@ impl NodeFaces {
                 given => break given,
             }
         };
-        Face { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
+        KubeletEndpoint { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
     }
 
     /// Whether it is open now.
@@ -181,13 +181,13 @@ impl NodeFaces {
     }
 }
 
-impl std::fmt::Debug for NodeFaces {
+impl std::fmt::Debug for KubeletEndpoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} nodes", self.state().shown.len())
     }
 }
 
-impl Default for NodeFaces {
+impl Default for KubeletEndpoints {
     fn default() -> Self {
         Self::off()
     }
