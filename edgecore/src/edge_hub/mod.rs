@@ -1,8 +1,11 @@
 //! EdgeHub: dial, drive `EdgeEnd`, back off, again.
 //!
-//! The only module that talks to the cloud. What comes down goes to MetaManager and is acknowledged when that has it on
-//! disk; what goes up comes from the report queue and from modules that ask through the [`Cloud`] handle. It stores
-//! nothing and decides nothing about objects.
+//! Every connection to the cloud is dialled in this folder: the link, which it holds, enrolment (`identity.rs`), and for
+//! `edge_stream::go_tunnel` the one to KubeEdge's stream port (`stream_port.rs`), which that holds. All messages pass here,
+//! bytes of that tunnel do not.
+//!
+//! What comes down goes to MetaManager and is acknowledged when that has it on disk; what goes up comes from the report
+//! queue and from modules that ask through the [`Cloud`] handle. It stores nothing and decides nothing about objects.
 
 mod dial;
 pub mod handle;

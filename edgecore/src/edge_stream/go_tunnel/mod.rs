@@ -3,6 +3,10 @@
 //!
 //! Each stream that the cloud opens goes to this machine's kubelet, whatever address the cloud says. Started by `main.rs`.
 
+mod config;
+mod exchange;
+mod greeting;
+
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -20,8 +24,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
 
-use super::config::EdgeStreamConfig;
-use super::{exchange, greeting};
+pub use config::EdgeStreamConfig;
+
 use crate::config::EdgeHubConfig;
 use crate::edge_hub::dial_stream_port;
 
@@ -205,5 +209,4 @@ fn by_chance_bytes() -> [u8; 4] {
 }
 
 #[cfg(test)]
-#[path = "tunnel_tests.rs"]
 mod tests;

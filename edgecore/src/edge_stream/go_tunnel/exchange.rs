@@ -2,7 +2,7 @@
 //!
 //! Commands and attaching are bytes both ways, HTTP included. Of logs and numbers the cloud wants the body alone; what status it
 //! came with, this protocol cannot say. Whatever happens, the stream is ended, or the cloud would wait for ever. Called by
-//! `tunnel.rs`.
+//! the module above.
 
 use std::fmt::Write as _;
 use std::io;
