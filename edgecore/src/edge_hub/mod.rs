@@ -11,6 +11,7 @@ mod dial;
 pub mod handle;
 mod identity;
 mod link;
+mod patch;
 mod proxy;
 mod sending;
 mod stream_port;

@@ -6,7 +6,6 @@
 
 mod devices;
 mod order;
-mod patch;
 mod store;
 
 use std::sync::Arc;
@@ -21,7 +20,6 @@ use crate::db::{Db, DbError};
 pub use devices::{DeviceOutbox, DeviceReport, DeviceReportQueue, DeviceReports, Limits, ParcelNews, keep};
 use order::Order;
 pub use order::Ticket;
-pub use patch::pod_status_patch;
 
 /// Events kept while the cloud is away; the oldest beyond are dropped and counted. 2,000 events are about 1 MB.
 const MAX_EVENTS: usize = 2000;
