@@ -19,7 +19,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use go_tunnel::{CloudStreams, EdgeStreamConfig, EdgeTunnel, ToKubelet};
+pub use go_tunnel::{EdgeStreamConfig, EdgeTunnel, ToKubelet};
 
 /// Who serves a stream. Called by the link's task, so it must not wait: it starts a task, or refuses.
 pub type StreamHandler = Arc<dyn Fn(EdgeTunnelStream) + Send + Sync>;

@@ -368,7 +368,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         hub: config.modules.edge_hub.clone(),
         node: name.clone(),
         addresses: addresses.subscribe(),
-        cloud: edge_hub.cloud_streams(),
+        link: cloud.state(),
         kubelet: Arc::new(move |stream| {
             let kubelet = tunnelled.clone();
             // As many as the server has room for, as below.

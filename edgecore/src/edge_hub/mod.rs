@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 use ke_run::backoff::Backoff;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Receipt};
+pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Peer, Receipt};
 pub use identity::{Identity, IdentityError, Prospect};
 pub(crate) use stream_port::dial as dial_stream_port;
 
 use crate::config::EdgeHubConfig;
-use crate::edge_stream::{CloudStreams, EdgeStreams};
+use crate::edge_stream::EdgeStreams;
 use crate::meta_manager::Meta;
 use crate::report_queue::{DeviceOutbox, Outbox, ParcelNews, Verdict};
 use dial::Offer;
@@ -57,7 +57,6 @@ pub struct EdgeHub {
     outbox: Outbox,
     devices: DeviceEnds,
     streams: Option<EdgeStreams>,
-    cloud_streams: watch::Sender<CloudStreams>,
     n_connections: u64,
 }
 
@@ -101,7 +100,6 @@ impl EdgeHub {
             outbox,
             devices,
             streams: None,
-            cloud_streams: watch::Sender::default(),
             n_connections: 0,
         }
     }
@@ -111,11 +109,6 @@ impl EdgeHub {
     pub fn with_streams(mut self, streams: EdgeStreams) -> Self {
         self.streams = Some(streams);
         self
-    }
-
-    /// Whether the cloud of the last link opens streams on it.
-    pub fn cloud_streams(&self) -> watch::Receiver<CloudStreams> {
-        self.cloud_streams.subscribe()
     }
 
     /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
@@ -174,14 +167,8 @@ impl EdgeHub {
         self.joined = Joined::Before;
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
-        self.inbox.set_kin(dialled.streams.is_some());
-        self.inbox.set(LinkState::Connected(self.n_connections));
-        let has_streams = dialled.streams.is_some();
-        self.cloud_streams.send_replace(if has_streams {
-            CloudStreams::OnTheLink
-        } else {
-            CloudStreams::None
-        });
+        let peer = if dialled.streams.is_some() { Peer::Isthmus } else { Peer::KubeEdge };
+        self.inbox.set(LinkState::Connected { number: self.n_connections, peer });
         let ends = Ends {
             inbox: &mut self.inbox,
             outbox: &mut self.outbox,

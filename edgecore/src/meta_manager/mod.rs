@@ -37,6 +37,7 @@ pub use store::{Applied, Held};
 
 use crate::db::{Db, DbError};
 use crate::device_id::DeviceId;
+use crate::edge_hub::Peer;
 use crate::edge_hub::handle::{Answered, AskError, Cloud};
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
@@ -420,7 +421,7 @@ impl Objects for Meta {
     async fn services(&self, namespace: &Namespace) -> Vec<Service> {
         let Ok(name) = "all".parse() else { return Vec::new() };
         let key = ObjectKey::namespaced(Kind::ServiceList, namespace.clone(), name);
-        if self.cloud.is_kin() {
+        if self.cloud.peer() == Some(Peer::Isthmus) {
             let asked = self.cloud.ask(Question::Get(key.clone()));
             match tokio::time::timeout(SERVICES_LIMIT, asked).await {
                 Ok(Ok(Answered { answer: Answer::Object(body), receipt, .. })) => {
