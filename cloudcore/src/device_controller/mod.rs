@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{Discovery, Down, Kind, MessageId, NodeName, StateReport, TwinReport, Up};
+use ke_wire::{DeviceId, Discovery, Down, Kind, MessageId, NodeName, StateReport, TwinReport, Up};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
@@ -33,7 +33,6 @@ use tokio::time::Instant;
 
 use self::conditions::NodeIs;
 use self::discovery::BadRule;
-use self::object::Id;
 use self::placement::{Effect, Placement};
 use self::reports::{Confirmation, Statuses, Written, Wrote};
 use self::watch::WatchEvent;
@@ -123,17 +122,17 @@ struct Running {
     placement: Placement,
     statuses: Statuses,
     links: HashMap<NodeName, Link>,
-    early: VecDeque<(NodeName, MessageId, Id, Report)>,
+    early: VecDeque<(NodeName, MessageId, DeviceId, Report)>,
     /// All devices, models and nodes are known: before that nothing is written, since it might be wrong.
     is_ready: bool,
     /// What could not be read, and why, as it was told.
-    unusable: HashMap<(Kind, Id), String>,
+    unusable: HashMap<(Kind, DeviceId), String>,
     /// Rules of discovery that cannot be used, and why, as it was told.
-    bad_rules: HashMap<Id, String>,
+    bad_rules: HashMap<DeviceId, String>,
     /// What was found is being written; one at a time.
     discovering: JoinSet<()>,
     /// Devices whose node is not known to be there.
-    unplaced: BTreeSet<Id>,
+    unplaced: BTreeSet<DeviceId>,
     look: Option<Instant>,
     writes: JoinSet<Written>,
     last_logged: Option<Instant>,
@@ -311,7 +310,7 @@ impl Running {
     }
 
     /// Told once: lists repeat it.
-    fn on_unusable(&mut self, kind: &Kind, id: Id, uid: String, why: &str) -> Vec<Effect> {
+    fn on_unusable(&mut self, kind: &Kind, id: DeviceId, uid: String, why: &str) -> Vec<Effect> {
         let told = self.unusable.entry((kind.clone(), id.clone())).or_default();
         if told != why {
             why.clone_into(told);
@@ -350,11 +349,11 @@ impl Running {
             }
             FromEdge::Said(node, said) => match *said {
                 Up::MembershipDetail { id, .. } => self.on_detail(node, id).await,
-                Up::TwinReport { id, namespace, device: name, report } => {
-                    self.on_report(node, id, Id { namespace, name }, Report::Twins(report));
+                Up::TwinReport { id, device, report } => {
+                    self.on_report(node, id, device, Report::Twins(report));
                 }
-                Up::StateReport { id, namespace, device: name, report } => {
-                    self.on_report(node, id, Id { namespace, name }, Report::State(report));
+                Up::StateReport { id, device, report } => {
+                    self.on_report(node, id, device, Report::State(report));
                 }
                 Up::Discovered { discovery, .. } => self.on_discovered(node, &discovery),
                 // CloudHub hands over nothing else.
@@ -379,7 +378,7 @@ impl Running {
         }
     }
 
-    fn on_report(&mut self, node: NodeName, report: MessageId, id: Id, what: Report) {
+    fn on_report(&mut self, node: NodeName, report: MessageId, id: DeviceId, what: Report) {
         if !self.placement.is_complete() {
             if self.early.len() >= MAX_EARLY {
                 self.early.pop_front();
@@ -476,7 +475,7 @@ impl Running {
         };
     }
 
-    fn judge(&mut self, id: &Id) {
+    fn judge(&mut self, id: &DeviceId) {
         let Some(device) = self.placement.get(id) else { return };
         let node = match (&self.nodes, self.placement.node_of(id)) {
             (None, _) => NodeIs::Known,
@@ -569,7 +568,7 @@ impl Running {
         self.numbers.unconfirmed.inc_by(self.statuses.take_unconfirmed());
     }
 
-    fn log_now_and_then(&mut self, node: &NodeName, id: &Id, why: &str) {
+    fn log_now_and_then(&mut self, node: &NodeName, id: &DeviceId, why: &str) {
         let now = Instant::now();
         if self.last_logged.is_none_or(|last| now - last > LOG_PAUSE) {
             self.last_logged = Some(now);

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use ke_api::device_status::DeviceStatusStatus;
 use ke_run::backoff::Backoff;
-use ke_wire::{MessageId, NodeName, StateReport, TwinReport, Uid, Version};
+use ke_wire::{DeviceId, MessageId, NodeName, StateReport, TwinReport, Uid, Version};
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::conditions::Problem;
-use super::object::{Id, SeenDevice};
+use super::object::SeenDevice;
 use super::says::PropertySays;
 use super::translate::{Facts, Shown, Taken, digest};
 use super::turns::{Pressure, Turns};
@@ -56,7 +56,7 @@ pub(super) enum StatusWrite {
 /// One device's write.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Write {
-    pub(super) id: Id,
+    pub(super) id: DeviceId,
     pub(super) uid: Uid,
     pub(super) status: Option<StatusWrite>,
     /// Merged into the status of the Device itself.
@@ -109,7 +109,7 @@ impl Found {
 /// What came of a write.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Written {
-    pub(super) id: Id,
+    pub(super) id: DeviceId,
     pub(super) uid: Uid,
     pub(super) status: Wrote,
     pub(super) device: Wrote,
@@ -191,11 +191,11 @@ struct Planned {
 /// The statuses of all devices.
 #[derive(Debug, Default)]
 pub(super) struct Statuses {
-    entries: HashMap<Id, Entry>,
+    entries: HashMap<DeviceId, Entry>,
     turns: Turns,
-    under_way: HashMap<Id, UnderWay>,
+    under_way: HashMap<DeviceId, UnderWay>,
     /// DeviceStatuses that were found at the start, until their Device is seen.
-    found: HashMap<Id, Found>,
+    found: HashMap<DeviceId, Found>,
     /// Confirmations that are due now.
     confirmed: Vec<Confirmation>,
     n_unconfirmed: u64,
@@ -203,7 +203,7 @@ pub(super) struct Statuses {
 
 impl Statuses {
     /// A DeviceStatus that is there at the start.
-    pub(super) fn found(&mut self, id: Id, found: Found) {
+    pub(super) fn found(&mut self, id: DeviceId, found: Found) {
         self.found.insert(id, found);
     }
 
@@ -261,7 +261,7 @@ impl Statuses {
     }
 
     /// The Device is gone; nobody needs to say anything about it again.
-    pub(super) fn ended(&mut self, id: &Id) {
+    pub(super) fn ended(&mut self, id: &DeviceId) {
         let Some(entry) = self.entries.remove(id) else { return };
         self.turns.forget(id);
         self.confirmed.extend(entry.waiting.into_iter().map(|waiting| waiting.who));
@@ -275,7 +275,7 @@ impl Statuses {
         &mut self,
         now: Instant,
         unix_now: i64,
-        id: &Id,
+        id: &DeviceId,
         report: &TwinReport,
         who: Confirmation,
     ) -> Option<Taken> {
@@ -290,7 +290,7 @@ impl Statuses {
         &mut self,
         now: Instant,
         unix_now: i64,
-        id: &Id,
+        id: &DeviceId,
         report: &StateReport,
         who: Confirmation,
     ) -> Option<Taken> {
@@ -306,13 +306,13 @@ impl Statuses {
     }
 
     /// Whether anything was ever reported of the device.
-    pub(super) fn is_heard(&self, id: &Id) -> bool {
+    pub(super) fn is_heard(&self, id: &DeviceId) -> bool {
         let facts = self.entries.get(id).map(|entry| &entry.facts);
         facts.or_else(|| Some(&self.found.get(id)?.facts)).is_some_and(Facts::is_heard)
     }
 
     /// Keeps who is to hear that this report is stored.
-    fn note(&mut self, now: Instant, id: &Id, taken: Taken, report: Waiting) {
+    fn note(&mut self, now: Instant, id: &DeviceId, taken: Taken, report: Waiting) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         // A node repeats what it has not heard of.
         if !entry.waiting.iter().any(|waiting| waiting.who == report.who) {
@@ -455,7 +455,7 @@ impl Statuses {
     }
 
     /// Sees to it that the device is looked at when it may be written next.
-    fn schedule(&mut self, now: Instant, id: &Id) {
+    fn schedule(&mut self, now: Instant, id: &DeviceId) {
         if self.under_way.contains_key(id) {
             return;
         }

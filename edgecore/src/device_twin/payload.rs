@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use ke_wire::DeviceId;
 use serde::{Deserialize, Serialize};
 
 use super::merge::{Step, Told};
 use super::record::Known;
-use crate::device_id::DeviceId;
 
 /// What every document begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,13 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use ke_wire::{DeviceState, NodeName, StateReport, Trouble, TwinReport};
+use ke_wire::{DeviceId, DeviceState, NodeName, StateReport, Trouble, TwinReport};
 
 use super::merge::{self, Alphabet, Merged, Refused, Told, Twin};
 use super::payload::{self, Base};
 use super::presence::Unserved;
 use super::record::{Known, Row};
-use crate::device_id::DeviceId;
 use crate::event_bus::{DeviceTopic, NodeTopic, Topic};
 use crate::report_queue::DeviceReport;
 

@@ -90,18 +90,7 @@ impl EdgeHub {
         devices: DeviceEnds,
     ) -> Self {
         let identity = Identity::new(&config, node.clone());
-        Self {
-            config,
-            node,
-            joined,
-            identity,
-            inbox,
-            meta,
-            outbox,
-            devices,
-            streams: None,
-            n_connections: 0,
-        }
+        Self { config, node, joined, identity, inbox, meta, outbox, devices, streams: None, n_connections: 0 }
     }
 
     /// Offers the cloud byte streams, and hands over those that it opens. Without, none are offered.

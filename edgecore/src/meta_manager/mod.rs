@@ -22,7 +22,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use ke_api::device::{Device, DeviceModel};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{
-    Answer, Delete, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Scope, Version,
+    Answer, Delete, DeviceId, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Scope,
+    Version,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -36,7 +37,6 @@ use store::HeldToken;
 pub use store::{Applied, Held};
 
 use crate::db::{Db, DbError};
-use crate::device_id::DeviceId;
 use crate::edge_hub::Peer;
 use crate::edge_hub::handle::{Answered, AskError, Cloud};
 

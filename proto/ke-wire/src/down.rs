@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::application::Application;
-use crate::id::{MessageId, Namespace, NodeName, ObjectName, Uid};
+use crate::id::{DeviceId, MessageId, Namespace, NodeName, ObjectName, Uid};
 use crate::job::{JobAction, JobOrder, Task, TaskUpgrade};
 use crate::key::ObjectKey;
 use crate::refusal::Refusal;
@@ -295,8 +295,8 @@ impl fmt::Debug for Answer {
 /// A device as membership messages name it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceRef {
-    /// `<namespace>/<name>`.
-    pub id: String,
+    /// Which.
+    pub id: DeviceId,
     /// The name.
     pub name: String,
     /// From the label `description`, where there is one.

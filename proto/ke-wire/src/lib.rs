@@ -30,7 +30,7 @@ pub use device_report::{
 };
 pub use discovery::{DiscoveredDevice, Discovery};
 pub use down::{About, Answer, Change, CsiVerb, Delete, DeviceRef, Down, Origin, Put};
-pub use id::{InvalidId, MessageId, Namespace, NodeName, ObjectName, Uid};
+pub use id::{DeviceId, InvalidId, MessageId, Namespace, NodeName, ObjectName, Uid};
 pub use job::{
     ConfigUpdateSpec, ImageDigestGetter, ImagePrePullSpec, ImagePrePullTemplate, JobAction, JobKind,
     JobOrder, JobReport, LabelRequirement, LabelSelector, NodeUpgradeSpec, RegistryApi, RegistryToken, Task,
