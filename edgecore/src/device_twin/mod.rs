@@ -28,7 +28,7 @@ use ke_api::device::Device;
 use ke_run::config::Within;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{DeviceId, DeviceRef, MessageId, NodeName};
+use ke_wire::{DeviceId, DeviceRef, MessageId, NodeName, ToldCondition};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -180,7 +180,7 @@ pub struct DeviceTwin {
 enum Said {
     Heard(Heard),
     Report(Named, merge::Told, oneshot::Sender<Result<(), Status>>),
-    State(Named, String, String, oneshot::Sender<Result<(), Status>>),
+    State(Named, ToldCondition, String, oneshot::Sender<Result<(), Status>>),
 }
 
 enum Event {

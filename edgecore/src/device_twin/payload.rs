@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ke_wire::DeviceId;
+use ke_wire::{DeviceId, ToldCondition, UnknownCondition};
 use serde::{Deserialize, Serialize};
 
 use super::merge::{Step, Told};
@@ -34,7 +34,14 @@ pub(super) struct State {
     #[serde(flatten)]
     pub(super) base: Base,
     #[serde(default)]
-    pub(super) state: String,
+    state: String,
+}
+
+impl State {
+    /// What it says of the device.
+    pub(super) fn condition(&self) -> Result<ToldCondition, UnknownCondition> {
+        self.state.parse()
+    }
 }
 
 #[derive(Serialize)]

@@ -26,7 +26,8 @@ pub mod tunnel;
 
 pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo, PatchOptions};
 pub use device_report::{
-    DeviceState, StateReport, Trouble, TwinProperty, TwinReport, TwinTime, TwinType, TwinValue, TwinVersion,
+    DeviceCondition, DeviceState, StateReport, ToldCondition, Trouble, TwinProperty, TwinReport, TwinTime,
+    TwinType, TwinValue, TwinVersion, UnknownCondition,
 };
 pub use discovery::{DiscoveredDevice, Discovery};
 pub use down::{About, Answer, Change, CsiVerb, Delete, DeviceRef, Down, Origin, Put};
