@@ -291,9 +291,20 @@ impl<'a> Link<'a> {
                 return self.tell_membership(Membership::Changed { added, removed });
             }
             Down::MembershipAll { devices, .. } => return self.tell_membership(Membership::All(devices)),
-            other => {
-                // Rules, jobs and volumes get their modules with their issues; told, not swallowed.
-                tracing::warn!(message = ?std::mem::discriminant(&other), "this edgecore has no module for a message of the cloud yet");
+            // `EdgeEnd` hands an answer over as one; the others get their modules with their issues. Told, not swallowed.
+            other @ (Down::Answer { .. }
+            | Down::Applied { .. }
+            | Down::WatchesSet { .. }
+            | Down::Router { .. }
+            | Down::UploadAnswered { .. }
+            | Down::Csi { .. }
+            | Down::Job { .. }
+            | Down::Task { .. }
+            | Down::OldUpgrade { .. }) => {
+                tracing::warn!(
+                    message = other.name(),
+                    "this edgecore has no module for a message of the cloud yet"
+                );
                 return;
             }
         };

@@ -236,12 +236,35 @@ fn device_news(pushed: &Pushed, applied: Applied) -> Option<DeviceNews> {
     };
     let id = || device_id(key);
     match (&key.kind, body) {
-        (Kind::Device, Some(body)) => Some(DeviceNews::Device(id()?, Some(Arc::new(typed(body).ok()?)))),
+        (Kind::Device, Some(body)) => device_put(id()?, body).ok(),
         (Kind::Device, None) => Some(DeviceNews::Device(id()?, None)),
-        (Kind::DeviceModel, Some(body)) => Some(DeviceNews::Model(id()?, Some(Arc::new(typed(body).ok()?)))),
+        (Kind::DeviceModel, Some(body)) => model_put(id()?, body).ok(),
         (Kind::DeviceModel, None) => Some(DeviceNews::Model(id()?, None)),
-        _ => None,
+        (
+            Kind::Pod
+            | Kind::ConfigMap
+            | Kind::Secret
+            | Kind::Node
+            | Kind::Lease
+            | Kind::Event
+            | Kind::PersistentVolume
+            | Kind::PersistentVolumeClaim
+            | Kind::VolumeAttachment
+            | Kind::CertificateSigningRequest
+            | Kind::ServiceAccountAccess
+            | Kind::ServiceList
+            | Kind::Watched(_),
+            _,
+        ) => None,
     }
+}
+
+fn device_put(id: DeviceId, body: &[u8]) -> Result<DeviceNews, serde_json::Error> {
+    Ok(DeviceNews::Device(id, Some(Arc::new(typed(body)?))))
+}
+
+fn model_put(id: DeviceId, body: &[u8]) -> Result<DeviceNews, serde_json::Error> {
+    Ok(DeviceNews::Model(id, Some(Arc::new(typed(body)?))))
 }
 
 fn device_id(key: &ObjectKey) -> Option<DeviceId> {
@@ -282,7 +305,16 @@ fn uid_of(pushed: &Pushed) -> Result<String, MetaError> {
         Kind::Secret => drop(typed::<Secret>(&put.body).map_err(malformed)?),
         Kind::Device => drop(typed::<Device>(&put.body).map_err(malformed)?),
         Kind::DeviceModel => drop(typed::<DeviceModel>(&put.body).map_err(malformed)?),
-        _ => {}
+        // Read by nobody here, or where it is used.
+        Kind::Lease
+        | Kind::Event
+        | Kind::PersistentVolume
+        | Kind::PersistentVolumeClaim
+        | Kind::VolumeAttachment
+        | Kind::CertificateSigningRequest
+        | Kind::ServiceAccountAccess
+        | Kind::ServiceList
+        | Kind::Watched(_) => {}
     }
     Ok(headed.metadata.uid)
 }
@@ -319,17 +351,12 @@ impl Meta {
     /// Every model and Device in the store. One that cannot be read is told and left out.
     pub async fn devices(&self) -> Result<Vec<DeviceNews>, DbError> {
         let mut news = Vec::new();
-        for kind in [Kind::DeviceModel, Kind::Device] {
-            let of = kind.clone();
-            for held in self.db.call(move |connection| store::list(connection, &of)).await? {
+        type Put = fn(DeviceId, &[u8]) -> Result<DeviceNews, serde_json::Error>;
+        let readers: [(Kind, Put); 2] = [(Kind::DeviceModel, model_put), (Kind::Device, device_put)];
+        for (kind, put) in readers {
+            for held in self.db.call(move |connection| store::list(connection, &kind)).await? {
                 let Some(id) = device_id(&held.key) else { continue };
-                let read = match kind {
-                    Kind::Device => {
-                        typed(&held.body).map(|device| DeviceNews::Device(id, Some(Arc::new(device))))
-                    }
-                    _ => typed(&held.body).map(|model| DeviceNews::Model(id, Some(Arc::new(model)))),
-                };
-                match read {
+                match put(id, &held.body) {
                     Ok(read) => news.push(read),
                     Err(error) => {
                         tracing::error!(device = %held.key, %error, "a stored device or model cannot be read")

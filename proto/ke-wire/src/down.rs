@@ -148,6 +148,29 @@ pub enum Down {
     },
 }
 
+impl Down {
+    /// Its name, for logs: what it holds may be secret.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Put(_) => "Put",
+            Self::Delete(_) => "Delete",
+            Self::Answer { .. } => "Answer",
+            Self::Membership { .. } => "Membership",
+            Self::MembershipAll { .. } => "MembershipAll",
+            Self::TwinConfirmed { .. } => "TwinConfirmed",
+            Self::Applied { .. } => "Applied",
+            Self::WatchesSet { .. } => "WatchesSet",
+            Self::Router { .. } => "Router",
+            Self::UploadAnswered { .. } => "UploadAnswered",
+            Self::Csi { .. } => "Csi",
+            Self::Job { .. } => "Job",
+            Self::Task { .. } => "Task",
+            Self::OldUpgrade { .. } => "OldUpgrade",
+        }
+    }
+}
+
 /// What a storage request wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "CSI's words")]
