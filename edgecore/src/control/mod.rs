@@ -9,7 +9,6 @@ mod holds;
 mod pods;
 mod refused;
 mod route;
-mod selector;
 
 use std::convert::Infallible;
 use std::io;
@@ -28,6 +27,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::jiff::Timestamp;
+use ke_api::selector::Selector;
 use ke_run::shutdown::Shutdown;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
@@ -35,7 +35,6 @@ use tokio::sync::Semaphore;
 
 use self::refused::Refused;
 use self::route::{Route, route};
-use self::selector::Selector;
 use crate::db::Db;
 use crate::edged::Holds;
 use crate::edged::Runtime;

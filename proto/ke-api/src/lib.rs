@@ -10,6 +10,7 @@ pub mod object_sync;
 pub mod pod_network;
 mod free_object;
 pub mod push_method;
+pub mod selector;
 pub mod device;
 pub mod device_status;
 pub mod device_v1alpha2;
