@@ -40,6 +40,7 @@ use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
 use edgecore::static_pods::{Mirrors, Seats, StaticPods};
 use k8s_openapi::api::core::v1::Taint;
+use ke_api::node::KUBELET_PORT;
 use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
@@ -398,7 +399,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         lease_duration: kubelet.node_lease_duration_seconds.secs(),
         eviction_hard: kubelet.eviction_hard,
         reserved: kubelet.reserved(),
-        kubelet_port: 10350,
+        kubelet_port: KUBELET_PORT,
         asks_for_pod_range: edged_config.pod_network.manage,
     };
     let pod_network = edged_config

@@ -15,11 +15,10 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+pub(crate) use ke_api::node::EDGE_LABEL;
+
 use super::observed::{Observed, Unusable, WATCHED, WatchEvent};
 use crate::chain::chain;
-
-/// The label that makes a Node an edge node, with any value.
-pub(crate) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
 
 /// Watches until asked to stop. `events` full: the API server buffers, and starts the watch anew if it lasts.
 pub(super) async fn run(client: kube::Client, events: mpsc::Sender<WatchEvent>, stop: Shutdown) {

@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod node;
 pub mod object;
 pub mod object_sync;
 pub mod pod_network;
