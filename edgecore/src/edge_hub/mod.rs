@@ -31,7 +31,7 @@ pub(crate) use stream_port::dial as dial_stream_port;
 use crate::config::EdgeHubConfig;
 use crate::edge_stream::EdgeStreams;
 use crate::meta_manager::Meta;
-use crate::report_queue::{DeviceOutbox, Outbox, ParcelNews, Verdict};
+use crate::report_queue::{DeviceOutbox, Fate, Outbox, ParcelNews};
 use dial::Offer;
 use handle::Request;
 use link::Ends;
@@ -113,7 +113,7 @@ impl EdgeHub {
             if ended.as_ref().is_ok_and(|ended| ended.stood >= self.config.heartbeat.secs() * 2) {
                 attempt = 0;
             }
-            let _ = self.outbox.verdicts.send(Verdict::LinkLost).await;
+            let _ = self.outbox.fates.send(Fate::LinkLost).await;
             let _ = self.devices.outbox.news.send(ParcelNews::LinkLost).await;
             if shutdown.is_triggered() {
                 return Ok(());

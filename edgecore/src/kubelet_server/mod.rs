@@ -44,7 +44,7 @@ pub(crate) use self::figures::{ContainerFigures, Disk, Figures, NodeFigures, Pod
 pub use self::measure::{Gauge, Machine};
 use self::own::with_own;
 use self::relay::{Joint, farewell, relay};
-use self::route::{Door, NoRoute, Route, route};
+use self::route::{Entrance, NoRoute, Route, route};
 use crate::db::Db;
 use crate::edged::logs::Endings;
 use crate::edged::{ProbeCounts, Runtime};
@@ -157,7 +157,7 @@ impl KubeletServer {
             let sources = Arc::clone(&self.sources);
             tokio::spawn(async move {
                 let _permit = permit;
-                let served = serve(&sources, Door::Loopback, stream);
+                let served = serve(&sources, Entrance::Loopback, stream);
                 let _ = tokio::time::timeout(LOOPBACK_LIMIT, served).await;
             });
         }
@@ -174,12 +174,12 @@ impl KubeletHandle {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let permit = self.room.try_acquire();
-        let door = if permit.is_ok() { Door::Handed } else { Door::Full };
-        serve(&self.sources, door, stream).await;
+        let entrance = if permit.is_ok() { Entrance::Handed } else { Entrance::Full };
+        serve(&self.sources, entrance, stream).await;
     }
 }
 
-async fn serve<T>(sources: &Arc<Sources>, door: Door, stream: T)
+async fn serve<T>(sources: &Arc<Sources>, entrance: Entrance, stream: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -188,7 +188,7 @@ where
     let answer = service_fn(|request: Request<Incoming>| {
         let (sources, joint) = (Arc::clone(sources), Arc::clone(&joint));
         *refused.lock().unwrap_or_else(PoisonError::into_inner) = request.extensions().get().cloned();
-        async move { Ok::<_, Infallible>(sources.answer(door, request, &joint).await) }
+        async move { Ok::<_, Infallible>(sources.answer(entrance, request, &joint).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -211,12 +211,12 @@ where
 }
 
 impl Sources {
-    async fn answer(&self, door: Door, request: Request<Incoming>, joint: &Joint) -> Answer {
-        let mut answer = match self.try_answer(door, request, joint).await {
+    async fn answer(&self, entrance: Entrance, request: Request<Incoming>, joint: &Joint) -> Answer {
+        let mut answer = match self.try_answer(entrance, request, joint).await {
             Ok(answer) => answer,
             Err(refused) => refused.answer(),
         };
-        if door != Door::Loopback && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if entrance != Entrance::Loopback && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer
@@ -224,7 +224,7 @@ impl Sources {
 
     async fn try_answer(
         &self,
-        door: Door,
+        entrance: Entrance,
         request: Request<Incoming>,
         joint: &Joint,
     ) -> Result<Answer, Refused> {
@@ -233,17 +233,17 @@ impl Sources {
             NoRoute::Path => Refused::not_found("404 page not found"),
             NoRoute::Method => Refused::new(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
         })?;
-        match door {
-            Door::Full => {
+        match entrance {
+            Entrance::Full => {
                 let text = format!("this node serves {MAX_SERVED} streams already: end some, or try again");
                 return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, text));
             }
-            Door::Loopback if !found.is_open_at(door) => {
+            Entrance::Loopback if !found.is_open_at(entrance) => {
                 let text = "exec, attach, portForward, containerLogs and run are not offered at this port, which asks \
                             nobody who he is: on this machine, as root, type keadm ctl logs or keadm ctl exec";
                 return Err(Refused::new(StatusCode::FORBIDDEN, text));
             }
-            Door::Loopback | Door::Handed => {}
+            Entrance::Loopback | Entrance::Handed => {}
         }
         let query = query::pairs(uri.query().unwrap_or_default()).map_err(Refused::bad)?;
         match found {
