@@ -164,13 +164,17 @@ fn the_cores_run_few_programs() {
     let mut wrong = Vec::new();
     let mut running = Vec::new();
     for found in crates().iter().filter(|found| ["cloudcore", "edgecore"].contains(&found.name.as_str())) {
-        for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with(found.folder.join("src"))) {
+        for (path, text) in
+            sources().into_iter().filter(|(path, _)| path.starts_with(found.folder.join("src")))
+        {
             let Some((number, _)) = code_lines(&text).find(|(_, line)| line.contains("Command::new")) else {
                 continue;
             };
             match MAY_RUN.iter().position(|(name, file, _)| *name == found.name && path.ends_with(file)) {
                 Some(row) => running.push(row),
-                None => wrong.push(format!("{}:{number}: runs a program; MAY_RUN and README.md", shown(&path))),
+                None => {
+                    wrong.push(format!("{}:{number}: runs a program; MAY_RUN and README.md", shown(&path)))
+                }
             }
         }
     }

@@ -31,6 +31,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ke_run::accept::{self, Limits};
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -137,30 +138,13 @@ impl KubeletServer {
     }
 
     async fn accept(self, listener: TcpListener, shutdown: Shutdown) {
-        let room = Arc::new(Semaphore::new(MAX_LOOPBACK));
-        loop {
-            let next = async {
-                let permit = Arc::clone(&room).acquire_owned().await.map_err(std::io::Error::other)?;
-                Ok::<_, std::io::Error>((listener.accept().await?.0, permit))
-            };
-            let (stream, permit) = tokio::select! {
-                next = next => match next {
-                    Ok(next) => next,
-                    Err(error) => {
-                        tracing::warn!(%error, "accept a connection to the kubelet's port");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
-                () = shutdown.wait() => return,
-            };
+        let limits =
+            Limits { name: "the kubelet's port", n_connections: MAX_LOOPBACK, time: Some(LOOPBACK_LIMIT) };
+        let served = |stream| {
             let sources = Arc::clone(&self.sources);
-            tokio::spawn(async move {
-                let _permit = permit;
-                let served = serve(&sources, Entrance::Loopback, stream);
-                let _ = tokio::time::timeout(LOOPBACK_LIMIT, served).await;
-            });
-        }
+            async move { serve(&sources, Entrance::Loopback, stream).await }
+        };
+        accept::serve(&listener, limits, &shutdown, served).await;
     }
 }
 
