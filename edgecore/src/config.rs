@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Taint;
+use ke_api::node::KUBELET_PORT;
 use ke_run::config::{ConfigFile, GoDuration, HostPort, Problem, Secret, Within};
 use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
@@ -402,7 +403,7 @@ impl Default for KubeletConfig {
             container_log_max_files: Within::of::<5>(),
             container_log_monitor_interval: GoDuration::of_secs::<10>(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            read_only_port: 10350,
+            read_only_port: KUBELET_PORT,
         }
     }
 }

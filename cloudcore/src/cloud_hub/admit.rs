@@ -2,6 +2,7 @@
 //!
 //! A node touches itself, its lease, the Pods bound to it and what those name. What is refused is answered, never dropped.
 
+use ke_api::node::LEASE_NAMESPACE;
 use ke_wire::{
     Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Scope,
     Up,
@@ -152,7 +153,7 @@ pub fn message(message: &Up, node: &NodeName, graph: &dyn NodeGraph) -> Verdict 
 }
 
 fn is_own_lease(key: &ObjectKey, node: &NodeName) -> bool {
-    matches!(&key.scope, Scope::Namespace(namespace) if namespace.as_str() == "kube-node-lease")
+    matches!(&key.scope, Scope::Namespace(namespace) if namespace.as_str() == LEASE_NAMESPACE)
         && key.name.as_str() == node.as_str()
 }
 

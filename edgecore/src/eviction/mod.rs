@@ -284,7 +284,7 @@ impl Evictor {
         let node = self.gauge.measure_node(&*self.runtime).await;
         let disk = node
             .image_disk
-            .and_then(|disk| Some(Disk { capacity: disk.capacity?, available: disk.available? }));
+            .and_then(|disk| Some(Disk { capacity: disk.capacity_bytes?, available: disk.available_bytes? }));
         let pods = self.keeper.pods().await;
         match self.images.collect(disk, &pods).await {
             Ok(None) => {}

@@ -6,9 +6,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use ke_api::device::{Device, DeviceModel};
-use ke_wire::{Namespace, ObjectKey, ObjectName, Refusal, Uid};
-
-use crate::device_id::DeviceId;
+use ke_wire::{DeviceId, Namespace, ObjectKey, ObjectName, Refusal, Uid};
 
 /// Told after the store holds it. A reader that was away reads the store instead.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use super::values::Values;
 use super::{NAME, NAMESPACE, named};
 
 /// Where Kubernetes looks for heartbeats of nodes.
-const LEASES: &str = "kube-node-lease";
+const LEASES: &str = ke_api::node::LEASE_NAMESPACE;
 
 pub(super) fn objects(values: &Values) -> Vec<Value> {
     let own = json!([

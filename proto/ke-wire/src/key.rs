@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::id::{InvalidId, Namespace, ObjectName};
+use crate::id::{DeviceId, InvalidId, Namespace, ObjectName};
 
 /// The word that stands for "no namespace" in a resource string.
 const CLUSTER: &str = "null";
@@ -135,6 +135,14 @@ impl ObjectKey {
     #[must_use]
     pub fn cluster(kind: Kind, name: ObjectName) -> Self {
         Self { kind, scope: Scope::Cluster, name }
+    }
+}
+
+impl DeviceId {
+    /// Key of the object that it names.
+    #[must_use]
+    pub fn key(&self, kind: Kind) -> ObjectKey {
+        ObjectKey::namespaced(kind, self.namespace.clone(), self.name.clone())
     }
 }
 
