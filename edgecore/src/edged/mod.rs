@@ -34,6 +34,7 @@ pub mod node_shutdown;
 pub mod observed;
 mod observer;
 pub mod plan;
+mod preemption;
 pub mod pressure;
 pub mod probes;
 pub mod pull_secrets;
@@ -79,7 +80,7 @@ pub use self::devices::{Extras, NoDevices, PodDevices};
 use self::events::Subject;
 pub(crate) use self::events::{Occurrence, Recorder, Severity};
 use self::evicted::Care;
-pub use self::evicted::{Eviction, Life, is_critical, priority};
+pub use self::evicted::{Cause, Eviction, Life, is_critical, priority};
 pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
 use self::hands::{Hands, N_HEAVY};
 pub use self::holds::{Holds, Which};
@@ -96,6 +97,7 @@ use self::node_shutdown::{EndGroup, Ender, ended, group, turned_away};
 pub use self::node_shutdown::{Period, periods};
 use self::observer::{Listings, Observer};
 pub use self::plan::{Desired, DesiredPod, RestartPolicy, inits, restart_policy};
+use self::preemption::Waiting;
 pub use self::pressure::Pressures;
 pub use self::probes::ProbeCounts;
 use self::resize::Room;
@@ -183,6 +185,7 @@ pub struct Edged {
     keeper: Keeper,
     asks: mpsc::Receiver<Ask>,
     pressures: Pressures,
+    waiting: Waiting,
 }
 
 /// One Pod with its worker.
@@ -273,6 +276,7 @@ impl Edged {
             keeper,
             asks,
             pressures: Pressures::default(),
+            waiting: Waiting::default(),
         };
         edged.put_all(parts.pods);
         edged
@@ -562,6 +566,7 @@ impl Edged {
                 self.adopt_directories().await;
             }
         }
+        self.start_waiting();
         let now = Instant::now();
         let wait = if now < self.busy_until { BUSY } else { QUIET };
         self.look_at = now + wait;
@@ -651,7 +656,9 @@ impl Edged {
     }
 
     fn start_worker(&mut self, uid: &str) {
-        let Some(entry) = self.pods.get_mut(uid).filter(|entry| self.met && !entry.is_held) else { return };
+        let is_waiting = self.waiting.holds(uid);
+        let may_begin = |entry: &&mut Entry| self.met && !entry.is_held && !is_waiting;
+        let Some(entry) = self.pods.get_mut(uid).filter(may_begin) else { return };
         // One waiting word is enough: it makes the worker look at everything that changed.
         let (config_changed, changes) = mpsc::channel(1);
         entry.config_changed = config_changed;

@@ -1,6 +1,6 @@
 //! How Edged is told of Pods: those of the cloud, those of this machine's own folder, and the mirrors that show the latter.
 //!
-//! A Pod that is new meets `admission` here. A mirror runs nothing: it lends its static pod its status and its uid for
+//! A Pod that is new meets `admission` here, and a critical one gets room (`preemption`). A mirror runs nothing: it lends its static pod its status and its uid for
 //! reports. Of a static pod whose file changed the old one ends before the new one begins: they are one Pod in two versions
 //! and share host ports and folders.
 
@@ -41,16 +41,22 @@ pub(super) enum Origin {
 }
 
 impl Edged {
-    /// At the start: what was accepted before comes first, so that newcomers are judged against it.
+    /// At the start: what was accepted before comes first, so that newcomers are judged against it, static pods before others.
     pub(super) fn put_all(&mut self, mut pods: Vec<Arc<Pod>>) {
         let age = |pod: &Arc<Pod>| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        pods.sort_by_key(|pod| (!is_settled(pod), age(pod)));
+        pods.sort_by_key(age);
         let (mirrors, pods): (Vec<_>, Vec<_>) =
             pods.into_iter().partition(|pod| crate::static_pods::is_mirror(pod));
         for mirror in mirrors {
             self.note_mirror(mirror);
         }
+        let (settled, new): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| is_settled(pod));
+        self.put_each(settled);
         self.on_static_pods();
+        self.put_each(new);
+    }
+
+    fn put_each(&mut self, pods: Vec<Arc<Pod>>) {
         for pod in pods {
             if let Some((uid, entry)) = self.entry(&pod) {
                 self.let_in(uid, entry, &pod, Applicant::of(&pod));
@@ -182,10 +188,13 @@ impl Edged {
     }
 
     /// Why a new Pod is not taken: the node is short of something, or the Pod does not fit it.
-    fn refusal(&self, pod: &Pod, applicant: Applicant) -> Option<Refusal> {
+    fn refusal(&mut self, pod: &Pod, applicant: Applicant) -> Option<Refusal> {
         let short = refuses_under_pressure(pod, self.pressures).filter(|_| applicant != Applicant::Static);
         let short = short.map(|message| Refusal { reason: EVICTED.to_owned(), message });
-        short.or_else(|| judge(pod, applicant, &self.accepted(), &self.door.gate))
+        let others = self.accepted();
+        short
+            .or_else(|| judge(pod, applicant, &others, &self.door.gate, &self.lacks(pod, &others)))
+            .or_else(|| self.make_room(pod, &others))
     }
 
     /// Pods that have a claim on this machine: all but those that have ended or are about to.

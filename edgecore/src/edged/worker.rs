@@ -20,7 +20,7 @@ use super::container::{ephemeral_as_container, log_directory};
 use super::cri::RuntimeError;
 use super::devices::Admission;
 use super::events::{Occurrence, Recorder, Severity};
-use super::evicted::{Care, EVICTED, Eviction, Life};
+use super::evicted::{Care, Eviction, Life};
 use super::hands::{Failure, Hands, POST_START_FAILED};
 use super::hooks::{Done, Undertaker};
 use super::images::ImageNotice;
@@ -297,7 +297,7 @@ impl Worker {
         if let Some(eviction) = decided {
             self.memory.hold = None;
             self.memory.evicted = Some(eviction.clone());
-            self.say(Severity::Warning, EVICTED, eviction.message.clone(), None).await;
+            self.say(Severity::Warning, eviction.reason(), eviction.message.clone(), None).await;
         } else {
             let stored = desired.pod().and_then(|pod| pod.status.as_ref());
             self.memory.evicted = stored.and_then(Eviction::recall);
@@ -349,7 +349,8 @@ impl Worker {
             let told = self.memory.told.last(stored);
             // Its ends must have been told before what shows them goes.
             let has_ended = matches!(told.phase.as_deref(), Some("Succeeded" | "Failed"));
-            observed.strip = has_ended && (observed.evicted.is_some() || self.ears.care.borrow().strip);
+            let strips = observed.evicted.as_ref().is_some_and(|eviction| eviction.strips());
+            observed.strip = has_ended && (strips || self.ears.care.borrow().strip);
             if observed.strip {
                 observed.recall_status(told);
             }
