@@ -81,7 +81,7 @@ mod tests {
         let kubelet = config.modules.edged.tailored_kubelet_config;
         // What stands here counts even where it is the default, and a section as a whole.
         assert_eq!((kubelet.max_pods.to_u32(), kubelet.pod_pids_limit.get()), (110, 77));
-        let hard = serde_json::to_value(&kubelet.eviction_hard).unwrap();
+        let hard = serde_json::to_value(kubelet.eviction_hard).unwrap();
         assert_eq!((&hard["memory.available"], &hard["nodefs.available"]), (&"1Mi".into(), &"10%".into()));
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(

@@ -128,7 +128,8 @@ fn what_does_not_fit() {
 #[test]
 fn all_that_is_missing_is_told() {
     let new = asking(json!({"cpu": "1500m", "memory": "1Mi", "example.com/seat": "3"}));
-    let others = vec![Arc::new(asking(json!({"cpu": "1"}))); 3];
+    let core = Arc::new(asking(json!({"cpu": "1"})));
+    let others = vec![core; 3];
     let lacks = lacks(&new, &others, &gate(), &|_| false);
     let missing: Vec<(&str, i64)> =
         lacks.iter().map(|lack| (lack.resource.as_str(), lack.missing())).collect();
