@@ -50,6 +50,7 @@ pub mod periods;
 pub mod plan;
 mod pod_files;
 pub mod pod_spec;
+mod preemption;
 pub mod pressure;
 pub mod probes;
 pub mod pull_secrets;
@@ -91,7 +92,7 @@ pub use self::devices::{Extras, NoDevices, PodDevices};
 pub use self::door::Door;
 use self::door::Origin;
 pub(crate) use self::events::{Occurrence, Recorder, Severity};
-pub use self::evicted::{Eviction, Life, is_critical, priority};
+pub use self::evicted::{Cause, Eviction, Life, is_critical, priority};
 pub use self::hands::Settings;
 use self::hands::{Hands, N_HEAVY};
 use self::holds::Release;
@@ -108,6 +109,7 @@ use self::observer::Observer;
 pub use self::periods::{Period, periods};
 pub use self::pod_files::{FilesError, PodFiles};
 pub use self::pod_spec::{RestartPolicy, inits, restart_policy};
+use self::preemption::Waiting;
 pub use self::pressure::Pressures;
 pub use self::probes::ProbeCounts;
 use self::resize::Room;
@@ -225,6 +227,7 @@ impl Edged {
             keeper,
             asks,
             pressures: Pressures::default(),
+            waiting: Waiting::default(),
         };
         edged.put_all(parts.pods);
         edged

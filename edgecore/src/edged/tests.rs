@@ -3,6 +3,7 @@
 mod away;
 mod bad_input;
 mod evict;
+mod preempt;
 mod resize;
 mod shutdown;
 
@@ -106,6 +107,8 @@ struct Machine {
     runtime: FakeRuntime,
     files: Arc<Files>,
     devices: Arc<dyn PodDevices>,
+    /// What the node takes pods for. Nothing: it does not count.
+    offers: BTreeMap<String, Quantity>,
     logs: tempfile::TempDir,
 }
 
@@ -133,6 +136,7 @@ impl Machine {
             runtime,
             files: Arc::default(),
             devices: Arc::new(NoDevices),
+            offers: BTreeMap::new(),
             logs: tempfile::tempdir().unwrap(),
         }
     }
@@ -167,7 +171,7 @@ impl Machine {
         let (holds, releases) = Holds::channel("edge-1".parse().unwrap());
         let gate = Gate {
             node: None,
-            allocatable: BTreeMap::new(),
+            allocatable: self.offers.clone(),
             max_pods: 110,
             sysctls: AllowedSysctls::default(),
             has_apparmor: false,

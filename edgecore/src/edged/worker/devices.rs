@@ -7,15 +7,12 @@ use k8s_openapi::api::core::v1::PodStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use super::state::{Admission, Worker};
-use crate::edged::admission::{Refusal, refused};
+use crate::edged::admission::{Refusal, UNEXPECTED_ADMISSION, refused};
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::events::Severity;
 use crate::edged::observed::{ObservedContainer, ObservedPod};
 use crate::edged::outcome::outcome;
 use crate::edged::unsupported::{FEATURE_UNSUPPORTED, unsupported};
-
-/// What a kubelet calls a Pod that it cannot give its devices to.
-const UNEXPECTED_ADMISSION: &str = "UnexpectedAdmissionError";
 
 impl Worker {
     /// The Pod as the store has it; one that was refused as one that has failed. A Pod that ends while plugins are
