@@ -20,6 +20,7 @@ use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, 
 use super::graph::Graph;
 use super::handle::LinkNews;
 use super::observed;
+use super::runtime_class;
 use super::services::Services;
 use crate::cloud_stream::{NodeFaces, as_the_node_said};
 
@@ -150,6 +151,9 @@ impl Answers {
         }
         let body = self.api.get(key).await?;
         let mut object = parsed(&body)?;
+        if key.kind == Kind::RuntimeClass {
+            return Ok(runtime_class::cut(&object).to_string().into());
+        }
         // Which volume belongs to which node is told by the volume itself.
         let is_theirs = match key.kind {
             Kind::VolumeAttachment => {

@@ -11,6 +11,7 @@ mod handle;
 mod observed;
 mod placement;
 mod pod_ranges;
+mod runtime_class;
 mod services;
 mod tolerate;
 mod tolerations;

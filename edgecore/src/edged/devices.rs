@@ -12,9 +12,11 @@ use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use tokio::sync::watch;
 
+use super::cri::RuntimeError;
 use super::events::Severity;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Desired, DesiredPod, outcome};
+use super::runtime_handler::{NO_GROUPS_POLICY, NO_STRICT_GROUPS};
 use super::unsupported::{FEATURE_UNSUPPORTED, unsupported};
 use super::worker::Worker;
 
@@ -108,16 +110,20 @@ pub(super) enum Admission {
 impl Worker {
     /// The Pod as the store has it; one that was refused as one that has failed. A Pod that ends while plugins are
     /// asked does not wait for them.
-    pub(super) async fn admitted(&mut self, desired: DesiredPod, observed: &ObservedPod) -> DesiredPod {
+    pub(super) async fn admitted(
+        &mut self,
+        desired: DesiredPod,
+        observed: &ObservedPod,
+    ) -> Result<DesiredPod, RuntimeError> {
         let pod = match &desired.want {
             Desired::Run(pod) => Arc::clone(pod),
-            Desired::Terminate(_) | Desired::Removed(_) => return desired,
+            Desired::Terminate(_) | Desired::Removed(_) => return Ok(desired),
         };
         if outcome(&pod, observed, Timestamp::now()).is_some() {
             if !observed.containers.iter().any(ObservedContainer::may_be_alive) {
                 self.release_devices().await;
             }
-            return desired;
+            return Ok(desired);
         }
         if self.memory.admission == Admission::NotAsked {
             let running = observed.containers.iter().filter(|one| one.is_running());
@@ -134,11 +140,14 @@ impl Worker {
             let shared = self.shared.clone();
             let answer = match unsupported(&pod) {
                 Some(why) => Err((FEATURE_UNSUPPORTED, why)),
+                None if !shared.hands.has_groups_policy(&pod).await? => {
+                    Err((NO_GROUPS_POLICY, NO_STRICT_GROUPS.to_owned()))
+                }
                 None => tokio::select! {
                     answer = shared.hands.devices.admit(&pod, &running) => answer.map_err(|why| {
                         (UNEXPECTED_ADMISSION, format!("Allocate failed due to {why}, which is unexpected"))
                     }),
-                    () = ends => return desired,
+                    () = ends => return Ok(desired),
                 },
             };
             self.memory.admission = match answer {
@@ -150,10 +159,10 @@ impl Worker {
                 }
             };
         }
-        match &self.memory.admission {
+        Ok(match &self.memory.admission {
             Admission::Refused { reason, why } => refused(&desired, &pod, reason, why),
             Admission::NotAsked | Admission::Admitted => desired,
-        }
+        })
     }
 
     /// Not on disk: the next start of edgecore gives them back.

@@ -9,6 +9,7 @@ mod handle;
 mod kubeedge;
 mod look;
 mod refill;
+mod runtime_class;
 mod store;
 
 use std::sync::Arc;
@@ -215,6 +216,7 @@ impl MetaManager {
                 | Kind::CertificateSigningRequest
                 | Kind::ServiceAccountAccess
                 | Kind::ServiceList
+                | Kind::RuntimeClass
                 | Kind::Watched(_),
                 _,
                 _,
@@ -439,6 +441,10 @@ impl Objects for Meta {
             }
         }
         self.held(key).await.ok().flatten().map(|held| services_in(&held.body)).unwrap_or_default()
+    }
+
+    async fn runtime_handler(&self, class: &ObjectName) -> Result<String, LookupError> {
+        runtime_class::handler(&self.db, &self.cloud, class).await
     }
 
     async fn token(
