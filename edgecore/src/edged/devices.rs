@@ -16,8 +16,7 @@ use super::cri::RuntimeError;
 use super::events::Severity;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Desired, DesiredPod, outcome};
-use super::runtime_handler::{NO_GROUPS_POLICY, NO_STRICT_GROUPS};
-use super::unsupported::{FEATURE_UNSUPPORTED, unsupported};
+use super::unsupported::{FEATURE_UNSUPPORTED, NO_GROUPS_POLICY, NO_STRICT_GROUPS, unsupported};
 use super::worker::Worker;
 
 /// What a kubelet calls a Pod that it cannot give its devices to.

@@ -32,8 +32,6 @@ use super::resources::{CpuQuota, pod_resources, qos};
 use super::sandbox::{SandboxFacts, SandboxPlan, on_host_network, sandbox_config};
 use super::security::{ImageUser, SecurityFacts};
 use super::service_env::service_variables;
-use super::user_namespace::share_users;
-use super::volumes::IdRange;
 use crate::meta_manager::Objects;
 
 /// Annotation on containers that this program made: the hash that a change of the spec is told by. The kubelet's own
@@ -62,6 +60,15 @@ pub trait PodFiles: Send + Sync + 'static {
     async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
     /// Uids of the pods that have a directory on this machine.
     async fn on_disk(&self) -> Vec<String>;
+}
+
+/// So many ids of the machine, from `first` on, are a Pod's 0 and up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// The machine's id of the Pod's root.
+    pub first: u32,
+    /// How many.
+    pub length: u32,
 }
 
 /// Why a Pod's files are not as they should be; worth trying again. Never holds data of a Secret.
@@ -259,7 +266,7 @@ impl Hands {
         };
         let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
         extras.put_into(&mut config);
-        share_users(&sandbox_config, &mut config);
+        Self::share_users(&sandbox_config, &mut config);
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
         if let Some(note) = resize::note(container) {
             config.annotations.insert(resize::RESOURCES.to_owned(), note);

@@ -84,7 +84,7 @@ use self::events::Subject;
 pub(crate) use self::events::{Occurrence, Recorder, Severity};
 use self::evicted::Care;
 pub use self::evicted::{Eviction, Life, is_critical, priority};
-pub use self::hands::{FilesError, OUR_HASH, PodFiles, Settings};
+pub use self::hands::{FilesError, IdRange, OUR_HASH, PodFiles, Settings};
 use self::hands::{Hands, N_HEAVY};
 pub use self::holds::{Holds, Which};
 pub(crate) use self::image_folder::images as images_of_folder;

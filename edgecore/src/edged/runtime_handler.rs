@@ -13,10 +13,6 @@ use super::cri::RuntimeError;
 use super::hands::{Failure, Hands};
 use crate::meta_manager::{LookupError, Objects};
 
-/// Why a Pod is refused that wants no groups but its own, on a runtime that adds those of its image.
-pub(super) const NO_GROUPS_POLICY: &str = "SupplementalGroupsPolicyNotSupported";
-pub(super) const NO_STRICT_GROUPS: &str = "SupplementalGroupsPolicy=Strict is not supported in this node";
-
 impl Hands {
     /// The handler for a new sandbox; empty for the runtime's default.
     pub(super) async fn handler(&self, pod: &Pod) -> Result<String, Failure> {

@@ -25,7 +25,6 @@ use super::cri_fake::FakeRuntime;
 use super::fields::PodFacts;
 use super::holds::{HOLD, Holds, Which};
 use super::resources::CpuQuota;
-use super::volumes::IdRange;
 use super::*;
 use crate::meta_manager::LookupError;
 use crate::report_queue::Report;

@@ -6,9 +6,8 @@
 use k8s_openapi::api::core::v1::Pod;
 use ke_cri::v1;
 
-use super::hands::{Failure, Hands};
+use super::hands::{Failure, Hands, IdRange};
 use super::runtime_handler::lacks_user_namespaces;
-use super::volumes::IdRange;
 
 impl Hands {
     /// Gives a Pod that wants them users of its own. `new`: the handler, where the sandbox is still to be made; one that
@@ -43,21 +42,22 @@ impl Hands {
         }
         Ok(())
     }
-}
 
-/// The container has the users of its sandbox, and sees the owners of all that is mounted through them.
-pub(super) fn share_users(sandbox: &v1::PodSandboxConfig, config: &mut v1::ContainerConfig) {
-    let of_sandbox = sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let Some(users) = of_sandbox.and_then(|it| it.namespace_options.as_ref()?.userns_options.clone()) else {
-        return;
-    };
-    for mount in &mut config.mounts {
-        mount.uid_mappings.clone_from(&users.uids);
-        mount.gid_mappings.clone_from(&users.gids);
-    }
-    let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-    if let Some(options) = security.and_then(|security| security.namespace_options.as_mut()) {
-        options.userns_options = Some(users);
+    /// The container has the users of its sandbox, and sees the owners of all that is mounted through them.
+    pub(super) fn share_users(sandbox: &v1::PodSandboxConfig, config: &mut v1::ContainerConfig) {
+        let of_sandbox = sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let Some(users) = of_sandbox.and_then(|it| it.namespace_options.as_ref()?.userns_options.clone())
+        else {
+            return;
+        };
+        for mount in &mut config.mounts {
+            mount.uid_mappings.clone_from(&users.uids);
+            mount.gid_mappings.clone_from(&users.gids);
+        }
+        let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+        if let Some(options) = security.and_then(|security| security.namespace_options.as_mut()) {
+            options.userns_options = Some(users);
+        }
     }
 }
 

@@ -21,9 +21,6 @@ fn every_field_is_named() {
         let missing: Vec<_> = fields.keys().filter(|field| !words.contains(&field.as_str())).collect();
         assert!(missing.is_empty(), "docs/edged.md says nothing of {missing:?} of {kind}");
     };
-    fn of<T: JsonSchema>() -> Schema {
-        schema_for!(T)
-    }
     check(of::<PodSpec>(), 40);
     check(of::<Container>(), 24);
     check(of::<EphemeralContainer>(), 24);
@@ -41,4 +38,8 @@ fn every_field_is_named() {
     check(of::<ResourceRequirements>(), 3);
     check(of::<ContainerPort>(), 5);
     check(of::<Affinity>(), 3);
+}
+
+fn of<T: JsonSchema>() -> Schema {
+    schema_for!(T)
 }

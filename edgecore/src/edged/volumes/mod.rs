@@ -33,14 +33,13 @@ use self::content::Content;
 use self::disk::Disk;
 use self::layout::Layout;
 use super::fields::PodFacts;
-use super::hands::{FilesError, PodFiles};
+use super::hands::{FilesError, IdRange, PodFiles};
 use super::sources::SourceError;
 use crate::meta_manager::Objects;
 
 pub use self::mount_table::{MountPoint, Mounter, SystemMounter};
 pub use self::mounts::MountError;
 pub(super) use self::mounts::{part as sub_path, propagation};
-pub use self::user_ids::IdRange;
 
 /// Why a pod's volumes are not ready: the message of the event `FailedMount`. Never holds data of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,15 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, PodDir};
 use super::{VolumeError, on_path};
-
-/// So many ids of the machine, from `first` on, are a pod's 0 and up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdRange {
-    /// The machine's id of the pod's root.
-    pub first: u32,
-    /// How many.
-    pub length: u32,
-}
+use crate::edged::hands::IdRange;
 
 /// The kubelet's name for the note.
 pub(super) const FILE: &str = "userns";
