@@ -145,7 +145,7 @@ impl Worker {
             self.memory.volumes = Volumes::Unknown;
         }
         let observed = self.observe(&desired, &listing).await?;
-        let desired = self.admitted(desired, &observed).await;
+        let desired = self.admitted(desired, &observed).await?;
         while let Some(said) = self.memory.probes.said_already() {
             self.say_probe(said).await;
         }

@@ -9,6 +9,7 @@ mod handle;
 mod kubeedge;
 mod look;
 mod refill;
+mod runtime_class;
 mod store;
 
 use std::sync::Arc;
@@ -216,6 +217,7 @@ impl MetaManager {
                 | Kind::CertificateSigningRequest
                 | Kind::ServiceAccountAccess
                 | Kind::ServiceList
+                | Kind::RuntimeClass
                 | Kind::Watched(_),
                 _,
                 _,
@@ -253,6 +255,7 @@ fn device_news(pushed: &Pushed, applied: Applied) -> Option<DeviceNews> {
             | Kind::CertificateSigningRequest
             | Kind::ServiceAccountAccess
             | Kind::ServiceList
+            | Kind::RuntimeClass
             | Kind::Watched(_),
             _,
         ) => None,
@@ -314,6 +317,7 @@ fn uid_of(pushed: &Pushed) -> Result<String, MetaError> {
         | Kind::CertificateSigningRequest
         | Kind::ServiceAccountAccess
         | Kind::ServiceList
+        | Kind::RuntimeClass
         | Kind::Watched(_) => {}
     }
     Ok(headed.metadata.uid)
@@ -467,6 +471,10 @@ impl Objects for Meta {
             }
         }
         self.held(key).await.ok().flatten().map(|held| services_in(&held.body)).unwrap_or_default()
+    }
+
+    async fn runtime_handler(&self, class: &ObjectName) -> Result<String, LookupError> {
+        runtime_class::handler(&self.db, &self.cloud, class).await
     }
 
     async fn token(

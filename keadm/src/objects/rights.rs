@@ -78,6 +78,7 @@ fn cluster_rules(values: &Values) -> Value {
         rule("", &["pods/status"], &[], &["patch"]),
         rule("", &["configmaps", "secrets"], &[], &["get", "list", "watch"]),
         rule("", &["services"], &[], &["list"]),
+        rule("node.k8s.io", &["runtimeclasses"], &[], &["get"]),
         rule("", &["persistentvolumeclaims", "persistentvolumes"], &[], &["get"]),
         rule("storage.k8s.io", &["volumeattachments"], &[], &["get"]),
         rule("", &["serviceaccounts/token"], &[], &["create"]),

@@ -39,6 +39,8 @@ pub enum Kind {
     DeviceModel,
     /// `v1 ServiceList`: the Services of a namespace, as far as environments of Pods show them; not in KubeEdge. Its name is `all`.
     ServiceList,
+    /// `node.k8s.io/v1 RuntimeClass`: under which of the runtime's handlers Pods run; not in KubeEdge.
+    RuntimeClass,
     /// Any kind that a local API client watches through the link; lower case, as on the wire.
     Watched(ObjectName),
 }
@@ -59,6 +61,7 @@ const KINDS: &[(Kind, &str)] = &[
     (Kind::Device, "device"),
     (Kind::DeviceModel, "devicemodel"),
     (Kind::ServiceList, "servicelist"),
+    (Kind::RuntimeClass, "runtimeclass"),
 ];
 
 impl Kind {
