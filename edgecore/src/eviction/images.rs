@@ -21,7 +21,7 @@ use crate::edged::{
 pub(super) struct ImageCare {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) policy: GcPolicy,
-    /// `podSandboxImage`; empty: the runtime knows.
+    /// `podSandboxImage`; it may be empty, short or not what the runtime takes.
     pub(super) sandbox_image: String,
     /// Where image archives lie.
     pub(super) folder: PathBuf,
@@ -72,15 +72,12 @@ impl ImageCare {
         let folder = self.folder.clone();
         used.extend(tokio::task::spawn_blocking(move || images_of_folder(&folder)).await.unwrap_or_default());
         let images = self.runtime.list_images().await?;
-        let mut sandbox_image = self.sandbox_image.clone();
-        if sandbox_image.is_empty() {
-            let shown = self.runtime.shown_config().await.ok().flatten();
-            sandbox_image = shown.as_deref().and_then(sandbox_image_in).unwrap_or_default();
-        }
-        used.extend(
-            images.iter().filter(|image| may_be_sandbox(image, &sandbox_image)).map(|image| image.id.clone()),
-        );
-        self.ledger.observe(Instant::now(), &images, &used, &sandbox_image);
+        // The runtime alone decides which image its sandboxes have: CRI takes no such setting. What is configured is believed
+        // besides, since not every runtime tells.
+        let shown = self.runtime.shown_config().await.ok().flatten();
+        used.extend(shown.as_deref().and_then(sandbox_image_in));
+        used.extend(images.iter().filter(|image| may_be_sandbox(image)).map(|image| image.id.clone()));
+        self.ledger.observe(Instant::now(), &images, &used, &in_full(&self.sandbox_image));
         Ok(())
     }
 
@@ -106,17 +103,21 @@ fn named(pod: &Pod) -> Vec<String> {
 /// The image of sandboxes where the runtime shows its configuration.
 fn sandbox_image_in(config: &str) -> Option<String> {
     let config: Value = serde_json::from_str(config).ok()?;
-    let image = config.get("sandboxImage").and_then(Value::as_str)?;
-    Some(ImageName::parse(image).map_or_else(|_| image.to_owned(), |name| name.to_string()))
+    config.get("sandboxImage").and_then(Value::as_str).map(in_full)
+}
+
+/// A name as the runtime lists it.
+fn in_full(image: &str) -> String {
+    ImageName::parse(image).map_or_else(|_| image.to_owned(), |name| name.to_string())
 }
 
 /// Whoever does not say which image its sandboxes have, has one that is called so.
-fn may_be_sandbox(image: &v1::Image, known: &str) -> bool {
+fn may_be_sandbox(image: &v1::Image) -> bool {
     let is_pause = |name: &String| {
         let last = name.rsplit('/').next().unwrap_or_default();
         last.split([':', '@']).next() == Some("pause")
     };
-    known.is_empty() && image.repo_tags.iter().chain(&image.repo_digests).any(is_pause)
+    image.repo_tags.iter().chain(&image.repo_digests).any(is_pause)
 }
 
 #[cfg(test)]
@@ -136,6 +137,7 @@ mod tests {
             "docker.io/library/waits:1",
             "docker.io/library/from-folder:1",
             "registry.k8s.io/pause:3",
+            "docker.io/team/sandbox:2",
             "docker.io/library/old:1",
         ] {
             runtime.add_image(image, "");
@@ -157,7 +159,8 @@ mod tests {
         let mut care = ImageCare {
             runtime: Arc::new(runtime.clone()),
             policy: GcPolicy { min_age: Duration::ZERO, ..GcPolicy::default() },
-            sandbox_image: String::new(),
+            // As KubeEdge's configuration has it, and not what the runtime takes.
+            sandbox_image: "team/sandbox:2".into(),
             folder: folder.path().into(),
             ledger: ImageLedger::default(),
         };
@@ -169,12 +172,13 @@ mod tests {
         };
         // Room enough: all stay.
         let lacking = care.collect(Some(Disk { capacity: 100, available: 50 }), &pods).await.unwrap();
-        assert_eq!((lacking, tags().await.len()), (None, 5));
+        assert_eq!((lacking, tags().await.len()), (None, 6));
         care.remove_unused(&pods).await.unwrap();
         let kept = [
             "docker.io/library/from-folder:1",
             "docker.io/library/used:1",
             "docker.io/library/waits:1",
+            "docker.io/team/sandbox:2",
             "registry.k8s.io/pause:3",
         ];
         assert_eq!(tags().await, kept);
@@ -190,8 +194,7 @@ mod tests {
         assert_eq!(shown.as_deref(), Some("registry.k8s.io/pause:3.9"));
         assert_eq!(sandbox_image_in("no"), None);
         let image = |tag: &str| v1::Image { repo_tags: vec![tag.into()], ..v1::Image::default() };
-        assert!(may_be_sandbox(&image("r.example/team/pause:1"), ""));
-        assert!(!may_be_sandbox(&image("r.example/pause/app:1"), ""));
-        assert!(!may_be_sandbox(&image("r.example/pause:1"), "other"));
+        assert!(may_be_sandbox(&image("r.example/team/pause:1")));
+        assert!(!may_be_sandbox(&image("r.example/pause/app:1")));
     }
 }
