@@ -14,7 +14,7 @@ use ke_cri::v1;
 use serde_json::Value;
 
 use crate::edged::{
-    Disk, GcPolicy, ImageLedger, ImageName, Kept, Runtime, RuntimeError, images_of_folder, inits,
+    Disk, GcPolicy, ImageLedger, ImageName, Kept, Life, Runtime, RuntimeError, images_of_folder, inits,
 };
 
 /// Cares for one machine's images.
@@ -68,7 +68,8 @@ impl ImageCare {
             .flat_map(|container| [container.image.map(|image| image.image), Some(container.image_ref)])
             .flatten()
             .collect();
-        used.extend(pods.iter().flat_map(|kept| named(&kept.pod)));
+        // One that is over starts nothing again; what it has still is among the containers.
+        used.extend(pods.iter().filter(|kept| kept.life != Life::Over).flat_map(|kept| named(&kept.pod)));
         let folder = self.folder.clone();
         used.extend(tokio::task::spawn_blocking(move || images_of_folder(&folder)).await.unwrap_or_default());
         let images = self.runtime.list_images().await?;
@@ -127,7 +128,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::edged::{FakeRuntime, Life, note_images};
+    use crate::edged::{FakeRuntime, note_images};
 
     #[tokio::test]
     async fn what_is_needed_stays() {
@@ -149,10 +150,12 @@ mod tests {
             ..Default::default()
         };
         runtime.create_container(&id, &config, &sandbox).await.unwrap();
-        let pod =
-            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "waits:1"}]}});
-        let pod = Arc::new(serde_json::from_value(pod).unwrap());
-        let pods = [Kept { pod, life: Life::Active, is_evicted: false }];
+        let kept = |image: &str, life: Life| {
+            let containers = json!([{"name": "a", "image": image}]);
+            let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": containers}});
+            Kept { pod: Arc::new(serde_json::from_value(pod).unwrap()), life, is_evicted: false }
+        };
+        let pods = [kept("waits:1", Life::Active), kept("old:1", Life::Over)];
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.tar"), "").unwrap();
         note_images(folder.path(), "a.tar", &["docker.io/library/from-folder:1".to_owned()]).unwrap();
