@@ -399,7 +399,7 @@ impl Edged {
         if static_pods::is_mirror(&pod) {
             return self.on_mirror(pod);
         }
-        let pod = self.judged(pod);
+        let pod = self.judged(static_pods::as_from_api(pod));
         let Some((uid, entry)) = self.entry(&pod) else { return };
         self.busy();
         // Another Pod of this name: the one before is gone from the cloud, whether we were told or not.

@@ -51,7 +51,7 @@ impl Edged {
             self.note_mirror(mirror);
         }
         self.on_static_pods();
-        for pod in pods {
+        for pod in pods.into_iter().map(crate::static_pods::as_from_api) {
             if let Some((uid, entry)) = self.entry(&pod) {
                 self.let_in(uid, entry, &pod, Applicant::of(&pod));
             }

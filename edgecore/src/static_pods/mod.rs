@@ -27,6 +27,8 @@ pub use self::mirrors::{Mirrors, Seats};
 pub const SOURCE: &str = "kubernetes.io/config.source";
 /// Where static pods come from.
 pub const FROM_FILE: &str = "file";
+/// Where all others do.
+const FROM_API: &str = "api";
 /// Annotation: the static pod's uid, which changes with the file's content.
 pub const HASH: &str = "kubernetes.io/config.hash";
 /// Annotation of a mirror: the uid of the static pod that it shows.
@@ -103,6 +105,17 @@ pub fn as_run(pod: Arc<Pod>) -> Arc<Pod> {
     let mut pod = Arc::unwrap_or_clone(pod);
     pod.metadata.uid = Some(uid);
     Arc::new(pod)
+}
+
+/// A Pod of the store. Whoever writes into it that it came from a file gets none of a static pod's rights.
+#[must_use]
+pub fn as_from_api(mut pod: Arc<Pod>) -> Arc<Pod> {
+    if annotation(&pod, SOURCE).is_some_and(|source| source != FROM_API)
+        && let Some(annotations) = &mut Arc::make_mut(&mut pod).metadata.annotations
+    {
+        annotations.insert(SOURCE.to_owned(), FROM_API.to_owned());
+    }
+    pod
 }
 
 fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {

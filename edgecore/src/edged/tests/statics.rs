@@ -202,3 +202,22 @@ async fn what_has_ended_takes_no_room() {
     edged.running().await;
     edged.end().await;
 }
+
+/// Whoever may make Pods in the cloud makes no static ones.
+#[tokio::test]
+async fn a_pod_of_the_cloud_is_no_static_one_whatever_it_says() {
+    let machine = Machine::new();
+    let mut edged = machine.start(Vec::new());
+    edged.news.send(News::PodPut(Arc::new(file_pod("u1")))).await.unwrap();
+    edged.running().await;
+    let critical = async |edged: &Started| -> Vec<bool> {
+        edged.keeper.pods().await.iter().map(|kept| is_critical(&kept.pod)).collect()
+    };
+    assert_eq!(critical(&edged).await, [false]);
+    let sandboxes = machine.runtime.list_sandboxes().await.unwrap();
+    assert_eq!(sandboxes[0].annotations.get(static_pods::SOURCE).map(String::as_str), Some("api"));
+    edged.end().await;
+    let edged = machine.start(vec![Arc::new(file_pod("u1"))]);
+    assert_eq!(critical(&edged).await, [false]);
+    edged.end().await;
+}
