@@ -107,6 +107,8 @@ impl Edged {
             let pod = self.with_mirrors_status(key, pod);
             match self.pods.get(&uid) {
                 Some(entry) if entry.is_removed() => {}
+                // It was told to end with the machine, and none begins any more.
+                _ if self.is_going_down(&uid) => {}
                 Some(entry) if entry.desired.borrow().pod().is_some_and(|held| **held == *pod) => {}
                 Some(entry) => entry.change(&pod),
                 // The one before it ends first; its end leads here again.
@@ -122,16 +124,27 @@ impl Edged {
         self.show_seats(&wanted);
     }
 
+    /// While the machine goes down: pods that were told to end, and all that are new.
+    fn is_going_down(&self, uid: &str) -> bool {
+        let down = self.going_down.as_ref();
+        down.is_some_and(|down| down.contains_key(uid) || !self.pods.contains_key(uid))
+    }
+
     fn has_static(&self, key: &ObjectKey) -> bool {
         self.pods.values().any(|entry| entry.origin == Origin::File && entry.key.as_ref() == Some(key))
     }
 
-    /// Start times, restart counts and conditions of others go on from what the cloud has.
+    /// Start times, restart counts and conditions of others go on from what the cloud has. That it has failed, or why, does
+    /// not: the file asks for it as before, whatever ended it or refused it in an earlier life of the machine.
     fn with_mirrors_status(&self, key: &ObjectKey, pod: &Arc<Pod>) -> Arc<Pod> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let seats = self.door.seats.borrow();
-        match seats.mirror_of(key, uid).and_then(|mirror| mirror.status.clone()) {
-            Some(status) => Arc::new(Pod { status: Some(status), ..Pod::clone(pod) }),
+        let status = seats.mirror_of(key, uid).and_then(|mirror| mirror.status.clone());
+        match status.filter(|status| status.phase.as_deref() != Some("Failed")) {
+            Some(status) => {
+                let status = PodStatus { reason: None, message: None, ..status };
+                Arc::new(Pod { status: Some(status), ..Pod::clone(pod) })
+            }
             None => Arc::clone(pod),
         }
     }

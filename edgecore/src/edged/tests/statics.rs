@@ -221,3 +221,32 @@ async fn a_pod_of_the_cloud_is_no_static_one_whatever_it_says() {
     assert_eq!(critical(&edged).await, [false]);
     edged.end().await;
 }
+
+#[tokio::test]
+async fn a_static_pod_runs_again_after_the_machine_went_down() {
+    let machine = Machine::new();
+    let mut edged = machine.start_with(vec![Arc::new(mirror("h1", "m1"))], set(vec![file_pod("h1")]));
+    edged.running().await;
+    let periods = node_shutdown::periods(Duration::from_secs(60), Duration::from_secs(30), &[]);
+    edged.ender.end_all(&periods).await;
+    let is_failed = |status: &PodStatus| status.phase.as_deref() == Some("Failed");
+    let status = edged.status("ended", is_failed).await;
+    assert_eq!(status.reason.as_deref(), Some("Terminated"));
+    // Neither a word of the cloud brings it back meanwhile, nor does a file that comes now.
+    edged.news.send(News::PodPut(Arc::new(mirror("h1", "m1")))).await.unwrap();
+    let mut late = file_pod("h2");
+    late.metadata.name = Some("late".into());
+    edged.files.send_replace(set(vec![file_pod("h1"), late]));
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.n_calls("run_sandbox"), 1);
+    edged.end().await;
+
+    // The next boot, with what was told in the store.
+    let mut stored = mirror("h1", "m1");
+    stored.status = Some(status);
+    let mut edged = machine.start_with(vec![Arc::new(stored)], set(vec![file_pod("h1")]));
+    let status = edged.running().await;
+    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    edged.end().await;
+}
