@@ -292,7 +292,9 @@ impl Machine {
             });
             node.has_image_disk = are_apart(&self.root_dir, place);
         }
-        node.max_pid = self.proc_text("sys/kernel/pid_max").trim().parse().ok();
+        // Whichever is reached first: every thread has an id of its own.
+        let most = |file: &str| self.proc_text(&format!("sys/kernel/{file}")).trim().parse().ok();
+        node.max_pid = [most("pid_max"), most("threads-max")].into_iter().flatten().min();
         let tasks = self.proc_text("loadavg");
         node.n_processes =
             tasks.split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse().ok());
