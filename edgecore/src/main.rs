@@ -24,6 +24,7 @@ use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::image_gc::GcPolicy;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
+use edgecore::edged::log_links::LogLinks;
 use edgecore::edged::log_rotation::{Bounds, LogRotation};
 use edgecore::edged::logs::Endings;
 use edgecore::edged::node_shutdown;
@@ -300,6 +301,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         interval: kubelet.container_log_monitor_interval.get(),
     };
     let log_rotation = LogRotation::new(Arc::clone(&runtime), kubelet.pod_logs_dir.clone(), bounds);
+    let log_links = LogLinks::new(Arc::clone(&runtime), kubelet.pod_logs_dir.clone());
     let edged = Edged::new(Parts {
         settings: settings(edged_config, &name, &host),
         runtime: Arc::clone(&runtime),
@@ -427,6 +429,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("edged", |stop| edged.run(stop));
     tasks.add("eviction", |stop| evictor.run(stop));
     tasks.add("log_rotation", |stop| log_rotation.run(stop));
+    tasks.add("log_links", |stop| log_links.run(stop));
     tasks.add("static_pods", |stop| static_pods.run(stop));
     tasks.add("mirrors", |stop| mirrors.run(stop));
     tasks.add("image_folder", |stop| image_folder.run(stop));

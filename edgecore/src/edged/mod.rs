@@ -28,6 +28,7 @@ mod inspector;
 pub mod keeper;
 mod last_words;
 pub mod leaving;
+pub mod log_links;
 pub mod log_rotation;
 pub mod logs;
 pub mod node_shutdown;

@@ -25,6 +25,7 @@ use super::hands::{Failure, Hands, POST_START_FAILED};
 use super::hooks::{Done, Undertaker};
 use super::images::ImageNotice;
 use super::inspector::Inspector;
+use super::log_links;
 use super::log_rotation;
 use super::observed::{ObservedPod, StartFailure, Volumes};
 use super::observer::{Listing, Observer};
@@ -735,6 +736,7 @@ impl Worker {
         // Only below our own directory: the path comes from the runtime.
         if std::path::Path::new(&log).starts_with(&self.shared.hands.settings.pod_logs_root) {
             log_rotation::remove(std::path::Path::new(&log));
+            log_links::remove(&self.shared.hands.settings.pod_logs_root, std::path::Path::new(&log));
         }
         Ok(())
     }
@@ -747,7 +749,9 @@ impl Worker {
                 let removed = cgroups.remove_pod(qos(pod), &self.uid);
                 removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
             }
-            let _ = tokio::fs::remove_dir_all(log_directory(&hands.settings.pod_logs_root, pod)).await;
+            let logs = log_directory(&hands.settings.pod_logs_root, pod);
+            let _ = tokio::fs::remove_dir_all(&logs).await;
+            log_links::remove(&hands.settings.pod_logs_root, std::path::Path::new(&logs));
         } else if let Some(cgroups) = &hands.cgroups {
             for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid) {
                 let removed = cgroups.remove_pod(class, &uid);
