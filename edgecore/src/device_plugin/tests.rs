@@ -397,3 +397,33 @@ async fn a_plugin_that_floods_is_slowed_down() {
     fake.says(&[("a", true), ("b", true)]);
     offers(&node, 2, 2).await;
 }
+
+/// The Pod is deleted while its devices are on their way to the disk: what was begun is undone behind it.
+#[tokio::test]
+async fn what_is_written_for_a_pod_that_is_gone_is_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node(folder.path(), "boot").await;
+    let fake = Fake::new(&[("a", true)]);
+    let _running = fake.start(folder.path(), "dp.1").await;
+    offers(&node, 1, 1).await;
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let db = node.devices.0.db.clone();
+    let slow = tokio::spawn(async move { db.call(move |_| Ok(wait.recv().is_ok())).await.unwrap() });
+    let one = pod("p1", &[], &[("main", 1)]);
+    {
+        let asking = admit(&node, &one);
+        tokio::pin!(asking);
+        let asked = tokio::time::timeout(Duration::from_secs(2), &mut asking).await;
+        assert!(asked.is_err(), "{asked:?}");
+        assert_eq!(fake.calls(), ["allocate a"]);
+    }
+    let devices = node.devices.clone();
+    let releasing = tokio::spawn(async move { devices.release("p1").await });
+    tokio::task::yield_now().await;
+    go_on.send(()).unwrap();
+    assert!(slow.await.unwrap());
+    releasing.await.unwrap().unwrap();
+    let left = node.devices.0.db.call(|connection| store::grants(connection)).await.unwrap();
+    assert!(left.is_empty() && node.devices.holders().is_empty());
+    assert!(node.devices.lock().ledger.in_use(GPU).is_empty());
+}

@@ -13,6 +13,7 @@ use ke_cri::v1;
 use tokio::sync::watch;
 
 use super::events::Severity;
+use super::hands::Failure;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Desired, DesiredPod, outcome};
 use super::unsupported::{FEATURE_UNSUPPORTED, unsupported};
@@ -115,7 +116,10 @@ impl Worker {
         };
         if outcome(&pod, observed, Timestamp::now()).is_some() {
             if !observed.containers.iter().any(ObservedContainer::may_be_alive) {
-                self.release_devices().await;
+                // Tried again, else nobody had them until edgecore starts anew.
+                if let Err(failure) = self.release_devices().await {
+                    self.on_failure(failure).await;
+                }
             }
             return desired;
         }
@@ -156,11 +160,12 @@ impl Worker {
         }
     }
 
-    /// Not on disk: the next start of edgecore gives them back.
-    pub(super) async fn release_devices(&self) {
-        if let Err(error) = self.shared.hands.devices.release(&self.uid).await {
-            tracing::error!(pod = %self.uid, %error, "the devices of a pod could not be given back");
-        }
+    /// Errors: they are held still, since the disk is full or broken.
+    pub(super) async fn release_devices(&self) -> Result<(), Failure> {
+        let released = self.shared.hands.devices.release(&self.uid).await;
+        released.map_err(|error| {
+            Failure::new("FailedKillPod", format!("the devices of the pod could not be given back: {error}"))
+        })
     }
 
     /// How its devices are goes into each container's status.

@@ -538,7 +538,7 @@ impl Worker {
     }
 
     /// A failed action that concerns the whole Pod: told, then tried again later.
-    async fn on_failure(&mut self, failure: Failure) {
+    pub(super) async fn on_failure(&mut self, failure: Failure) {
         let doubled = FIRST_HOLD_SECS.checked_shl(self.memory.n_failed.min(16)).unwrap_or(LONGEST_HOLD_SECS);
         let wait = SignedDuration::from_secs(doubled.clamp(FIRST_HOLD_SECS, LONGEST_HOLD_SECS));
         self.memory.n_failed = self.memory.n_failed.saturating_add(1);
@@ -758,7 +758,7 @@ impl Worker {
                 removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
             }
         }
-        self.release_devices().await;
+        self.release_devices().await?;
         self.memory.cleaned = true;
         Ok(())
     }
