@@ -35,6 +35,7 @@ pub mod node_shutdown;
 pub mod observed;
 mod observer;
 pub mod plan;
+pub mod pods_room;
 pub mod pressure;
 pub mod probes;
 pub mod pull_secrets;
