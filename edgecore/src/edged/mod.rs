@@ -104,7 +104,7 @@ use self::resize::Room;
 use self::resources::qos;
 pub use self::resources::{Qos, pod_limit, pod_request};
 pub use self::statics::Door;
-use self::statics::{Arrival, Origin};
+use self::statics::{Arrival, Origin, is_static};
 use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
 use crate::meta_manager::{News, Objects};
@@ -560,7 +560,8 @@ impl Edged {
                 // Asked once after the first look: a runtime without events never gets any.
                 self.events = self.shared.hands.runtime.events().await.ok().flatten();
             }
-            if *self.store_is_full.borrow() && !std::mem::replace(&mut self.directories_adopted, true) {
+            let is_whole = *self.store_is_full.borrow() && self.knows_statics();
+            if is_whole && !std::mem::replace(&mut self.directories_adopted, true) {
                 self.adopt_directories().await;
             }
         }
@@ -577,11 +578,12 @@ impl Edged {
                 continue;
             }
             let is_known = self.pods.contains_key(uid);
-            // The folder of static pods is whole, whatever the store is.
-            let is_static = listing.sandboxes.iter().any(|one| {
-                one.annotations.get(static_pods::SOURCE).is_some_and(|from| from == static_pods::FROM_FILE)
-            });
-            if !is_known && !is_static && !*self.store_is_full.borrow() {
+            // The folder of static pods is whole once it was read, whatever the store is.
+            let is_whole = match is_static(listing) {
+                true => self.knows_statics(),
+                false => *self.store_is_full.borrow(),
+            };
+            if !is_known && !is_whole {
                 continue;
             }
             self.seen.insert(uid.clone(), fingerprint);

@@ -9,21 +9,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use ke_cri::v1::PodSandbox;
 use ke_wire::ObjectKey;
 use tokio::sync::{mpsc, watch};
 
 use super::admission::{Applicant, Gate, Refusal, is_settled, judge, refused};
 use super::evicted::EVICTED;
 use super::holds::{Release, as_released, is_to_wait};
+use super::observer::Listing;
 use super::plan::Desired;
 use super::pressure::refuses_under_pressure;
 use super::{Edged, Entry, desired, pod_key};
-use crate::static_pods::{Seats, StaticSet};
+use crate::static_pods::{FROM_FILE, SOURCE, Seats, StaticSet};
 
 /// What Edged needs for Pods that are new to it.
 pub struct Door {
-    /// Static pods of now.
-    pub static_pods: watch::Receiver<StaticSet>,
+    /// Static pods of now; `None` while nobody knows.
+    pub static_pods: watch::Receiver<Option<StaticSet>>,
     /// Where static pods and mirrors are shown to whoever makes mirrors.
     pub seats: watch::Sender<Seats>,
     /// What this node takes.
@@ -88,7 +90,8 @@ impl Edged {
 
     /// Brings what runs in line with the folder. Called whenever that, a mirror, or a static pod's end may have changed it.
     pub(super) fn on_static_pods(&mut self) {
-        let wanted = self.door.static_pods.borrow_and_update().clone();
+        // Unknown: those that run go on, and their mirrors stay.
+        let Some(wanted) = self.door.static_pods.borrow_and_update().clone() else { return };
         let is_wanted = |uid: &String, entry: &Entry| {
             let pod = entry.key.as_ref().and_then(|key| wanted.get(key));
             pod.is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
@@ -128,6 +131,11 @@ impl Edged {
     fn is_going_down(&self, uid: &str) -> bool {
         let down = self.going_down.as_ref();
         down.is_some_and(|down| down.contains_key(uid) || !self.pods.contains_key(uid))
+    }
+
+    /// Whether the folder was read once.
+    pub(super) fn knows_statics(&self) -> bool {
+        self.door.static_pods.borrow().is_some()
     }
 
     fn has_static(&self, key: &ObjectKey) -> bool {
@@ -215,6 +223,12 @@ impl Edged {
         };
         self.pods.values().filter_map(runs).collect()
     }
+}
+
+/// Whether what the runtime has is of a static pod.
+pub(super) fn is_static(listing: &Listing) -> bool {
+    let source = |one: &PodSandbox| one.annotations.get(SOURCE).map(String::as_str) == Some(FROM_FILE);
+    listing.sandboxes.iter().any(source)
 }
 
 impl Entry {

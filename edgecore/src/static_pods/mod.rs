@@ -46,17 +46,17 @@ pub type StaticSet = Arc<BTreeMap<ObjectKey, Arc<Pod>>>;
 /// Keeps the set of static pods true to the folder.
 pub struct StaticPods {
     folder: Option<Folder>,
-    pods: watch::Sender<StaticSet>,
+    pods: watch::Sender<Option<StaticSet>>,
 }
 
 impl StaticPods {
     /// Reads the folder once, so that Edged starts with what is there: a static pod that it did not know would be taken for
-    /// a stranger. An empty path: no static pods.
+    /// a stranger. `None`: it cannot be read yet, and nobody knows which pods are static. An empty path: no static pods.
     #[must_use]
-    pub fn new(path: PathBuf, node: &NodeName) -> (watch::Receiver<StaticSet>, Self) {
+    pub fn new(path: PathBuf, node: &NodeName) -> (watch::Receiver<Option<StaticSet>>, Self) {
         let mut folder = (!path.as_os_str().is_empty()).then(|| Folder::new(path, node.clone()));
-        let first = folder.as_mut().map(Folder::read_first).unwrap_or_default();
-        let (pods, seen) = watch::channel(Arc::new(first));
+        let first = folder.as_mut().map_or_else(|| Some(BTreeMap::new()), Folder::read_first);
+        let (pods, seen) = watch::channel(first.map(Arc::new));
         (seen, Self { folder, pods })
     }
 
@@ -79,7 +79,7 @@ impl StaticPods {
             let Ok((back, changed)) = looked.await else { return Ok(()) };
             folder = back;
             if let Some(pods) = changed {
-                self.pods.send_replace(Arc::new(pods));
+                self.pods.send_replace(Some(Arc::new(pods)));
             }
         }
     }

@@ -43,7 +43,7 @@ impl Machine {
 async fn a_static_pod_runs_and_its_mirror_is_told() {
     let machine = Machine::new();
     let mut edged = machine.start(Vec::new());
-    edged.files.send_replace(set(vec![file_pod("h1")]));
+    edged.files.send_replace(Some(set(vec![file_pod("h1")])));
     until("it runs", || machine.n_calls("start_container") == 1).await;
     let key: ObjectKey = NAME.parse().unwrap();
     let seats = edged.seats.borrow().clone();
@@ -68,7 +68,7 @@ async fn a_static_pod_runs_and_its_mirror_is_told() {
     assert_eq!(machine.runtime.changes(), before, "a mirror that is deleted ends nothing");
 
     // The file goes, and so does all of it; the seat is free once nothing is left.
-    edged.files.send_replace(set(Vec::new()));
+    edged.files.send_replace(Some(set(Vec::new())));
     let seats = edged.seats.clone();
     until("its seat is free", || seats.borrow().pods.is_empty()).await;
     assert!(machine.uids().await.is_empty());
@@ -82,7 +82,7 @@ async fn a_changed_file_ends_the_old_pod_first() {
     let edged = machine.start_with(Vec::new(), set(vec![file_pod("h1")]));
     until("the old one runs", || machine.n_calls("start_container") == 1).await;
     machine.runtime.hold("stop_container");
-    edged.files.send_replace(set(vec![file_pod("h2")]));
+    edged.files.send_replace(Some(set(vec![file_pod("h2")])));
     until("the old one is being stopped", || machine.n_calls("stop_container") == 1).await;
     let key: ObjectKey = NAME.parse().unwrap();
     assert_eq!(edged.seats.borrow().pods[&key], None);
@@ -236,7 +236,7 @@ async fn a_static_pod_runs_again_after_the_machine_went_down() {
     edged.news.send(News::PodPut(Arc::new(mirror("h1", "m1")))).await.unwrap();
     let mut late = file_pod("h2");
     late.metadata.name = Some("late".into());
-    edged.files.send_replace(set(vec![file_pod("h1"), late]));
+    edged.files.send_replace(Some(set(vec![file_pod("h1"), late])));
     let looked = machine.n_calls("list_containers");
     until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
     assert_eq!(machine.n_calls("run_sandbox"), 1);
@@ -248,5 +248,34 @@ async fn a_static_pod_runs_again_after_the_machine_went_down() {
     let mut edged = machine.start_with(vec![Arc::new(stored)], set(vec![file_pod("h1")]));
     let status = edged.running().await;
     assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_ends_no_pod() {
+    let machine = Machine::new();
+    let edged = machine.start_with(vec![Arc::new(mirror("h1", "m1"))], set(vec![file_pod("h1")]));
+    until("it runs", || machine.n_calls("start_container") == 1).await;
+    edged.end().await;
+    let before = machine.runtime.changes();
+    let edged = machine.start_with(vec![Arc::new(mirror("h1", "m1"))], None);
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.runtime.changes(), before);
+    assert!(edged.seats.borrow().mirrors.is_empty(), "nobody is to delete its mirror");
+    // Read at last: what runs is what it was.
+    edged.files.send_replace(Some(set(vec![file_pod("h1")])));
+    let key: ObjectKey = NAME.parse().unwrap();
+    let seats = edged.seats.clone();
+    until("it has its seat", || seats.borrow().pods.contains_key(&key)).await;
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at again", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.runtime.changes(), before);
+    edged.end().await;
+
+    // Known to be gone from the first word on.
+    let edged = machine.start_with(Vec::new(), None);
+    edged.files.send_replace(Some(set(Vec::new())));
+    until("it ends", || machine.n_calls("remove_sandbox") == 1).await;
     edged.end().await;
 }
