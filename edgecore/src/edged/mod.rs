@@ -104,7 +104,7 @@ use self::resize::Room;
 use self::resources::qos;
 pub use self::resources::{Qos, pod_limit, pod_request};
 pub use self::statics::Door;
-use self::statics::{Arrival, Origin, is_static};
+use self::statics::{Arrival, Origin, is_static, static_key};
 use self::status::Facts;
 use self::worker::{Ears, Memory, Shared, Worker};
 use crate::meta_manager::{News, Objects};
@@ -308,11 +308,15 @@ impl Edged {
         }
         // Container ids in statuses carry the runtime's name: no worker starts before it is known. What MetaManager tells
         // meanwhile is kept, since it waits for us when the channel is full.
-        let meeting = meet_runtime(self.shared.hands.runtime.clone());
+        let (runtime, observer) = (self.shared.hands.runtime.clone(), self.shared.observer.clone());
+        let meeting = async {
+            let name = meet_runtime(runtime).await;
+            (name, observer.first_look().await)
+        };
         tokio::pin!(meeting);
-        let runtime_name = loop {
+        let (runtime_name, listings) = loop {
             tokio::select! {
-                name = &mut meeting => break name,
+                met = &mut meeting => break met,
                 () = shutdown.wait() => return Ok(()),
                 news = self.news.recv() => match news {
                     Some(news) => self.on_news(news),
@@ -322,6 +326,7 @@ impl Edged {
         };
         let host_ips = self.host_ips.borrow_and_update().clone();
         self.facts.send_replace(Facts { host_ips, runtime_name });
+        self.adopt_statics(&listings);
         self.met = true;
         self.weigh_classes();
         let uids: Vec<String> = self.pods.keys().cloned().collect();
@@ -344,7 +349,11 @@ impl Edged {
                 Event::EndGroup(ask) => self.on_end_group(ask).await,
                 Event::StaticPods => {
                     self.busy();
-                    self.on_static_pods();
+                    // Known for the first time, perhaps: what runs of it under another uid is found before it begins.
+                    match self.shared.observer.look().await {
+                        Ok(listings) => self.adopt_statics(&listings),
+                        Err(_) => self.on_static_pods(),
+                    }
                 }
                 Event::Release(release) => self.on_release(release),
                 Event::Look => self.on_look().await,
@@ -599,7 +608,10 @@ impl Edged {
                 .or(listing.containers.first().map(|container| &container.labels));
             let label = |key: &str| labels.and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
             tracing::info!(pod = %label(POD_NAME), namespace = %label(POD_NAMESPACE), uid = %uid, "a pod that the store does not have is removed");
-            self.add_orphan(uid);
+            match static_key(listing) {
+                Some(key) => self.add_static_orphan(uid, key),
+                None => self.add_orphan(uid),
+            }
         }
         let gone: Vec<String> =
             self.seen.keys().filter(|uid| !listings.contains_key(*uid)).cloned().collect();

@@ -4,20 +4,21 @@
 //! reports. Of a static pod whose file changed the old one ends before the new one begins: they are one Pod in two versions
 //! and share host ports and folders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use ke_cri::v1::PodSandbox;
-use ke_wire::ObjectKey;
+use ke_wire::{Kind, ObjectKey};
 use tokio::sync::{mpsc, watch};
 
 use super::admission::{Applicant, Gate, Refusal, is_settled, judge, refused};
+use super::container::{POD_NAME, POD_NAMESPACE};
 use super::evicted::EVICTED;
 use super::holds::{Release, as_released, is_to_wait};
-use super::observer::Listing;
-use super::plan::Desired;
+use super::observer::{Listing, Listings};
+use super::plan::{Desired, DesiredPod};
 use super::pressure::refuses_under_pressure;
 use super::{Edged, Entry, desired, pod_key};
 use crate::static_pods::{FROM_FILE, SOURCE, Seats, StaticSet};
@@ -133,6 +134,35 @@ impl Edged {
         down.is_some_and(|down| down.contains_key(uid) || !self.pods.contains_key(uid))
     }
 
+    /// What runs of static pods whose file has changed or gone while edgecore was down. It has its pod's seat until it has
+    /// ended, so that no other version begins beside it. Called before workers start, and before new ones come.
+    pub(super) fn adopt_statics(&mut self, listings: &Listings) {
+        if !self.knows_statics() {
+            return;
+        }
+        let is_orphan = |(uid, listing): (&String, &Listing)| {
+            let key = static_key(listing).filter(|_| !self.pods.contains_key(uid))?;
+            Some((uid.clone(), key))
+        };
+        let orphans: Vec<(String, ObjectKey)> = listings.iter().filter_map(is_orphan).collect();
+        for (uid, key) in orphans {
+            tracing::info!(%uid, pod = %key, "a static pod whose file is another one now is ended");
+            self.add_static_orphan(&uid, key);
+        }
+        self.on_static_pods();
+    }
+
+    pub(super) fn add_static_orphan(&mut self, uid: &str, key: ObjectKey) {
+        if !self.met {
+            // Its end lets the other version in.
+            self.pods.retain(|_, entry| entry.origin != Origin::File || entry.key.as_ref() != Some(&key));
+        }
+        let wanted = DesiredPod { want: Desired::Removed(None), hashes: BTreeMap::new() };
+        let orphan = Entry { origin: Origin::File, ..Entry::new(wanted, BTreeSet::new(), Some(key)) };
+        self.pods.insert(uid.to_owned(), orphan);
+        self.start_worker(uid);
+    }
+
     /// Whether the folder was read once.
     pub(super) fn knows_statics(&self) -> bool {
         self.door.static_pods.borrow().is_some()
@@ -223,6 +253,13 @@ impl Edged {
         };
         self.pods.values().filter_map(runs).collect()
     }
+}
+
+/// Whose listing this is, if it is a static pod's.
+pub(super) fn static_key(listing: &Listing) -> Option<ObjectKey> {
+    let labels = &listing.sandboxes.first().filter(|_| is_static(listing))?.labels;
+    let (namespace, name) = (labels.get(POD_NAMESPACE)?, labels.get(POD_NAME)?);
+    Some(ObjectKey::namespaced(Kind::Pod, namespace.parse().ok()?, name.parse().ok()?))
 }
 
 /// Whether what the runtime has is of a static pod.

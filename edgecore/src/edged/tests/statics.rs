@@ -279,3 +279,23 @@ async fn a_folder_that_cannot_be_read_ends_no_pod() {
     until("it ends", || machine.n_calls("remove_sandbox") == 1).await;
     edged.end().await;
 }
+
+#[tokio::test]
+async fn a_file_that_changed_meanwhile_ends_the_old_pod_first() {
+    let machine = Machine::new();
+    let edged = machine.start_with(Vec::new(), set(vec![file_pod("h1")]));
+    until("the old one runs", || machine.n_calls("start_container") == 1).await;
+    edged.end().await;
+    machine.runtime.hold("stop_container");
+    let edged = machine.start_with(Vec::new(), set(vec![file_pod("h2")]));
+    until("the old one is being stopped", || machine.n_calls("stop_container") == 1).await;
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.n_calls("run_sandbox"), 1, "the new one waits");
+    let key: ObjectKey = NAME.parse().unwrap();
+    assert_eq!(edged.seats.borrow().pods[&key], None, "its mirror goes with it");
+    machine.runtime.release("stop_container");
+    until("the new one runs", || machine.n_calls("start_container") == 2).await;
+    assert_eq!(machine.uids().await, ["h2"]);
+    edged.end().await;
+}
