@@ -427,3 +427,28 @@ async fn what_is_written_for_a_pod_that_is_gone_is_given_back() {
     assert!(left.is_empty() && node.devices.holders().is_empty());
     assert!(node.devices.lock().ledger.in_use(GPU).is_empty());
 }
+
+#[tokio::test]
+async fn a_resource_too_many_is_not_even_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = (0..registry::MAX_RESOURCES).map(|n| format!("example.com/{n}"));
+    let full: Vec<String> = full.collect();
+    {
+        let before = node(folder.path(), "boot").await;
+        let noted = before.devices.0.db.call(move |connection| {
+            full.iter().try_for_each(|name| store::note_resource(connection, name))
+        });
+        noted.await.unwrap();
+    }
+    let after = node(folder.path(), "boot").await;
+    let fake = Fake::new(&[("a", true)]);
+    let path = folder.path().join("device-plugins/dp.1");
+    let listener = ke_dmi::socket::listen(&path).unwrap();
+    let server = Server::builder().add_service(DevicePluginServer::new(fake));
+    let task = tokio::spawn(server.serve_with_incoming(ke_dmi::incoming(listener)));
+    let why = after.devices.register(GPU, path).await.unwrap_err();
+    assert!(why.contains("all there is room for"), "{why}");
+    let noted = after.devices.0.db.call(|connection| store::resources(connection)).await.unwrap();
+    assert_eq!(noted.len(), registry::MAX_RESOURCES);
+    task.abort();
+}
