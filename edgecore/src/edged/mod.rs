@@ -56,7 +56,7 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -445,7 +445,7 @@ impl Edged {
         }
     }
 
-    /// Tells the pods of a group to end, and says how many still run.
+    /// Tells the pods of a group to end, and says how many still run or have not told their end.
     async fn on_end_group(&mut self, ask: EndGroup) {
         self.busy();
         let down = self.going_down.get_or_insert_default();
@@ -457,7 +457,10 @@ impl Edged {
             if group(&ask.periods, priority) != ask.group {
                 continue;
             }
-            members.push(uid.as_str());
+            // Its worker sets this once the status is with the report queue. Who has no worker tells nothing.
+            let tells = matches!(known.want, Desired::Run(_)) && !entry.is_held;
+            let is_told = !tells || entry.has_ended.load(Ordering::Relaxed);
+            members.push((uid.as_str(), is_told));
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             let is_over = matches!(phase, Some("Succeeded" | "Failed"));
             if let (Desired::Run(pod), false, Some(period)) =
@@ -468,14 +471,17 @@ impl Edged {
                 entry.desired.send_replace(desired(pod));
             }
         }
-        let is_running = |uid: &&&str, listings: &Listings| {
-            listings.get(**uid).is_some_and(|listing| {
+        let is_running = |uid: &str, listings: &Listings| {
+            listings.get(uid).is_some_and(|listing| {
                 listing.containers.iter().any(|one| one.state() == ContainerState::ContainerRunning)
             })
         };
         // A runtime that is away ends nothing: its pods count as there.
         let n_left = match self.shared.observer.look().await {
-            Ok(listings) => members.iter().filter(|uid| is_running(uid, &listings)).count(),
+            Ok(listings) => {
+                let is_left = |(uid, is_told): &&(&str, bool)| !is_told || is_running(uid, &listings);
+                members.iter().filter(is_left).count()
+            }
             Err(_) => members.len(),
         };
         let _ = ask.n_left.send(n_left);
