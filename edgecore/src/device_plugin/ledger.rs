@@ -76,7 +76,11 @@ impl Ledger {
     pub(super) fn in_use(&self, resource: &str) -> BTreeSet<String> {
         let held = self.grants.iter().filter(|(holder, _)| holder.resource == resource);
         let held = held.flat_map(|(_, grant)| grant.devices.keys());
-        let aside = self.set_aside.values().filter(|(holder, _)| holder.resource == resource).flat_map(|(_, ids)| ids);
+        let aside = self
+            .set_aside
+            .values()
+            .filter(|(holder, _)| holder.resource == resource)
+            .flat_map(|(_, ids)| ids);
         held.chain(aside).cloned().collect()
     }
 

@@ -435,9 +435,10 @@ async fn a_resource_too_many_is_not_even_noted() {
     let full: Vec<String> = full.collect();
     {
         let before = node(folder.path(), "boot").await;
-        let noted = before.devices.0.db.call(move |connection| {
-            full.iter().try_for_each(|name| store::note_resource(connection, name))
-        });
+        let noted =
+            before.devices.0.db.call(move |connection| {
+                full.iter().try_for_each(|name| store::note_resource(connection, name))
+            });
         noted.await.unwrap();
     }
     let after = node(folder.path(), "boot").await;

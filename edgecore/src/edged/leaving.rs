@@ -121,7 +121,8 @@ mod tests {
         let links = folder.path().join("containers");
         std::fs::create_dir(&links).unwrap();
         for of in ["default_web_u1", "kube-system_proxy_u9"] {
-            std::os::unix::fs::symlink(logs.join(of).join("main/0.log"), links.join(format!("{of}.log"))).unwrap();
+            std::os::unix::fs::symlink(logs.join(of).join("main/0.log"), links.join(format!("{of}.log")))
+                .unwrap();
         }
         assert_eq!(remove_pods(&runtime, folder.path(), &logs, None).await.unwrap(), 1);
         assert_eq!(names(&links), ["kube-system_proxy_u9.log"]);

@@ -208,8 +208,7 @@ mod tests {
         let by_hand = v1::Container { id: "c7".into(), ..v1::Container::default() };
         let containers = [container("web", "u1", "c1", "2"), container("rotated", "u2", "c9", "0"), by_hand];
         tidy(&root, &wanted(&root, &containers));
-        let expected =
-            ["file.log", "link", "others.log", "rotated_shop_app-c9.log", "web_shop_app-c1.log"];
+        let expected = ["file.log", "link", "others.log", "rotated_shop_app-c9.log", "web_shop_app-c1.log"];
         assert_eq!(names(&folder), expected);
     }
 }

@@ -243,7 +243,11 @@ async fn images_go_before_pods() {
     let mut bench = Bench::new(vec![limit(Signal::Disk, u64::MAX)]);
     bench.add("one", 1, json!({})).await;
     bench.runtime.add_image("docker.io/library/unused:1", "");
-    assert_eq!(bench.evictor.pass().await, Pass::Evicted(vec!["one".into()], AT_ONCE_SECS), "the disk is full still");
+    assert_eq!(
+        bench.evictor.pass().await,
+        Pass::Evicted(vec!["one".into()], AT_ONCE_SECS),
+        "the disk is full still"
+    );
     bench.evictor.keeper.pods().await;
     assert!(bench.edged.words.lock().unwrap().iter().any(|word| word == "strip"));
     let tags: Vec<String> =

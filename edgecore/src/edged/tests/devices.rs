@@ -138,6 +138,7 @@ async fn a_full_disk_keeps_no_devices_for_good() {
     *plugins.n_bad_releases.lock().unwrap() = 1;
     edged.news.send(News::PodDeleted("default/pod/web".parse().unwrap(), None)).await.unwrap();
     let n_before = n("release u1");
-    until("given back before it is forgotten", || n("bad release u1") == 2 && n("release u1") > n_before).await;
+    until("given back before it is forgotten", || n("bad release u1") == 2 && n("release u1") > n_before)
+        .await;
     edged.end().await;
 }
