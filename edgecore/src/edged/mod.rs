@@ -165,6 +165,8 @@ pub struct Edged {
     news: mpsc::Receiver<News>,
     pods: HashMap<String, Entry>,
     door: Door,
+    /// The folder of static pods was read once, and its pods are among ours.
+    knows_statics: bool,
     /// Pods in the cloud that show static ones.
     mirrors: BTreeMap<ObjectKey, Arc<Pod>>,
     workers: JoinSet<String>,
@@ -258,6 +260,7 @@ impl Edged {
             news: parts.news,
             pods: HashMap::new(),
             door: parts.door,
+            knows_statics: false,
             mirrors: BTreeMap::new(),
             workers: JoinSet::new(),
             seen: BTreeMap::new(),
@@ -575,7 +578,7 @@ impl Edged {
                 // Asked once after the first look: a runtime without events never gets any.
                 self.events = self.shared.hands.runtime.events().await.ok().flatten();
             }
-            let is_whole = *self.store_is_full.borrow() && self.knows_statics();
+            let is_whole = *self.store_is_full.borrow() && self.knows_statics;
             if is_whole && !std::mem::replace(&mut self.directories_adopted, true) {
                 self.adopt_directories().await;
             }
@@ -595,7 +598,7 @@ impl Edged {
             let is_known = self.pods.contains_key(uid);
             // The folder of static pods is whole once it was read, whatever the store is.
             let is_whole = match is_static(listing) {
-                true => self.knows_statics(),
+                true => self.knows_statics,
                 false => *self.store_is_full.borrow(),
             };
             if !is_known && !is_whole {

@@ -93,6 +93,7 @@ impl Edged {
     pub(super) fn on_static_pods(&mut self) {
         // Unknown: those that run go on, and their mirrors stay.
         let Some(wanted) = self.door.static_pods.borrow_and_update().clone() else { return };
+        self.knows_statics = true;
         let is_wanted = |uid: &String, entry: &Entry| {
             let pod = entry.key.as_ref().and_then(|key| wanted.get(key));
             pod.is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
@@ -137,11 +138,13 @@ impl Edged {
     /// What runs of static pods whose file has changed or gone while edgecore was down. It has its pod's seat until it has
     /// ended, so that no other version begins beside it. Called before workers start, and before new ones come.
     pub(super) fn adopt_statics(&mut self, listings: &Listings) {
-        if !self.knows_statics() {
-            return;
-        }
+        let Some(wanted) = self.door.static_pods.borrow().clone() else { return };
+        let is_wanted = |uid: &String, key: &ObjectKey| {
+            wanted.get(key).is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
+        };
         let is_orphan = |(uid, listing): (&String, &Listing)| {
-            let key = static_key(listing).filter(|_| !self.pods.contains_key(uid))?;
+            let key =
+                static_key(listing).filter(|key| !self.pods.contains_key(uid) && !is_wanted(uid, key))?;
             Some((uid.clone(), key))
         };
         let orphans: Vec<(String, ObjectKey)> = listings.iter().filter_map(is_orphan).collect();
@@ -161,11 +164,6 @@ impl Edged {
         let orphan = Entry { origin: Origin::File, ..Entry::new(wanted, BTreeSet::new(), Some(key)) };
         self.pods.insert(uid.to_owned(), orphan);
         self.start_worker(uid);
-    }
-
-    /// Whether the folder was read once.
-    pub(super) fn knows_statics(&self) -> bool {
-        self.door.static_pods.borrow().is_some()
     }
 
     fn has_static(&self, key: &ObjectKey) -> bool {
