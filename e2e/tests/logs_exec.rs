@@ -6,6 +6,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -123,6 +124,23 @@ fn logs_of_now_of_before_and_as_they_come() -> Result<()> {
     let limited = site.cluster.kubectl_ok(&["logs", "talker", "--limit-bytes=10"])?;
     ensure!(limited.len() == 10, "{limited:?}");
 
+    // By the name that collectors of logs look for.
+    let links = |pod: &str| -> Result<Vec<PathBuf>> {
+        let begin = format!("{pod}_default_");
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(site.edge.run_dir().join("containers"))? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&begin) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    };
+    let [link] = <[PathBuf; 1]>::try_from(links("talker")?)
+        .map_err(|links| anyhow::anyhow!("one link for one container: {links:?}"))?;
+    let collected = std::fs::read_to_string(&link).with_context(|| format!("read {}", link.display()))?;
+    ensure!(collected.contains(" stdout F line 0\n"), "{collected}");
+
     // As they come: later lines than there were at the start.
     let known = all.lines().count();
     let mut following = Following::start(site.cluster.kubectl_command(&["logs", "--follow", "talker"]))?;
@@ -137,6 +155,14 @@ fn logs_of_now_of_before_and_as_they_come() -> Result<()> {
         let output = site.cluster.kubectl(&["logs", "mortal", "--previous"])?;
         let said = text(&output.stdout);
         Ok(if said.starts_with("life ") { Seen::Yes(()) } else { Seen::NotYet(text(&output.stderr)) })
+    })?;
+
+    // The names go with the pod.
+    ensure!(!links("mortal")?.is_empty(), "no link for a container that starts again and again");
+    site.cluster.kubectl_ok(&["delete", "pod", "mortal", "--wait=true"])?;
+    eventually(PATIENCE, "its links to be gone", || {
+        let left = links("mortal")?;
+        Ok(if left.is_empty() { Seen::Yes(()) } else { Seen::NotYet(format!("{left:?}")) })
     })?;
 
     // What is wrong is said in a kubelet's words.

@@ -341,7 +341,8 @@ pub struct KubeletConfig {
     pub shutdown_grace_period_critical_pods: GoDuration<0, 86_400>,
     /// The same by priority, in place of the two.
     pub shutdown_grace_period_by_pod_priority: Vec<ShutdownPeriod>,
-    /// Folder of static pods: files with one Pod each that this machine runs with and without a cloud. Empty: none.
+    /// Folder of static pods: files with one Pod each that this machine runs with and without a cloud; or one such file.
+    /// Empty: none.
     pub static_pod_path: PathBuf,
     /// Kernel settings that pods may have beside the safe ones: names, or beginnings that end in `*`.
     pub allowed_unsafe_sysctls: Vec<String>,
@@ -499,7 +500,7 @@ impl ConfigFile for EdgeCoreConfig {
         let folder = &kubelet.static_pod_path;
         if !folder.as_os_str().is_empty() && !folder.is_absolute() {
             let text = format!(
-                "found \"{}\", expected the whole path of a folder, such as /etc/kubeedge/manifests",
+                "found \"{}\", expected the whole path of a folder or a file, such as /etc/kubeedge/manifests",
                 folder.display()
             );
             problems.push(Problem::new("modules.edged.tailoredKubeletConfig.staticPodPath", text));

@@ -24,9 +24,11 @@ use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::image_gc::GcPolicy;
 use edgecore::edged::images::Images;
 use edgecore::edged::leaving;
+use edgecore::edged::log_links::LogLinks;
 use edgecore::edged::log_rotation::{Bounds, LogRotation};
 use edgecore::edged::logs::Endings;
 use edgecore::edged::node_shutdown;
+use edgecore::edged::pods_room::PodsRoom;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Door, Edged, Parts, Settings};
@@ -303,6 +305,15 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         interval: kubelet.container_log_monitor_interval.get(),
     };
     let log_rotation = LogRotation::new(Arc::clone(&runtime), kubelet.pod_logs_dir.clone(), bounds);
+    let reserved = kubelet.reserved();
+    let n_cpus = u64::try_from(host.n_cpus).unwrap_or(u64::MAX);
+    let machine = (n_cpus.saturating_mul(1000), host.memory_bytes);
+    let room = PodsRoom::new(machine, (reserved.cpu.millis(), reserved.memory.bytes()));
+    let cgroups = cgroups(kubelet).map(|cgroups| cgroups.with_room(room));
+    if let Some(cgroups) = cgroups.clone() {
+        tokio::spawn(cgroups.limit_slice("systemctl"));
+    }
+    let log_links = LogLinks::new(Arc::clone(&runtime), kubelet.pod_logs_dir.clone());
     let edged = Edged::new(Parts {
         settings: settings(edged_config, &name, &host),
         runtime: Arc::clone(&runtime),
@@ -310,7 +321,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         files: Arc::new(Volumes::new(edged_config.root_directory.clone(), Arc::clone(&objects) as _)),
         devices: Arc::new(devices.clone()),
         objects,
-        cgroups: cgroups(kubelet),
+        cgroups,
         reports: reports.clone(),
         news: told,
         pods,
@@ -433,6 +444,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("edged", |stop| edged.run(stop));
     tasks.add("eviction", |stop| evictor.run(stop));
     tasks.add("log_rotation", |stop| log_rotation.run(stop));
+    tasks.add("log_links", |stop| log_links.run(stop));
     tasks.add("static_pods", |stop| static_pods.run(stop));
     tasks.add("mirrors", |stop| mirrors.run(stop));
     tasks.add("image_folder", |stop| image_folder.run(stop));

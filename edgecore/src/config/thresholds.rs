@@ -64,9 +64,8 @@ pub fn limits(hard: &EvictionHard, soft: &Amounts, graces: &Graces, reclaims: &A
     };
     let hard = hard.all().into_iter().map(|(signal, threshold)| limit(signal, threshold, None));
     let soft = soft.iter().filter_map(|(signal, threshold)| {
-        let grace = graces.get(signal)?.get();
-        // A soft one without patience is a hard one.
-        Some(limit(*signal, *threshold, Some(grace).filter(|grace| !grace.is_zero())))
+        // One without patience is a soft one still: its pods get their time to end.
+        Some(limit(*signal, *threshold, Some(graces.get(signal)?.get())))
     });
     hard.chain(soft).filter(|limit| !limit.threshold.is_zero()).collect()
 }
@@ -236,7 +235,7 @@ mod tests {
                 (Signal::ImageDisk, None, None),
                 (Signal::ImageInodes, None, None),
                 (Signal::Memory, Some(60), more),
-                (Signal::Disk, None, None),
+                (Signal::Disk, Some(0), None),
             ]
         );
         let found: Vec<String> = problems(&soft, &graces).iter().map(ToString::to_string).collect();

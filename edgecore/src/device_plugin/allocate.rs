@@ -166,7 +166,7 @@ impl Devices {
             let mut state = self.lock();
             // Others may have chosen meanwhile.
             let ids = state.choose(pod, &holder, n_wanted)?.complete(&preferred);
-            let number = state.ledger.set_aside(&resource, ids.clone());
+            let number = state.ledger.set_aside(holder.clone(), ids.clone());
             (Aside { devices: self.clone(), number }, ids)
         };
         let answer = plugin.allocate(ids.iter().cloned().collect()).await.map_err(|status| words(&status))?;

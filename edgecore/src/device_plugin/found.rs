@@ -44,13 +44,18 @@ pub(super) async fn watch(devices: Devices, folder: PathBuf) {
 fn look(folder: &Path) -> io::Result<BTreeMap<PathBuf, Made>> {
     let mut sockets = BTreeMap::new();
     for entry in std::fs::read_dir(folder)?.take(MAX_SOCKETS) {
-        let entry = entry?;
-        let meta = entry.metadata()?;
-        if meta.file_type().is_socket() {
-            sockets.insert(entry.path(), (meta.ino(), meta.mtime_nsec() ^ meta.mtime()));
+        let path = entry?.path();
+        if let Some(made) = made(&path) {
+            sockets.insert(path, made);
         }
     }
     Ok(sockets)
+}
+
+/// `None`: no socket, or gone since its name was read.
+fn made(path: &Path) -> Option<Made> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    meta.file_type().is_socket().then(|| (meta.ino(), meta.mtime_nsec() ^ meta.mtime()))
 }
 
 /// Errors: nobody answers.
@@ -93,6 +98,17 @@ fn check(info: &api::PluginInfo, socket: &Path) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_goes_disturbs_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let _listener = std::os::unix::net::UnixListener::bind(path("a.sock")).unwrap();
+        std::fs::write(path("file"), "").unwrap();
+        assert_eq!(look(folder.path()).unwrap().into_keys().collect::<Vec<_>>(), [path("a.sock")]);
+        assert!(made(&path("a.sock")).is_some());
+        assert_eq!((made(&path("gone.sock")), made(&path("file"))), (None, None));
+    }
 
     #[test]
     fn only_device_plugins_are_taken() {

@@ -28,7 +28,7 @@ pub(super) struct Holder {
 #[derive(Default)]
 pub(super) struct Ledger {
     grants: BTreeMap<Holder, Grant>,
-    set_aside: BTreeMap<u64, (String, BTreeSet<String>)>,
+    set_aside: BTreeMap<u64, (Holder, BTreeSet<String>)>,
     last: u64,
 }
 
@@ -49,8 +49,11 @@ impl Ledger {
         self.grants.retain(|holder, _| holder.pod_uid != uid);
     }
 
+    /// Whether a Pod has devices, or is about to: what is set aside may wait for the disk already, whoever asked for it has
+    /// gone or not.
     pub(super) fn has_pod(&self, uid: &str) -> bool {
-        self.grants.keys().any(|holder| holder.pod_uid == uid)
+        let aside = self.set_aside.values().map(|(holder, _)| holder);
+        self.grants.keys().chain(aside).any(|holder| holder.pod_uid == uid)
     }
 
     pub(super) fn pods(&self) -> BTreeSet<String> {
@@ -73,14 +76,18 @@ impl Ledger {
     pub(super) fn in_use(&self, resource: &str) -> BTreeSet<String> {
         let held = self.grants.iter().filter(|(holder, _)| holder.resource == resource);
         let held = held.flat_map(|(_, grant)| grant.devices.keys());
-        let aside = self.set_aside.values().filter(|(of, _)| of == resource).flat_map(|(_, ids)| ids);
+        let aside = self
+            .set_aside
+            .values()
+            .filter(|(holder, _)| holder.resource == resource)
+            .flat_map(|(_, ids)| ids);
         held.chain(aside).cloned().collect()
     }
 
     /// Keeps these from others until `give_back`.
-    pub(super) fn set_aside(&mut self, resource: &str, ids: BTreeSet<String>) -> u64 {
+    pub(super) fn set_aside(&mut self, holder: Holder, ids: BTreeSet<String>) -> u64 {
         self.last = self.last.saturating_add(1);
-        self.set_aside.insert(self.last, (resource.to_owned(), ids));
+        self.set_aside.insert(self.last, (holder, ids));
         self.last
     }
 
@@ -132,7 +139,8 @@ mod tests {
     #[test]
     fn nobody_else_gets_what_is_held_or_asked_about() {
         let mut ledger = Ledger::new(vec![(holder("p", "c"), grant("a"))]);
-        let number = ledger.set_aside("r", ["b".to_owned()].into());
+        let number = ledger.set_aside(holder("q", "c"), ["b".to_owned()].into());
+        assert!(ledger.has_pod("q"), "what waits for the disk is given back behind it");
         assert_eq!(ledger.in_use("r"), ["a".to_owned(), "b".to_owned()].into());
         assert!(ledger.in_use("other").is_empty());
         ledger.give_back(number);

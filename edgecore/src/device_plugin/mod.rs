@@ -209,6 +209,14 @@ impl Devices {
 
     /// A plugin serves at this socket. Errors: why it is not taken.
     async fn register(&self, name: &str, socket: PathBuf) -> Result<(), String> {
+        let full = || {
+            let most = registry::MAX_RESOURCES;
+            format!("{most} resources are registered, which is all there is room for")
+        };
+        // Before it is noted: what is on the disk stays there.
+        if !self.lock().registry.has_room(name) {
+            return Err(full());
+        }
         let mut client = plugin::client(socket.clone());
         let options = plugin::options(&mut client).await;
         let options = options.map_err(|status| {
@@ -228,12 +236,7 @@ impl Devices {
             // It waits for the lock before it can say anything.
             let task = plugin::hear(self.clone(), client.clone(), name.to_owned(), number);
             let plugin = Plugin::new(client, options, tokio::spawn(task).abort_handle());
-            state.registry.came(name, number, plugin).map_err(|_| {
-                format!(
-                    "{} resources are registered, which is all there is room for",
-                    registry::MAX_RESOURCES
-                )
-            })?;
+            state.registry.came(name, number, plugin).map_err(|_| full())?;
         }
         tracing::info!(resource = name, socket = %socket.display(), "a device plugin registered");
         self.publish();

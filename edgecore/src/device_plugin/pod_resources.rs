@@ -4,14 +4,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use ke_kubelet::pod_resources as api;
 use ke_kubelet::pod_resources::pod_resources_lister_server::PodResourcesLister;
+use ke_wire::Uid;
 use tonic::{Request, Response, Status};
 
 use super::Devices;
 use super::ledger::in_order;
+use crate::db::DbError;
 use crate::meta_manager::Meta;
+use crate::report_queue::{last_pod_statuses, with_status};
+use crate::static_pods::as_run;
 
 /// The service.
 pub(super) struct Lister {
@@ -60,8 +65,17 @@ impl PodResourcesLister for Lister {
 
 impl Lister {
     async fn pods(&self) -> Result<Vec<Arc<Pod>>, Status> {
-        self.meta.pods().await.map_err(|error| Status::unavailable(error.to_string()))
+        let away = |error: DbError| Status::unavailable(error.to_string());
+        let statuses = last_pod_statuses(&self.devices.0.db).await.map_err(away)?;
+        let pods = self.meta.pods().await.map_err(away)?;
+        Ok(pods.into_iter().map(|pod| shown(pod, &statuses)).collect())
     }
+}
+
+/// As this node knows it: with the phase that it has told, which the cloud does not send back, and a static pod under the uid
+/// that holds its devices.
+fn shown(pod: Arc<Pod>, statuses: &[(Uid, Bytes)]) -> Arc<Pod> {
+    as_run(with_status(pod, statuses))
 }
 
 fn is_active(pod: &Pod) -> bool {
@@ -102,4 +116,32 @@ fn one(resource: &str, id: &str, numa: &[i64]) -> Vec<api::ContainerDevices> {
         return vec![entry(Vec::new())];
     }
     numa.iter().map(|node| entry(vec![api::NumaNode { id: *node }])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pods_are_shown_as_this_node_knows_them() {
+        let pod = |uid: &str, annotations: serde_json::Value| -> Arc<Pod> {
+            let metadata = json!({"name": uid, "uid": uid, "annotations": annotations});
+            Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+        };
+        let told = |uid: &str| {
+            let status = json!({"phase": "Succeeded"}).to_string();
+            (uid.parse().unwrap(), Bytes::from(status))
+        };
+        let check = |pod: Arc<Pod>, uid: &str, is_there: bool| {
+            let shown = shown(pod, &[told("ended"), told("m2")]);
+            assert_eq!((shown.metadata.uid.as_deref(), is_active(&shown)), (Some(uid), is_there));
+        };
+        let mirror_of = |uid: &str| json!({crate::static_pods::MIRROR: uid});
+        check(pod("runs", json!({})), "runs", true);
+        check(pod("ended", json!({})), "ended", false);
+        check(pod("m1", mirror_of("static")), "static", true);
+        check(pod("m2", mirror_of("static")), "static", false);
+    }
 }

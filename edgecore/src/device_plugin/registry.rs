@@ -60,7 +60,13 @@ impl<P: Clone> Registry<P> {
     /// These were registered before this process began; their plugins come again or not.
     pub(super) fn new(known: impl IntoIterator<Item = String>, now: Instant) -> Self {
         let gone = |name| (name, Resource { devices: BTreeMap::new(), plugin: Plugin::Gone { since: now } });
-        Self { resources: known.into_iter().map(gone).collect(), last_number: 0 }
+        // A store that an older edgecore let grow beyond it.
+        Self { resources: known.into_iter().take(MAX_RESOURCES).map(gone).collect(), last_number: 0 }
+    }
+
+    /// Whether this resource is known or may become so.
+    pub(super) fn has_room(&self, name: &str) -> bool {
+        self.resources.len() < MAX_RESOURCES || self.resources.contains_key(name)
     }
 
     /// Number of the next plugin.
@@ -71,7 +77,7 @@ impl<P: Clone> Registry<P> {
 
     /// A plugin registered. What its forerunner listed stays, unhealthy, until it lists its own.
     pub(super) fn came(&mut self, name: &str, number: u64, call: P) -> Result<(), Full> {
-        if self.resources.len() >= MAX_RESOURCES && !self.resources.contains_key(name) {
+        if !self.has_room(name) {
             return Err(Full);
         }
         let resource = self
@@ -229,7 +235,7 @@ mod tests {
     #[test]
     fn resources_without_end_are_refused() {
         let begin = Instant::now();
-        let mut registry = Registry::new((0..MAX_RESOURCES).map(|n| format!("example.com/{n}")), begin);
+        let mut registry = Registry::new((0..MAX_RESOURCES + 5).map(|n| format!("example.com/{n}")), begin);
         assert_eq!(registry.came(GPU, 1, "more"), Err(Full));
         assert_eq!(registry.came("example.com/7", 1, "known"), Ok(()));
     }

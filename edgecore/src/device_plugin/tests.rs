@@ -401,3 +401,59 @@ async fn a_plugin_that_floods_is_slowed_down() {
     fake.says(&[("a", true), ("b", true)]);
     offers(&node, 2, 2).await;
 }
+
+/// The Pod is deleted while its devices are on their way to the disk: what was begun is undone behind it.
+#[tokio::test]
+async fn what_is_written_for_a_pod_that_is_gone_is_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node(folder.path(), "boot").await;
+    let fake = Fake::new(&[("a", true)]);
+    let _running = fake.start(folder.path(), "dp.1").await;
+    offers(&node, 1, 1).await;
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let db = node.devices.0.db.clone();
+    let slow = tokio::spawn(async move { db.call(move |_| Ok(wait.recv().is_ok())).await.unwrap() });
+    let one = pod("p1", &[], &[("main", 1)]);
+    {
+        let asking = admit(&node, &one);
+        tokio::pin!(asking);
+        let asked = tokio::time::timeout(Duration::from_secs(2), &mut asking).await;
+        assert!(asked.is_err(), "{asked:?}");
+        assert_eq!(fake.calls(), ["allocate a"]);
+    }
+    let devices = node.devices.clone();
+    let releasing = tokio::spawn(async move { devices.release("p1").await });
+    tokio::task::yield_now().await;
+    go_on.send(()).unwrap();
+    assert!(slow.await.unwrap());
+    releasing.await.unwrap().unwrap();
+    let left = node.devices.0.db.call(|connection| store::grants(connection)).await.unwrap();
+    assert!(left.is_empty() && node.devices.holders().is_empty());
+    assert!(node.devices.lock().ledger.in_use(GPU).is_empty());
+}
+
+#[tokio::test]
+async fn a_resource_too_many_is_not_even_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = (0..registry::MAX_RESOURCES).map(|n| format!("example.com/{n}"));
+    let full: Vec<String> = full.collect();
+    {
+        let before = node(folder.path(), "boot").await;
+        let noted =
+            before.devices.0.db.call(move |connection| {
+                full.iter().try_for_each(|name| store::note_resource(connection, name))
+            });
+        noted.await.unwrap();
+    }
+    let after = node(folder.path(), "boot").await;
+    let fake = Fake::new(&[("a", true)]);
+    let path = folder.path().join("device-plugins/dp.1");
+    let listener = ke_dmi::socket::listen(&path).unwrap();
+    let server = Server::builder().add_service(DevicePluginServer::new(fake));
+    let task = tokio::spawn(server.serve_with_incoming(ke_dmi::incoming(listener)));
+    let why = after.devices.register(GPU, path).await.unwrap_err();
+    assert!(why.contains("all there is room for"), "{why}");
+    let noted = after.devices.0.db.call(|connection| store::resources(connection)).await.unwrap();
+    assert_eq!(noted.len(), registry::MAX_RESOURCES);
+    task.abort();
+}

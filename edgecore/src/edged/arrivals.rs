@@ -36,7 +36,7 @@ impl Edged {
     }
 
     fn put_each(&mut self, pods: Vec<Arc<Pod>>) {
-        for pod in pods {
+        for pod in pods.into_iter().map(static_pods::as_from_api) {
             if let Some((uid, entry)) = self.entry(&pod) {
                 self.let_in(uid, entry, &pod, Applicant::of(&pod));
             }
@@ -47,7 +47,7 @@ impl Edged {
         if static_pods::is_mirror(&pod) {
             return self.on_mirror(pod);
         }
-        let pod = self.judged(pod);
+        let pod = self.judged(static_pods::as_from_api(pod));
         let Some((uid, entry)) = self.entry(&pod) else { return };
         self.busy();
         // Another Pod of this name: the one before is gone from the cloud, whether we were told or not.

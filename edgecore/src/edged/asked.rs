@@ -1,6 +1,7 @@
 //! What Edged does for who keeps the machine (`keeper.rs`): says how its pods are, and ends some.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1::ContainerState;
@@ -44,7 +45,7 @@ impl Edged {
         }
     }
 
-    /// Tells the pods of a group to end, and says how many still run.
+    /// Tells the pods of a group to end, and says how many still run or have not told their end.
     fn on_end_group(&mut self, ask: EndGroup) {
         self.busy();
         let down = self.going_down.get_or_insert_default();
@@ -55,7 +56,10 @@ impl Edged {
             if group(&ask.periods, priority(pod)) != ask.group {
                 continue;
             }
-            members.push(uid.clone());
+            // Its worker sets this once the status is with the report queue. Who has no worker tells nothing.
+            let tells = matches!(known.want, Desired::Run(_)) && !entry.is_held;
+            let is_told = !tells || entry.has_ended.load(Ordering::Relaxed);
+            members.push((uid.clone(), is_told));
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             let is_over = matches!(phase, Some("Succeeded" | "Failed"));
             if let (Desired::Run(pod), false, Some(period)) =
@@ -66,8 +70,8 @@ impl Edged {
                 entry.desired.send_replace(desired(pod));
             }
         }
-        let is_running = |uid: &&String, listings: &Listings| {
-            listings.get(*uid).is_some_and(|listing| {
+        let is_running = |uid: &str, listings: &Listings| {
+            listings.get(uid).is_some_and(|listing| {
                 listing.containers.iter().any(|one| one.state() == ContainerState::ContainerRunning)
             })
         };
@@ -75,7 +79,10 @@ impl Edged {
         self.tasks.spawn(async move {
             // A runtime that is away ends nothing: its pods count as there.
             let n_left = match shared.observer.look().await {
-                Ok(listings) => members.iter().filter(|uid| is_running(uid, &listings)).count(),
+                Ok(listings) => {
+                    let is_left = |(uid, is_told): &&(String, bool)| !is_told || is_running(uid, &listings);
+                    members.iter().filter(is_left).count()
+                }
                 Err(_) => members.len(),
             };
             // Who asked may have gone.

@@ -1,13 +1,15 @@
 //! Cgroups of classes and pods: names for both drivers, and the directories and limits of the cgroupfs driver.
 //!
 //! Containers' own cgroups are the runtime's. With the systemd driver nothing is written here: systemd makes the slices
-//! when the runtime asks for a container in them, so a pod then has the limits of its containers only. A directory that
+//! when the runtime asks for a container in them, so a pod then has the limits of its containers only (and all pods together
+//! theirs: `pods_room.rs`). A directory that
 //! cannot be written is an error with a sentence, never a panic; edged decides whether the pod waits.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::pods_room::PodsRoom;
 use super::resources::{MIN_SHARES, PodResources, Qos, shares, weight};
 
 /// `cgroupDriver`.
@@ -136,6 +138,7 @@ enum Mounts {
 pub struct PodCgroups {
     layout: Layout,
     mounts: Mounts,
+    room: Option<PodsRoom>,
 }
 
 /// Controllers that a pod's limits need.
@@ -145,7 +148,21 @@ impl PodCgroups {
     /// Looks at what is mounted below `mount` (`/sys/fs/cgroup`).
     pub fn new(layout: Layout, mount: &Path) -> Result<Self, CgroupError> {
         let mounts = detect(mount)?;
-        Ok(Self { layout, mounts })
+        Ok(Self { layout, mounts, room: None })
+    }
+
+    /// All pods together get no more than this.
+    #[must_use]
+    pub fn with_room(self, room: PodsRoom) -> Self {
+        Self { room: Some(room), ..self }
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(super) fn room(&self) -> Option<PodsRoom> {
+        self.room
     }
 
     /// True on a machine with the unified hierarchy.
@@ -173,7 +190,11 @@ impl PodCgroups {
             self.make(&name)?;
             self.limit(&name, &PodResources { cpu_shares: shares, ..PodResources::default() }, None)?;
         }
-        Ok(())
+        // Last: the kernel refuses a limit below what is used now, and the classes are needed all the same.
+        match self.room {
+            Some(room) => self.limit(&root.class(Qos::Guaranteed), &room.resources(), None),
+            None => Ok(()),
+        }
     }
 
     /// Makes a pod's level and sets its limits; again with other limits changes them. `n_pids` is `podPidsLimit`.
@@ -524,6 +545,26 @@ mod tests {
         fs::write(&memory, "").unwrap();
         cgroups.ensure_pod(Qos::Burstable, "u", &limits, None).unwrap();
         assert_eq!(fs::read_to_string(memory).unwrap(), "4096");
+    }
+
+    #[test]
+    fn all_pods_together_leave_what_is_reserved() {
+        for v2 in [false, true] {
+            let (directory, cgroups) = machine(v2);
+            let (weight, memory) = match v2 {
+                false => ("cpu,cpuacct/kubepods/cpu.shares", "memory/kubepods/memory.limit_in_bytes"),
+                true => ("kubepods/cpu.weight", "kubepods/memory.max"),
+            };
+            cgroups.ensure_classes(0).unwrap();
+            for file in [weight, memory] {
+                fs::write(directory.path().join(file), "").unwrap();
+            }
+            let room = PodsRoom::new((2000, 3 << 30), (1000, 1 << 30));
+            cgroups.with_room(room).ensure_classes(0).unwrap();
+            let read = |file: &str| fs::read_to_string(directory.path().join(file)).unwrap();
+            let expected = if v2 { "39" } else { "1024" };
+            assert_eq!((read(weight).as_str(), read(memory).as_str()), (expected, "2147483648"));
+        }
     }
 
     #[test]

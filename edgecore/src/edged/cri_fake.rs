@@ -40,6 +40,7 @@ struct Inner {
     sandboxes: BTreeMap<String, v1::PodSandboxStatus>,
     containers: BTreeMap<String, FakeContainer>,
     images: BTreeMap<String, v1::Image>,
+    image_place: String,
     /// What a registry would have: pulled on demand.
     registry: BTreeMap<String, v1::Image>,
     calls: Vec<Call>,
@@ -125,6 +126,11 @@ impl FakeRuntime {
     /// The image is on this machine. `user` as an image states it: empty, a number or a name.
     pub fn add_image(&self, reference: &str, user: &str) {
         self.lock().images.insert(reference.to_owned(), image(reference, user));
+    }
+
+    /// Where the images are said to be.
+    pub fn set_image_place(&self, place: &str) {
+        self.lock().image_place = place.to_owned();
     }
 
     /// A pull of this image works.
@@ -667,7 +673,13 @@ impl Runtime for FakeRuntime {
 
     async fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse, RuntimeError> {
         self.enter("image_fs_info", "").await?;
-        Ok(v1::ImageFsInfoResponse::default())
+        let place = self.lock().image_place.clone();
+        let disk = v1::FilesystemUsage {
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: place.clone() }),
+            ..v1::FilesystemUsage::default()
+        };
+        let image_filesystems = if place.is_empty() { Vec::new() } else { vec![disk] };
+        Ok(v1::ImageFsInfoResponse { image_filesystems, ..v1::ImageFsInfoResponse::default() })
     }
 
     async fn events(&self) -> Result<Option<Events>, RuntimeError> {

@@ -13,8 +13,8 @@ use crate::static_pods::{Seats, StaticSet};
 
 /// What Edged needs for Pods that are new to it.
 pub struct Door {
-    /// Static pods of now.
-    pub static_pods: watch::Receiver<StaticSet>,
+    /// Static pods of now; `None` while nobody knows.
+    pub static_pods: watch::Receiver<Option<StaticSet>>,
     /// Where static pods and mirrors are shown to whoever makes mirrors.
     pub seats: watch::Sender<Seats>,
     /// What this node takes.

@@ -22,6 +22,7 @@ use super::env::{Environment, environment};
 use super::fields::PodFacts;
 use super::hooks::{Done, Undertaker, run_hook};
 use super::images::{ImageNotice, Images, RUNTIME_AWAY, Wish};
+use super::log_links;
 use super::observed::RUN_FAILED;
 use super::plan::stop_after_failed_start;
 use super::pod_files::PodFiles;
@@ -242,6 +243,7 @@ impl Hands {
         tell(said("Created", format!("Created container: {}", container.name)));
         let started = self.runtime.start_container(&id).await;
         started.map_err(|e| Failure::of(RUN_FAILED, "Failed to start container", e))?;
+        log_links::make(&self.settings.pod_logs_root, pod, &container.name, &id, &log);
         tell(said("Started", format!("Started container {}", container.name)));
         drop(permit);
         self.post_start(pod, container, &id, facts, tell).await

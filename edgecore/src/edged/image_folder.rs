@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
 use ke_run::shutdown::Shutdown;
+use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -102,7 +103,7 @@ impl ImageFolder {
                         tracing::warn!(%error, archive = %path.display(), "cannot note its images: they may be removed when nobody uses them");
                     }
                     imported.insert(name.clone(), state.clone());
-                    if let Err(error) = write_imported(&self.folder.join(IMPORTED), &imported) {
+                    if let Err(error) = write_whole(&self.folder.join(IMPORTED), &imported) {
                         tracing::warn!(%error, archive = %path.display(), "cannot note that it is imported: the next start does it again");
                     }
                 }
@@ -145,7 +146,7 @@ pub(crate) fn note_images(folder: &Path, archive: &str, images: &[String]) -> io
     let path = folder.join(IMAGES);
     let mut noted = read_images(&path);
     noted.insert(archive.to_owned(), images.to_vec());
-    fs::write(path, serde_json::to_vec(&noted)?)
+    write_whole(&path, &noted)
 }
 
 /// One that cannot be read holds nothing: the next import writes it anew.
@@ -264,9 +265,10 @@ fn read_imported(path: &Path) -> Imported {
     fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-fn write_imported(path: &Path, imported: &Imported) -> io::Result<()> {
+/// All of it or nothing, whenever the machine stops: half of it would count as nothing noted.
+fn write_whole(path: &Path, noted: &impl Serialize) -> io::Result<()> {
     let beside = path.with_extension("new");
-    fs::write(&beside, serde_json::to_vec(imported)?)?;
+    fs::write(&beside, serde_json::to_vec(noted)?)?;
     fs::rename(&beside, path)
 }
 
@@ -336,6 +338,19 @@ mod tests {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packer.write_all(body).unwrap();
         packer.finish().unwrap()
+    }
+
+    #[test]
+    fn notes_are_whole_or_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        note_images(folder.path(), "a.tar", &["i:1".to_owned()]).unwrap();
+        let path = folder.path().join(IMAGES);
+        let before = File::open(&path).unwrap();
+        note_images(folder.path(), "b.tar", &["i:2".to_owned()]).unwrap();
+        // Whoever stops in between finds what was there: it is never written into.
+        let old: BTreeMap<String, Vec<String>> = serde_json::from_reader(before).unwrap();
+        assert_eq!((old.len(), read_images(&path).len()), (1, 2));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use super::cgroups::{CgroupError, PodCgroups};
 use super::container::POD_UID;
 use super::cri::{Runtime, RuntimeError};
+use super::log_links;
 use super::volumes;
 
 /// What a pod's processes have to end by themselves. Kubernetes' default is 30; who removes a node waits for it.
@@ -76,6 +77,7 @@ pub(super) fn remove_logs(pod_logs_root: &Path, uids: &BTreeSet<String>) -> Resu
     for name in names(pod_logs_root) {
         if name.rsplit_once('_').is_some_and(|(_, uid)| uids.contains(uid)) {
             let folder = pod_logs_root.join(name);
+            log_links::remove(pod_logs_root, &folder);
             std::fs::remove_dir_all(&folder).map_err(|error| LeavingError::Files(folder, error))?;
         }
     }
@@ -116,7 +118,14 @@ mod tests {
         for name in ["default_web_u1", "default_old_u2", "kube-system_proxy_u9", "strange"] {
             std::fs::create_dir_all(logs.join(name).join("main")).unwrap();
         }
+        let links = folder.path().join("containers");
+        std::fs::create_dir(&links).unwrap();
+        for of in ["default_web_u1", "kube-system_proxy_u9"] {
+            std::os::unix::fs::symlink(logs.join(of).join("main/0.log"), links.join(format!("{of}.log")))
+                .unwrap();
+        }
         assert_eq!(remove_pods(&runtime, folder.path(), &logs, None).await.unwrap(), 1);
+        assert_eq!(names(&links), ["kube-system_proxy_u9.log"]);
         let mut kept = names(&logs);
         kept.sort();
         assert_eq!(kept, ["kube-system_proxy_u9", "strange"]);

@@ -12,7 +12,7 @@ use super::cri::Runtime;
 use super::desired::{Desired, DesiredPod};
 use super::observer::Listings;
 use super::state::{Edged, Entry, Look, Seen};
-use crate::static_pods;
+use super::statics::{is_static, static_key};
 
 /// How often the runtime is asked what it runs. containerd before 1.7 tells nothing by itself; two lists cost it about a
 /// millisecond. Shortly after a change the next one is near.
@@ -42,7 +42,8 @@ impl Edged {
             if let Some(events) = asked {
                 (self.events, self.has_looked) = (events, true);
             }
-            if *self.store_is_full.borrow() && !std::mem::replace(&mut self.directories_adopted, true) {
+            let is_whole = *self.store_is_full.borrow() && self.knows_statics;
+            if is_whole && !std::mem::replace(&mut self.directories_adopted, true) {
                 self.adopt_directories().await;
             }
         }
@@ -60,11 +61,12 @@ impl Edged {
                 continue;
             }
             let is_known = self.pods.contains_key(uid);
-            // The folder of static pods is whole, whatever the store is.
-            let is_static = listing.sandboxes.iter().any(|one| {
-                one.annotations.get(static_pods::SOURCE).is_some_and(|from| from == static_pods::FROM_FILE)
-            });
-            if !is_known && !is_static && !*self.store_is_full.borrow() {
+            // The folder of static pods is whole once it was read, whatever the store is.
+            let is_whole = match is_static(listing) {
+                true => self.knows_statics,
+                false => *self.store_is_full.borrow(),
+            };
+            if !is_known && !is_whole {
                 continue;
             }
             self.seen.insert(uid.clone(), fingerprint);
@@ -80,7 +82,10 @@ impl Edged {
                 .or(listing.containers.first().map(|container| &container.labels));
             let label = |key: &str| labels.and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
             tracing::info!(pod = %label(POD_NAME), namespace = %label(POD_NAMESPACE), uid = %uid, "a pod that the store does not have is removed");
-            self.add_orphan(uid);
+            match static_key(listing) {
+                Some(key) => self.add_static_orphan(uid, key),
+                None => self.add_orphan(uid),
+            }
         }
         let gone: Vec<String> =
             self.seen.keys().filter(|uid| !listings.contains_key(*uid)).cloned().collect();

@@ -40,6 +40,7 @@ mod inspector;
 pub mod keeper;
 mod last_words;
 pub mod leaving;
+pub mod log_links;
 pub mod log_rotation;
 pub mod logs;
 mod looking;
@@ -51,6 +52,7 @@ pub mod periods;
 pub mod plan;
 mod pod_files;
 pub mod pod_spec;
+pub mod pods_room;
 mod preemption;
 pub mod pressure;
 pub mod probes;
@@ -214,6 +216,7 @@ impl Edged {
             news: parts.news,
             pods: HashMap::new(),
             door: parts.door,
+            knows_statics: false,
             mirrors: BTreeMap::new(),
             tasks: JoinSet::new(),
             workers: HashMap::new(),
@@ -256,11 +259,15 @@ impl Edged {
         }
         // Container ids in statuses carry the runtime's name: no worker starts before it is known. What MetaManager tells
         // meanwhile is kept, since it waits for us when the channel is full.
-        let meeting = meet_runtime(self.shared.hands.runtime.clone());
+        let (runtime, observer) = (self.shared.hands.runtime.clone(), self.shared.observer.clone());
+        let meeting = async {
+            let name = meet_runtime(runtime).await;
+            (name, observer.first_look().await)
+        };
         tokio::pin!(meeting);
-        let runtime_name = loop {
+        let (runtime_name, listings) = loop {
             tokio::select! {
-                name = &mut meeting => break name,
+                met = &mut meeting => break met,
                 () = shutdown.wait() => return Ok(()),
                 news = self.news.recv() => match news {
                     Some(news) => self.on_news(news),
@@ -271,6 +278,7 @@ impl Edged {
         };
         let host_ips = self.host_ips.borrow_and_update().clone();
         self.facts.send_replace(Facts { host_ips, runtime_name });
+        self.adopt_statics(&listings);
         self.met = true;
         self.weigh_classes();
         let uids: Vec<String> = self.pods.keys().cloned().collect();
@@ -292,7 +300,7 @@ impl Edged {
                 Event::Devices => self.on_devices(),
                 Event::StaticPods => {
                     self.busy();
-                    self.on_static_pods();
+                    self.on_folder().await;
                 }
                 Event::Release(release) => self.on_release(release),
                 Event::Look => self.look = Some(self.begin_look()),

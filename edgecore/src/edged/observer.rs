@@ -5,12 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ke_cri::v1;
 use tokio::sync::{mpsc, oneshot};
 
 use super::container::POD_UID;
 use super::cri::{Runtime, RuntimeError};
+
+/// How soon a runtime that does not list yet is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What the runtime lists of one Pod.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +49,17 @@ impl Observer {
         // Full: who asks waits; all in the queue get the same look.
         let (sender, asks) = mpsc::channel(256);
         (Self(sender), serve(runtime, asks))
+    }
+
+    /// The first look that works.
+    pub(super) async fn first_look(&self) -> Listings {
+        loop {
+            match self.look().await {
+                Ok(listings) => return listings,
+                // Said where looks are made.
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
     }
 
     /// A look that begins after this call.

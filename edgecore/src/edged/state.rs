@@ -36,6 +36,8 @@ pub struct Edged {
     pub(super) news: mpsc::Receiver<News>,
     pub(super) pods: HashMap<String, Entry>,
     pub(super) door: Door,
+    /// The folder of static pods was read once, and its pods are among ours.
+    pub(super) knows_statics: bool,
     /// Pods in the cloud that show static ones.
     pub(super) mirrors: BTreeMap<ObjectKey, Arc<Pod>>,
     /// Workers, the observer, and reports on their way.

@@ -1,20 +1,23 @@
 //! Pods of this machine's own folder, and the mirrors that show them to the cloud.
 //!
-//! A mirror runs nothing: it lends its static pod its status and its uid for
-//! reports. Of a static pod whose file changed the old one ends before the new one begins: they are one Pod in two versions
+//! A mirror runs nothing: it lends its static pod its status and its uid for reports. Of a static pod whose file changed the old one ends before the new one begins: they are one Pod in two versions
 //! and share host ports and folders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-use ke_wire::ObjectKey;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use ke_cri::v1::PodSandbox;
+use ke_wire::{Kind, ObjectKey};
 
 use super::admission::Applicant;
+use super::container::{POD_NAME, POD_NAMESPACE};
+use super::desired::{Desired, DesiredPod};
 use super::door::Origin;
+use super::observer::{Listing, Listings};
 use super::pod_spec::pod_key;
 use super::state::{Edged, Entry};
-use crate::static_pods::{Seats, StaticSet};
+use crate::static_pods::{FROM_FILE, SOURCE, Seats, StaticSet};
 
 impl Edged {
     /// A mirror came or changed.
@@ -47,7 +50,9 @@ impl Edged {
 
     /// Brings what runs in line with the folder. Called whenever that, a mirror, or a static pod's end may have changed it.
     pub(super) fn on_static_pods(&mut self) {
-        let wanted = self.door.static_pods.borrow_and_update().clone();
+        // Unknown: those that run go on, and their mirrors stay.
+        let Some(wanted) = self.door.static_pods.borrow_and_update().clone() else { return };
+        self.knows_statics = true;
         let is_wanted = |uid: &String, entry: &Entry| {
             let pod = entry.key.as_ref().and_then(|key| wanted.get(key));
             pod.is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
@@ -66,6 +71,8 @@ impl Edged {
             let pod = self.with_mirrors_status(key, pod);
             match self.pods.get(&uid) {
                 Some(entry) if entry.is_removed() => {}
+                // It was told to end with the machine, and none begins any more.
+                _ if self.is_going_down(&uid) => {}
                 Some(entry) if entry.desired.borrow().pod().is_some_and(|held| **held == *pod) => {}
                 Some(entry) => entry.change(&pod),
                 // The one before it ends first; its end leads here again.
@@ -81,16 +88,68 @@ impl Edged {
         self.show_seats(&wanted);
     }
 
+    /// While the machine goes down: pods that were told to end, and all that are new.
+    fn is_going_down(&self, uid: &str) -> bool {
+        let down = self.going_down.as_ref();
+        down.is_some_and(|down| down.contains_key(uid) || !self.pods.contains_key(uid))
+    }
+
+    /// What runs of static pods whose file has changed or gone while edgecore was down. It has its pod's seat until it has
+    /// ended, so that no other version begins beside it. Called before workers start, and before new ones come.
+    pub(super) fn adopt_statics(&mut self, listings: &Listings) {
+        let Some(wanted) = self.door.static_pods.borrow().clone() else { return };
+        let is_wanted = |uid: &String, key: &ObjectKey| {
+            wanted.get(key).is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
+        };
+        let is_orphan = |(uid, listing): (&String, &Listing)| {
+            let key =
+                static_key(listing).filter(|key| !self.pods.contains_key(uid) && !is_wanted(uid, key))?;
+            Some((uid.clone(), key))
+        };
+        let orphans: Vec<(String, ObjectKey)> = listings.iter().filter_map(is_orphan).collect();
+        for (uid, key) in orphans {
+            tracing::info!(%uid, pod = %key, "a static pod whose file is another one now is ended");
+            self.add_static_orphan(&uid, key);
+        }
+        self.on_static_pods();
+    }
+
+    pub(super) fn add_static_orphan(&mut self, uid: &str, key: ObjectKey) {
+        if !self.met {
+            // Its end lets the other version in.
+            self.pods.retain(|_, entry| entry.origin != Origin::File || entry.key.as_ref() != Some(&key));
+        }
+        let wanted = DesiredPod { want: Desired::Removed(None), hashes: BTreeMap::new() };
+        let orphan = Entry { origin: Origin::File, ..Entry::new(wanted, BTreeSet::new(), Some(key)) };
+        self.pods.insert(uid.to_owned(), orphan);
+        self.start_worker(uid);
+    }
+
+    /// The folder says something new. Known for the first time: what runs of it under another uid is found before it begins.
+    pub(super) async fn on_folder(&mut self) {
+        if !self.knows_statics
+            && let Ok(listings) = self.shared.observer.look().await
+        {
+            return self.adopt_statics(&listings);
+        }
+        self.on_static_pods();
+    }
+
     fn has_static(&self, key: &ObjectKey) -> bool {
         self.pods.values().any(|entry| entry.origin == Origin::File && entry.key.as_ref() == Some(key))
     }
 
-    /// Start times, restart counts and conditions of others go on from what the cloud has.
+    /// Start times, restart counts and conditions of others go on from what the cloud has. That it has failed, or why, does
+    /// not: the file asks for it as before, whatever ended it or refused it in an earlier life of the machine.
     fn with_mirrors_status(&self, key: &ObjectKey, pod: &Arc<Pod>) -> Arc<Pod> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let seats = self.door.seats.borrow();
-        match seats.mirror_of(key, uid).and_then(|mirror| mirror.status.clone()) {
-            Some(status) => Arc::new(Pod { status: Some(status), ..Pod::clone(pod) }),
+        let status = seats.mirror_of(key, uid).and_then(|mirror| mirror.status.clone());
+        match status.filter(|status| status.phase.as_deref() != Some("Failed")) {
+            Some(status) => {
+                let status = PodStatus { reason: None, message: None, ..status };
+                Arc::new(Pod { status: Some(status), ..Pod::clone(pod) })
+            }
             None => Arc::clone(pod),
         }
     }
@@ -110,4 +169,17 @@ impl Edged {
             is_new
         });
     }
+}
+
+/// Whose listing this is, if it is a static pod's.
+pub(super) fn static_key(listing: &Listing) -> Option<ObjectKey> {
+    let labels = &listing.sandboxes.first().filter(|_| is_static(listing))?.labels;
+    let (namespace, name) = (labels.get(POD_NAMESPACE)?, labels.get(POD_NAME)?);
+    Some(ObjectKey::namespaced(Kind::Pod, namespace.parse().ok()?, name.parse().ok()?))
+}
+
+/// Whether what the runtime has is of a static pod.
+pub(super) fn is_static(listing: &Listing) -> bool {
+    let source = |one: &PodSandbox| one.annotations.get(SOURCE).map(String::as_str) == Some(FROM_FILE);
+    listing.sandboxes.iter().any(source)
 }

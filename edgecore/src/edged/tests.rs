@@ -144,7 +144,7 @@ struct Started {
     counts: ProbeCounts,
     keeper: Keeper,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
-    files: watch::Sender<StaticSet>,
+    files: watch::Sender<Option<StaticSet>>,
     seats: watch::Receiver<Seats>,
     holds: Holds,
     _host_ips: watch::Sender<Vec<IpAddr>>,
@@ -169,7 +169,8 @@ impl Machine {
         self.start_with(pods, StaticSet::default())
     }
 
-    fn start_with(&self, pods: Vec<Arc<Pod>>, static_pods: StaticSet) -> Started {
+    /// `None`: nobody knows yet which pods are static.
+    fn start_with(&self, pods: Vec<Arc<Pod>>, static_pods: impl Into<Option<StaticSet>>) -> Started {
         let runtime: Arc<dyn Runtime> = Arc::new(self.runtime.clone());
         let (reports, received) = Reports::channel();
         let (news, heard) = mpsc::channel(16);
@@ -190,7 +191,7 @@ impl Machine {
                 .into(),
             n_pids: None,
         };
-        let (files, static_pods) = watch::channel(static_pods);
+        let (files, static_pods) = watch::channel(static_pods.into());
         let (shown, seats) = watch::channel(Seats::default());
         let (holds, releases) = Holds::channel("edge-1".parse().unwrap());
         let gate = Gate {

@@ -13,14 +13,14 @@ use k8s_openapi::api::core::v1::Pod;
 use ke_cri::v1;
 use serde_json::Value;
 
-use crate::edged::{Disk, GcPolicy, ImageLedger, Kept, Runtime, RuntimeError, images_of_folder, inits};
+use crate::edged::{Disk, GcPolicy, ImageLedger, Kept, Life, Runtime, RuntimeError, images_of_folder, inits};
 use crate::image_name::ImageName;
 
 /// Cares for one machine's images.
 pub(super) struct ImageCare {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) policy: GcPolicy,
-    /// `podSandboxImage`; empty: the runtime knows.
+    /// `podSandboxImage`; it may be empty, short or not what the runtime takes.
     pub(super) sandbox_image: String,
     /// Where image archives lie.
     pub(super) folder: PathBuf,
@@ -67,19 +67,17 @@ impl ImageCare {
             .flat_map(|container| [container.image.map(|image| image.image), Some(container.image_ref)])
             .flatten()
             .collect();
-        used.extend(pods.iter().flat_map(|kept| named(&kept.pod)));
+        // One that is over starts nothing again; what it has still is among the containers.
+        used.extend(pods.iter().filter(|kept| kept.life != Life::Over).flat_map(|kept| named(&kept.pod)));
         let folder = self.folder.clone();
         used.extend(tokio::task::spawn_blocking(move || images_of_folder(&folder)).await.unwrap_or_default());
         let images = self.runtime.list_images().await?;
-        let mut sandbox_image = self.sandbox_image.clone();
-        if sandbox_image.is_empty() {
-            let shown = self.runtime.shown_config().await.ok().flatten();
-            sandbox_image = shown.as_deref().and_then(sandbox_image_in).unwrap_or_default();
-        }
-        used.extend(
-            images.iter().filter(|image| may_be_sandbox(image, &sandbox_image)).map(|image| image.id.clone()),
-        );
-        self.ledger.observe(Instant::now(), &images, &used, &sandbox_image);
+        // The runtime alone decides which image its sandboxes have: CRI takes no such setting. What is configured is believed
+        // besides, since not every runtime tells.
+        let shown = self.runtime.shown_config().await.ok().flatten();
+        used.extend(shown.as_deref().and_then(sandbox_image_in));
+        used.extend(images.iter().filter(|image| may_be_sandbox(image)).map(|image| image.id.clone()));
+        self.ledger.observe(Instant::now(), &images, &used, &in_full(&self.sandbox_image));
         Ok(())
     }
 
@@ -107,17 +105,21 @@ fn named(pod: &Pod) -> Vec<String> {
 /// The image of sandboxes where the runtime shows its configuration.
 fn sandbox_image_in(config: &str) -> Option<String> {
     let config: Value = serde_json::from_str(config).ok()?;
-    let image = config.get("sandboxImage").and_then(Value::as_str)?;
-    Some(ImageName::parse(image).map_or_else(|_| image.to_owned(), |name| name.to_string()))
+    config.get("sandboxImage").and_then(Value::as_str).map(in_full)
+}
+
+/// A name as the runtime lists it.
+fn in_full(image: &str) -> String {
+    ImageName::parse(image).map_or_else(|_| image.to_owned(), |name| name.to_string())
 }
 
 /// Whoever does not say which image its sandboxes have, has one that is called so.
-fn may_be_sandbox(image: &v1::Image, known: &str) -> bool {
+fn may_be_sandbox(image: &v1::Image) -> bool {
     let is_pause = |name: &String| {
         let last = name.rsplit('/').next().unwrap_or_default();
         last.split([':', '@']).next() == Some("pause")
     };
-    known.is_empty() && image.repo_tags.iter().chain(&image.repo_digests).any(is_pause)
+    image.repo_tags.iter().chain(&image.repo_digests).any(is_pause)
 }
 
 #[cfg(test)]
@@ -127,7 +129,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::edged::{FakeRuntime, Life, note_images};
+    use crate::edged::{FakeRuntime, note_images};
 
     #[tokio::test]
     async fn what_is_needed_stays() {
@@ -137,6 +139,7 @@ mod tests {
             "docker.io/library/waits:1",
             "docker.io/library/from-folder:1",
             "registry.k8s.io/pause:3",
+            "docker.io/team/sandbox:2",
             "docker.io/library/old:1",
         ] {
             runtime.add_image(image, "");
@@ -148,17 +151,20 @@ mod tests {
             ..Default::default()
         };
         runtime.create_container(&id, &config, &sandbox).await.unwrap();
-        let pod =
-            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "waits:1"}]}});
-        let pod = Arc::new(serde_json::from_value(pod).unwrap());
-        let pods = [Kept { pod, life: Life::Active, is_evicted: false }];
+        let kept = |image: &str, life: Life| {
+            let containers = json!([{"name": "a", "image": image}]);
+            let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": containers}});
+            Kept { pod: Arc::new(serde_json::from_value(pod).unwrap()), life, is_evicted: false }
+        };
+        let pods = [kept("waits:1", Life::Active), kept("old:1", Life::Over)];
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.tar"), "").unwrap();
         note_images(folder.path(), "a.tar", &["docker.io/library/from-folder:1".to_owned()]).unwrap();
         let mut care = ImageCare {
             runtime: Arc::new(runtime.clone()),
             policy: GcPolicy { min_age: Duration::ZERO, ..GcPolicy::default() },
-            sandbox_image: String::new(),
+            // As KubeEdge's configuration has it, and not what the runtime takes.
+            sandbox_image: "team/sandbox:2".into(),
             folder: folder.path().into(),
             ledger: ImageLedger::default(),
         };
@@ -170,12 +176,13 @@ mod tests {
         };
         // Room enough: all stay.
         let lacking = care.collect(Some(Disk { capacity: 100, available: 50 }), &pods).await.unwrap();
-        assert_eq!((lacking, tags().await.len()), (None, 5));
+        assert_eq!((lacking, tags().await.len()), (None, 6));
         care.remove_unused(&pods).await.unwrap();
         let kept = [
             "docker.io/library/from-folder:1",
             "docker.io/library/used:1",
             "docker.io/library/waits:1",
+            "docker.io/team/sandbox:2",
             "registry.k8s.io/pause:3",
         ];
         assert_eq!(tags().await, kept);
@@ -191,8 +198,7 @@ mod tests {
         assert_eq!(shown.as_deref(), Some("registry.k8s.io/pause:3.9"));
         assert_eq!(sandbox_image_in("no"), None);
         let image = |tag: &str| v1::Image { repo_tags: vec![tag.into()], ..v1::Image::default() };
-        assert!(may_be_sandbox(&image("r.example/team/pause:1"), ""));
-        assert!(!may_be_sandbox(&image("r.example/pause/app:1"), ""));
-        assert!(!may_be_sandbox(&image("r.example/pause:1"), "other"));
+        assert!(may_be_sandbox(&image("r.example/team/pause:1")));
+        assert!(!may_be_sandbox(&image("r.example/pause/app:1")));
     }
 }

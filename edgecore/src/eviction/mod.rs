@@ -37,8 +37,10 @@ use crate::report_queue::Reports;
 const LOOK: Duration = Duration::from_secs(10);
 /// How often images are looked at, as a kubelet does.
 const IMAGES: Duration = Duration::from_secs(300);
-/// How long a pod that was evicted is waited for.
+/// How long a pod that was evicted is waited for, beyond the time that it has to end.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// That time is at least so long, whatever it was given.
+const LEAST_END: Duration = Duration::from_secs(10);
 const GONE_LOOK: Duration = Duration::from_millis(500);
 /// How long the removal of dead containers may take before the disk is measured again.
 const STRIPPED_WITHIN: Duration = Duration::from_secs(2);
@@ -96,8 +98,8 @@ enum Due {
 enum Pass {
     /// Nothing is to be done before the next look.
     Calm,
-    /// These pods end; the next look is due when they have.
-    Evicted(Vec<String>),
+    /// These pods end, with so many seconds for it; the next look is due when they have.
+    Evicted(Vec<String>, i64),
 }
 
 impl Evictor {
@@ -140,8 +142,8 @@ impl Evictor {
                 match due {
                     Due::Images => self.collect_images().await,
                     Due::Look => {
-                        while let Pass::Evicted(uids) = self.pass().await {
-                            self.wait_for_end(&uids).await;
+                        while let Pass::Evicted(uids, grace_secs) = self.pass().await {
+                            self.wait_for_end(&uids, grace_secs).await;
                         }
                     }
                 }
@@ -172,7 +174,7 @@ impl Evictor {
         }
         let over = self.evict_beyond_limits(&pods, &figures).await;
         if !over.is_empty() {
-            return Pass::Evicted(over);
+            return Pass::Evicted(over, AT_ONCE_SECS);
         }
         match verdict.starved.first() {
             Some(limit) => self.relieve(limit, &found, &pods, &figures).await,
@@ -235,7 +237,7 @@ impl Evictor {
         tracing::warn!(pod = %uid, %message, "a pod is evicted");
         let grace_secs = if limit.grace.is_some() { self.max_grace_secs } else { AT_ONCE_SECS };
         self.keeper.evict(&uid, Eviction { message, grace_secs, cause: Cause::Shortage }).await;
-        Pass::Evicted(vec![uid])
+        Pass::Evicted(vec![uid], grace_secs)
     }
 
     /// Removes dead containers and images where that may help. False: nothing of the kind is where the shortage is.
@@ -264,9 +266,11 @@ impl Evictor {
         true
     }
 
-    async fn wait_for_end(&self, uids: &[String]) {
+    /// A pod that uses the time it was given is no reason to take another one.
+    async fn wait_for_end(&self, uids: &[String], grace_secs: i64) {
         let begun = Instant::now();
-        while begun.elapsed() < GONE_WITHIN {
+        let limit = patience(grace_secs);
+        while begun.elapsed() < limit {
             sleep(GONE_LOOK).await;
             let pods = self.keeper.pods().await;
             let is_here = |kept: &Kept| {
@@ -277,7 +281,7 @@ impl Evictor {
                 return;
             }
         }
-        tracing::warn!(pods = ?uids, "evicted pods have not ended within {} s", GONE_WITHIN.as_secs());
+        tracing::warn!(pods = ?uids, "evicted pods have not ended within {} s", limit.as_secs());
     }
 
     async fn collect_images(&mut self) {
@@ -309,6 +313,12 @@ impl Evictor {
             self.reports.send(report).await;
         }
     }
+}
+
+/// As a kubelet waits: half as long again as the pod has, then for its containers to go.
+fn patience(grace_secs: i64) -> Duration {
+    let grace = Duration::from_secs(u64::try_from(grace_secs).unwrap_or_default());
+    grace.saturating_add(grace / 2).max(LEAST_END).saturating_add(GONE_WITHIN)
 }
 
 /// Pods of which something may run, and that are not on their way out for the same reason already.

@@ -2,16 +2,18 @@
 //!
 //! Only what lies on the disk and belongs to the pod alone counts: directories for `emptyDir` and ConfigMaps. It follows no
 //! link and enters no mount: what is mounted there is memory, or somebody else's. A tree that changes meanwhile, or cannot be
-//! read, counts as far as it was seen. Called by `measure.rs`, on a thread that may wait for the disk.
+//! read, counts as far as it was seen. One walk at a time goes through all of them, on a thread that may wait for the disk;
+//! `measure.rs`, which calls this, gets what the last one found.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::figures::Disk;
+use super::measure::now;
 
 /// Kinds of volumes that are the pod's own and on the disk.
 const PLUGINS: [&str; 2] = ["kubernetes.io~empty-dir", "kubernetes.io~configmap"];
@@ -23,37 +25,67 @@ pub(super) struct VolumeSizes {
     /// Holds a directory for each pod.
     pods: PathBuf,
     period: Duration,
-    known: Mutex<HashMap<String, Known>>,
+    state: Mutex<State>,
 }
 
-struct Known {
-    at: Instant,
-    volumes: Vec<(String, Disk)>,
+#[derive(Default)]
+struct State {
+    is_walking: bool,
+    /// When the last walk ended.
+    walked_at: Option<Instant>,
+    /// By the pods' uids.
+    known: HashMap<String, Vec<(String, Disk)>>,
+}
+
+/// The only walk that is under way: its end, however it comes, lets the next one begin.
+struct Walk(Arc<VolumeSizes>);
+
+impl Drop for Walk {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        (state.is_walking, state.walked_at) = (false, Some(Instant::now()));
+    }
 }
 
 impl VolumeSizes {
     pub(super) fn new(pods: PathBuf, period: Duration) -> Self {
-        Self { pods, period, known: Mutex::default() }
+        Self { pods, period, state: Mutex::default() }
     }
 
-    /// By the volumes' names; at most `period` old. `at`: nanoseconds since 1970, for what is looked at now.
-    pub(super) fn of(&self, uid: &str, at: i64) -> Vec<(String, Disk)> {
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(uid).filter(|known| known.at.elapsed() < self.period) {
-            return known.volumes.clone();
+    /// By the volumes' names, as the last walk found them; none before it came by. Waits for no disk.
+    pub(super) fn of(&self, uid: &str) -> Vec<(String, Disk)> {
+        self.lock().known.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Starts a walk beside whoever asks, unless one is under way or the sizes are young enough. A slow disk thus costs one
+    /// thread, however many ask.
+    pub(super) fn refresh(self: &Arc<Self>) {
+        {
+            let mut state = self.lock();
+            if state.is_walking || state.walked_at.is_some_and(|at| at.elapsed() < self.period) {
+                return;
+            }
+            state.is_walking = true;
         }
-        let volumes = volumes(&self.pods.join(uid).join("volumes"), at);
-        lock().insert(uid.to_owned(), Known { at: Instant::now(), volumes: volumes.clone() });
-        volumes
+        let walk = Walk(Arc::clone(self));
+        tokio::task::spawn_blocking(move || walk.0.walk());
     }
 
-    /// Forgets all other pods.
-    pub(super) fn keep<'a>(&self, uids: impl Iterator<Item = &'a str>) {
-        let uids: HashSet<&str> = uids.collect();
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|uid, _| uids.contains(uid.as_str()));
+    /// Each pod's sizes count as soon as they are known. Those without a directory are forgotten.
+    fn walk(&self) {
+        let Ok(pods) = fs::read_dir(&self.pods) else { return };
+        let mut found = HashSet::new();
+        for pod in pods.flatten() {
+            let uid = pod.file_name().to_string_lossy().into_owned();
+            let volumes = volumes(&pod.path().join("volumes"), now());
+            self.lock().known.insert(uid.clone(), volumes);
+            found.insert(uid);
+        }
+        self.lock().known.retain(|uid, _| found.contains(uid));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,8 +135,8 @@ fn tree(top: &Path) -> (u64, u64) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn trees_are_measured_once_in_a_while() {
+    #[tokio::test]
+    async fn trees_are_measured_once_in_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("u/volumes/kubernetes.io~empty-dir/cache");
         fs::create_dir_all(cache.join("a/b")).unwrap();
@@ -112,20 +144,42 @@ mod tests {
         fs::hard_link(cache.join("a/b/file"), cache.join("again")).unwrap();
         std::os::unix::fs::symlink("/", cache.join("out")).unwrap();
         fs::create_dir_all(folder.path().join("u/volumes/kubernetes.io~secret/key")).unwrap();
-        let sizes = VolumeSizes::new(folder.path().to_owned(), Duration::from_secs(3600));
+        let sizes = Arc::new(VolumeSizes::new(folder.path().to_owned(), Duration::from_secs(3600)));
+        let walked = async |sizes: &Arc<VolumeSizes>| {
+            sizes.refresh();
+            while sizes.lock().is_walking {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
         let check = |sizes: &VolumeSizes, least: u64, n_inodes: u64| {
-            let found = sizes.of("u", 7);
+            let found = sizes.of("u");
             let [(name, disk)] = found.as_slice() else { panic!("{found:?}") };
-            assert_eq!((&**name, disk.at, disk.inodes_used), ("cache", 7, Some(n_inodes)));
+            assert_eq!((&**name, disk.inodes_used), ("cache", Some(n_inodes)));
             let used = disk.used_bytes.unwrap();
             assert!((least..least + 65_536).contains(&used), "{used}");
         };
+        assert!(sizes.of("u").is_empty(), "nobody waits for a walk");
+        walked(&sizes).await;
         // The volume, a, b, the file once, and the link itself.
         check(&sizes, 100_000, 5);
         fs::write(cache.join("more"), vec![1; 200_000]).unwrap();
+        walked(&sizes).await;
         check(&sizes, 100_000, 5);
-        sizes.keep(["other"].into_iter());
+        // While one is under way there is no other, however old the sizes are.
+        let (walk, hour) = (Walk(Arc::clone(&sizes)), Duration::from_secs(3600));
+        let long_ago = Instant::now().checked_sub(2 * hour);
+        let under_way = |state: &mut State| (state.is_walking, state.walked_at) = (true, long_ago);
+        under_way(&mut sizes.lock());
+        let strong = Arc::strong_count(&sizes);
+        sizes.refresh();
+        assert_eq!(Arc::strong_count(&sizes), strong, "nobody walks beside it");
+        drop(walk);
+        sizes.lock().walked_at = long_ago;
+        walked(&sizes).await;
         check(&sizes, 300_000, 6);
-        assert!(sizes.of("none", 0).is_empty());
+        fs::remove_dir_all(folder.path().join("u")).unwrap();
+        sizes.lock().walked_at = long_ago;
+        walked(&sizes).await;
+        assert!(sizes.of("u").is_empty() && sizes.of("none").is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Looks at what this node and its pods use: asks the runtime for its containers, reads cgroups and `/proc`.
 //!
-//! It measures when it is asked, never by itself, and never fails as a whole: what cannot be had is missing from the figures. The
+//! It measures when it is asked, never by itself (only the sizes of volumes come by later), and never fails as a whole: what cannot be had is missing from the figures. The
 //! parts that decide are pure: `kernel.rs` reads texts, `figures.rs` adds up.
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,22 +45,40 @@ pub struct Gauge {
     machine: Arc<Machine>,
     rates: Mutex<Rates>,
     volumes: Arc<VolumeSizes>,
+    /// The runtime's last word about its images' disk.
+    images: Mutex<Option<v1::ImageFsInfoResponse>>,
 }
+
+/// How long the runtime may take to tell of its images' disk. It counts what it holds for that, and memory does not wait.
+const IMAGES_WITHIN: Duration = Duration::from_secs(2);
 
 impl Gauge {
     /// Nothing is measured yet.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
         let volumes = Arc::new(VolumeSizes::new(machine.root_dir.join("pods"), machine.volume_period));
-        Self { machine: Arc::new(machine), rates: Mutex::default(), volumes }
+        Self { machine: Arc::new(machine), rates: Mutex::default(), volumes, images: Mutex::default() }
     }
 
     /// Of the machine what may run out, without a look at any pod.
     pub(crate) async fn measure_node(&self, runtime: &dyn Runtime) -> NodeFigures {
-        let images = runtime.image_fs_info().await.ok();
+        // Here, since this is asked for all the time: the sizes are known when they are needed.
+        self.volumes.refresh();
+        let images = self.images(runtime).await;
         let machine = Arc::clone(&self.machine);
         let look = move || machine.look_at_node(images);
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    /// Where the images are. A runtime that does not say so now has not moved them: its last word holds.
+    async fn images(&self, runtime: &dyn Runtime) -> Option<v1::ImageFsInfoResponse> {
+        let lock = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        match tokio::time::timeout(IMAGES_WITHIN, runtime.image_fs_info()).await {
+            Ok(Ok(told)) => *lock() = Some(told),
+            Ok(Err(error)) => tracing::debug!(%error, "measure the disk of images"),
+            Err(_) => tracing::debug!("the container runtime is slow to measure the disk of images"),
+        }
+        lock().clone()
     }
 
     /// All figures of everything.
@@ -78,10 +96,13 @@ impl Gauge {
         if let Some(error) = failed {
             tracing::debug!(%error, "measure containers");
         }
-        let images = if scope == Scope::All { runtime.image_fs_info().await.ok() } else { None };
+        let images = if scope == Scope::All { self.images(runtime).await } else { None };
         let pods =
             pods(sandboxes.unwrap_or_default(), containers.unwrap_or_default(), &stats.unwrap_or_default());
         let machine = Arc::clone(&self.machine);
+        if scope == Scope::All {
+            self.volumes.refresh();
+        }
         let volumes = Arc::clone(&self.volumes);
         let look = move || machine.look(pods, images, scope, &volumes);
         let (node, pods) = tokio::task::spawn_blocking(look).await.unwrap_or_default();
@@ -221,12 +242,9 @@ impl Machine {
         for pod in &mut pods {
             self.look_at_pod(pod, scope);
             if scope == Scope::All {
-                pod.volumes = volumes.of(&pod.uid, now());
+                pod.volumes = volumes.of(&pod.uid);
             }
             pod.add_up();
-        }
-        if scope == Scope::All {
-            volumes.keep(pods.iter().map(|pod| pod.uid.as_str()));
         }
         let mut node = if scope == Scope::All { self.look_at_node(images) } else { self.look_at_memory() };
         let at = now();
@@ -274,7 +292,9 @@ impl Machine {
             });
             node.has_image_disk = are_apart(&self.root_dir, place);
         }
-        node.max_pid = self.proc_text("sys/kernel/pid_max").trim().parse().ok();
+        // Whichever is reached first: every thread has an id of its own.
+        let most = |file: &str| self.proc_text(&format!("sys/kernel/{file}")).trim().parse().ok();
+        node.max_pid = [most("pid_max"), most("threads-max")].into_iter().flatten().min();
         let tasks = self.proc_text("loadavg");
         node.n_processes =
             tasks.split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse().ok());

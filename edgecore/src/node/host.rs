@@ -47,7 +47,8 @@ impl Host {
             kernel_version: read_line("/proc/sys/kernel/osrelease"),
             os_image: os_image(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
             architecture: architecture(std::env::consts::ARCH),
-            n_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            n_cpus: processors(&read_line("/sys/devices/system/cpu/online"))
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
             memory_bytes: memory().unwrap_or(0),
             disk_bytes: file_system(root_dir).map_or(0, |(_, whole)| whole),
             huge_pages: huge_pages::read(Path::new(huge_pages::SYS)),
@@ -55,6 +56,17 @@ impl Host {
             has_apparmor: read_line("/sys/module/apparmor/parameters/enabled") == "Y",
         }
     }
+}
+
+/// How many processors a list such as `0-3,6` of the kernel has. They are the machine's: what this process may use of them
+/// (`CPUQuota` of its unit) is no matter of its pods.
+fn processors(list: &str) -> Option<usize> {
+    let count = |range: &str| -> Option<usize> {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.trim().split(',').map(count).sum()
 }
 
 fn read_line(path: &str) -> String {
@@ -112,6 +124,16 @@ mod tests {
             os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
             "Debian GNU/Linux 12 (bookworm)"
         );
+    }
+
+    #[test]
+    fn processors_are_counted() {
+        let check = |list: &str, expected: Option<usize>| assert_eq!(processors(list), expected, "{list:?}");
+        check("0", Some(1));
+        check("0-7\n", Some(8));
+        check("0-3,6,8-9", Some(7));
+        check("", None);
+        check("3-1", None);
     }
 
     #[test]

@@ -141,7 +141,16 @@ impl ReportQueue {
                 Event::Reports => self.on_reports(&mut batch).await,
                 Event::Room => self.on_room(),
                 Event::Fate(fate) => self.on_fate(fate).await,
-                Event::Stop => return Ok(()),
+                Event::Stop => {
+                    // What was said before the end is kept: how the last pods ended when the machine goes down.
+                    while let Ok(report) = self.reports.try_recv() {
+                        batch.push(report);
+                    }
+                    if !batch.is_empty() {
+                        self.on_reports(&mut batch).await;
+                    }
+                    return Ok(());
+                }
             }
         }
     }
@@ -265,4 +274,26 @@ pub async fn unsent_events(db: &Db) -> Result<Vec<Bytes>, DbError> {
         Report::PodStatus { .. } | Report::PodGone { .. } => None,
     };
     Ok(reports.into_iter().filter_map(event).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Synchronous;
+
+    #[tokio::test]
+    async fn what_was_said_before_the_end_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (db, _) = Db::open(&folder.path().join("edgecore.db"), Synchronous::Off).unwrap();
+        // More than once: which of two things that are due is seen first is chance.
+        for n in 1..=8 {
+            let (reports, _outbox, queue) = ReportQueue::new(db.clone()).await.unwrap();
+            let key = format!("shop/event/e{n}").parse().unwrap();
+            reports.send(Report::Event { key, body: Bytes::from_static(b"{}") }).await;
+            let (stop, shutdown) = Shutdown::new();
+            stop.stop();
+            queue.run(shutdown).await.unwrap();
+            assert_eq!(unsent_events(&db).await.unwrap().len(), n);
+        }
+    }
 }

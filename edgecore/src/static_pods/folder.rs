@@ -41,19 +41,20 @@ pub(super) struct Folder {
     complaint: Option<String>,
     /// Files whose Pod another file has already.
     doubles: Vec<String>,
+    /// Looks that worked, up to two: the second is the first that knows of any file whether it is being written.
+    n_looks: u8,
 }
 
 impl Folder {
     pub(super) fn new(path: PathBuf, node: NodeName) -> Self {
-        Self { path, node, files: BTreeMap::new(), complaint: None, doubles: Vec::new() }
+        Self { path, node, files: BTreeMap::new(), complaint: None, doubles: Vec::new(), n_looks: 0 }
     }
 
-    /// All that is there, whether it is still being written or not.
-    pub(super) fn read_first(&mut self) -> BTreeMap<ObjectKey, Arc<Pod>> {
+    /// All that is there, whether it is still being written or not. `None`: it cannot be read, and nobody knows.
+    pub(super) fn read_first(&mut self) -> Option<BTreeMap<ObjectKey, Arc<Pod>>> {
         // The first look notes what is there, the second finds it unchanged.
         self.look();
-        self.look();
-        self.pods()
+        self.look()
     }
 
     /// Looks once; gives the whole set if anything in it may be different.
@@ -69,9 +70,11 @@ impl Folder {
             }
         };
         self.complaint = None;
+        let place = self.place().to_owned();
         let n_before = self.files.len();
         self.files.retain(|name, _| names.contains_key(name));
-        let mut has_changed = self.files.len() != n_before;
+        let mut has_changed = self.files.len() != n_before || self.n_looks == 1;
+        self.n_looks = self.n_looks.saturating_add(1).min(2);
         for (name, mark) in names {
             let seen = self.files.entry(name.clone()).or_default();
             let is_settled = std::mem::replace(&mut seen.mark, mark) == mark;
@@ -79,7 +82,7 @@ impl Folder {
                 continue;
             }
             seen.read = Some(mark);
-            match read_file(&self.path.join(&name), &self.node) {
+            match read_file(&place.join(&name), &self.node) {
                 Ok(Read { pod, unknown }) => {
                     if !unknown.is_empty() {
                         tracing::warn!(file = %name, "a static pod has fields that no Pod has, and runs without them: {}", unknown.join(", "));
@@ -94,11 +97,20 @@ impl Folder {
                         Some((key, _)) => format!("{key} runs on as the file was before"),
                         None => "it runs nothing".to_owned(),
                     };
-                    tracing::error!(file = %self.path.join(&name).display(), "this file is no static pod, {then}: {why}");
+                    tracing::error!(file = %place.join(&name).display(), "this file is no static pod, {then}: {why}");
                 }
             }
         }
-        has_changed.then(|| self.pods())
+        (has_changed && self.n_looks > 1).then(|| self.pods())
+    }
+
+    /// The folder that the files are in: the path may name a single one.
+    fn place(&self) -> &Path {
+        if self.is_file() { self.path.parent().unwrap_or(&self.path) } else { &self.path }
+    }
+
+    fn is_file(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|about| about.is_file())
     }
 
     /// The set. Of two files with one Pod the first by name has it.
@@ -126,6 +138,11 @@ impl Folder {
 
     /// Every file whose name does not begin with a dot. Folders are not looked into.
     fn names(&self) -> io::Result<BTreeMap<String, Mark>> {
+        let mark = |file: &fs::Metadata| (file.ino(), file.len(), file.mtime(), file.mtime_nsec());
+        if let (true, Some(name)) = (self.is_file(), self.path.file_name()) {
+            let name = name.to_string_lossy().into_owned();
+            return Ok([(name, mark(&fs::metadata(&self.path)?))].into());
+        }
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
             // Nobody made it: there are no static pods.
@@ -143,7 +160,7 @@ impl Folder {
             match fs::metadata(entry.path()) {
                 Ok(file) if file.is_dir() => {}
                 Ok(file) => {
-                    names.insert(name, (file.ino(), file.len(), file.mtime(), file.mtime_nsec()));
+                    names.insert(name, mark(&file));
                 }
                 // Gone meanwhile, or a link to nothing: the latter is said when it is read.
                 Err(_) if entry.path().symlink_metadata().is_ok() => {
@@ -192,7 +209,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("manifests");
         let mut folder = Folder::new(path.clone(), "edge-1".parse().unwrap());
-        assert!(folder.read_first().is_empty(), "there is no folder");
+        assert!(folder.read_first().unwrap().is_empty(), "there is no folder");
         fs::create_dir(&path).unwrap();
         let write = |name: &str, text: &str| fs::write(path.join(name), text).unwrap();
         let images = |pods: &BTreeMap<ObjectKey, Arc<Pod>>| -> Vec<String> {
@@ -226,6 +243,45 @@ mod tests {
         assert_eq!(images(&folder.look().unwrap()), ["mended-edge-1 i:1"]);
         // A folder that went takes its pods with it.
         fs::remove_dir_all(&path).unwrap();
+        assert!(folder.look().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_unknown_until_it_can() {
+        let place = tempfile::tempdir().unwrap();
+        // A link that leads round in a circle: no folder, no file, and not nothing either.
+        let path = place.path().join("manifests");
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let mut folder = Folder::new(path.clone(), "edge-1".parse().unwrap());
+        assert!(folder.read_first().is_none());
+        assert!(folder.look().is_none());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("web.yaml"), web("i:1")).unwrap();
+        assert!(folder.look().is_none(), "whether it is being written is not known");
+        assert_eq!(folder.look().unwrap().len(), 1);
+        // Nothing in it is known as well, once.
+        fs::remove_file(path.join("web.yaml")).unwrap();
+        let mut folder = Folder::new(path, "edge-1".parse().unwrap());
+        assert!(folder.read_first().unwrap().is_empty());
+        assert!(folder.look().is_none());
+    }
+
+    #[test]
+    fn the_path_may_name_one_file() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join(".web.yaml");
+        fs::write(&path, web("i:1")).unwrap();
+        fs::write(place.path().join("other.yaml"), web("i:1").replace("web", "other")).unwrap();
+        let mut folder = Folder::new(path.clone(), "edge-1".parse().unwrap());
+        let names = |pods: &BTreeMap<ObjectKey, Arc<Pod>>| -> Vec<String> {
+            pods.keys().map(|key| key.name.to_string()).collect()
+        };
+        assert_eq!(names(&folder.read_first().unwrap()), ["web-edge-1"]);
+        fs::write(&path, web("i:1").replace("web", "longer")).unwrap();
+        folder.look();
+        assert_eq!(names(&folder.look().unwrap()), ["longer-edge-1"]);
+        fs::remove_file(&path).unwrap();
         assert!(folder.look().unwrap().is_empty());
     }
 

@@ -27,6 +27,8 @@ pub use self::mirrors::{Mirrors, Seats};
 pub const SOURCE: &str = "kubernetes.io/config.source";
 /// Where static pods come from.
 pub const FROM_FILE: &str = "file";
+/// Where all others do.
+const FROM_API: &str = "api";
 /// Annotation: the static pod's uid, which changes with the file's content.
 pub const HASH: &str = "kubernetes.io/config.hash";
 /// Annotation of a mirror: the uid of the static pod that it shows.
@@ -44,17 +46,17 @@ pub type StaticSet = Arc<BTreeMap<ObjectKey, Arc<Pod>>>;
 /// Keeps the set of static pods true to the folder.
 pub struct StaticPods {
     folder: Option<Folder>,
-    pods: watch::Sender<StaticSet>,
+    pods: watch::Sender<Option<StaticSet>>,
 }
 
 impl StaticPods {
     /// Reads the folder once, so that Edged starts with what is there: a static pod that it did not know would be taken for
-    /// a stranger. An empty path: no static pods.
+    /// a stranger. `None`: it cannot be read yet, and nobody knows which pods are static. An empty path: no static pods.
     #[must_use]
-    pub fn new(path: PathBuf, node: &NodeName) -> (watch::Receiver<StaticSet>, Self) {
+    pub fn new(path: PathBuf, node: &NodeName) -> (watch::Receiver<Option<StaticSet>>, Self) {
         let mut folder = (!path.as_os_str().is_empty()).then(|| Folder::new(path, node.clone()));
-        let first = folder.as_mut().map(Folder::read_first).unwrap_or_default();
-        let (pods, seen) = watch::channel(Arc::new(first));
+        let first = folder.as_mut().map_or_else(|| Some(BTreeMap::new()), Folder::read_first);
+        let (pods, seen) = watch::channel(first.map(Arc::new));
         (seen, Self { folder, pods })
     }
 
@@ -77,7 +79,7 @@ impl StaticPods {
             let Ok((back, changed)) = looked.await else { return Ok(()) };
             folder = back;
             if let Some(pods) = changed {
-                self.pods.send_replace(Arc::new(pods));
+                self.pods.send_replace(Some(Arc::new(pods)));
             }
         }
     }
@@ -103,6 +105,17 @@ pub fn as_run(pod: Arc<Pod>) -> Arc<Pod> {
     let mut pod = Arc::unwrap_or_clone(pod);
     pod.metadata.uid = Some(uid);
     Arc::new(pod)
+}
+
+/// A Pod of the store. Whoever writes into it that it came from a file gets none of a static pod's rights.
+#[must_use]
+pub fn as_from_api(mut pod: Arc<Pod>) -> Arc<Pod> {
+    if annotation(&pod, SOURCE).is_some_and(|source| source != FROM_API)
+        && let Some(annotations) = &mut Arc::make_mut(&mut pod).metadata.annotations
+    {
+        annotations.insert(SOURCE.to_owned(), FROM_API.to_owned());
+    }
+    pod
 }
 
 fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {

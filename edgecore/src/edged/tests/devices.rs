@@ -9,6 +9,8 @@ use crate::edged::Extras;
 #[derive(Default)]
 struct Plugins {
     refuses: Option<&'static str>,
+    /// So many releases fail before the disk has room.
+    n_bad_releases: Mutex<usize>,
     calls: Mutex<Vec<String>>,
 }
 
@@ -36,6 +38,12 @@ impl PodDevices for Plugins {
         Ok(Extras { envs, mounts: vec![mount], ..Extras::default() })
     }
     async fn release(&self, pod_uid: &str) -> Result<(), String> {
+        let mut n_bad = self.n_bad_releases.lock().unwrap();
+        if *n_bad > 0 && pod_uid == "u1" {
+            *n_bad -= 1;
+            self.note(&format!("bad release {pod_uid}"));
+            return Err("the disk is full".to_owned());
+        }
         self.note(&format!("release {pod_uid}"));
         Ok(())
     }
@@ -141,10 +149,29 @@ async fn whoever_bound_it_a_pod_without_its_devices_is_refused() {
     let mut mirror = file.clone();
     mirror.metadata.uid = Some("m1".into());
     mirror.metadata.annotations.as_mut().unwrap().insert(MIRROR.to_owned(), "h1".to_owned());
-    edged.files.send_replace(Arc::new([(pod_key(&file).unwrap(), Arc::new(file))].into()));
+    edged.files.send_replace(Some(Arc::new([(pod_key(&file).unwrap(), Arc::new(file))].into())));
     edged.news.send(News::PodPut(Arc::new(mirror))).await.unwrap();
     let refused = edged.status("refused", |status| status.phase.as_deref() == Some("Failed")).await;
     assert_eq!(refused.reason.as_deref(), Some("UnexpectedAdmissionError"));
     assert_eq!(machine.n_calls("run_sandbox"), 0);
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_no_devices_for_good() {
+    let plugins = Arc::new(Plugins { n_bad_releases: Mutex::new(1), ..Plugins::default() });
+    let machine = machine(&plugins);
+    let n = |call: &str| plugins.calls().iter().filter(|one| *one == call).count();
+    let mut edged = machine.start(vec![Arc::new(pod("u1", json!({"restartPolicy": "Never"})))]);
+    edged.running().await;
+    let id = machine.runtime.container_named("app").unwrap();
+    machine.runtime.exit_container(&id, 0, "Completed");
+    until("given back once it has ended", || n("release u1") > 0).await;
+    assert_eq!(n("bad release u1"), 1);
+    *plugins.n_bad_releases.lock().unwrap() = 1;
+    edged.news.send(News::PodDeleted("default/pod/web".parse().unwrap(), None)).await.unwrap();
+    let n_before = n("release u1");
+    until("given back before it is forgotten", || n("bad release u1") == 2 && n("release u1") > n_before)
+        .await;
     edged.end().await;
 }

@@ -46,7 +46,7 @@ async fn a_static_pod_begins_when_others_have_ended_for_it() {
     edged.running().await;
     // It ends only when the test says so.
     machine.runtime.hold("stop_container");
-    edged.files.send_replace(set(from_file("h1", "1")));
+    edged.files.send_replace(Some(set(from_file("h1", "1"))));
     let said = edged.wait("the event", |report| event(report).filter(|(reason, _)| reason == "Preempting"));
     assert_eq!(said.await.1, "Preempted in order to admit critical pod");
     until("it is being stopped", || machine.n_calls("stop_container") == 1).await;

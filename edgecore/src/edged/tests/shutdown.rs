@@ -61,3 +61,29 @@ async fn without_a_grace_period_pods_live_on() {
     passing.abort();
     assert_eq!(machine.n_calls("stop_container"), 0);
 }
+
+/// That nothing runs any more is not enough: whoever looks next must find how it ended.
+#[tokio::test]
+async fn the_machine_waits_until_the_last_end_is_told() {
+    let machine = Machine::new();
+    let mut edged = machine.start(vec![web()]);
+    edged.running().await;
+    machine.runtime.hold("container_status");
+    let periods = periods(Duration::from_secs(60), Duration::from_secs(30), &[]);
+    let keeper = edged.keeper.clone();
+    let ending = tokio::spawn(async move { node_shutdown::end_all(&keeper, &periods).await });
+    until("it was stopped", || machine.n_calls("stop_container") == 1).await;
+    let looked = machine.n_calls("list_containers");
+    until("nothing runs", || machine.n_calls("list_containers") > looked + 6).await;
+    assert!(!ending.is_finished(), "its end is not told");
+    machine.runtime.release("container_status");
+    ending.await.unwrap();
+    let mut told = None;
+    while let Ok(report) = edged.reports.try_recv() {
+        if let Report::PodStatus { status, .. } = report {
+            told = serde_json::from_slice::<PodStatus>(&status).ok();
+        }
+    }
+    assert_eq!(told.as_ref().and_then(why), Some(("Failed", "Terminated")));
+    edged.end().await;
+}

@@ -43,7 +43,7 @@ impl Machine {
 async fn a_static_pod_runs_and_its_mirror_is_told() {
     let machine = Machine::new();
     let mut edged = machine.start(Vec::new());
-    edged.files.send_replace(set(vec![file_pod("h1")]));
+    edged.files.send_replace(Some(set(vec![file_pod("h1")])));
     until("it runs", || machine.n_calls("start_container") == 1).await;
     let key: ObjectKey = NAME.parse().unwrap();
     let seats = edged.seats.borrow().clone();
@@ -68,7 +68,7 @@ async fn a_static_pod_runs_and_its_mirror_is_told() {
     assert_eq!(machine.runtime.changes(), before, "a mirror that is deleted ends nothing");
 
     // The file goes, and so does all of it; the seat is free once nothing is left.
-    edged.files.send_replace(set(Vec::new()));
+    edged.files.send_replace(Some(set(Vec::new())));
     let seats = edged.seats.clone();
     until("its seat is free", || seats.borrow().pods.is_empty()).await;
     assert!(machine.uids().await.is_empty());
@@ -82,7 +82,7 @@ async fn a_changed_file_ends_the_old_pod_first() {
     let edged = machine.start_with(Vec::new(), set(vec![file_pod("h1")]));
     until("the old one runs", || machine.n_calls("start_container") == 1).await;
     machine.runtime.hold("stop_container");
-    edged.files.send_replace(set(vec![file_pod("h2")]));
+    edged.files.send_replace(Some(set(vec![file_pod("h2")])));
     until("the old one is being stopped", || machine.n_calls("stop_container") == 1).await;
     let key: ObjectKey = NAME.parse().unwrap();
     assert_eq!(edged.seats.borrow().pods[&key], None);
@@ -200,5 +200,102 @@ async fn what_has_ended_takes_no_room() {
     edged.status("over", |s| s.phase.as_deref() == Some("Succeeded")).await;
     edged.news.send(News::PodPut(server("u3", "third"))).await.unwrap();
     edged.running().await;
+    edged.end().await;
+}
+
+/// Whoever may make Pods in the cloud makes no static ones.
+#[tokio::test]
+async fn a_pod_of_the_cloud_is_no_static_one_whatever_it_says() {
+    let machine = Machine::new();
+    let mut edged = machine.start(Vec::new());
+    edged.news.send(News::PodPut(Arc::new(file_pod("u1")))).await.unwrap();
+    edged.running().await;
+    let critical = async |edged: &Started| -> Vec<bool> {
+        edged.keeper.pods().await.iter().map(|kept| is_critical(&kept.pod)).collect()
+    };
+    assert_eq!(critical(&edged).await, [false]);
+    let sandboxes = machine.runtime.list_sandboxes().await.unwrap();
+    assert_eq!(sandboxes[0].annotations.get(crate::static_pods::SOURCE).map(String::as_str), Some("api"));
+    edged.end().await;
+    let edged = machine.start(vec![Arc::new(file_pod("u1"))]);
+    assert_eq!(critical(&edged).await, [false]);
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_static_pod_runs_again_after_the_machine_went_down() {
+    let machine = Machine::new();
+    let mut edged = machine.start_with(vec![Arc::new(mirror("h1", "m1"))], set(vec![file_pod("h1")]));
+    edged.running().await;
+    let periods = periods(Duration::from_secs(60), Duration::from_secs(30), &[]);
+    node_shutdown::end_all(&edged.keeper, &periods).await;
+    let is_failed = |status: &PodStatus| status.phase.as_deref() == Some("Failed");
+    let status = edged.status("ended", is_failed).await;
+    assert_eq!(status.reason.as_deref(), Some("Terminated"));
+    // Neither a word of the cloud brings it back meanwhile, nor does a file that comes now.
+    edged.news.send(News::PodPut(Arc::new(mirror("h1", "m1")))).await.unwrap();
+    let mut late = file_pod("h2");
+    late.metadata.name = Some("late".into());
+    edged.files.send_replace(Some(set(vec![file_pod("h1"), late])));
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.n_calls("run_sandbox"), 1);
+    edged.end().await;
+
+    // The next boot, with what was told in the store.
+    let mut stored = mirror("h1", "m1");
+    stored.status = Some(status);
+    let mut edged = machine.start_with(vec![Arc::new(stored)], set(vec![file_pod("h1")]));
+    let status = edged.running().await;
+    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_ends_no_pod() {
+    let machine = Machine::new();
+    let edged = machine.start_with(vec![Arc::new(mirror("h1", "m1"))], set(vec![file_pod("h1")]));
+    until("it runs", || machine.n_calls("start_container") == 1).await;
+    edged.end().await;
+    let before = machine.runtime.changes();
+    let edged = machine.start_with(vec![Arc::new(mirror("h1", "m1"))], None);
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.runtime.changes(), before);
+    assert!(edged.seats.borrow().mirrors.is_empty(), "nobody is to delete its mirror");
+    // Read at last: what runs is what it was.
+    edged.files.send_replace(Some(set(vec![file_pod("h1")])));
+    let key: ObjectKey = NAME.parse().unwrap();
+    let seats = edged.seats.clone();
+    until("it has its seat", || seats.borrow().pods.contains_key(&key)).await;
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at again", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.runtime.changes(), before);
+    edged.end().await;
+
+    // Known to be gone from the first word on.
+    let edged = machine.start_with(Vec::new(), None);
+    edged.files.send_replace(Some(set(Vec::new())));
+    until("it ends", || machine.n_calls("remove_sandbox") == 1).await;
+    edged.end().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changed_meanwhile_ends_the_old_pod_first() {
+    let machine = Machine::new();
+    let edged = machine.start_with(Vec::new(), set(vec![file_pod("h1")]));
+    until("the old one runs", || machine.n_calls("start_container") == 1).await;
+    edged.end().await;
+    machine.runtime.hold("stop_container");
+    let edged = machine.start_with(Vec::new(), set(vec![file_pod("h2")]));
+    until("the old one is being stopped", || machine.n_calls("stop_container") == 1).await;
+    let looked = machine.n_calls("list_containers");
+    until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
+    assert_eq!(machine.n_calls("run_sandbox"), 1, "the new one waits");
+    let key: ObjectKey = NAME.parse().unwrap();
+    assert_eq!(edged.seats.borrow().pods[&key], None, "its mirror goes with it");
+    machine.runtime.release("stop_container");
+    until("the new one runs", || machine.n_calls("start_container") == 2).await;
+    assert_eq!(machine.uids().await, ["h2"]);
     edged.end().await;
 }

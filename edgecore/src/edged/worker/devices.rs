@@ -11,6 +11,7 @@ use crate::edged::admission::{Refusal, UNEXPECTED_ADMISSION, refused};
 use crate::edged::cri::RuntimeError;
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::events::Severity;
+use crate::edged::hands::Failure;
 use crate::edged::observed::{ObservedContainer, ObservedPod};
 use crate::edged::outcome::outcome;
 use crate::edged::unsupported::{FEATURE_UNSUPPORTED, NO_GROUPS_POLICY, NO_STRICT_GROUPS, unsupported};
@@ -29,7 +30,10 @@ impl Worker {
         };
         if outcome(&pod, observed, Timestamp::now()).is_some() {
             if !observed.containers.iter().any(ObservedContainer::may_be_alive) {
-                self.release_devices().await;
+                // Tried again, else nobody had them until edgecore starts anew.
+                if let Err(failure) = self.release_devices().await {
+                    self.on_failure(failure).await;
+                }
             }
             return Ok(desired);
         }
@@ -77,11 +81,12 @@ impl Worker {
         })
     }
 
-    /// Not on disk: the next start of edgecore gives them back.
-    pub(super) async fn release_devices(&self) {
-        if let Err(error) = self.shared.hands.devices.release(&self.uid).await {
-            tracing::error!(pod = %self.uid, %error, "the devices of a pod could not be given back");
-        }
+    /// Errors: they are held still, since the disk is full or broken.
+    pub(super) async fn release_devices(&self) -> Result<(), Failure> {
+        let released = self.shared.hands.devices.release(&self.uid).await;
+        released.map_err(|error| {
+            Failure::new("FailedKillPod", format!("the devices of the pod could not be given back: {error}"))
+        })
     }
 
     /// How its devices are goes into each container's status.

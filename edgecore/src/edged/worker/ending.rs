@@ -13,6 +13,7 @@ use crate::edged::events::Severity;
 use crate::edged::hands::Failure;
 use crate::edged::hooks::Undertaker;
 use crate::edged::leaving::remove_logs;
+use crate::edged::log_links;
 use crate::edged::log_rotation;
 use crate::edged::plan::{Stop, StopReason};
 use crate::edged::pod_spec::{inits, is_sidecar};
@@ -87,6 +88,7 @@ impl Worker {
         // Only below our own directory: the path comes from the runtime.
         if std::path::Path::new(&log).starts_with(&self.shared.hands.settings.pod_logs_root) {
             log_rotation::remove(std::path::Path::new(&log));
+            log_links::remove(&self.shared.hands.settings.pod_logs_root, std::path::Path::new(&log));
         }
         Ok(())
     }
@@ -99,7 +101,9 @@ impl Worker {
                 let removed = cgroups.remove_pod(qos(pod), &self.uid);
                 removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
             }
-            let _ = tokio::fs::remove_dir_all(log_directory(&hands.settings.pod_logs_root, pod)).await;
+            let logs = log_directory(&hands.settings.pod_logs_root, pod);
+            let _ = tokio::fs::remove_dir_all(&logs).await;
+            log_links::remove(&hands.settings.pod_logs_root, std::path::Path::new(&logs));
         } else if let Some(cgroups) = &hands.cgroups {
             for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid) {
                 let removed = cgroups.remove_pod(class, &uid);
@@ -111,7 +115,7 @@ impl Worker {
             let (root, uids) = (hands.settings.pod_logs_root.clone(), BTreeSet::from([self.uid.clone()]));
             let _ = tokio::task::spawn_blocking(move || remove_logs(&root, &uids)).await;
         }
-        self.release_devices().await;
+        self.release_devices().await?;
         self.memory.cleaned = true;
         Ok(())
     }

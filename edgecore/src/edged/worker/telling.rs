@@ -34,17 +34,17 @@ impl Worker {
         let mut status =
             pod_status(pod, ending, observed, &previous, &self.shared.facts.borrow().clone(), now);
         self.tell_device_health(&mut status);
-        self.arrival.note(&status);
         let told_as = self.told_as(pod);
         let is_known_there = self.arrival.origin == Origin::Cloud || self.memory.told_as == told_as;
         if !self.memory.told.is_news(&status, &stored, now) && is_known_there {
-            return;
+            return self.arrival.note(&status);
         }
         let meta = &pod.metadata;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let Some(told_as) = told_as else {
             // A static pod without a mirror: nobody to tell, and all of it when there is.
             self.memory.told_as = None;
+            self.arrival.note(&status);
             return self.memory.told.told(status, now);
         };
         let (Ok(namespace), Ok(name), Ok(uid)) =
@@ -64,6 +64,8 @@ impl Worker {
                     .reports
                     .send(Report::PodStatus { namespace, name, uid, status: body.into() })
                     .await;
+                // Behind it: who ends pods with the machine waits for this.
+                self.arrival.note(&status);
                 self.memory.told.told(status, now);
                 self.memory.told_as = Some(told_as);
             }

@@ -20,7 +20,8 @@ fn machine(folder: &Path) -> Machine {
             ("proc/stat", "cpu  100 0 100 5 5 0 0 0 0 0\nbtime 1700000000\n"),
             ("proc/meminfo", "MemTotal: 1000 kB\nMemFree: 400 kB\nInactive(file): 100 kB\n"),
             ("proc/loadavg", "0.00 0.01 0.05 1/222 3333\n"),
-            ("proc/sys/kernel/pid_max", "32768\n"),
+            ("proc/sys/kernel/pid_max", "4194304\n"),
+            ("proc/sys/kernel/threads-max", "32768\n"),
             ("proc/net/dev", "eth0: 100 1 0 0 0 0 0 0 200 1 0 0 0 0 0 0\n"),
             ("proc/77/net/dev", "eth0: 7 1 0 0 0 0 0 0 8 1 0 0 0 0 0 0\n"),
             ("logs/shop_web_4f6c/app/0.log", "some lines\n"),
@@ -106,7 +107,13 @@ async fn with_cgroups_of_version_1() {
         ],
     );
     let gauge = Gauge::new(machine(folder.path()));
-    let figures = gauge.measure(&runtime().await, Scope::All).await;
+    let runtime = runtime().await;
+    let mut figures = gauge.measure(&runtime, Scope::All).await;
+    // Volumes come by later.
+    while figures.pods.iter().any(|pod| pod.volumes.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        figures = gauge.measure(&runtime, Scope::All).await;
+    }
     assert!(figures.is_whole);
     let node = &figures.node;
     assert_eq!(node.cpu.unwrap().core_nanos, 9_000_000_000);
@@ -125,7 +132,7 @@ async fn with_cgroups_of_version_1() {
     assert_eq!(pod.n_processes, Some(12));
     let [(volume, used)] = pod.volumes.as_slice() else { panic!("{:?}", pod.volumes) };
     assert_eq!((&**volume, used.inodes_used), ("cache", Some(3)), "the file and two directories");
-    let short = gauge.measure_node(&runtime().await).await;
+    let short = gauge.measure_node(&runtime).await;
     assert_eq!((short.memory.unwrap().available_bytes, short.max_pid), (Some(424_000), Some(32768)));
     let [app] = pod.containers.as_slice() else { panic!("{:?}", pod.containers) };
     assert_eq!((&*app.name, app.cpu.unwrap().core_nanos), ("app", 2_000_000_000));
@@ -159,6 +166,24 @@ async fn with_cgroups_of_version_2() {
     assert_eq!(pod.cpu.unwrap().core_nanos, 3_000_000_000);
     assert_eq!(pod.memory.unwrap().available_bytes, Some(1000));
     assert_eq!(pod.network.as_ref().unwrap().interfaces[0].rx_bytes, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_says_nothing_of_images_has_not_moved_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let gauge = Gauge::new(machine(folder.path()));
+    let runtime = runtime().await;
+    // Another file system than that of any temporary folder.
+    runtime.set_image_place("/proc");
+    assert!(gauge.measure_node(&runtime).await.has_image_disk);
+    runtime.hold("image_fs_info");
+    let begun = tokio::time::Instant::now();
+    let node = gauge.measure_node(&runtime).await;
+    assert!(node.has_image_disk && node.memory.is_some());
+    assert!(begun.elapsed() < Duration::from_secs(3), "memory cannot wait");
+    runtime.go_away();
+    runtime.release("image_fs_info");
+    assert!(gauge.measure_all(&runtime).await.node.has_image_disk);
 }
 
 #[tokio::test]
