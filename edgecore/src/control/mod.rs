@@ -31,7 +31,7 @@ use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use self::refused::Refused;
 use self::route::{Route, route};
@@ -42,6 +42,7 @@ use crate::edged::Runtime;
 use crate::edged::logs::LogOptions;
 use crate::meta_manager::Meta;
 use crate::query;
+use crate::static_pods::StaticSet;
 
 /// People at this machine and their scripts; each followed log is one. More at once wait.
 const MAX_CONNECTIONS: usize = 64;
@@ -60,6 +61,8 @@ pub struct ControlError {
 pub struct Sources {
     /// Pods and devices as the cloud wants them.
     pub meta: Meta,
+    /// Static pods of now, of which the mirrors are.
+    pub static_pods: watch::Receiver<StaticSet>,
     /// Statuses and twins as this machine last noted them.
     pub db: Db,
     /// Containers as they are.

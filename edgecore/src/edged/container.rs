@@ -208,7 +208,8 @@ pub fn log_path(container: &str, restart_count: u32) -> String {
 /// Log directory of a pod: `<root>/<namespace>_<name>_<uid>`.
 #[must_use]
 pub fn log_directory(root: &Path, pod: &Pod) -> String {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    // One folder, whatever it is called: no part of the name leads out of the root.
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().replace('/', "_");
     let meta = &pod.metadata;
     let name = format!("{}_{}_{}", text(&meta.namespace), text(&meta.name), text(&meta.uid));
     root.join(name).display().to_string()

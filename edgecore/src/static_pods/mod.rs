@@ -10,7 +10,7 @@ mod folder;
 mod mirrors;
 mod references;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use self::folder::Folder;
 pub use self::mirrors::{Mirrors, Seats};
+use crate::edged::{POD_NAME, POD_NAMESPACE, POD_UID};
 
 /// Annotation of a static pod and of its mirror: where it comes from. Always [`FROM_FILE`] here.
 pub const SOURCE: &str = "kubernetes.io/config.source";
@@ -96,13 +97,26 @@ pub fn is_mirror(pod: &Pod) -> bool {
 }
 
 /// The Pod with the uid under which the runtime knows it: a mirror's containers carry that of the static pod. For whoever
-/// looks for containers or logs of a Pod from the store.
+/// looks for containers or logs of a Pod from the store. Anybody who may make pods may write a mirror's annotation, with any
+/// other pod's uid in it: it counts only where a static pod of this machine, of that name and that uid, stands behind it.
 #[must_use]
-pub fn as_run(pod: Arc<Pod>) -> Arc<Pod> {
-    let Some(uid) = annotation(&pod, MIRROR).map(str::to_owned) else { return pod };
+pub fn as_run(pod: Arc<Pod>, static_pods: &StaticSet) -> Arc<Pod> {
+    let Some(uid) = annotation(&pod, MIRROR) else { return pod };
+    let behind = key_of(&pod).and_then(|key| static_pods.get(&key));
+    let Some(uid) = behind.and_then(|behind| behind.metadata.uid.clone()).filter(|of| of == uid) else {
+        return pod;
+    };
     let mut pod = Arc::unwrap_or_clone(pod);
     pod.metadata.uid = Some(uid);
     Arc::new(pod)
+}
+
+/// Whether what the runtime has under these labels is this Pod's, as [`as_run`] gives it: uid and name both say so.
+#[must_use]
+pub fn runs_for(labels: &HashMap<String, String>, pod: &Pod) -> bool {
+    let metadata = &pod.metadata;
+    let said = [(POD_UID, &metadata.uid), (POD_NAMESPACE, &metadata.namespace), (POD_NAME, &metadata.name)];
+    said.iter().all(|(label, text)| text.is_some() && labels.get(*label) == text.as_ref())
 }
 
 fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
