@@ -72,16 +72,14 @@ fn silent(node: &NodeName) -> Refusal {
 async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: &NodeName) -> Option<Over> {
     let writer = stream.writer();
     let (mut reads, mut writes) = tokio::io::split(client);
+    // Errors: the node has ended the stream. Otherwise it is the client who goes.
     let down = async {
-        if writer.send(rest).await.is_err() {
-            return;
-        }
+        writer.send(rest).await?;
         let mut buffer = vec![0; BUFFER];
         while let Ok(n_read @ 1..) = reads.read(&mut buffer).await {
-            if writer.send(buffer.get(..n_read).unwrap_or_default()).await.is_err() {
-                return;
-            }
+            writer.send(buffer.get(..n_read).unwrap_or_default()).await?;
         }
+        Ok::<_, Over>(())
     };
     let up = async {
         let mut limit = FIRST_LIMIT;
@@ -98,11 +96,16 @@ async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: 
         }
         let _ = writes.shutdown().await;
     };
-    // The protocol knows no half of an end: either side's is all of it.
+    // The protocol knows no half of an end: either side's is all of it. But what the node said before its own still waits for a
+    // client who reads slowly, the exit status at the end of it.
+    let mut up = Box::pin(up);
     tokio::select! {
-        () = Box::pin(down) => {}
-        () = Box::pin(up) => {}
+        ended = Box::pin(down) => if ended.is_err() {
+            up.as_mut().await;
+        },
+        () = up.as_mut() => {}
     }
+    drop(up);
     stream.over()
 }
 

@@ -27,6 +27,9 @@ async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
 }
 
+/// How a node goes on in another protocol.
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
+
 /// All nodes are held by this.
 struct Held(StdMutex<Holder>);
 
@@ -314,4 +317,33 @@ async fn a_node_that_says_nothing_is_not_waited_for() {
     let exec = "POST /exec/a/b/c HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
     check(exec, "HTTP/1.1 504 ").await;
     drop(below);
+}
+
+#[tokio::test]
+async fn what_a_node_said_before_it_ended_a_command_comes_to_a_slow_reader() {
+    let bench = bench().await;
+    let (mut served, _) = bench.tunnel(&bench.certificate("edge-1"), "edge-1").await;
+    let client = bench.request("POST /exec/shop/web/c").await;
+    let (stream, ..) = soon("a stream", served.recv()).await.unwrap();
+    let said = [SWITCHED, &vec![7; 400_000]].concat();
+    stream.writer().send(&said).await.unwrap();
+    drop(stream);
+    // Input that nobody takes any more, while most of the output is still under way.
+    let (mut reads, mut writes) = tokio::io::split(client);
+    let writing = tokio::spawn(async move {
+        while writes.write_all(b"input").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let (mut got, mut some) = (Vec::new(), [0; 4096]);
+    loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let n_read = soon("output", reads.read(&mut some)).await.unwrap();
+        if n_read == 0 {
+            break;
+        }
+        got.extend_from_slice(&some[..n_read]);
+    }
+    assert_eq!(got.len(), said.len());
+    soon("the end of the input", writing).await.unwrap();
 }
