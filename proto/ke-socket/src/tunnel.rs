@@ -7,8 +7,8 @@
 //! little in front of it. Beginnings and ends of streams have room of their own there. Used where an end of KubeEdge's stands
 //! opposite.
 
-use std::collections::{HashMap, VecDeque};
 use std::collections::hash_map::Entry as Place;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -99,6 +99,8 @@ struct Shared {
     out: mpsc::Sender<Queued>,
     /// Bytes of data that may be put into `out`: less than it has places for, so that data never keeps out anything else.
     out_room: Arc<Semaphore>,
+    /// How many more streams there may be.
+    slots: Arc<Semaphore>,
     /// There is somebody to be refused.
     refused: Notify,
     room: Arc<Semaphore>,
@@ -121,6 +123,7 @@ struct Entry {
     over: Arc<OnceLock<Over>>,
     /// Room for its last word, which therefore never waits.
     last: mpsc::OwnedPermit<Queued>,
+    _slot: OwnedSemaphorePermit,
 }
 
 /// Bytes of a stream, and the room that they take until they are read.
@@ -185,6 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             end,
             out: sender,
             out_room: Arc::new(Semaphore::new(QUEUE)),
+            slots: Arc::new(Semaphore::new(MAX_STREAMS)),
             refused: Notify::new(),
             room: Arc::new(Semaphore::new(limits.held)),
             held_of_stream: limits.held_of_stream,
@@ -216,7 +220,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
 impl Entry {
     fn say_end(self, connection: u64) {
-        self.last.send(Queued { message: TunnelMessage { connection, says: TunnelSays::Remove }, _room: None });
+        self.last
+            .send(Queued { message: TunnelMessage { connection, says: TunnelSays::Remove }, _room: None });
     }
 }
 
@@ -384,9 +389,12 @@ impl Shared {
         request: KubeletRequest,
     ) -> Result<(), String> {
         let End::Edge { accept, .. } = &self.end else { return Ok(()) };
-        let last = self.out.clone().try_reserve_owned();
-        let opened = last.ok().and_then(|last| self.stream(id, last).ok());
-        match opened {
+        let opened = || {
+            let slot = self.slot().ok()?;
+            let last = self.out.clone().try_reserve_owned().ok()?;
+            self.stream(id, slot, last).ok()
+        };
+        match opened() {
             Some(stream) => {
                 accept(stream, reached, request);
                 Ok(())
@@ -423,9 +431,14 @@ impl Shared {
         Ok(())
     }
 
+    fn slot(&self) -> Result<OwnedSemaphorePermit, OpenError> {
+        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| OpenError::TooMany)
+    }
+
     fn stream(
         self: &Arc<Self>,
         id: u64,
+        slot: OwnedSemaphorePermit,
         last: mpsc::OwnedPermit<Queued>,
     ) -> Result<Stream, OpenError> {
         let (sender, pieces) = mpsc::unbounded_channel();
@@ -434,9 +447,6 @@ impl Shared {
         if state.has_ended {
             return Err(OpenError::Ended);
         }
-        if state.streams.len() >= MAX_STREAMS {
-            return Err(OpenError::TooMany);
-        }
         match state.streams.entry(id) {
             Place::Occupied(_) => return Err(OpenError::TooMany),
             Place::Vacant(place) => place.insert(Entry {
@@ -444,6 +454,7 @@ impl Shared {
                 room: Arc::new(Semaphore::new(self.held_of_stream)),
                 over: Arc::clone(&over),
                 last,
+                _slot: slot,
             }),
         };
         Ok(Stream { id, shared: Arc::clone(self), pieces, over })
@@ -451,7 +462,7 @@ impl Shared {
 }
 
 impl Tunnel {
-    /// Asks the edge for something. Waits for room in the tunnel's queue.
+    /// Asks the edge for something. Waits for room in the tunnel's queue; dropped meanwhile, it leaves nothing.
     pub async fn open(&self, reached: Reached, request: KubeletRequest) -> Result<Stream, OpenError> {
         let shared = &self.0;
         let End::Cloud { ids } = &shared.end else { return Err(OpenError::Ended) };
@@ -459,10 +470,14 @@ impl Tunnel {
         let message = TunnelMessage { connection: id, says: TunnelSays::Connect(reached, request) };
         // Whether it can be written is known before anything is promised.
         message.encode()?;
-        let ended = |_| OpenError::Ended;
-        let last = shared.out.clone().reserve_owned().await.map_err(ended)?;
+        if shared.state().has_ended {
+            return Err(OpenError::Ended);
+        }
+        // First: as many as may wait here for two places each find them, and nobody waits who is refused anyway.
+        let slot = shared.slot()?;
+        let last = shared.out.clone().reserve_owned().await.map_err(|_| OpenError::Ended)?;
         let asking = shared.out.reserve().await.map_err(|_| OpenError::Ended)?;
-        let stream = shared.stream(id, last)?;
+        let stream = shared.stream(id, slot, last)?;
         asking.send(Queued { message, _room: None });
         Ok(stream)
     }

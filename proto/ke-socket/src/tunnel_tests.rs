@@ -167,6 +167,49 @@ async fn streams_end_with_their_tunnel_and_are_bounded_in_number() {
     assert_eq!(late.unwrap_err(), OpenError::Ended);
 }
 
+#[tokio::test(start_paused = true)]
+async fn many_who_open_streams_at_once_wait_for_nobody_who_waits() {
+    let (above, below) = duplex(4 << 10);
+    let (sender, mut served) = mpsc::unbounded_channel();
+    let (tunnel, cloud) = Session::new(above, Vec::new(), cloud(), LIMITS);
+    let open = |_| {
+        let tunnel = tunnel.clone();
+        tokio::spawn(async move { tunnel.open(Reached::Logs, request("/logs")).await })
+    };
+    let opening: Vec<_> = (0..4000).map(open).collect();
+    // All of them wait, or were told.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, edge) = Session::new(below, Vec::new(), edge(sender), LIMITS);
+    let _running = [tokio::spawn(cloud.run()), tokio::spawn(edge.run())];
+    let mut streams = Vec::new();
+    for opening in opening {
+        match opening.await.unwrap() {
+            Ok(stream) => streams.push(stream),
+            Err(error) => assert_eq!(error, OpenError::TooMany),
+        }
+    }
+    assert_eq!(streams.len(), MAX_STREAMS);
+    for _ in 0..MAX_STREAMS {
+        served.recv().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_while_he_waits_leaves_nothing() {
+    // Nobody carries what is queued.
+    let (above, _below) = duplex(4 << 10);
+    let (tunnel, _session) = Session::new(above, Vec::new(), cloud(), LIMITS);
+    let open = || tunnel.open(Reached::Logs, request("/logs"));
+    for _ in 0..2 * (MAX_QUEUED + MAX_STREAMS) {
+        // The stream ends, and what was said of it takes two places.
+        if let Ok(opened) = tokio::time::timeout(Duration::from_secs(1), open()).await {
+            opened.unwrap();
+        }
+    }
+    assert!(tokio::time::timeout(Duration::from_secs(1), open()).await.is_err(), "the queue is full");
+    assert_eq!((tunnel.n_streams(), tunnel.0.slots.available_permits()), (0, MAX_STREAMS));
+}
+
 /// The edge's end, with the cloud's bytes written by hand.
 fn raw(limits: Limits) -> (DuplexStream, mpsc::UnboundedReceiver<Served>, JoinHandle<String>) {
     let (above, below) = duplex(64 << 10);
@@ -224,7 +267,8 @@ async fn messages_that_say_nothing_harm_nobody() {
 
 fn connect(id: u8) -> Vec<u8> {
     // Below 128 a number is one byte.
-    let request = format!(r#"{{"MessID":{id},"url":{{"Path":"/exec/a/b/c"}},"header":null,"method":"POST"}}"#);
+    let request =
+        format!(r#"{{"MessID":{id},"url":{{"Path":"/exec/a/b/c"}},"header":null,"method":"POST"}}"#);
     [&[id, 1][..], request.as_bytes()].concat()
 }
 

@@ -9,7 +9,7 @@ use ke_socket::tunnel::{Over, Stream, Tunnel};
 use ke_wire::NodeName;
 use ke_wire::tunnel::Reached;
 use prometheus_client::metrics::counter::Counter;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::request::{Asked, NotCarried, asked};
 use crate::cloud_stream::connection::{Refusal, read_head};
@@ -23,7 +23,7 @@ const BUFFER: usize = 8 << 10;
 
 /// Serves one. It ends with the client, with the stream, or when nothing comes.
 pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStream, cut: Counter) {
-    let (head, rest) = match read_head(&mut client).await {
+    let (head, mut said) = match read_head(&mut client).await {
         Ok(Some(read)) => read,
         Ok(None) => return,
         Err(refusal) => return answer(&mut client, &refusal).await,
@@ -35,7 +35,11 @@ pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStre
         }
     };
     drop(head);
-    let stream = match tunnel.open(asked.reached, asked.request.clone()).await {
+    let opening = tokio::select! {
+        opened = tunnel.open(asked.reached, asked.request.clone()) => opened,
+        () = gone(&mut client, &mut said) => return,
+    };
+    let stream = match opening {
         Ok(stream) => stream,
         Err(why) => {
             let text = format!("node {node} cannot be reached: {why}");
@@ -43,7 +47,7 @@ pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStre
         }
     };
     let over = match asked.reached {
-        Reached::Exec | Reached::Attach => both_ways(stream, client, &rest, &node).await,
+        Reached::Exec | Reached::Attach => both_ways(stream, client, &said, &node).await,
         Reached::Logs | Reached::Metrics => body(stream, client, &asked, &node).await,
     };
     if over == Some(Over::Behind) {
@@ -54,6 +58,18 @@ pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStre
             "a stream was ended: its reader is too far behind what the node sends, and KubeEdge's tunnel cannot be told to wait"
         );
     }
+}
+
+/// Returns when the client has gone. What it says until then is kept, as far as it is read: whoever says much while he is waited
+/// for is heard later.
+async fn gone(client: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) {
+    while said.len() < BUFFER {
+        match client.read_buf(said).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+    std::future::pending().await
 }
 
 async fn answer(client: &mut DuplexStream, refusal: &Refusal) {
