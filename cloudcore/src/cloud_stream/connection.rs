@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client::{Identity, TrustedClients};
+use super::crowd::Turn;
 use super::dial::Dial;
 use super::head::{self, Head, MAX_HEAD, Onward};
 use super::pump;
@@ -110,7 +111,7 @@ impl<R: Reviews> Desk<R> {
         tls: TlsAcceptor,
         from: SocketAddr,
         port: u16,
-        turn: OwnedSemaphorePermit,
+        turn: Turn,
     ) {
         let mut stream = match handshake(&tls, stream).await {
             Ok(stream) => stream,

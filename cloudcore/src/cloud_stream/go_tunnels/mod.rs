@@ -22,11 +22,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{Refusal, read_head};
+use super::crowd::{Crowd, Guest};
 use super::dial::{ByteStream, Dial, DialError};
 use crate::config::CloudStreamConfig;
 use crate::gate::{
@@ -175,19 +176,22 @@ impl TunnelPort {
 
     /// Serves until shutdown.
     pub async fn run(self, stop: Shutdown) -> Result<(), std::convert::Infallible> {
-        let room = Arc::new(Semaphore::new(PARALLEL_HANDSHAKES));
+        let crowd = Crowd::new(PARALLEL_HANDSHAKES);
         loop {
             let accepted = tokio::select! {
                 accepted = self.port.accept() => accepted,
                 () = stop.wait() => return Ok(()),
             };
             let Some((stream, from)) = accepted else { continue };
-            let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+            let Some(guest) = crowd.enter(from.ip()) else {
+                tracing::debug!(%from, "closed: too many of its source wait to be judged");
+                continue;
+            };
             let (tls, tunnels, pins) = (self.port.tls(), self.tunnels.clone(), Arc::clone(&self.pins));
             let stop = stop.clone();
             tokio::spawn(async move {
                 tokio::select! {
-                    () = Box::pin(serve(tls, stream, from, turn, tunnels, pins)) => {}
+                    () = Box::pin(serve(tls, stream, from, guest, tunnels, pins)) => {}
                     () = stop.wait() => {}
                 }
             });
@@ -199,10 +203,11 @@ async fn serve(
     tls: TlsAcceptor,
     stream: TcpStream,
     from: SocketAddr,
-    turn: OwnedSemaphorePermit,
+    guest: Guest,
     tunnels: GoTunnels,
     pins: Arc<dyn Pins>,
 ) {
+    let turn = guest.turn().await;
     match Box::pin(greet(tls, stream, from, &*pins)).await {
         Ok((stream, node, rest)) => {
             drop(turn);
