@@ -10,21 +10,20 @@ mod crowd;
 mod dial;
 mod go_tunnels;
 mod head;
+mod places;
 mod pump;
 mod review;
 mod route;
 mod serving;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::server::NoServerSessionStorage;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -32,8 +31,9 @@ pub use dial::{ByteStream, Dial, DialError};
 pub use go_tunnels::{GoTunnels, TunnelPort, Ways};
 
 use self::client::{AnyCertificate, TrustedClients};
+use self::connection::{Counters, Desk, Limits, Pods};
 use self::crowd::Crowd;
-use self::connection::{Counters, Desk, Limits, MAX_STREAMS, Pods};
+use self::places::Places;
 use self::review::{ApiReviews, Judge, Reviews};
 use self::serving::Serving;
 use crate::config::{CloudStreamConfig, KubeletAddress};
@@ -123,10 +123,9 @@ impl CloudStream {
             pods: Arc::new(graph) as Arc<dyn Pods>,
             faces: faces.clone(),
             dial,
+            places: Places::new(counters.open.clone()),
             counters,
             limits: Limits::default(),
-            room: Arc::new(Semaphore::new(MAX_STREAMS)),
-            streams: Arc::<Mutex<HashMap<_, _>>>::default(),
         });
         let signing = async {
             if addresses.is_empty() {
