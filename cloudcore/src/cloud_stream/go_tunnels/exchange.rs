@@ -1,6 +1,7 @@
 //! One request of the API server over a KubeEdge tunnel: from its head to its end.
 //!
-//! Commands and attaching are bytes both ways, the node's answer included. Of logs and numbers the node sends the body alone: it is
+//! Commands and attaching are bytes both ways, the node's answer included; what the client says beyond its head waits until the
+//! node has left HTTP, since a node that stays in it would take it for a second request, which nobody judged. Of logs and numbers the node sends the body alone: it is
 //! answered with 200 and in chunks, so that one which breaks off is seen to. Called by `mod.rs`.
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use ke_wire::NodeName;
 use ke_wire::tunnel::Reached;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::oneshot;
 
 use super::request::{Asked, NotCarried, asked};
 use crate::cloud_stream::connection::{Refusal, read_head};
@@ -18,6 +20,8 @@ use crate::cloud_stream::connection::{Refusal, read_head};
 const FIRST_LIMIT: Duration = Duration::from_secs(20);
 /// A log that is followed may be silent for as long as it likes; its reader is told by then that it is there.
 const FOLLOWED_LIMIT: Duration = Duration::from_secs(3);
+/// How an answer begins after which both speak another protocol.
+const SWITCHES: &[u8] = b"HTTP/1.1 101 ";
 /// Bytes read at once from the client.
 const BUFFER: usize = 8 << 10;
 
@@ -47,7 +51,7 @@ pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStre
         }
     };
     let over = match asked.reached {
-        Reached::Exec | Reached::Attach => both_ways(stream, client, &said, &node).await,
+        Reached::Exec | Reached::Attach => both_ways(stream, client, said, &node).await,
         Reached::Logs | Reached::Metrics => body(stream, client, &asked, &node).await,
     };
     if over == Some(Over::Behind) {
@@ -85,13 +89,28 @@ fn silent(node: &NodeName) -> Refusal {
     Refusal::new(504, text)
 }
 
-async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: &NodeName) -> Option<Over> {
+async fn both_ways(
+    mut stream: Stream,
+    client: DuplexStream,
+    mut said: Vec<u8>,
+    node: &NodeName,
+) -> Option<Over> {
+    let (tell, answered) = oneshot::channel();
     let writer = stream.writer();
     let (mut reads, mut writes) = tokio::io::split(client);
     // Errors: the node has ended the stream. Otherwise it is the client who goes.
     let down = async {
-        writer.send(rest).await?;
+        let has_switched = tokio::select! {
+            has_switched = answered => has_switched == Ok(true),
+            () = gone(&mut reads, &mut said) => return Ok(()),
+        };
         let mut buffer = vec![0; BUFFER];
+        if !has_switched {
+            while let Ok(1..) = reads.read(&mut buffer).await {}
+            return Ok(());
+        }
+        writer.send(&said).await?;
+        drop(said);
         while let Ok(n_read @ 1..) = reads.read(&mut buffer).await {
             writer.send(buffer.get(..n_read).unwrap_or_default()).await?;
         }
@@ -99,6 +118,7 @@ async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: 
     };
     let up = async {
         let mut limit = FIRST_LIMIT;
+        let mut answer = Some((tell, Vec::new()));
         loop {
             let Ok(piece) = tokio::time::timeout(limit, stream.receive()).await else {
                 let _ = writes.write_all(&silent(node).bytes()).await;
@@ -108,6 +128,13 @@ async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: 
             limit = Duration::MAX;
             if writes.write_all(&piece).await.is_err() {
                 break;
+            }
+            if let Some((tell, mut first)) = answer.take() {
+                first.extend(piece);
+                match has_switched(&first) {
+                    Some(has_switched) => drop(tell.send(has_switched)),
+                    None => answer = Some((tell, first)),
+                }
             }
         }
         let _ = writes.shutdown().await;
@@ -123,6 +150,13 @@ async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: 
     }
     drop(up);
     stream.over()
+}
+
+/// Whether an answer that begins so leaves HTTP; `None`: it has not said yet.
+fn has_switched(first: &[u8]) -> Option<bool> {
+    let n_said = first.len().min(SWITCHES.len());
+    let (said, wanted) = (first.get(..n_said)?, SWITCHES.get(..n_said)?);
+    if said != wanted { Some(false) } else { (n_said == SWITCHES.len()).then_some(true) }
 }
 
 async fn body(mut stream: Stream, client: DuplexStream, asked: &Asked, node: &NodeName) -> Option<Over> {
@@ -174,4 +208,25 @@ async fn body(mut stream: Stream, client: DuplexStream, asked: &Asked, node: &No
         _ = Box::pin(up) => {}
     }
     stream.over()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_an_answer_begins() {
+        let check = |first: &str, expected: Option<bool>| {
+            assert_eq!(has_switched(first.as_bytes()), expected, "{first:?}");
+        };
+        check("", None);
+        check("HTTP/1.1 10", None);
+        check("HTTP/1.1 101", None);
+        check("HTTP/1.1 101 Switching Protocols\r\n", Some(true));
+        check("HTTP/1.1 1010", Some(false));
+        check("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 ", Some(false));
+        check("HTTP/1.1 404 Not Found\r\n", Some(false));
+        check("HTTP/1.0 101 ", Some(false));
+        check("no HTTP", Some(false));
+    }
 }
