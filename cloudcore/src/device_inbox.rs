@@ -1,6 +1,6 @@
 //! What the other modules tell DeviceController.
 
-use ke_wire::{NodeName, Up};
+use ke_wire::{Discovery, MessageId, Namespace, NodeName, ObjectName, StateReport, TwinReport};
 use tokio::sync::mpsc;
 
 /// Something that happened to a node's link, or that a node said about devices.
@@ -12,10 +12,41 @@ pub enum FromEdge {
     Disconnected(NodeName),
     /// What the node confirmed was forgotten: it needs everything once more.
     Forgotten(NodeName),
-    /// A report, or the question which devices are the node's. Any other message is none for this module.
-    Said(NodeName, Box<Up>),
+    /// What the node said of devices. Boxed: most news are small.
+    Said(NodeName, Box<AboutDevices>),
     /// Every connected node is to be compared with what it confirmed.
     Repeat,
+}
+
+/// What a node says of devices: of `Up` what is for this module.
+#[derive(Debug)]
+pub enum AboutDevices {
+    /// "Which devices are mine?" By the id it is confirmed.
+    WhichAreMine(MessageId),
+    /// Properties of a device changed.
+    Twins {
+        /// By this it is confirmed.
+        id: MessageId,
+        /// Namespace of the device.
+        namespace: Namespace,
+        /// Its name.
+        device: ObjectName,
+        /// What changed.
+        report: TwinReport,
+    },
+    /// A device came or went.
+    State {
+        /// By this it is confirmed.
+        id: MessageId,
+        /// Namespace of the device.
+        namespace: Namespace,
+        /// Its name.
+        device: ObjectName,
+        /// Its state.
+        report: StateReport,
+    },
+    /// Devices that nobody has described yet. Nothing confirms it.
+    Discovered(Discovery),
 }
 
 /// Cloneable handle to DeviceController.

@@ -17,9 +17,11 @@ pub mod cluster;
 
 pub mod gate;
 
-pub mod node_faces;
+pub mod kubelet_endpoints;
 
 pub mod device_inbox;
+
+mod api_server;
 
 pub mod edge_controller;
 

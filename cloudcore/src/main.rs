@@ -17,7 +17,7 @@ use cloudcore::device_controller::{DeviceController, KnownNodes};
 use cloudcore::device_inbox::DeviceInbox;
 use cloudcore::edge_controller::{EdgeController, Settings, Upstream};
 use cloudcore::gate::Authority;
-use cloudcore::node_faces::NodeFaces;
+use cloudcore::kubelet_endpoints::KubeletEndpoints;
 use cloudcore::node_queue::{Ledger, NodeQueueKeeper, ObjectSyncLedger};
 use cloudcore::sync_controller::SyncController;
 use cloudcore::tunnels::{self, Tunnels};
@@ -71,14 +71,14 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let found = found.or(advertised).or(cluster.own_address);
     let stream_config = config.modules.cloud_stream;
     let go_tunnels = GoTunnels::new(&mut metrics);
-    let (faces, cloud_stream) = if stream_config.enable && is_placing {
-        let (faces, module) = CloudStream::bind(stream_config.clone(), found, &mut metrics)?;
-        (faces, Some(module))
+    let (endpoints, cloud_stream) = if stream_config.enable && is_placing {
+        let (endpoints, module) = CloudStream::bind(stream_config.clone(), found, &mut metrics)?;
+        (endpoints, Some(module))
     } else {
-        (NodeFaces::off(), None)
+        (KubeletEndpoints::off(), None)
     };
     let settings = Settings {
-        faces,
+        endpoints,
         api_server_ca: cluster.ca.clone(),
         address: advertised.or(cluster.own_address).map(|address| address.to_string()).unwrap_or_default(),
         pod_toleration_secs: config.modules.edge_controller.pod_toleration_secs.map(|secs| secs.to_u32()),
@@ -90,7 +90,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let (queues, nodes, queue_keeper) = NodeQueueKeeper::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
     let (upstream, inbox) = Upstream::channel();
     let (devices, reports) = DeviceInbox::channel();
-    let (edge_controller, downstream, graph) = EdgeController::new(
+    let (edge_controller, edge_controller_handle, graph) = EdgeController::new(
         cluster.client.clone(),
         queues.clone(),
         devices.clone(),
@@ -98,12 +98,13 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         settings,
         &mut metrics,
     );
-    let known_nodes = is_placing.then(|| KnownNodes { graph: graph.clone(), downstream: downstream.clone() });
+    let known_nodes = is_placing
+        .then(|| KnownNodes { graph: graph.clone(), edge_controller: edge_controller_handle.clone() });
     let device_controller =
         DeviceController::new(cluster.client.clone(), queues, reports, known_nodes, &mut metrics);
     let sync_controller = SyncController::new(
         cluster.client.clone(),
-        downstream.clone(),
+        edge_controller_handle.clone(),
         devices.clone(),
         graph.clone(),
         Arc::clone(&ledger) as Arc<dyn Ledger>,
@@ -134,7 +135,7 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
     let stream_parts = cloud_stream::Parts {
         client: cluster.client.clone(),
         graph: graph.clone(),
-        known: downstream.clone(),
+        edge_controller: edge_controller_handle.clone(),
         dial: Arc::new(Ways { tunnels: tunnels.clone(), go: go_tunnels.clone() }),
         authority: Arc::clone(&authority),
     };
@@ -178,26 +179,24 @@ async fn serve(config: CloudCoreConfig) -> anyhow::Result<()> {
         let client = cluster.client.clone();
         tasks.add("definitions", |stop| conversion::bring_definitions_up_to_date(client, stop));
     }
-    let downstream_for_hub = downstream.clone();
+    let placed = edge_controller_handle.clone();
     tasks.add("readiness", |stop| async move {
-        let mut downstream = downstream;
         tokio::select! {
             () = stop.wait() => {}
-            () = downstream.wait_complete() => caches.open(),
+            () = placed.wait_complete() => caches.open(),
         }
         stop.wait().await;
         Ok::<_, anyhow::Error>(())
     });
     tasks.add("node_queue", |stop| queue_keeper.run(stop));
     tasks.add("ledger", |stop| ledger_writer.run(ledger, stop));
-    let mut known = downstream_for_hub;
     tasks.add("cloud_hub", move |stop| async move {
         // Sockets are open already: who dials now waits a moment. A node that were let in before its Pods are known would
         // be told that they are gone.
         if is_placing {
             tokio::select! {
                 () = stop.wait() => return Ok(()),
-                () = known.wait_complete() => {}
+                () = edge_controller_handle.wait_complete() => {}
             }
         }
         cloud_hub.run(stop).await

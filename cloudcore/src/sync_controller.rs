@@ -12,12 +12,13 @@ use std::time::Duration;
 use ke_api::object_sync::parse_name;
 use ke_api::{ClusterObjectSync, ObjectSync};
 use ke_run::shutdown::Shutdown;
-use ke_wire::NodeName;
+use ke_wire::{Kind, NodeName, ObjectKey, Reason};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde::de::DeserializeOwned;
 
+use crate::api_server::ApiServer;
 use crate::device_inbox::DeviceInbox;
-use crate::edge_controller::{Downstream, Graph, vanished};
+use crate::edge_controller::{EdgeControllerHandle, Graph};
 use crate::node_queue::Ledger;
 
 /// Everything arrives by the watches at once; this is for what nobody thought of.
@@ -29,7 +30,7 @@ const PAGE: u32 = 500;
 /// The module. `run` it.
 pub struct SyncController {
     client: kube::Client,
-    downstream: Downstream,
+    edge_controller: EdgeControllerHandle,
     devices: DeviceInbox,
     graph: Graph,
     ledger: Arc<dyn Ledger>,
@@ -44,19 +45,19 @@ impl SyncController {
     #[must_use]
     pub fn new(
         client: kube::Client,
-        downstream: Downstream,
+        edge_controller: EdgeControllerHandle,
         devices: DeviceInbox,
         graph: Graph,
         ledger: Arc<dyn Ledger>,
     ) -> Self {
-        Self { client, downstream, devices, graph, ledger }
+        Self { client, edge_controller, devices, graph, ledger }
     }
 
     /// Runs until asked to stop.
-    pub async fn run(mut self, stop: Shutdown) -> Result<(), SyncError> {
+    pub async fn run(self, stop: Shutdown) -> Result<(), SyncError> {
         tokio::select! {
             () = stop.wait() => return Ok(()),
-            () = self.downstream.wait_complete() => {}
+            () = self.edge_controller.wait_complete() => {}
         }
         for pass in 0_u32.. {
             if pass % PASSES_PER_SWEEP == 0 {
@@ -70,7 +71,7 @@ impl SyncController {
             tokio::select! {
                 () = stop.wait() => return Ok(()),
                 () = tokio::time::sleep(PASS) => {
-                    self.downstream.repeat_all();
+                    self.edge_controller.repeat_all();
                     self.devices.repeat_all();
                 }
             }
@@ -84,7 +85,7 @@ impl SyncController {
         let cluster = records::<ClusterObjectSync>(Api::all(self.client.clone())).await?;
         let mut nodes: HashSet<NodeName> = namespaced.keys().chain(cluster.keys()).cloned().collect();
         nodes.extend(self.ledger.nodes().await);
-        let Some(lost) = vanished(self.client.clone(), &self.graph, nodes).await else {
+        let Some(lost) = vanished(&ApiServer::new(self.client.clone()), &self.graph, nodes).await else {
             tracing::warn!("cannot ask which nodes are lost; their records stay for an hour");
             return Ok(());
         };
@@ -106,6 +107,22 @@ impl SyncController {
         }
         Ok(())
     }
+}
+
+/// The nodes among these that the API server does not know at all. `None`: it could not be asked.
+async fn vanished(api: &ApiServer, graph: &Graph, nodes: HashSet<NodeName>) -> Option<HashSet<NodeName>> {
+    let mut vanished = HashSet::new();
+    for node in nodes.into_iter().filter(|node| !graph.is_node(node)) {
+        let key = ObjectKey::cluster(Kind::Node, node.as_str().parse().ok()?);
+        match api.get(&key).await {
+            Err(refused) if refused.reason == Reason::NotFound => {
+                vanished.insert(node);
+            }
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(vanished)
 }
 
 /// Namespace and name of each record, by node. Names that are none of ours are left alone.

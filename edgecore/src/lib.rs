@@ -4,10 +4,12 @@
 //! is used. The modules stand in the order in which a message from the cloud meets them.
 
 pub mod config;
+pub mod unchecked_tls;
 pub mod edge_hub;
 pub mod edge_stream;
 pub mod meta_manager;
 pub mod db;
+pub mod image_name;
 pub mod static_pods;
 pub mod edged;
 pub mod device_plugin;

@@ -320,7 +320,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let periods = kubelet.shutdown_periods();
     let systemd = std::env::var_os("NOTIFY_SOCKET");
     tokio::spawn(service_manager::ask_for_time(asked.clone(), systemd, periods.clone()));
-    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.ender(), periods));
+    tokio::spawn(node_shutdown::pass_on(asked, stop, edged.keeper(), periods));
     let sources = control::Sources {
         meta: meta.clone(),
         static_pods: static_set.clone(),

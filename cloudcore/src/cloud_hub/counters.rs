@@ -11,6 +11,7 @@ pub struct Counters {
     pub(crate) lost: Counter,
     pub(crate) refused: Counter,
     pub(crate) bad_frames: Counter,
+    pub(crate) dropped: Counter,
 }
 
 impl Counters {
@@ -29,6 +30,10 @@ impl Counters {
             ),
             bad_frames: metrics
                 .counter("cloudcore_bad_frames", "Frames that say nothing cloudcore understands"),
+            dropped: metrics.counter(
+                "cloudcore_dropped_messages",
+                "Messages for what this cloudcore does not have; nobody answers them",
+            ),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod enroll;
 pub mod in_cluster;
 mod listen;
 mod node_link;
+mod sort;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

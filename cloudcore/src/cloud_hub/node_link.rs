@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use super::admit::{self, NodeGraph, Verdict};
 use super::counters::Counters;
 use super::listen::{self, Conn, MAX_MESSAGE};
+use super::sort::{self, Recipient};
 use crate::device_inbox::{DeviceInbox, FromEdge};
 use crate::edge_controller::{FromNode, Upstream};
 use crate::node_queue::{Ended, NodeQueue};
@@ -128,7 +129,7 @@ impl NodeLink {
                 frame = self.wire.next() => Event::Frame(frame),
                 Some(answered) = self.answering.next() => Event::Answer(answered),
                 () = self.parts.queue.changed() => Event::Queue,
-                () = ready(self.parts.streams.as_ref()) => Event::Streams,
+                () = LinkStreams::ready(self.parts.streams.as_ref()) => Event::Streams,
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = shutdown.wait() => Event::Stop,
             };
@@ -266,43 +267,47 @@ impl NodeLink {
             );
             verdict = Verdict::Admit;
         }
-        match (verdict, message) {
-            (Verdict::Admit, Up::Ask { id, question }) => self.ask(id, question).await,
-            (Verdict::Answer(answer), Up::Ask { id, question }) => {
+        let refusal = match verdict {
+            Verdict::Admit => None,
+            Verdict::Answer(answer) => Some(answer),
+            Verdict::Drop(why) => {
                 self.parts.counters.refused.inc();
-                self.log_now_and_then("the node asked for what it may not touch");
-                self.answer(Instant::now(), id, about(&question), answer, None);
+                return self.log_now_and_then(why);
             }
-            (Verdict::Admit, Up::NotKept { why, about, .. }) => {
+        };
+        match sort::recipient(message) {
+            Recipient::Answers(id, question) => match refusal {
+                None => self.ask(id, question).await,
+                Some(answer) => {
+                    self.parts.counters.refused.inc();
+                    self.log_now_and_then("the node asked for what it may not touch");
+                    self.answer(Instant::now(), id, question.about(), answer, None);
+                }
+            },
+            Recipient::Events(key, change) => {
+                // Never closed; and a flood of one node waits here, in its own socket.
+                let Ok(permit) = Arc::clone(&self.telling).acquire_owned().await else { return };
+                self.parts.upstream.tell(FromNode::Event(self.parts.node.clone(), key, change, permit)).await;
+            }
+            Recipient::Devices(said) => {
+                // Which device is whose is known there. It only notes what is said, so that this never waits long.
+                self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), Box::new(said))).await;
+            }
+            Recipient::Link(about, why) => {
                 tracing::debug!(node = %self.parts.node, ?about, why, "the node could not keep an object");
                 self.log_now_and_then(
                     "the node could not keep an object, which is sent again; its own log says why",
                 );
             }
-            (
-                Verdict::Admit,
-                message @ (Up::MembershipDetail { .. }
-                | Up::TwinReport { .. }
-                | Up::StateReport { .. }
-                | Up::Discovered { .. }),
-            ) => {
-                // Which device is whose is known there. It only notes what is said, so that this never waits long.
-                self.parts.devices.tell(FromEdge::Said(self.parts.node.clone(), Box::new(message))).await;
-            }
-            (Verdict::Admit | Verdict::Answer(_), message) => {
-                // Never closed; and a flood of one node waits here, in its own socket.
-                let Ok(permit) = Arc::clone(&self.telling).acquire_owned().await else { return };
-                self.parts.upstream.tell(FromNode::Tell(self.parts.node.clone(), message, permit)).await;
-            }
-            (Verdict::Drop(why), _) => {
-                self.parts.counters.refused.inc();
-                self.log_now_and_then(why);
+            Recipient::Nobody(what) => {
+                self.parts.counters.dropped.inc();
+                tracing::debug!(node = %self.parts.node, what, "nothing here takes what the node says");
             }
         }
     }
 
     async fn ask(&mut self, id: MessageId, question: Question) {
-        let about = about(&question);
+        let about = question.about();
         if self.answering.len() >= MAX_QUESTIONS {
             self.parts.counters.refused.inc();
             self.log_now_and_then("the node has too many questions open");
@@ -360,31 +365,6 @@ impl NodeLink {
         if self.last_logged.is_none_or(|last| now - last > LOG_PAUSE) {
             self.last_logged = Some(now);
             tracing::warn!(node = %self.parts.node, why, "a message of the node has no effect; more of this minute are only counted");
-        }
-    }
-}
-
-/// Waits until there is a frame of a stream to write; for ever where there are no streams.
-async fn ready(streams: Option<&LinkStreams>) {
-    std::future::poll_fn(|cx| match streams {
-        Some(streams) => streams.poll_ready(cx),
-        None => std::task::Poll::Pending,
-    })
-    .await;
-}
-
-/// What the answer to a question says it is about.
-fn about(question: &Question) -> About {
-    match question {
-        Question::Get(key) | Question::Create { key, .. } | Question::Update { key, .. } => {
-            About::Object(key.clone())
-        }
-        Question::Token { namespace, account, .. } => About::Token(namespace.clone(), account.clone()),
-        Question::ApiServerCa => About::ApiServerCa,
-        Question::PatchNodeStatus { node, .. } => About::NodeStatus(node.clone()),
-        Question::PatchPodStatus { namespace, name, .. } => About::PodStatus(namespace.clone(), name.clone()),
-        Question::DeletePod { namespace, name, .. } => {
-            About::Object(ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
         }
     }
 }

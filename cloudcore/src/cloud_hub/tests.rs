@@ -116,6 +116,7 @@ struct Bench {
     said: mpsc::Receiver<FromNode>,
     tunnels: Tunnels,
     stream_metrics: Metrics,
+    counters: Arc<Counters>,
     messages: SocketAddr,
     enrolment: SocketAddr,
     trigger: Trigger,
@@ -140,6 +141,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
     let (upstream, said) = Upstream::channel();
     let mut stream_metrics = Metrics::new();
     let tunnels = Tunnels::new(tunnels::counters(&mut stream_metrics));
+    let counters = Arc::new(Counters::new(&mut Metrics::new()));
     let parts = Parts {
         authority: Arc::clone(&authority),
         secrets,
@@ -150,7 +152,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
         devices: DeviceInbox::channel().0,
         tunnels: tunnels.clone(),
         graph: Arc::new(OwnSecrets),
-        counters: Arc::new(Counters::new(&mut Metrics::new())),
+        counters: Arc::clone(&counters),
     };
     let hub = CloudHub::bind(config, parts).unwrap();
     let port = |address: Option<SocketAddr>| SocketAddr::from(([127, 0, 0, 1], address.unwrap().port()));
@@ -166,6 +168,7 @@ async fn bench_with(secrets: MemorySecrets, change: impl FnOnce(&mut CloudHubCon
         said,
         tunnels,
         stream_metrics,
+        counters,
         messages,
         enrolment,
         trigger,

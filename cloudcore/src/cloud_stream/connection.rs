@@ -26,7 +26,7 @@ use super::review::{Judge, Reviews, Right};
 use super::route::{self, Asked, NotHere};
 use crate::edge_controller::Graph;
 use crate::gate::handshake;
-use crate::node_faces::{Entrance, NodeFaces};
+use crate::kubelet_endpoints::{Entrance, KubeletEndpoints};
 
 /// Times that tests shorten.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,7 @@ pub(super) struct Desk<R> {
     pub trusted: TrustedClients,
     pub judge: Judge<R>,
     pub pods: Arc<dyn Pods>,
-    pub faces: NodeFaces,
+    pub endpoints: KubeletEndpoints,
     pub dial: Arc<dyn Dial>,
     pub counters: Counters,
     pub limits: Limits,
@@ -161,7 +161,7 @@ impl<R: Reviews> Desk<R> {
     ) -> Result<(NodeName, Onward, Place), Refusal> {
         let who = self.who(head, stream.get_ref().1.peer_certificates().unwrap_or_default()).await?;
         let route = route::route(head.path()).map_err(|why| Refusal::new(status(&why), why.to_string()))?;
-        let entrance = self.faces.entrance(port);
+        let entrance = self.endpoints.entrance(port);
         let node = route::node(&entrance, &route.asked, |namespace, pod| self.pods.node_of(namespace, pod));
         // Whoever may nothing learns nothing: not whether a pod exists, nor where.
         let judged_for = match (&node, &entrance, &route.asked) {

@@ -37,9 +37,9 @@ use self::places::Places;
 use self::review::{ApiReviews, Judge, Reviews};
 use self::serving::Serving;
 use crate::config::{CloudStreamConfig, KubeletAddress};
-use crate::edge_controller::{Downstream, Graph};
+use crate::edge_controller::{EdgeControllerHandle, Graph};
 use crate::gate::{Authority, ListenError, Port};
-use crate::node_faces::NodeFaces;
+use crate::kubelet_endpoints::KubeletEndpoints;
 
 /// Connections that are judged at once, on all ports; a stranger holds his turn for 20 s at most.
 const MAX_UNJUDGED: usize = 512;
@@ -51,7 +51,7 @@ pub struct Parts {
     /// Where pods are.
     pub graph: Graph,
     /// When that is known.
-    pub known: Downstream,
+    pub edge_controller: EdgeControllerHandle,
     /// Ways to nodes.
     pub dial: Arc<dyn Dial>,
     /// Signs a certificate where the cluster does not.
@@ -61,7 +61,7 @@ pub struct Parts {
 /// The module. `run` it.
 pub struct CloudStream {
     config: CloudStreamConfig,
-    faces: NodeFaces,
+    endpoints: KubeletEndpoints,
     shared: Port,
     serving: Arc<Serving>,
     addresses: Vec<IpAddr>,
@@ -75,7 +75,7 @@ impl CloudStream {
         config: CloudStreamConfig,
         found: Option<IpAddr>,
         metrics: &mut Metrics,
-    ) -> Result<(NodeFaces, Self), ListenError> {
+    ) -> Result<(KubeletEndpoints, Self), ListenError> {
         let serving = Arc::<Serving>::default();
         let tls = tls(&serving)?;
         let port = config.stream_port.to_u16();
@@ -89,14 +89,15 @@ impl CloudStream {
         };
         let mut addresses: Vec<IpAddr> = shown.into_iter().chain(found).collect();
         addresses.dedup();
-        let faces = NodeFaces::new(shown, config.ports().unwrap_or_default(), port, config.address, tls);
+        let endpoints =
+            KubeletEndpoints::new(shown, config.ports().unwrap_or_default(), port, config.address, tls);
         let counters = Counters {
             served: metrics
                 .counter("cloud_stream_requests", "Requests of the API server that went to a node"),
             refused: metrics.counter("cloud_stream_refused_requests", "Requests that went to no node"),
             open: metrics.gauge("cloud_stream_open_streams", "Streams between clients and nodes now"),
         };
-        Ok((faces.clone(), Self { config, faces, shared, serving, addresses, counters }))
+        Ok((endpoints.clone(), Self { config, endpoints, shared, serving, addresses, counters }))
     }
 
     /// Where nodes without a port of their own are served.
@@ -106,22 +107,22 @@ impl CloudStream {
 
     /// Serves until shutdown.
     pub async fn run(self, parts: Parts, stop: Shutdown) -> Result<(), CloudStreamError> {
-        let Self { config, faces, shared, serving, addresses, counters } = self;
-        let Parts { client, graph, mut known, dial, authority } = parts;
+        let Self { config, endpoints, shared, serving, addresses, counters } = self;
+        let Parts { client, graph, edge_controller, dial, authority } = parts;
         let instead = serving
             .show_own(&config, &authority, addresses.first().copied())
             .map_err(|why| CloudStreamError::Certificate(why.to_string()))?;
         // Who dials now waits a moment: a pod that is not known yet would be told to be nobody's.
         tokio::select! {
             () = stop.wait() => return Ok(()),
-            () = known.wait_complete() => {}
+            () = edge_controller.wait_complete() => {}
         }
         let trusted = TrustedClients::default();
         let desk = Arc::new(Desk {
             trusted: trusted.clone(),
             judge: Judge::new(ApiReviews { client: client.clone() }),
             pods: Arc::new(graph) as Arc<dyn Pods>,
-            faces: faces.clone(),
+            endpoints: endpoints.clone(),
             dial,
             places: Places::new(counters.open.clone()),
             counters,
@@ -134,7 +135,7 @@ impl CloudStream {
             serving.keep_signed(client.clone(), addresses, instead, stop.clone()).await;
         };
         tokio::select! {
-            () = accept_all(desk, faces, shared) => {}
+            () = accept_all(desk, endpoints, shared) => {}
             () = trusted.follow(client.clone(), stop.clone()) => {}
             () = signing => {}
             () = stop.wait() => {}
@@ -156,13 +157,13 @@ pub enum CloudStreamError {
 }
 
 /// Accepts on the shared port and on each that is opened. Does not end.
-async fn accept_all<R: Reviews>(desk: Arc<Desk<R>>, faces: NodeFaces, shared: Port) {
+async fn accept_all<R: Reviews>(desk: Arc<Desk<R>>, endpoints: KubeletEndpoints, shared: Port) {
     let crowd = Crowd::new(MAX_UNJUDGED);
     let mut ports = JoinSet::new();
     let number = shared.address().map_or(0, |address| address.port());
     ports.spawn(accept(Arc::clone(&desk), shared, number, crowd.clone()));
     loop {
-        for (number, port) in faces.opened().await {
+        for (number, port) in endpoints.opened().await {
             ports.spawn(accept(Arc::clone(&desk), port, number, crowd.clone()));
         }
     }

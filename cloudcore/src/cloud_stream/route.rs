@@ -5,7 +5,7 @@
 
 use ke_wire::{Namespace, NodeName, ObjectName};
 
-use crate::node_faces::Entrance;
+use crate::kubelet_endpoints::Entrance;
 
 /// What a path is about.
 #[derive(Clone, Debug, PartialEq, Eq)]

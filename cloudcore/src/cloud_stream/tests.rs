@@ -108,7 +108,7 @@ impl Dial for Nodes {
 type Pair = (CertificateDer<'static>, Vec<u8>);
 
 struct Bench {
-    faces: NodeFaces,
+    endpoints: KubeletEndpoints,
     shared: u16,
     roots: RootCertStore,
     script: Script,
@@ -155,7 +155,7 @@ async fn bench(node_ports: &[u16]) -> Bench {
     let tls = tls(&serving).unwrap();
     let shared = Port::with_tls("shared", here, 0, tls.clone()).unwrap();
     let shared_port = shared.address().unwrap().port();
-    let faces = NodeFaces::new(Some(here), range(node_ports), shared_port, here, tls);
+    let endpoints = KubeletEndpoints::new(Some(here), range(node_ports), shared_port, here, tls);
     let ((clients, pem), (strangers, _)) = (client_ca("clients"), client_ca("strangers"));
     let trusted = TrustedClients::default();
     assert_eq!(trusted.set(&pem), Ok(1));
@@ -166,7 +166,7 @@ async fn bench(node_ports: &[u16]) -> Bench {
         trusted,
         judge: Judge::new(script.clone()),
         pods: Arc::new(TwoPods) as Arc<dyn Pods>,
-        faces: faces.clone(),
+        endpoints: endpoints.clone(),
         dial: Arc::new(Nodes(dial)) as Arc<dyn Dial>,
         counters: counters.clone(),
         limits: Limits { head: SHORT, dial: SHORT },
@@ -174,9 +174,9 @@ async fn bench(node_ports: &[u16]) -> Bench {
     });
     let mut roots = RootCertStore::empty();
     roots.add(authority.ca().clone()).unwrap();
-    let serving = tokio::spawn(accept_all(desk, faces.clone(), shared));
+    let serving = tokio::spawn(accept_all(desk, endpoints.clone(), shared));
     Bench {
-        faces,
+        endpoints,
         shared: shared_port,
         roots,
         script,
@@ -192,7 +192,7 @@ impl Bench {
     /// The port that this node has got.
     fn node(&self, node: &str) -> u16 {
         let mut object = json!({"metadata": {"name": node}, "status": {}});
-        self.faces.create(&name(node), &mut object);
+        self.endpoints.create(&name(node), &mut object);
         let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap();
         u16::try_from(port).unwrap()
     }

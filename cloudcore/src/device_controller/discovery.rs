@@ -3,7 +3,7 @@
 //! A model's annotations `discover.isthmus.io/<key>` are its rule: each is a regular expression that must match what the
 //! mapper knows under that key (`id` and `node` are keys, too; capitals do not matter), and the mapper's protocol must be
 //! the model's. Of several models the first takes the device, by namespace and name. A Device that was made so is never
-//! deleted here: what is unplugged is offline. Called by `mod.rs`.
+//! deleted here: what is unplugged is offline. Called by `running.rs`.
 
 use std::collections::BTreeMap;
 

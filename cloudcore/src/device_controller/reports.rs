@@ -6,166 +6,41 @@
 //! Nothing that was accepted is dropped; what is bounded is the list of those who wait for a confirmation, and whoever falls
 //! off it says it again.
 //!
-//! Whose turn it is decides `turns.rs`; an API server that does not keep up gets the DeviceStatus first. Driven by `mod.rs`,
+//! Whose turn it is decides `turns.rs`; an API server that does not keep up gets the DeviceStatus first. Driven by `running.rs`,
 //! carried out by `write.rs`.
+
+mod entry;
+mod writes;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
-use ke_api::device_status::DeviceStatusStatus;
 use ke_run::backoff::Backoff;
-use ke_wire::{MessageId, NodeName, StateReport, TwinReport, Uid, Version};
-use serde::Deserialize as _;
+use ke_wire::{MessageId, NodeName, StateReport, TwinReport};
 use serde_json::{Map, Value};
 
+use self::entry::{Entry, Held, Planned, Waiting};
 use super::conditions::Problem;
 use super::object::{Id, SeenDevice};
-use super::says::PropertySays;
-use super::translate::{Facts, Shown, Taken, digest};
-use super::turns::{Pressure, Turns};
+use super::translate::{Facts, Taken};
+use super::turns::Turns;
+
+pub(super) use self::writes::{Found, Said, StatusWrite, Write, Written, Wrote};
 
 /// Between the beginnings of two writes of one device: three a second at most, and no value waits longer for it.
 const PAUSE: Duration = Duration::from_millis(300);
-/// Reports of one device that wait for their confirmation: a mapper that tells its properties one by one has as many as
-/// properties, more only while the API server is away.
-const MAX_WAITING: usize = 256;
 /// While the API server is away. A device that it refuses for good is tried again now and then: somebody may grant the
 /// right that was missing.
 const AWAY: Backoff =
     Backoff { first: Duration::from_millis(500), factor: 2.0, max: Duration::from_secs(15), jitter: 0.0 };
 const REFUSED: Duration = Duration::from_secs(60);
+
 /// Who waits to hear that a report is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Confirmation {
     pub(super) node: NodeName,
     pub(super) report: MessageId,
-}
-
-/// What to do about the DeviceStatus.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum StatusWrite {
-    /// Make it, with this status.
-    Create(Map<String, Value>),
-    /// Merge this into its status.
-    Patch(Map<String, Value>),
-    /// It belongs to a Device of this name that is no more, or to none: make it this one's.
-    TakeOver(Map<String, Value>),
-}
-
-/// One device's write.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Write {
-    pub(super) id: Id,
-    pub(super) uid: Uid,
-    pub(super) status: Option<StatusWrite>,
-    /// Merged into the status of the Device itself.
-    pub(super) device: Option<Map<String, Value>>,
-    /// To be told as Kubernetes events once the Device says them.
-    pub(super) events: Vec<Problem>,
-}
-
-/// What came of one half of a write.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Wrote {
-    /// There was nothing to do.
-    Nothing,
-    /// It is in the API server.
-    Done(Version),
-    /// The object is not there.
-    Missing,
-    /// It is there already, and says this.
-    Exists(Box<Found>),
-    /// Not now: the API server is away, or busy.
-    Away,
-    /// Not like this: trying again soon is in vain.
-    Refused,
-}
-
-/// A DeviceStatus that is there.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Found {
-    pub(super) facts: Facts,
-    pub(super) said: Said,
-    /// Uid of the Device that it belongs to; empty when it says none.
-    pub(super) owner: String,
-}
-
-impl Found {
-    /// What a DeviceStatus says. One that says nonsense says nothing, and is written over.
-    pub(super) fn of(object: &Value) -> Self {
-        let status = object.get("status").unwrap_or(&Value::Null);
-        let facts = Option::<DeviceStatusStatus>::deserialize(status).ok().flatten().unwrap_or_default();
-        let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let owner =
-            owners.into_iter().flatten().find(|owner| owner.get("kind").is_some_and(|kind| kind == "Device"));
-        let owner =
-            owner.and_then(|owner| owner.get("uid")).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let said = Said::new(status.as_object().unwrap_or(&Map::new()));
-        Self { facts: Facts::from_status(facts), said, owner }
-    }
-}
-
-/// What came of a write.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Written {
-    pub(super) id: Id,
-    pub(super) uid: Uid,
-    pub(super) status: Wrote,
-    pub(super) device: Wrote,
-}
-
-/// What a DeviceStatus says, as far as it is known.
-#[derive(Clone, Debug, PartialEq)]
-enum Held {
-    Missing,
-    Says(Said),
-    /// It is of a Device that is no more, or somebody made it by hand.
-    Foreign,
-}
-
-/// What is compared of a DeviceStatus.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Said {
-    twins: u64,
-    state: Option<Value>,
-    last_online: Option<Value>,
-}
-
-impl Said {
-    pub(super) fn new(status: &Map<String, Value>) -> Self {
-        Self {
-            twins: digest(status.get("twins")),
-            state: status.get("state").cloned(),
-            last_online: status.get("lastOnlineTime").cloned(),
-        }
-    }
-}
-
-/// A report whose confirmation waits.
-#[derive(Debug)]
-struct Waiting {
-    who: Confirmation,
-    /// Digest of what it was about: a newer report about the same overtakes it.
-    about: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    uid: Uid,
-    node: String,
-    properties: Vec<PropertySays>,
-    facts: Facts,
-    held: Held,
-    shown: Shown,
-    problems: Vec<Problem>,
-    waiting: VecDeque<Waiting>,
-    /// The next write does not begin before this.
-    not_before: Option<Instant>,
-    n_failed: u32,
-    /// The last refusal of either half: not tried again before its time.
-    status_refused: Option<Instant>,
-    device_refused: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -174,17 +49,6 @@ struct UnderWay {
     said: Option<Said>,
     shown: Map<String, Value>,
     /// The Device itself was left for later: what is not in the DeviceStatus is nowhere.
-    is_behind: bool,
-}
-
-/// What there is to write of a device.
-#[derive(Debug)]
-struct Planned {
-    status: Option<StatusWrite>,
-    said: Option<Said>,
-    device: Option<Map<String, Value>>,
-    events: Vec<Problem>,
-    /// The Device itself is left for later.
     is_behind: bool,
 }
 
@@ -462,64 +326,6 @@ impl Statuses {
         let Some(entry) = self.entries.get(id) else { return };
         let at = entry.not_before.map_or(now, |not_before| not_before.max(now));
         self.turns.want(id, at);
-    }
-}
-
-impl Entry {
-    /// Whether there is no place now that takes what is known.
-    fn is_refused(&self, now: Instant) -> bool {
-        let is = |refused: Option<Instant>| refused.is_some_and(|until| until > now);
-        is(self.status_refused) && is(self.device_refused)
-    }
-
-    /// When a half that was refused is to be tried again.
-    fn next_try(&self, now: Instant) -> Option<Instant> {
-        let refused = self.status_refused.into_iter().chain(self.device_refused);
-        refused.filter(|until| *until > now).min()
-    }
-
-    /// Whether the last write came through, as far as is known.
-    fn takes_writes(&self) -> bool {
-        self.n_failed == 0 && self.status_refused.is_none() && self.device_refused.is_none()
-    }
-
-    /// Keeps the list within its bound, and says how many fell off.
-    fn drop_waiting(&mut self) -> u64 {
-        let n_over = self.waiting.len().saturating_sub(MAX_WAITING);
-        self.waiting.drain(..n_over);
-        n_over as u64
-    }
-
-    /// What there is to write now.
-    fn plan(&self, now: Instant, stamp: &str, pressure: Pressure) -> Planned {
-        let wanted = self.facts.device_status(&self.properties);
-        let said = Said::new(&wanted);
-        let may = |refused: Option<Instant>| refused.is_none_or(|until| until <= now);
-        let may_status = may(self.status_refused);
-        let status = match &self.held {
-            _ if !may_status => None,
-            Held::Missing => Some(StatusWrite::Create(wanted)),
-            Held::Foreign => Some(StatusWrite::TakeOver(wanted)),
-            Held::Says(held) if *held == said => None,
-            Held::Says(_) => Some(StatusWrite::Patch(wanted)),
-        };
-        let said = status.is_some().then_some(said);
-        let live = self.facts.live_status(&self.properties);
-        let problems: Vec<Problem> = self.problems.iter().chain(self.facts.trouble()).cloned().collect();
-        let mut patch =
-            if may(self.device_refused) { self.shown.patch(live, &problems, stamp) } else { Map::new() };
-        if matches!(self.held, Held::Missing) && !self.facts.has_values() {
-            // Nothing is known yet, which is no reason to take away what an earlier run wrote.
-            patch.remove("twins");
-        }
-        // Where there is no other place for a value, or it is no mere value, it does not wait.
-        let has_place = may_status && self.status_refused.is_none();
-        let may_wait = has_place && !patch.contains_key("conditions") && !patch.contains_key("state");
-        let is_behind = pressure == Pressure::High && may_wait && !patch.is_empty();
-        let device = (!patch.is_empty() && !is_behind).then_some(patch);
-        let tells = device.as_ref().is_some_and(|patch| patch.contains_key("conditions"));
-        let events = if tells { self.shown.untold(&problems) } else { Vec::new() };
-        Planned { status, said, device, events, is_behind }
     }
 }
 

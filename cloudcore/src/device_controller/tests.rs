@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex};
 use http_body_util::BodyExt;
 use hyper::{Request, Response};
 use ke_run::shutdown::Trigger;
+use ke_run::telemetry::Metrics;
 use kube::client::Body;
 use serde_json::{Value, json};
 
-use ke_wire::Kind;
+use ke_wire::{Down, Kind};
 
-use super::object::{SeenDevice, SeenModel};
+use super::super::DeviceController;
+use super::super::object::{SeenDevice, SeenModel};
 use super::*;
 use crate::device_inbox::DeviceInbox;
+use crate::node_queue::QueueOrder;
 
 /// What the API server was sent, and whether it answers.
 #[derive(Default)]
@@ -99,7 +102,7 @@ fn report(id: &str, device: &str, value: &str) -> FromEdge {
     let report = json!({"timestamp": unix_ms(), "twin": {"heat": {"actual": {"value": value}}}});
     FromEdge::Said(
         node(),
-        Box::new(Up::TwinReport {
+        Box::new(AboutDevices::Twins {
             id: id.parse().unwrap(),
             namespace: "plant".parse().unwrap(),
             device: device.parse().unwrap(),
@@ -195,7 +198,7 @@ async fn an_edge_that_asks_gets_everything_once_whatever_it_has_confirmed() {
         ("1", "confirmed 1, membership of 1, ++plant/devicemodel/oven, ++plant/device/a"),
         ("2", "confirmed 2"),
     ] {
-        let detail = Up::MembershipDetail { id: asked.parse().unwrap(), request: String::new() };
+        let detail = AboutDevices::WhichAreMine(asked.parse().unwrap());
         bench.inbox.tell(FromEdge::Said(node(), Box::new(detail))).await;
         assert_eq!(bench.told().await, expected);
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::discovery::Step;
 use super::object::Id;
 use super::reports::{Found, StatusWrite, Write, Written, Wrote};
-use crate::edge_controller::{ApiServer, Call, Content, object_path};
+use crate::api_server::{ApiServer, Call, Content, object_path};
 
 const API_VERSION: &str = "devices.kubeedge.io/v1beta1";
 const STATUSES: &str = "devicestatuses";

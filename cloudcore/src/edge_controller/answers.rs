@@ -1,6 +1,6 @@
 //! Questions get answers: one API call or two each, always an answer, failures in the API server's own words.
 //!
-//! Admission has happened; what only the content shows is checked here. Called by `upstream.rs`.
+//! Admission has happened; what only the content shows is checked here. Called by `lanes.rs`.
 
 #![expect(clippy::result_large_err, reason = "a refusal is what the edge gets, once a call")]
 
@@ -9,20 +9,19 @@ use hyper::Method;
 use ke_api::object::{self, ObjectError};
 use ke_api::pod_network::POD_NETWORK;
 use ke_wire::{
-    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Up,
-    Version,
+    Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Version,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::api::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use super::graph::Graph;
 use super::handle::LinkNews;
 use super::numbers::Numbers;
 use super::observed;
 use super::services::Services;
+use crate::api_server::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use crate::edge_node::{CLOUDCORE, EDGE_LABEL};
-use crate::node_faces::{NodeFaces, as_the_node_said};
+use crate::kubelet_endpoints::{KubeletEndpoints, as_the_node_said};
 
 /// A lease belongs to one node, so that a lost race is with itself: reading it anew settles it.
 const LEASE_TRIES: u32 = 3;
@@ -38,7 +37,7 @@ pub(super) struct Answers {
     /// Address told to the nodes; empty when not known.
     pub address: String,
     /// What Nodes show to the API server.
-    pub faces: NodeFaces,
+    pub endpoints: KubeletEndpoints,
     /// What was said of Services a moment ago.
     pub services: Services,
     /// Where a registration of an existing Node is told.
@@ -105,41 +104,12 @@ impl Answers {
         }
     }
 
-    /// Carries out what nobody waits for.
-    pub(super) async fn take(&self, node: &NodeName, up: Up) {
-        let outcome = match up {
-            Up::Event { key, change, .. } => self.event(&key, change).await,
-            // Said by no edge since v1.10, and dropped by CloudHub's admission.
-            Up::OldPodStatus { .. }
-            | Up::OldPodStatuses { .. }
-            | Up::OldNode { .. }
-            | Up::OldNodeStatus { .. }
-            // Answered elsewhere, or for modules that are not there yet.
-            | Up::Ask { .. }
-            | Up::Keepalive { .. }
-            | Up::Ack { .. }
-            | Up::NotKept { .. }
-            | Up::MembershipDetail { .. }
-            | Up::TwinReport { .. }
-            | Up::StateReport { .. }
-            | Up::Discovered { .. }
-            | Up::Apply { .. }
-            | Up::SetWatches { .. }
-            | Up::MqttUpload { .. }
-            | Up::ServiceUpload { .. }
-            | Up::ServiceReplied { .. }
-            | Up::ServiceFailed { .. }
-            | Up::CsiAnswered { .. }
-            | Up::JobReport { .. }
-            | Up::TaskReport { .. } => {
-                tracing::debug!(%node, "a report that nothing here takes");
-                Ok(())
-            }
-        };
+    /// Stores an event. Nobody waits for it.
+    pub(super) async fn store_event(&self, node: &NodeName, key: &ObjectKey, change: EventChange) {
         self.numbers.asked.inc();
-        if let Err(refused) = outcome {
+        if let Err(refused) = self.event(key, change).await {
             self.numbers.refused.inc();
-            tracing::warn!(%node, "a report was not stored: {refused}");
+            tracing::warn!(%node, "an event was not stored: {refused}");
         }
     }
 
@@ -239,7 +209,7 @@ impl Answers {
                 if object.pointer("/metadata/labels").is_none_or(|labels| labels.get(EDGE_LABEL).is_none()) {
                     tracing::warn!(%node, "registers without the label {}: it will get nothing", EDGE_LABEL);
                 }
-                self.faces.create(node, &mut object);
+                self.endpoints.create(node, &mut object);
                 let call = Call::new(Method::POST, path).with(Content::Json, object.to_string().into());
                 let outcome = self.api.call(call).await.and_then(as_said);
                 if outcome.as_ref().is_err_and(|refused| refused.reason == Reason::AlreadyExists) {
@@ -336,7 +306,7 @@ impl Answers {
             patch.insert("metadata".to_owned(), json!({"uid": uid}));
         }
         if let Some(node) = node {
-            self.faces.patch(node, &mut patch);
+            self.endpoints.patch(node, &mut patch);
         }
         let call = Call::new(Method::PATCH, object_path(key, "/status")?);
         let body = Value::Object(patch).to_string();

@@ -43,14 +43,14 @@ fn answers(script: Vec<(u16, Value)>) -> (Answers, Seen, mpsc::Receiver<LinkNews
     let api = ApiServer::new(kube::Client::new(service, "default"));
     let graph = Graph::default();
     let (api_server_ca, address) = ("PEM".to_owned(), "10.0.0.9".to_owned());
-    let faces = NodeFaces::off();
+    let endpoints = KubeletEndpoints::off();
     (
         Answers {
             api,
             graph,
             api_server_ca,
             address,
-            faces,
+            endpoints,
             services: Services::default(),
             news,
             numbers: Numbers::default(),
@@ -358,8 +358,7 @@ async fn events_tolerate_collisions() {
     let event = || bytes(json!({"metadata": {"name": "x", "resourceVersion": "3"}}));
     let check = async |change: EventChange, script: Vec<(u16, Value)>, expected: &[&str]| {
         let (answers, seen, _told) = answers(script);
-        let up = Up::Event { id: ke_wire::MessageId::fresh(), key: key("shop/event/x"), change };
-        answers.take(&"e1".parse().unwrap(), up).await;
+        answers.store_event(&"e1".parse().unwrap(), &key("shop/event/x"), change).await;
         let seen: Vec<String> = seen
             .lock()
             .unwrap()
@@ -427,7 +426,7 @@ async fn a_node_shows_the_clouds_address_and_sees_its_own() {
 
     let (mut answers, seen, _told) =
         answers(vec![(201, stored.clone()), (200, stored.clone()), (200, stored.clone())]);
-    answers.faces = NodeFaces::showing([10, 0, 0, 1].into(), 10003);
+    answers.endpoints = KubeletEndpoints::showing([10, 0, 0, 1].into(), 10003);
     let node: NodeName = "e1".parse().unwrap();
     let object =
         json!({"metadata": {"name": "e1", "labels": {"node-role.kubernetes.io/edge": ""}}, "status": said});
@@ -446,7 +445,7 @@ async fn a_node_shows_the_clouds_address_and_sees_its_own() {
     assert_eq!(sent(0)["metadata"]["annotations"]["isthmus.io/node-addresses"], "192.0.2.7");
 
     // A heartbeat carries nothing more, and makes no call of its own.
-    answers.faces.seen(&node, &stored);
+    answers.endpoints.seen(&node, &stored);
     let patch = json!({"status": {"conditions": []}}).to_string();
     let question = Question::PatchNodeStatus { node: node.clone(), patch };
     let (answer, _) = answers.answer(&node, question).await;

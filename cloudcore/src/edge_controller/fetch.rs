@@ -1,7 +1,6 @@
-//! Reads that the watches do not bring: data named for the first time, Pods of a node that came late, lost nodes.
-//! They go on until there is an answer, since a node waits for it. Called by `mod.rs` and the sync controller.
+//! Reads that the watches do not bring: data named for the first time, Pods of a node that came late.
+//! They go on until there is an answer, since a node waits for it. Called by `placer.rs`.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use hyper::Method;
@@ -9,9 +8,8 @@ use ke_run::backoff::Backoff;
 use ke_wire::{Kind, NodeName, ObjectKey, Reason, Refusal};
 use serde_json::Value;
 
-use super::api::{ApiServer, Call, object_path};
-use super::graph::Graph;
 use super::observed::Observed;
+use crate::api_server::{ApiServer, Call, object_path};
 
 /// One object; `None` when there is none, or none that can be delivered.
 pub(super) async fn object(api: &ApiServer, key: &ObjectKey) -> Option<Observed> {
@@ -61,25 +59,4 @@ async fn until_answered(
         tokio::time::sleep(backoff.delay(attempt, 0.0)).await;
     }
     None
-}
-
-/// The nodes among these that the API server does not know at all. `None`: it could not be asked.
-pub(crate) async fn vanished(
-    client: kube::Client,
-    graph: &Graph,
-    nodes: HashSet<NodeName>,
-) -> Option<HashSet<NodeName>> {
-    let api = ApiServer::new(client);
-    let mut vanished = HashSet::new();
-    for node in nodes.into_iter().filter(|node| !graph.is_node(node)) {
-        let key = ObjectKey::cluster(Kind::Node, node.as_str().parse().ok()?);
-        match api.get(&key).await {
-            Err(refused) if refused.reason == Reason::NotFound => {
-                vanished.insert(node);
-            }
-            Ok(_) => {}
-            Err(_) => return None,
-        }
-    }
-    Some(vanished)
 }

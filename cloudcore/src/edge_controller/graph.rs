@@ -1,7 +1,8 @@
-//! What CloudHub may ask before it admits a message: which objects have to do with which node.
+//! What others may ask of the placement: which nodes there are, and which objects have to do with which of them.
 //!
-//! One structure with `placement.rs`, read under a lock that nobody holds across an await. Called by CloudHub's
-//! admission, by `answers.rs` and by `fetch.rs`.
+//! One structure with `placement.rs`, read under a lock that nobody holds across an await. Filled by `placer.rs`; asked by
+//! `answers.rs`, by CloudHub before it admits a message, by CloudStream for the node of a pod, by DeviceController and
+//! SyncController for which nodes there are.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -1,7 +1,7 @@
-//! What a node's link hands to EdgeController, and what the half that answers tells the half that places.
+//! What a node's link hands to EdgeController, what others may ask of it, and what the half that answers tells the placer.
 
-use ke_wire::{Answer, NodeName, Question, Up, Version};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use ke_wire::{Answer, EventChange, NodeName, ObjectKey, Question, Version};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch as state};
 
 /// Something a node said, already admitted.
 #[derive(Debug)]
@@ -12,11 +12,11 @@ pub enum FromNode {
     Disconnected(NodeName),
     /// A question; its answer, with the version of the object in it where there is one.
     Ask(NodeName, Question, oneshot::Sender<(Answer, Option<Version>)>),
-    /// A message that nothing answers: events. The permit is held until it is stored, so that a node has only so many.
-    Tell(NodeName, Up, OwnedSemaphorePermit),
+    /// A Kubernetes event, which nothing answers. The permit is held until it is stored, so that a node has only so many.
+    Event(NodeName, ObjectKey, EventChange, OwnedSemaphorePermit),
 }
 
-/// Cloneable handle to EdgeController's upstream half.
+/// Cloneable handle to the half of EdgeController that answers.
 #[derive(Clone, Debug)]
 pub struct Upstream(mpsc::Sender<FromNode>);
 
@@ -35,7 +35,36 @@ impl Upstream {
     }
 }
 
-/// What the other half of EdgeController learns of the links.
+/// What others may ask of the module. Cloneable.
+#[derive(Clone, Debug)]
+pub struct EdgeControllerHandle {
+    passes: mpsc::Sender<()>,
+    complete: state::Receiver<bool>,
+}
+
+impl EdgeControllerHandle {
+    pub(super) fn new(passes: mpsc::Sender<()>, complete: state::Receiver<bool>) -> Self {
+        Self { passes, complete }
+    }
+
+    /// Hands the queues once more all that each connected node must hold. A pass that waits already is enough.
+    pub fn repeat_all(&self) {
+        let _ = self.passes.try_send(());
+    }
+
+    /// Whether the watches have shown all there is once.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        *self.complete.borrow()
+    }
+
+    /// Returns when they have.
+    pub async fn wait_complete(&self) {
+        let _ = self.complete.clone().wait_for(|complete| *complete).await;
+    }
+}
+
+/// What the placer learns of the links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LinkNews {
     /// One more link of this node.

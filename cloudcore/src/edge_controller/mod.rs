@@ -1,57 +1,44 @@
 //! EdgeController: what each node needs, and what each node reports.
 //!
-//! Two halves: downstream turns watches into orders for the queues and never waits for upstream, which answers the nodes
-//! and waits for downstream only when thousands of links come or go at once. It never touches a link; the queues and CloudHub do. Started by `main.rs`.
+//! Two halves: `placer.rs` turns watches into orders for the queues and never waits for the other, `lanes.rs`, which has the
+//! nodes answered and waits for the placer only when thousands of links come or go at once. It never touches a link; the
+//! queues and CloudHub do. Started by `main.rs`.
 
 mod answers;
-mod api;
 mod fetch;
 mod graph;
 mod handle;
+mod lanes;
 mod numbers;
 mod observed;
 mod placement;
+mod placer;
 mod pod_ranges;
 mod services;
 mod tolerate;
 mod tolerations;
-mod upstream;
 mod watch;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{Kind, NodeName, ObjectKey};
-use prometheus_client::metrics::counter::Counter;
-use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, watch as state};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use self::answers::Answers;
-use self::handle::LinkNews;
 use self::numbers::Numbers;
-use self::observed::{Observed, WatchEvent};
-use self::placement::Effect;
+use self::placer::{FETCHES, Placer};
 use self::tolerations::{Policy, Stay};
-use crate::device_inbox::{DeviceInbox, FromEdge};
-use crate::node_faces::NodeFaces;
-use crate::node_queue::{NodeQueues, QueueOrder, Share};
+use crate::api_server::ApiServer;
+use crate::device_inbox::DeviceInbox;
+use crate::kubelet_endpoints::KubeletEndpoints;
+use crate::node_queue::NodeQueues;
 use crate::ranges::Pool;
 
-pub(crate) use api::{ApiServer, Call, Content, object_path};
-pub(crate) use fetch::vanished;
 pub use graph::Graph;
-pub use handle::{FromNode, Upstream};
-
-/// Reads that are under way at once: data named for the first time, Pods of a node that came late.
-const FETCHES: usize = 16;
-/// A Go edge repeats its registration every 7 s until the Node has arrived; one refill is enough for all of them.
-const REFILL_PAUSE: Duration = Duration::from_secs(60);
+pub use handle::{EdgeControllerHandle, FromNode, Upstream};
 
 /// What the module needs beside its handles.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +54,7 @@ pub struct Settings {
     /// From what edge nodes get ranges of pod addresses; nothing: they get none.
     pub pod_ranges: Option<Pool>,
     /// What Nodes show to the API server.
-    pub faces: NodeFaces,
+    pub endpoints: KubeletEndpoints,
 }
 
 /// The module. `run` it.
@@ -83,31 +70,6 @@ pub struct EdgeController {
     numbers: Numbers,
 }
 
-/// What others may ask of the module.
-#[derive(Clone, Debug)]
-pub struct Downstream {
-    passes: mpsc::Sender<()>,
-    complete: state::Receiver<bool>,
-}
-
-impl Downstream {
-    /// Hands the queues once more all that each connected node must hold. A pass that waits already is enough.
-    pub fn repeat_all(&self) {
-        let _ = self.passes.try_send(());
-    }
-
-    /// Whether the watches have shown all there is once.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        *self.complete.borrow()
-    }
-
-    /// Returns when they have.
-    pub async fn wait_complete(&mut self) {
-        let _ = self.complete.wait_for(|complete| *complete).await;
-    }
-}
-
 /// The module cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeControllerError {
@@ -116,48 +78,8 @@ pub enum EdgeControllerError {
     Ended(&'static str),
 }
 
-enum Event {
-    Watch(WatchEvent),
-    News(LinkNews),
-    Fetched(Fetched),
-    Repeat,
-    Stop,
-    Ended,
-}
-
-enum Fetched {
-    Object(ObjectKey, Option<Observed>),
-    Pods(NodeName, Vec<Observed>),
-}
-
-struct Downstreaming {
-    api: ApiServer,
-    queues: NodeQueues,
-    devices: DeviceInbox,
-    graph: Graph,
-    faces: NodeFaces,
-    policy: Policy,
-    orders: mpsc::Sender<tolerate::Order>,
-    ranges: mpsc::Sender<()>,
-    complete: state::Sender<bool>,
-    links: HashMap<NodeName, Link>,
-    fetches: JoinSet<Fetched>,
-    permits: Arc<Semaphore>,
-    n_orders: Counter,
-}
-
-/// A node with at least one link.
-#[derive(Debug, Default)]
-struct Link {
-    /// An old link may be told gone after the new one is told up.
-    n_links: usize,
-    /// All it must hold was handed over, so that changes are enough from here.
-    is_handed_over: bool,
-    refilled: Option<Instant>,
-}
-
 impl EdgeController {
-    /// The module, what others may ask of it, and the view that CloudHub admits by.
+    /// The module, what others may ask of it, and the view of which node has to do with what.
     #[must_use]
     pub fn new(
         client: kube::Client,
@@ -166,14 +88,14 @@ impl EdgeController {
         inbox: mpsc::Receiver<FromNode>,
         settings: Settings,
         metrics: &mut Metrics,
-    ) -> (Self, Downstream, Graph) {
+    ) -> (Self, EdgeControllerHandle, Graph) {
         let (pass, passes) = mpsc::channel(1);
         let (complete, is_complete) = state::channel(false);
         let graph = Graph::default();
         let numbers = Numbers::new(metrics);
-        let graph_for_hub = graph.clone();
+        let view = graph.clone();
         let module = Self { client, queues, devices, inbox, passes, complete, graph, settings, numbers };
-        (module, Downstream { passes: pass, complete: is_complete }, graph_for_hub)
+        (module, EdgeControllerHandle::new(pass, is_complete), view)
     }
 
     /// Runs until asked to stop.
@@ -184,7 +106,7 @@ impl EdgeController {
         let policy = Policy { stay, admission_secs: settings.admission_toleration_secs };
         // Full: the watches wait, and the API server buffers.
         let (seen, events) = mpsc::channel(256);
-        // Full: upstream waits; downstream empties it between any two events.
+        // Full: the lanes wait; the placer empties it between any two events.
         let (tell, news) = mpsc::channel(4096);
         // Emptied at once: `tolerate` keeps the newest per Pod.
         let (order, orders) = mpsc::channel(64);
@@ -195,17 +117,17 @@ impl EdgeController {
             graph: graph.clone(),
             api_server_ca: settings.api_server_ca,
             address: settings.address,
-            faces: settings.faces.clone(),
+            endpoints: settings.endpoints.clone(),
             services: services::Services::default(),
             news: tell.clone(),
             numbers: numbers.clone(),
         };
-        let downstreaming = Downstreaming {
+        let placer = Placer {
             api: api.clone(),
             queues,
             devices,
             graph,
-            faces: settings.faces,
+            endpoints: settings.endpoints,
             policy,
             orders: order,
             ranges: ask,
@@ -219,8 +141,8 @@ impl EdgeController {
         tasks.spawn(named("watch", watch::run(client.clone(), seen, stop.clone())));
         tasks.spawn(named("pod ranges", pod_ranges::run(client, settings.pod_ranges, asked, stop.clone())));
         tasks.spawn(named("tolerate", tolerate::run(api, policy, orders, stop.clone())));
-        tasks.spawn(named("upstream", upstream::run(answers, inbox, tell, stop.clone())));
-        tasks.spawn(named("downstream", downstreaming.run(events, news, passes, stop.clone())));
+        tasks.spawn(named("lanes", lanes::run(answers, inbox, tell, stop.clone())));
+        tasks.spawn(named("placer", placer.run(events, news, passes, stop.clone())));
         while let Some(ended) = tasks.join_next().await {
             if !stop.is_triggered() {
                 return Err(EdgeControllerError::Ended(ended.unwrap_or("a task")));
@@ -233,251 +155,6 @@ impl EdgeController {
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
     task.await;
     name
-}
-
-impl Downstreaming {
-    async fn run(
-        mut self,
-        mut events: mpsc::Receiver<WatchEvent>,
-        mut news: mpsc::Receiver<LinkNews>,
-        mut passes: mpsc::Receiver<()>,
-        stop: Shutdown,
-    ) {
-        loop {
-            let event = tokio::select! {
-                () = stop.wait() => Event::Stop,
-                news = news.recv() => news.map_or(Event::Ended, Event::News),
-                Some(fetched) = self.fetches.join_next() => match fetched {
-                    Ok(fetched) => Event::Fetched(fetched),
-                    Err(_) => continue,
-                },
-                event = events.recv() => event.map_or(Event::Ended, Event::Watch),
-                Some(()) = passes.recv() => Event::Repeat,
-            };
-            match event {
-                Event::Watch(event) => self.on_watch(event).await,
-                Event::Fetched(fetched) => self.on_fetched(fetched).await,
-                Event::News(news) => self.on_news(news).await,
-                Event::Repeat => {
-                    for node in self.links.keys().cloned().collect::<Vec<_>>() {
-                        self.hand_over(&node).await;
-                    }
-                }
-                Event::Stop | Event::Ended => return,
-            }
-        }
-    }
-
-    async fn on_watch(&mut self, event: WatchEvent) {
-        let was_complete = *self.complete.borrow();
-        self.tolerate(&event).await;
-        if let WatchEvent::Applied(observed) = &event
-            && observed.key.kind == Kind::Node
-            && let Ok(node) = observed.key.name.as_str().parse()
-        {
-            self.faces.seen(&node, observed.object());
-        }
-        if pod_ranges::asks(&event) {
-            let _ = self.ranges.try_send(());
-        }
-        let (effects, is_complete) = {
-            let mut placement = self.graph.write();
-            let effects = placement.on_event(event);
-            (effects, was_complete || placement.is_complete())
-        };
-        self.carry_out(effects).await;
-        if is_complete && !was_complete {
-            tracing::info!("all nodes, pods, config maps and secrets are known");
-            self.complete.send_replace(true);
-            for node in self.links.keys().cloned().collect::<Vec<_>>() {
-                self.hand_over(&node).await;
-            }
-        }
-    }
-
-    async fn on_fetched(&mut self, fetched: Fetched) {
-        let (effects, nodes) = match fetched {
-            Fetched::Object(key, found) => {
-                let mut placement = self.graph.write();
-                (placement.fetched(&key, found), placement.nodes_of(&key))
-            }
-            Fetched::Pods(node, pods) => {
-                for pod in &pods {
-                    self.tolerate_pod(pod).await;
-                }
-                (self.graph.write().listed(&node, pods), vec![node])
-            }
-        };
-        self.carry_out(effects).await;
-        for node in nodes {
-            if self.links.get(&node).is_some_and(|link| !link.is_handed_over) {
-                self.hand_over(&node).await;
-            }
-        }
-    }
-
-    async fn on_news(&mut self, news: LinkNews) {
-        match news {
-            LinkNews::Connected(node) => {
-                let link = self.links.entry(node.clone()).or_default();
-                link.n_links = link.n_links.saturating_add(1);
-                link.is_handed_over = false;
-                self.hand_over(&node).await;
-            }
-            LinkNews::Disconnected(node) => {
-                let Some(link) = self.links.get_mut(&node) else { return };
-                link.n_links = link.n_links.saturating_sub(1);
-                if link.n_links == 0 {
-                    self.links.remove(&node);
-                    let autonomy = self.graph.read().autonomy(&node).map(str::to_owned);
-                    self.order_all(&node, autonomy.as_deref()).await;
-                }
-            }
-            LinkNews::RegisteredAnew(node) => {
-                let now = Instant::now();
-                let Some(link) = self.links.get_mut(&node) else { return };
-                if link.refilled.is_some_and(|last| now.duration_since(last) < REFILL_PAUSE) {
-                    return;
-                }
-                link.refilled = Some(now);
-                tracing::info!(%node, "registered though its Node exists: it gets everything once more");
-                self.queues.tell(QueueOrder::Forget(node.clone())).await;
-                self.devices.tell(FromEdge::Forgotten(node.clone())).await;
-                self.hand_over(&node).await;
-            }
-        }
-    }
-
-    /// Everything that the node must hold, between two marks: after the second, whatever else it holds is too much. Not before all of it is known.
-    async fn hand_over(&mut self, node: &NodeName) {
-        let desired = {
-            let placement = self.graph.read();
-            if !placement.is_complete() || !placement.is_settled(node) {
-                return;
-            }
-            placement.desired(node)
-        };
-        self.queues.tell(QueueOrder::HandOver(node.clone(), Share::Workload)).await;
-        for desired in desired {
-            self.tell(QueueOrder::Put(node.clone(), desired)).await;
-        }
-        self.queues.tell(QueueOrder::Synced(node.clone(), Share::Workload)).await;
-        if let Some(link) = self.links.get_mut(node) {
-            link.is_handed_over = true;
-        }
-    }
-
-    async fn tell(&self, order: QueueOrder) {
-        self.n_orders.inc();
-        self.queues.tell(order).await;
-    }
-
-    async fn carry_out(&mut self, effects: Vec<Effect>) {
-        // What a node waits for may also come to be by an end: the Pod that named what is being fetched is gone.
-        let waiting: BTreeSet<NodeName> = effects
-            .iter()
-            .filter_map(|effect| match effect {
-                Effect::Put(node, _) | Effect::Delete(node, _) => Some(node),
-                Effect::NodeGone(_) | Effect::Fetch(_) | Effect::ListPods(_) => None,
-            })
-            .filter(|node| self.links.get(*node).is_some_and(|link| !link.is_handed_over))
-            .cloned()
-            .collect();
-        self.carry_out_each(effects).await;
-        for node in waiting {
-            self.hand_over(&node).await;
-        }
-    }
-
-    async fn carry_out_each(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            // A node without a link gets all at once when it is back.
-            let is_told = |node| self.links.get(node).is_some_and(|link: &Link| link.is_handed_over);
-            match effect {
-                Effect::Put(node, desired) if is_told(&node) => {
-                    self.tell(QueueOrder::Put(node, desired)).await;
-                }
-                Effect::Delete(node, gone) if is_told(&node) => {
-                    self.tell(QueueOrder::Delete(node, gone)).await;
-                }
-                Effect::Put(..) | Effect::Delete(..) => {}
-                Effect::NodeGone(node) => {
-                    tracing::info!(%node, "is no edge node any more");
-                    // Another Node of its name may be there already.
-                    if !self.graph.is_node(&node) {
-                        self.faces.gone(&node);
-                    }
-                    self.queues.tell(QueueOrder::NodeGone(node)).await;
-                }
-                Effect::Fetch(key) => {
-                    let (api, permits) = (self.api.clone(), Arc::clone(&self.permits));
-                    self.fetches.spawn(async move {
-                        let _permit = permits.acquire().await;
-                        let found = fetch::object(&api, &key).await;
-                        Fetched::Object(key, found)
-                    });
-                }
-                Effect::ListPods(node) => {
-                    let (api, permits) = (self.api.clone(), Arc::clone(&self.permits));
-                    self.fetches.spawn(async move {
-                        let _permit = permits.acquire().await;
-                        let pods = fetch::pods(&api, &node).await;
-                        Fetched::Pods(node, pods)
-                    });
-                }
-            }
-        }
-    }
-
-    async fn tolerate(&self, event: &WatchEvent) {
-        let WatchEvent::Applied(observed) = event else { return };
-        match observed.key.kind {
-            Kind::Pod => self.tolerate_pod(observed).await,
-            Kind::Node => {
-                let Ok(node) = observed.key.name.as_str().parse::<NodeName>() else { return };
-                let autonomy = observed.annotation(tolerations::AUTONOMY);
-                {
-                    let placement = self.graph.read();
-                    if placement.autonomy(&node) == autonomy || !placement.is_node(&node) {
-                        return;
-                    }
-                }
-                self.order_all(&node, autonomy).await;
-            }
-            _ => {}
-        }
-    }
-
-    async fn tolerate_pod(&self, pod: &Observed) {
-        let Some(node) = pod.node() else { return };
-        let autonomy = {
-            let placement = self.graph.read();
-            if !placement.is_node(&node) {
-                return;
-            }
-            placement.autonomy(&node).map(str::to_owned)
-        };
-        let wait = tolerations::wait(pod, Timestamp::now(), self.policy);
-        self.order(pod, autonomy.as_deref(), wait).await;
-    }
-
-    /// All Pods of a node, at once.
-    async fn order_all(&self, node: &NodeName, autonomy: Option<&str>) {
-        let bodies: Vec<_> = self.graph.read().bodies_of_pods(node).map(|pod| pod.body.clone()).collect();
-        for body in bodies {
-            let pod = serde_json::from_slice(&body).ok();
-            if let Some(Ok(pod)) = pod.map(|pod: Value| Observed::new(&Kind::Pod, pod)) {
-                self.order(&pod, autonomy, Duration::ZERO).await;
-            }
-        }
-    }
-
-    async fn order(&self, pod: &Observed, autonomy: Option<&str>, wait: Duration) {
-        if let Some(fix) = tolerations::plan(pod, autonomy, self.policy) {
-            let autonomy = autonomy.map(str::to_owned);
-            let _ = self.orders.send(tolerate::Order { pod: pod.key.clone(), fix, autonomy, wait }).await;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ impl Numbers {
     pub(super) fn new(metrics: &mut Metrics) -> Self {
         Self {
             orders: metrics.counter("edge_controller_orders", "Objects and removals handed to the queues"),
-            asked: metrics.counter("edge_controller_asked", "Questions and reports of nodes"),
-            refused: metrics.counter("edge_controller_refused", "Questions and reports that were refused"),
+            asked: metrics.counter("edge_controller_asked", "Questions and events of nodes"),
+            refused: metrics.counter("edge_controller_refused", "Questions and events that were refused"),
         }
     }
 }

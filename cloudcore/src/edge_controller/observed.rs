@@ -1,7 +1,7 @@
 //! Pure: one object as the API server showed it, and what of it matters for delivery.
 //!
-//! It keeps JSON as JSON, so that fields newer than our types reach the edge. Made by `watch.rs` and the fetches of
-//! `mod.rs`, used by `placement.rs` and `tolerations.rs`.
+//! It keeps JSON as JSON, so that fields newer than our types reach the edge. Made by `watch.rs` and `fetch.rs`,
+//! used by `placement.rs` and `tolerations.rs`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -106,7 +106,7 @@ impl Observed {
     pub(super) fn body(&self) -> Bytes {
         let text = if self.key.kind == Kind::Node {
             let mut node = self.object.clone();
-            crate::node_faces::as_the_node_said(&mut node);
+            crate::kubelet_endpoints::as_the_node_said(&mut node);
             node.to_string()
         } else {
             self.object.to_string()

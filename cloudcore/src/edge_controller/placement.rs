@@ -1,14 +1,17 @@
 //! Pure: which nodes need which object, and why.
 //!
 //! A node needs itself, the Pods bound to it, and the ConfigMaps and Secrets that those name. This module never asks
-//! the API server and never waits; it says what to fetch. Called by `mod.rs`; read by CloudHub through `Graph`.
+//! the API server and never waits; it says what to fetch. Called by `placer.rs`; read by others through `Graph`.
+
+mod data;
+mod questions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use bytes::Bytes;
-use ke_wire::{Change, Kind, NodeName, ObjectKey, Origin, Uid, Version};
+use ke_wire::{Change, Kind, NodeName, ObjectKey, Uid, Version};
 
-use super::observed::{Observed, WATCHED, WatchEvent};
+use self::data::{Data, DataState, desired, gone, is_data};
+use super::observed::{Observed, WatchEvent};
 use crate::node_queue::{Desired, Gone};
 
 /// What follows from something seen.
@@ -52,29 +55,6 @@ struct Pod {
     shape: u64,
     references: BTreeSet<ObjectKey>,
     account: Option<ke_wire::ObjectName>,
-}
-
-/// A ConfigMap, Secret or claim that Pods on edge nodes name.
-#[derive(Debug)]
-struct Data {
-    /// How many Pods of each node name it.
-    nodes: BTreeMap<NodeName, usize>,
-    state: DataState,
-}
-
-/// Awaited -> Held | Absent; Fetching -> Held | Absent; Held <-> Absent.
-#[derive(Debug)]
-enum DataState {
-    /// The first list of its kind will show it or not.
-    Awaited,
-    /// Asked for. If the watch showed its end meanwhile, the version of that end.
-    Fetching(Option<Version>),
-    /// It exists.
-    Held(Desired),
-    /// It does not exist; should it come to be, the watch shows it.
-    Absent,
-    /// Readable, but never pushed: claims.
-    NotPushed,
 }
 
 /// How far the watch of one kind is.
@@ -147,112 +127,6 @@ impl Placement {
             self.apply_pod(&pod, &mut effects);
         }
         effects
-    }
-
-    /// Whether each watch has shown all there is once.
-    #[must_use]
-    pub(super) fn is_complete(&self) -> bool {
-        WATCHED.iter().all(|kind| self.lists.get(kind).is_some_and(|list| list.complete))
-    }
-
-    /// Whether all that this node needs is here, so that anything else it holds is too much.
-    #[must_use]
-    pub(super) fn is_settled(&self, node: &NodeName) -> bool {
-        self.nodes.get(node).is_none_or(|entry| {
-            entry.listing.is_none()
-                && self
-                    .data_of(entry)
-                    .all(|data| !matches!(data.state, DataState::Awaited | DataState::Fetching(_)))
-        })
-    }
-
-    /// All that the node must hold: itself, then data, then the Pods that need it.
-    #[must_use]
-    pub(super) fn desired(&self, node: &NodeName) -> Vec<Desired> {
-        let Some(entry) = self.nodes.get(node) else { return Vec::new() };
-        let mut all = vec![entry.desired.clone()];
-        let mut keys = BTreeSet::new();
-        for pod in entry.pods.iter().filter_map(|key| self.pods.get(key)) {
-            keys.extend(&pod.references);
-        }
-        all.extend(keys.into_iter().filter_map(|key| match &self.data.get(key)?.state {
-            DataState::Held(desired) => Some(desired.clone()),
-            _ => None,
-        }));
-        all.extend(entry.pods.iter().filter_map(|key| self.pods.get(key)).map(|pod| pod.desired.clone()));
-        all
-    }
-
-    /// Whether this is an edge node.
-    #[must_use]
-    pub(super) fn is_node(&self, node: &NodeName) -> bool {
-        self.nodes.contains_key(node)
-    }
-
-    /// Nodes whose Pods name this object.
-    #[must_use]
-    pub(super) fn nodes_of(&self, key: &ObjectKey) -> Vec<NodeName> {
-        self.data.get(key).map(|data| data.nodes.keys().cloned().collect()).unwrap_or_default()
-    }
-
-    /// Whether a Pod on the node names this ConfigMap, Secret or claim.
-    #[must_use]
-    pub(super) fn may_read(&self, node: &NodeName, key: &ObjectKey) -> bool {
-        self.data.get(key).is_some_and(|data| data.nodes.contains_key(node))
-    }
-
-    /// Whether this is a Pod of an edge node.
-    #[must_use]
-    pub(super) fn is_pod(&self, key: &ObjectKey) -> bool {
-        self.pods.contains_key(key)
-    }
-
-    /// The edge node that a Pod is bound to.
-    #[must_use]
-    pub(super) fn node_of(&self, key: &ObjectKey) -> Option<&NodeName> {
-        self.pods.get(key).map(|pod| &pod.node)
-    }
-
-    /// Uid and service account of a Pod, if it is bound to this node.
-    #[must_use]
-    pub(super) fn pod_on(
-        &self,
-        node: &NodeName,
-        pod: &ObjectKey,
-    ) -> Option<(&Uid, Option<&ke_wire::ObjectName>)> {
-        let pod = self.pods.get(pod).filter(|pod| pod.node == *node)?;
-        Some((&pod.desired.uid, pod.account.as_ref()))
-    }
-
-    /// Whether any Pod on the node runs as this service account.
-    #[must_use]
-    pub(super) fn uses_account(
-        &self,
-        node: &NodeName,
-        namespace: &ke_wire::Namespace,
-        account: &ke_wire::ObjectName,
-    ) -> bool {
-        self.bodies_of_pods(node).any(|pod| {
-            pod.key.scope.namespace() == Some(namespace)
-                && self.pods.get(&pod.key).is_some_and(|pod| pod.account.as_ref() == Some(account))
-        })
-    }
-
-    /// The node's annotation about how long its Pods stay bound without it.
-    #[must_use]
-    pub(super) fn autonomy(&self, node: &NodeName) -> Option<&str> {
-        self.nodes.get(node)?.autonomy.as_deref()
-    }
-
-    /// The Pods of a node as they are pushed.
-    pub(super) fn bodies_of_pods(&self, node: &NodeName) -> impl Iterator<Item = &Desired> {
-        let keys = self.nodes.get(node).into_iter().flat_map(|node| &node.pods);
-        keys.filter_map(|key| self.pods.get(key)).map(|pod| &pod.desired)
-    }
-
-    fn data_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a Data> {
-        let pods = node.pods.iter().filter_map(|key| self.pods.get(key));
-        pods.flat_map(|pod| &pod.references).filter_map(|key| self.data.get(key))
     }
 
     fn on_applied(&mut self, observed: &Observed, effects: &mut Vec<Effect>) {
@@ -453,80 +327,6 @@ impl Placement {
         if data.nodes.is_empty() {
             self.data.remove(key);
         }
-    }
-}
-
-impl Data {
-    fn hold(&mut self, observed: &Observed, effects: &mut Vec<Effect>) {
-        let mut change = Change::Inserted;
-        if let DataState::Held(held) = &self.state {
-            if !observed.version.is_newer_than(held.version) {
-                return;
-            }
-            if held.uid == observed.uid {
-                change = Change::Updated;
-            } else {
-                let uid = held.uid.clone();
-                self.end(&uid, None, effects);
-            }
-        }
-        if observed.key.kind == Kind::Secret {
-            // What Go peers send, whatever happened.
-            change = Change::Updated;
-        }
-        let desired = desired(observed, change);
-        effects.extend(self.nodes.keys().map(|node| Effect::Put(node.clone(), desired.clone())));
-        self.state = DataState::Held(desired);
-    }
-
-    fn end(&mut self, uid: &Uid, version: Option<Version>, effects: &mut Vec<Effect>) {
-        match &mut self.state {
-            DataState::Held(held) if held.uid == *uid => {
-                let gone = gone(held, version);
-                effects.extend(self.nodes.keys().map(|node| Effect::Delete(node.clone(), gone.clone())));
-                self.state = DataState::Absent;
-            }
-            DataState::Fetching(ended) => *ended = version.max(*ended),
-            DataState::Held(_) | DataState::Awaited | DataState::Absent | DataState::NotPushed => {}
-        }
-    }
-}
-
-fn is_data(kind: &Kind) -> bool {
-    matches!(kind, Kind::ConfigMap | Kind::Secret)
-}
-
-fn desired(observed: &Observed, change: Change) -> Desired {
-    Desired {
-        key: observed.key.clone(),
-        uid: observed.uid.clone(),
-        version: observed.version,
-        change,
-        origin: Origin::EdgeController,
-        body: observed.body(),
-    }
-}
-
-/// Only metadata travels with the removal of data: it is no longer the node's business.
-fn gone(held: &Desired, version: Option<Version>) -> Gone {
-    let mut metadata = serde_json::json!({
-        "name": held.key.name.as_str(), "uid": held.uid.as_str(),
-        "resourceVersion": version.unwrap_or(held.version).to_string(),
-    });
-    if let (Some(namespace), Some(metadata)) = (held.key.scope.namespace(), metadata.as_object_mut()) {
-        metadata.insert("namespace".to_owned(), namespace.as_str().into());
-    }
-    let api = ke_api::object::api_type(&held.key.kind);
-    let body = serde_json::json!({
-        "apiVersion": api.map_or("", |api| api.api_version), "kind": api.map_or("", |api| api.kind),
-        "metadata": metadata,
-    });
-    Gone {
-        key: held.key.clone(),
-        uid: held.uid.clone(),
-        version,
-        origin: held.origin,
-        body: Bytes::from(body.to_string()),
     }
 }
 

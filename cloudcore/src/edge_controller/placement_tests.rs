@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::observed::WATCHED;
 use super::*;
 
 /// `node`, `pod/name>node[:cm=a][:secret=b]`, `configmap/name`, `secret/name`; version and uid beside it.

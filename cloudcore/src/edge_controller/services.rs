@@ -12,7 +12,7 @@ use ke_wire::{Namespace, Refusal};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
-use super::api::{ApiServer, Call};
+use crate::api_server::{ApiServer, Call};
 
 /// How long an answer serves all who ask.
 const LIFE: Duration = Duration::from_secs(1);

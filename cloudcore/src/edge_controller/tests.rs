@@ -1,15 +1,21 @@
 //! The two halves of EdgeController with scripted neighbours: when a node is told what, and which questions wait.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use hyper::{Request, Response};
 use ke_run::shutdown::Trigger;
-use ke_wire::{Question, Version};
+use ke_wire::{Kind, NodeName, Question, Version};
 use kube::client::Body;
-use serde_json::json;
+use prometheus_client::metrics::counter::Counter;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::handle::LinkNews;
+use super::observed::{Observed, WatchEvent};
+use super::placer::REFILL_PAUSE;
 use super::*;
+use crate::node_queue::{QueueOrder, Share};
 
 /// A server that takes a moment for each answer and notes when it begins and ends.
 fn slow_server(seen: &Arc<Mutex<Vec<String>>>) -> ApiServer {
@@ -38,19 +44,19 @@ struct Bench {
     _trigger: Trigger,
 }
 
-fn downstream() -> Bench {
+fn placing() -> Bench {
     let (queues, orders) = NodeQueues::channel();
     let (events, event) = mpsc::channel(64);
     let (news, new) = mpsc::channel(64);
     let (passes, pass) = mpsc::channel(1);
     let (fixes, fix) = mpsc::channel(64);
     let (trigger, stop) = Shutdown::new();
-    let downstreaming = Downstreaming {
+    let placer = Placer {
         api: slow_server(&Arc::default()),
         queues,
         devices: DeviceInbox::channel().0,
         graph: Graph::default(),
-        faces: NodeFaces::off(),
+        endpoints: KubeletEndpoints::off(),
         policy: Policy { stay: Stay::Forever, admission_secs: 300 },
         orders: fixes,
         ranges: mpsc::channel(1).0,
@@ -60,7 +66,7 @@ fn downstream() -> Bench {
         permits: Arc::new(Semaphore::new(FETCHES)),
         n_orders: Counter::default(),
     };
-    tokio::spawn(downstreaming.run(event, new, pass, stop));
+    tokio::spawn(placer.run(event, new, pass, stop));
     Bench { events, news, passes, orders, _fixes: fix, _trigger: trigger }
 }
 
@@ -124,7 +130,7 @@ const ALL: &str = "e1 all follows, e1 +null/node/e1, e1 +shop/pod/a, e1 synced";
 
 #[tokio::test(start_paused = true)]
 async fn a_node_is_told_all_once_all_is_known_and_changes_from_then_on() {
-    let mut bench = downstream();
+    let mut bench = placing();
     assert_eq!(bench.news(LinkNews::Connected(node("e1"))).await, "");
     bench.see(lists()).await;
     assert_eq!(bench.told().await, ALL);
@@ -143,7 +149,7 @@ async fn a_node_is_told_all_once_all_is_known_and_changes_from_then_on() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_still_being_read_holds_the_mark_back() {
-    let mut bench = downstream();
+    let mut bench = placing();
     bench.see(lists()).await;
     let references = json!({"nodeName": "e1", "volumes": [{"configMap": {"name": "c"}}]});
     bench.see(vec![seen(Kind::Pod, "b", 5, references)]).await;
@@ -158,7 +164,7 @@ async fn what_is_still_being_read_holds_the_mark_back() {
 
 #[tokio::test(start_paused = true)]
 async fn an_old_link_that_ends_late_takes_nothing_from_the_new_one() {
-    let mut bench = downstream();
+    let mut bench = placing();
     bench.see(lists()).await;
     assert_eq!(bench.news(LinkNews::Connected(node("e1"))).await, ALL);
     assert_eq!(bench.news(LinkNews::Connected(node("e1"))).await, ALL);
@@ -169,7 +175,7 @@ async fn an_old_link_that_ends_late_takes_nothing_from_the_new_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wiped_node_is_refilled_once_a_minute_at_most() {
-    let mut bench = downstream();
+    let mut bench = placing();
     bench.see(lists()).await;
     assert_eq!(bench.news(LinkNews::Connected(node("e1"))).await, ALL);
     let refilled = format!("e1 forget, {ALL}");
@@ -185,7 +191,7 @@ async fn questions_about_one_object_wait_for_one_another_and_others_do_not() {
     let seen = Arc::default();
     let (news, _told) = mpsc::channel(8);
     let answers = Answers {
-        faces: NodeFaces::off(),
+        endpoints: KubeletEndpoints::off(),
         services: services::Services::default(),
         api: slow_server(&seen),
         graph: Graph::default(),
@@ -196,7 +202,7 @@ async fn questions_about_one_object_wait_for_one_another_and_others_do_not() {
     };
     let (upstream, inbox) = Upstream::channel();
     let (trigger, stop) = Shutdown::new();
-    let running = tokio::spawn(upstream::run(answers, inbox, news, stop));
+    let running = tokio::spawn(lanes::run(answers, inbox, news, stop));
     let mut replies = Vec::new();
     for name in ["a", "a", "b"] {
         let (reply, answer) = oneshot::channel();

@@ -1,7 +1,7 @@
 //! Carries out what `tolerations.rs` says: patches Pods, a few at a time, each in its newest form.
 //!
 //! A Pod that is new is left alone for a moment, so that who has just made it reads what he wrote; a fifth of the time after
-//! which it would be deleted without its node is the most that passes. Fed by `mod.rs`. A Pod that could not be patched is tried again a few times; after that its next event, or the next
+//! which it would be deleted without its node is the most that passes. Fed by `placer.rs`. A Pod that could not be patched is tried again a few times; after that its next event, or the next
 //! start, brings it back.
 
 use std::collections::HashMap;
@@ -15,9 +15,9 @@ use ke_run::shutdown::Shutdown;
 use ke_wire::{ObjectKey, Reason};
 use tokio::sync::mpsc;
 
-use super::api::{ApiServer, Call, Content, object_path};
 use super::observed::Observed;
 use super::tolerations::{self, Fix, Policy};
+use crate::api_server::{ApiServer, Call, Content, object_path};
 
 /// A Pod to patch.
 #[derive(Clone, Debug)]

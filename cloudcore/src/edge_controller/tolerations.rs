@@ -2,7 +2,7 @@
 //!
 //! Kubernetes gives each Pod 300 seconds and then deletes it, which on reconnect would kill what ran well all the time.
 //! This module says how to change that; Kubernetes lets a Pod's tolerations only grow and their seconds change. What a
-//! Pod's author wrote on purpose stays. Called by `mod.rs` for each Pod event; it talks to nobody.
+//! Pod's author wrote on purpose stays. Called by `placer.rs` for each Pod event; it talks to nobody.
 
 use std::time::Duration;
 

@@ -268,7 +268,7 @@ impl Bench {
             FromNode::Connected(node) => format!("connected {node}"),
             FromNode::Disconnected(node) => format!("disconnected {node}"),
             FromNode::Ask(node, question, _) => format!("{node} asks {question:?}"),
-            FromNode::Tell(node, message, _) => format!("{node} tells {message:?}"),
+            FromNode::Event(node, key, change, _) => format!("{node} tells {key} {change:?}"),
         }
     }
 

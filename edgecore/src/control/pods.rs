@@ -17,9 +17,11 @@ use super::Sources;
 use super::refused::Refused;
 use super::selector::Selector;
 use crate::edged::logs::{Endings, Log, LogOptions, log_file};
-use crate::edged::{CONTAINER_NAME, Desired, DesiredPod, RestartPolicy, RuntimeError, inits, restart_policy};
+use crate::edged::{
+    CONTAINER_NAME, Desired, DesiredPod, RestartPolicy, RuntimeError, inits, restart_policy, runs_for,
+};
 use crate::report_queue::{last_pod_statuses, unsent_events, with_status};
-use crate::static_pods::{as_run, runs_for};
+use crate::static_pods::as_run;
 
 /// Which container `kubectl` means when nobody says.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";

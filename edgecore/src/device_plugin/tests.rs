@@ -108,9 +108,13 @@ impl Fake {
             resource_name: GPU.into(),
             options: None,
         };
-        while !folder.join(KUBELET_SOCK).exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let opened = async {
+            while !folder.join(KUBELET_SOCK).exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let opened = tokio::time::timeout(PATIENCE, opened).await;
+        assert!(opened.is_ok(), "{KUBELET_SOCK} was not opened in {} within {PATIENCE:?}", folder.display());
         RegistrationClient::new(channel).register(request).await.unwrap();
         Running { fake: self.clone(), task }
     }

@@ -133,7 +133,7 @@ impl<'a> Link<'a> {
                 Some(outgoing) = self.ends.outbox.outgoing.recv() => Event::Report(outgoing),
                 Some((message, report)) = self.ends.devices.outbox.outgoing.recv() => Event::Device(message, report),
                 Some(ticket) = self.pauses.next() => Event::Again(ticket),
-                () = ready(self.streams.as_ref().map(|(streams, _)| streams)) => Event::Streams,
+                () = LinkStreams::ready(self.streams.as_ref().map(|(streams, _)| streams)) => Event::Streams,
                 () = tokio::time::sleep_until(timeout.into()) => Event::Timeout,
                 () = &mut renewed => Event::Renewed,
                 () = shutdown.wait() => Event::Stop,
@@ -341,13 +341,4 @@ impl<'a> Link<'a> {
     async fn close(&mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.wire.conn.close(None)).await;
     }
-}
-
-/// Waits until there is a frame of a stream to write; for ever where there are no streams.
-async fn ready(streams: Option<&LinkStreams>) {
-    std::future::poll_fn(|cx| match streams {
-        Some(streams) => streams.poll_ready(cx),
-        None => std::task::Poll::Pending,
-    })
-    .await;
 }

@@ -70,6 +70,13 @@ impl Backoff {
     }
 }
 
+/// Whether `time` is still to come. One further away than the longest wait there is comes from a clock that was set back since;
+/// waiting for it could take years.
+#[must_use]
+pub(super) fn is_ahead(time: Timestamp, now: Timestamp, longest_secs: i64) -> bool {
+    time > now && time.duration_since(now) <= SignedDuration::from_secs(longest_secs).saturating_add(SLACK)
+}
+
 /// `time` and a wait; at the end of time it stays there.
 pub(super) fn later(time: Timestamp, wait: SignedDuration) -> Timestamp {
     time.saturating_add(wait).unwrap_or(Timestamp::MAX)

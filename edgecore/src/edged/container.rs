@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use ke_cri::v1;
 
 use super::config_error::ConfigError;
@@ -24,6 +24,9 @@ pub const POD_UID: &str = "io.kubernetes.pod.uid";
 pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 /// Annotation on containers: [`spec_hash`], hexadecimal.
 pub const HASH: &str = "io.kubernetes.container.hash";
+/// Annotation on containers that this program made: the hash that a change of the spec is told by. The kubelet's own
+/// hash differs between its versions, so it never is a reason to restart what another program made.
+pub const OUR_HASH: &str = "isthmus.io/container-hash";
 /// Annotation on containers: how often it was restarted before.
 pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 /// Annotation on containers: where the application leaves its last words.
@@ -126,40 +129,6 @@ pub fn container_config(
     })
 }
 
-/// An ephemeral container in the form of every other one.
-#[must_use]
-pub fn ephemeral_as_container(ephemeral: &EphemeralContainer) -> Container {
-    let it = ephemeral.clone();
-    Container {
-        args: it.args,
-        command: it.command,
-        env: it.env,
-        env_from: it.env_from,
-        image: it.image,
-        image_pull_policy: it.image_pull_policy,
-        lifecycle: None,
-        liveness_probe: None,
-        name: it.name,
-        ports: None,
-        readiness_probe: None,
-        resize_policy: None,
-        resources: None,
-        // The API takes none of these for it.
-        restart_policy: None,
-        restart_policy_rules: None,
-        security_context: it.security_context,
-        startup_probe: None,
-        stdin: it.stdin,
-        stdin_once: it.stdin_once,
-        termination_message_path: it.termination_message_path,
-        termination_message_policy: it.termination_message_policy,
-        tty: it.tty,
-        volume_devices: it.volume_devices,
-        volume_mounts: it.volume_mounts,
-        working_dir: it.working_dir,
-    }
-}
-
 /// Name, namespace and uid of the pod, as sandboxes and containers carry them.
 #[must_use]
 pub fn pod_labels(pod: &Pod) -> HashMap<String, String> {
@@ -213,6 +182,14 @@ pub fn log_directory(root: &Path, pod: &Pod) -> String {
     let meta = &pod.metadata;
     let name = format!("{}_{}_{}", text(&meta.namespace), text(&meta.name), text(&meta.uid));
     root.join(name).display().to_string()
+}
+
+/// Whether what the runtime has under these labels is this Pod's, as `static_pods::as_run` gives it: uid and name both say so.
+#[must_use]
+pub fn runs_for(labels: &HashMap<String, String>, pod: &Pod) -> bool {
+    let metadata = &pod.metadata;
+    let said = [(POD_UID, &metadata.uid), (POD_NAMESPACE, &metadata.namespace), (POD_NAME, &metadata.name)];
+    said.iter().all(|(label, text)| text.is_some() && labels.get(*label) == text.as_ref())
 }
 
 fn container_labels(pod: &Pod, name: &str) -> HashMap<String, String> {
@@ -270,6 +247,21 @@ mod tests {
     }
 
     /// Numbers printed by the kubelet's own function.
+    #[test]
+    fn labels_say_whose_a_container_is() {
+        let metadata = json!({"namespace": "default", "name": "web-edge-1", "uid": "u-7"});
+        let pod: Pod = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+        let check = |labels: [(&str, &str); 3], expected: bool| {
+            let labels = labels.map(|(name, text)| (format!("io.kubernetes.pod.{name}"), text.to_owned()));
+            assert_eq!(runs_for(&labels.clone().into(), &pod), expected, "{labels:?}");
+        };
+        check([("uid", "u-7"), ("namespace", "default"), ("name", "web-edge-1")], true);
+        check([("uid", "u-7"), ("namespace", "default"), ("name", "db-edge-1")], false);
+        check([("uid", "u-7"), ("namespace", "tenant"), ("name", "web-edge-1")], false);
+        check([("uid", "u-1"), ("namespace", "default"), ("name", "web-edge-1")], false);
+        check([("uid", "u-7"), ("namespace", "default"), ("other", "")], false);
+    }
+
     #[test]
     fn hashes_are_the_kubelets() {
         let check = |name: &str, image: &str, hash: &str| {

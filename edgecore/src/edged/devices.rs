@@ -1,25 +1,13 @@
 //! Devices of plugins as a Pod sees them: chosen when it is taken on, put into its containers, given back at its end.
 //!
-//! [`PodDevices`] is `device_plugin/`; what is here is the worker's part: when it asks, and what becomes of a Pod that is
-//! refused. Chooses nothing itself.
+//! [`PodDevices`] is `device_plugin/`; `worker/devices.rs` asks it. Chooses nothing itself.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceStatus};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceStatus};
 use ke_cri::v1;
 use tokio::sync::watch;
-
-use super::events::Severity;
-use super::observed::{ObservedContainer, ObservedPod};
-use super::plan::{Desired, DesiredPod, outcome};
-use super::unsupported::{FEATURE_UNSUPPORTED, unsupported};
-use super::worker::Worker;
-
-/// What a kubelet calls a Pod that it cannot give its devices to.
-pub(super) const UNEXPECTED_ADMISSION: &str = "UnexpectedAdmissionError";
 
 /// Devices of this machine that plugins bring.
 #[async_trait]
@@ -90,97 +78,6 @@ impl PodDevices for NoDevices {
     fn health(&self, _: &str, _: &str) -> Vec<ResourceStatus> {
         Vec::new()
     }
-}
-
-/// What became of a Pod's devices in this process.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Admission {
-    #[default]
-    NotAsked,
-    Admitted,
-    /// With the words for its status.
-    Refused {
-        reason: &'static str,
-        why: String,
-    },
-}
-
-impl Worker {
-    /// The Pod as the store has it; one that was refused as one that has failed. A Pod that ends while plugins are
-    /// asked does not wait for them.
-    pub(super) async fn admitted(&mut self, desired: DesiredPod, observed: &ObservedPod) -> DesiredPod {
-        let pod = match &desired.want {
-            Desired::Run(pod) => Arc::clone(pod),
-            Desired::Terminate(_) | Desired::Removed(_) => return desired,
-        };
-        if outcome(&pod, observed, Timestamp::now()).is_some() {
-            if !observed.containers.iter().any(ObservedContainer::may_be_alive) {
-                self.release_devices().await;
-            }
-            return desired;
-        }
-        if self.memory.admission == Admission::NotAsked {
-            let running = observed.containers.iter().filter(|one| one.is_running());
-            let running = running.map(|one| one.name.clone()).collect();
-            let mut newer = self.ears.desired.clone();
-            let ends = async {
-                while newer.changed().await.is_ok() {
-                    if !matches!(newer.borrow().want, Desired::Run(_)) {
-                        return;
-                    }
-                }
-                std::future::pending().await
-            };
-            let shared = self.shared.clone();
-            let answer = match unsupported(&pod) {
-                Some(why) => Err((FEATURE_UNSUPPORTED, why)),
-                None => tokio::select! {
-                    answer = shared.hands.devices.admit(&pod, &running) => answer.map_err(|why| {
-                        (UNEXPECTED_ADMISSION, format!("Allocate failed due to {why}, which is unexpected"))
-                    }),
-                    () = ends => return desired,
-                },
-            };
-            self.memory.admission = match answer {
-                Ok(()) => Admission::Admitted,
-                Err((reason, why)) => {
-                    tracing::warn!(pod = %self.uid, reason, error = %why, "a pod is refused");
-                    self.say(Severity::Warning, reason, why.clone(), None).await;
-                    Admission::Refused { reason, why }
-                }
-            };
-        }
-        match &self.memory.admission {
-            Admission::Refused { reason, why } => refused(&desired, &pod, reason, why),
-            Admission::NotAsked | Admission::Admitted => desired,
-        }
-    }
-
-    /// Not on disk: the next start of edgecore gives them back.
-    pub(super) async fn release_devices(&self) {
-        if let Err(error) = self.shared.hands.devices.release(&self.uid).await {
-            tracing::error!(pod = %self.uid, %error, "the devices of a pod could not be given back");
-        }
-    }
-
-    /// How its devices are goes into each container's status.
-    pub(super) fn tell_device_health(&self, status: &mut PodStatus) {
-        for container in status.container_statuses.iter_mut().flatten() {
-            let health = self.shared.hands.devices.health(&self.uid, &container.name);
-            container.allocated_resources_status = (!health.is_empty()).then_some(health);
-        }
-    }
-}
-
-/// The Pod with a status that says that it has failed before anything of it ran. This is what plan and status go by, as
-/// by every Pod of which the cloud knows already that it has failed.
-fn refused(desired: &DesiredPod, pod: &Pod, reason: &str, why: &str) -> DesiredPod {
-    let mut pod = pod.clone();
-    let status = pod.status.get_or_insert_default();
-    status.phase = Some("Failed".into());
-    status.reason = Some(reason.into());
-    status.message = Some(format!("Pod was rejected: {why}"));
-    DesiredPod { want: Desired::Run(Arc::new(pod)), hashes: desired.hashes.clone() }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Kubernetes events about pods and this Node, in the kubelet's words: repeats are counted, floods are cut.
 //!
-//! [`Recorder`] is pure and gives the report to send; `worker.rs` sends it, and `eviction` what it says of the
+//! [`Recorder`] is pure and gives the report to send; `worker/telling.rs` sends it, and `eviction` what it says of the
 //! Node. No other part makes events.
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 /// `status.reason`, and the reason of the event.
 pub const EVICTED: &str = "Evicted";
 /// Priority from which pods keep the cluster itself running.
-const CRITICAL: i32 = 2_000_000_000;
+pub(super) const CRITICAL: i32 = 2_000_000_000;
 
 /// Why a pod ends, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub(super) struct Care {
     /// Once the Pod has ended, its dead containers go as well: the disk is needed.
     pub(super) strip: bool,
 }
+
+/// The condition of a Pod that is ended for the sake of others.
+pub(super) const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 /// How far a Pod is, as its worker sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,20 +66,25 @@ impl Eviction {
         status.reason = Some(EVICTED.into());
         status.message = Some(self.message.clone());
         let conditions = status.conditions.get_or_insert_default();
-        let holds = |known: &PodCondition| known.type_ == "DisruptionTarget" && known.status == "True";
+        let holds = |known: &PodCondition| known.type_ == DISRUPTION_TARGET && known.status == "True";
         if !self.for_others || conditions.iter().any(holds) {
             return;
         }
-        conditions.retain(|known| known.type_ != "DisruptionTarget");
-        conditions.push(PodCondition {
-            type_: "DisruptionTarget".into(),
-            status: "True".into(),
-            reason: Some("TerminationByKubelet".into()),
-            message: Some(self.message.clone()),
-            last_transition_time: Some(Time(now)),
-            observed_generation: pod.metadata.generation,
-            ..PodCondition::default()
-        });
+        conditions.retain(|known| known.type_ != DISRUPTION_TARGET);
+        conditions.push(disruption(pod, Some(self.message.clone()), now));
+    }
+}
+
+/// What the status of a Pod says that its Node ends for the sake of others.
+pub(super) fn disruption(pod: &Pod, message: Option<String>, now: Timestamp) -> PodCondition {
+    PodCondition {
+        type_: DISRUPTION_TARGET.into(),
+        status: "True".into(),
+        reason: Some("TerminationByKubelet".into()),
+        message,
+        last_transition_time: Some(Time(now)),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Carries out what `plan.rs` asks for: turns a Pod into calls of the runtime, its images, files and cgroups.
 //!
-//! Decides nothing about when; every method may be repeated. `worker.rs` is the only caller.
+//! Decides nothing about when; every method may be repeated. A Pod's worker is the only caller.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,23 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::cgroups::PodCgroups;
-use super::container::{NodeFacts, Start, container_config, spec_hash_text};
+use super::container::{NodeFacts, OUR_HASH, Start, container_config, spec_hash_text};
 use super::cri::{Runtime, RuntimeError};
+use super::desired::{Desired, DesiredPod};
 use super::devices::PodDevices;
 use super::env::{Environment, environment};
 use super::fields::PodFacts;
 use super::hooks::{Done, Undertaker, run_hook};
 use super::images::{ImageNotice, Images, RUNTIME_AWAY, Wish};
 use super::observed::RUN_FAILED;
-use super::plan::{Desired, DesiredPod, stop_after_failed_start};
+use super::plan::stop_after_failed_start;
+use super::pod_files::PodFiles;
 use super::probes::Said;
 use super::pull_secrets::Keyring;
 use super::resize;
@@ -33,35 +33,6 @@ use super::sandbox::{SandboxFacts, SandboxPlan, on_host_network, sandbox_config}
 use super::security::{ImageUser, SecurityFacts};
 use super::service_env::service_variables;
 use crate::meta_manager::Objects;
-
-/// Annotation on containers that this program made: the hash that a change of the spec is told by. The kubelet's own
-/// hash differs between its versions, so it never is a reason to restart what another program made.
-pub const OUR_HASH: &str = "isthmus.io/container-hash";
-
-/// Volumes of pods on this machine.
-#[async_trait]
-pub trait PodFiles: Send + Sync + 'static {
-    /// Writes the Pod's volumes, or brings them up to date. Done already: success. Gives the time at which a token in
-    /// them wants to be renewed; it may have passed already, when the cloud is away.
-    async fn prepare(&self, pod: &Pod, facts: &PodFacts) -> Result<Option<Timestamp>, FilesError>;
-    /// What one start of a container gets mounted: its volumes, the hosts file, a new termination message file.
-    async fn mounts(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        env: &[(String, String)],
-        facts: &PodFacts,
-    ) -> Result<Vec<v1::Mount>, FilesError>;
-    /// Takes the volumes of a Pod down and removes its directory. Gone already: success.
-    async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
-    /// Uids of the pods that have a directory on this machine.
-    async fn on_disk(&self) -> Vec<String>;
-}
-
-/// Why a Pod's files are not as they should be; worth trying again. Never holds data of a Secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct FilesError(pub String);
 
 /// Settings of this machine for its pods; `config.rs` fills them.
 #[derive(Clone, Debug)]
@@ -212,12 +183,14 @@ impl Hands {
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
         // Before there is room for it: a plugin may take its time.
         let mut extras = self.devices.for_start(pod, container).await.map_err(config_error)?;
-        let _permit = self.heavy.acquire().await;
         let env = environment(pod, container, &*self.objects, facts).await;
         let Environment { variables: env, skipped } = env.map_err(|e| config_error(e.to_string()))?;
         for message in skipped {
             tell(ImageNotice { warning: true, reason: "InvalidEnvironmentVariableNames", message });
         }
+        // Held only for what burdens the machine: not while the cloud is asked for a ConfigMap, nor during a hook, which may well
+        // wait for another Pod of this node.
+        let permit = self.heavy.acquire().await;
         let mounts = self.files.mounts(pod, container, &env, facts).await;
         let mounts = mounts.map_err(|e| config_error(e.to_string()))?;
         let env: Vec<_> = std::mem::take(&mut extras.envs).into_iter().chain(env).collect();
@@ -261,6 +234,7 @@ impl Hands {
         let started = self.runtime.start_container(&id).await;
         started.map_err(|e| Failure::of(RUN_FAILED, "Failed to start container", e))?;
         tell(said("Started", format!("Started container {}", container.name)));
+        drop(permit);
         self.post_start(pod, container, &id, facts, tell).await
     }
 

@@ -6,19 +6,17 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use ke_wire::{NodeName, ObjectKey};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Edged;
-use super::admission::{Applicant, is_settled};
-use crate::report_queue::Report;
+use super::admission::is_settled;
 
 /// KubeEdge's annotation.
 pub const HOLD: &str = "edge.kubeedge.io/hold-upgrade";
-const HELD: &str = "HeldUpgrade";
+pub(super) const HELD_UPGRADE: &str = "HeldUpgrade";
 
 /// Which Pods are to be released.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +29,8 @@ pub enum Which {
 
 /// One wish, and where is told what it released.
 pub struct Release {
-    which: Which,
-    done: oneshot::Sender<Vec<ObjectKey>>,
+    pub(super) which: Which,
+    pub(super) done: oneshot::Sender<Vec<ObjectKey>>,
 }
 
 #[cfg(test)]
@@ -82,9 +80,32 @@ pub(super) fn is_to_wait(pod: &Pod) -> bool {
         && !is_settled(pod)
 }
 
+/// The status of a Pod that waits; `None`: it says so already.
+pub(super) fn held_status(pod: &Pod) -> Option<PodStatus> {
+    let (name, namespace) = (pod.metadata.name.as_deref(), pod.metadata.namespace.as_deref());
+    let (name, namespace) = (name.unwrap_or_default(), namespace.unwrap_or_default());
+    let mut status = pod.status.clone().unwrap_or_default();
+    let conditions = status.conditions.get_or_insert_default();
+    if conditions.iter().any(|condition| condition.type_ == HELD_UPGRADE && condition.status == "True") {
+        return None;
+    }
+    conditions.retain(|condition| condition.type_ != HELD_UPGRADE);
+    conditions.push(PodCondition {
+        type_: HELD_UPGRADE.into(),
+        status: "True".into(),
+        reason: Some("Held".into()),
+        message: Some(format!(
+            "the pod waits for a release on its node: keadm ctl unhold-upgrade pod {name} -n {namespace}"
+        )),
+        last_transition_time: now(),
+        ..PodCondition::default()
+    });
+    Some(status)
+}
+
 /// The Pod as one that waits for nobody: whatever the cloud still says, the condition is over.
 pub(super) fn as_released(pod: &Arc<Pod>) -> Arc<Pod> {
-    let is_held = |condition: &PodCondition| condition.type_ == HELD && condition.status == "True";
+    let is_held = |condition: &PodCondition| condition.type_ == HELD_UPGRADE && condition.status == "True";
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     if !conditions.is_some_and(|conditions| conditions.iter().any(is_held)) {
         return Arc::clone(pod);
@@ -102,78 +123,6 @@ pub(super) fn as_released(pod: &Arc<Pod>) -> Arc<Pod> {
 fn now() -> Option<Time> {
     // Kubernetes keeps whole seconds.
     Timestamp::from_second(Timestamp::now().as_second()).ok().map(Time)
-}
-
-impl Edged {
-    /// Tells the cloud that the Pod waits, unless it knows.
-    pub(super) fn tell_held(&mut self, pod: &Pod) {
-        let (name, namespace) = (pod.metadata.name.as_deref(), pod.metadata.namespace.as_deref());
-        let (name, namespace) = (name.unwrap_or_default(), namespace.unwrap_or_default());
-        let mut status = pod.status.clone().unwrap_or_default();
-        let conditions = status.conditions.get_or_insert_default();
-        if conditions.iter().any(|condition| condition.type_ == HELD && condition.status == "True") {
-            return;
-        }
-        tracing::info!(pod = name, namespace, "a pod is held: keadm ctl unhold-upgrade releases it");
-        conditions.retain(|condition| condition.type_ != HELD);
-        conditions.push(PodCondition {
-            type_: HELD.into(),
-            status: "True".into(),
-            reason: Some("Held".into()),
-            message: Some(format!(
-                "the pod waits for a release on its node: keadm ctl unhold-upgrade pod {name} -n {namespace}"
-            )),
-            last_transition_time: now(),
-            ..PodCondition::default()
-        });
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let (Ok(namespace), Ok(name), Ok(uid)) = (namespace.parse(), name.parse(), uid.parse()) else {
-            return;
-        };
-        let Ok(status) = serde_json::to_vec(&status) else { return };
-        let report = Report::PodStatus { namespace, name, uid, status: status.into() };
-        let reports = self.shared.reports.clone();
-        self.workers.spawn(async move {
-            reports.send(report).await;
-            String::new()
-        });
-    }
-
-    pub(super) fn on_release(&mut self, Release { which, done }: Release) {
-        let is_meant = |key: &ObjectKey| match &which {
-            Which::Pod(meant) => meant == key,
-            Which::All => true,
-        };
-        let held = self.pods.iter().filter(|(_, entry)| entry.is_held);
-        let meant = held
-            .filter_map(|(uid, entry)| Some((uid.clone(), entry.key.clone().filter(|key| is_meant(key))?)));
-        let meant: Vec<(String, ObjectKey)> = meant.collect();
-        for (uid, key) in &meant {
-            tracing::info!(pod = %key, "a held pod is released");
-            self.begin(uid);
-        }
-        // Whoever asked may be gone.
-        let _ = done.send(meant.into_iter().map(|(_, key)| key).collect());
-    }
-
-    /// Lets a held Pod go on as one that comes now. Nothing to do for any other.
-    pub(super) fn begin(&mut self, uid: &str) {
-        let Some(mut entry) = self.pods.remove(uid) else { return };
-        let pod = entry.desired.borrow().pod().cloned();
-        match pod.filter(|_| std::mem::replace(&mut entry.is_held, false)) {
-            Some(pod) if !entry.is_removed() => {
-                entry.change(&pod);
-                self.let_go(uid.to_owned(), entry, &pod, Applicant::of(&pod));
-            }
-            Some(_) => {
-                self.pods.insert(uid.to_owned(), entry);
-                self.start_worker(uid);
-            }
-            None => {
-                self.pods.insert(uid.to_owned(), entry);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -207,7 +156,8 @@ mod tests {
 
     #[test]
     fn the_condition_ends_with_the_release() {
-        let held = json!({"status": {"conditions": [{"type": HELD, "status": "True", "message": "waits"}]}});
+        let held =
+            json!({"status": {"conditions": [{"type": HELD_UPGRADE, "status": "True", "message": "waits"}]}});
         let released = as_released(&Arc::new(pod("true", held)));
         let condition = released.status.clone().unwrap().conditions.unwrap()[0].clone();
         assert_eq!((condition.status.as_str(), condition.message), ("False", None));

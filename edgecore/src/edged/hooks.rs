@@ -1,6 +1,6 @@
 //! Lifecycle hooks, and the end of containers: preStop, then their turn, then the stop signal, all within one grace period.
 //!
-//! Carries out what `plan.rs` decided; `hands.rs` calls it for postStart, `worker.rs` to end containers. As with a kubelet
+//! Carries out what `plan.rs` decided; `hands.rs` calls it for postStart, `worker/ending.rs` to end containers. As with a kubelet
 //! events about hooks never hold what a container answered: it may be secret.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::container::{PORTS, PRE_STOP};
 use super::cri::{Runtime, RuntimeError};
-use super::plan::{LEAST_GRACE_SECS, Stop, inits};
+use super::plan::{LEAST_GRACE_SECS, Stop};
+use super::pod_spec::container_of;
 use super::probes::{HttpError, HttpTarget, Said, get};
 
 /// A command of a hook has no limit of its own: preStop ends with the grace period, postStart when the Pod is deleted.
@@ -153,10 +154,7 @@ impl Undertaker {
     async fn pre_stop(&self, stop: &Stop) -> HookEnd {
         let noted;
         let container = match &self.pod {
-            Some(pod) => {
-                let spec = pod.spec.as_ref();
-                spec.and_then(|spec| inits(spec).iter().chain(&spec.containers).find(|c| c.name == stop.name))
-            }
+            Some(pod) => container_of(pod, &stop.name),
             None => {
                 noted = self.noted(stop).await;
                 noted.as_ref()

@@ -12,30 +12,8 @@ use ke_cri::v1;
 use tokio::sync::{Semaphore, watch};
 
 use super::cri::{Runtime, RuntimeError};
-use super::image_name::ImageName;
 use super::pull_secrets::Keyring;
-
-/// When to pull.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PullPolicy {
-    Always,
-    IfNotPresent,
-    Never,
-}
-
-impl PullPolicy {
-    /// The container's own word, else `Always` for the tag `latest` and `IfNotPresent` for every other.
-    #[must_use]
-    pub fn of(policy: Option<&str>, image: &ImageName) -> Self {
-        match policy {
-            Some("Always") => Self::Always,
-            Some("Never") => Self::Never,
-            Some("IfNotPresent") => Self::IfNotPresent,
-            _ if image.is_latest() => Self::Always,
-            _ => Self::IfNotPresent,
-        }
-    }
-}
+use crate::image_name::{ImageName, PullPolicy};
 
 /// Why a container waits for its image; `reason` is what its status shows, as Kubernetes spells it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -435,23 +413,6 @@ mod tests {
 
     fn refused(message: &str) -> RuntimeError {
         RuntimeError::Refused { code: Code::Unknown, message: message.to_owned() }
-    }
-
-    #[test]
-    fn policies() {
-        let check = |policy: Option<&str>, image: &str, expected: PullPolicy| {
-            assert_eq!(
-                PullPolicy::of(policy, &ImageName::parse(image).unwrap()),
-                expected,
-                "{policy:?} {image}"
-            );
-        };
-        check(None, "a", PullPolicy::Always);
-        check(None, "a:latest", PullPolicy::Always);
-        check(None, "a:1", PullPolicy::IfNotPresent);
-        check(Some("Never"), "a", PullPolicy::Never);
-        check(Some("IfNotPresent"), "a", PullPolicy::IfNotPresent);
-        check(Some("Always"), "a:1", PullPolicy::Always);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One Pod's sandboxes and containers as the runtime shows them now, in the form that `plan.rs` takes.
 //!
 //! A status is asked for only when the list says that it changed, and an address once: a node with many pods is looked at
-//! every second. It decides nothing and changes nothing. Called by `worker.rs`.
+//! every second. It decides nothing and changes nothing. Called by `worker/seeing.rs`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,9 +9,8 @@ use std::net::IpAddr;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 
-use super::container::{CONTAINER_NAME, RESTART_COUNT, TERMINATION_GRACE};
+use super::container::{CONTAINER_NAME, OUR_HASH, RESTART_COUNT, TERMINATION_GRACE};
 use super::cri::{Runtime, RuntimeError};
-use super::hands::OUR_HASH;
 use super::last_words::add_last_words;
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedSandbox, SandboxState, Source, lost};
 use super::observer::Listing;
@@ -42,11 +41,6 @@ impl Inspector {
         self.statuses.retain(|id, _| listing.containers.iter().any(|c| c.id == *id));
         self.addresses.retain(|id, _| listing.sandboxes.iter().any(|s| s.id == *id));
         Ok((sandboxes, containers))
-    }
-
-    /// The addresses of the Pod; none before it has a sandbox.
-    pub(super) fn addresses(&self) -> Vec<IpAddr> {
-        self.addresses.values().next().cloned().unwrap_or_default()
     }
 
     /// A container was removed. Gives the path of its log as the runtime named it; empty when unknown.

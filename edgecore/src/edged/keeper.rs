@@ -1,6 +1,6 @@
-//! Edged's handle for who keeps the machine in health: which pods are here, end this one, take no more of those.
+//! Edged's handle for who keeps the machine: which pods are here, end this one or all of those, take no more of these.
 //!
-//! It only carries words. `eviction` holds it; `mod.rs` answers.
+//! It only carries words. `eviction` and `node_shutdown.rs` hold it; `asked.rs` answers.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, oneshot};
 
 use super::evicted::{Eviction, Life};
+use super::periods::Period;
 use super::pressure::Pressures;
 
 /// One Pod of this machine.
@@ -27,6 +28,14 @@ pub(crate) enum Ask {
     Evict(String, Eviction),
     Strip,
     Short(Pressures),
+    EndGroup(EndGroup),
+}
+
+/// End the pods of this group, or say how many are left.
+pub(crate) struct EndGroup {
+    pub(crate) periods: Vec<Period>,
+    pub(crate) group: usize,
+    pub(crate) n_left: oneshot::Sender<usize>,
 }
 
 /// Talks to edged. Cheap to clone.
@@ -60,5 +69,12 @@ impl Keeper {
     /// What the Node is short of from now on.
     pub async fn short_of(&self, pressures: Pressures) {
         let _ = self.0.send(Ask::Short(pressures)).await;
+    }
+    /// While the machine goes down: ends the pods of this group, and says how many are left. `None`: edged has stopped.
+    pub(super) async fn n_left(&self, periods: &[Period], group: usize) -> Option<usize> {
+        let (n_left, answer) = oneshot::channel();
+        let ask = EndGroup { periods: periods.to_vec(), group, n_left };
+        self.0.send(Ask::EndGroup(ask)).await.ok()?;
+        answer.await.ok()
     }
 }

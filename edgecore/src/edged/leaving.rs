@@ -72,7 +72,7 @@ pub async fn remove_pods(
 }
 
 /// Of these pods: `<namespace>_<name>_<uid>`. Another kubelet's may be there, too.
-fn remove_logs(pod_logs_root: &Path, uids: &BTreeSet<String>) -> Result<(), LeavingError> {
+pub(super) fn remove_logs(pod_logs_root: &Path, uids: &BTreeSet<String>) -> Result<(), LeavingError> {
     for name in names(pod_logs_root) {
         if name.rsplit_once('_').is_some_and(|(_, uid)| uids.contains(uid)) {
             let folder = pod_logs_root.join(name);

@@ -8,88 +8,33 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::jiff::Timestamp;
 use ke_run::shutdown::{Shutdown, Trigger};
 use tokio::process::Command;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Where critical pods begin.
-const CRITICAL: i32 = 2_000_000_000;
+use super::evicted::disruption;
+use super::keeper::Keeper;
+use super::periods::Period;
+
 /// How often it is looked whether a group has ended.
 const LOOK: Duration = Duration::from_millis(500);
 /// systemd answers at once or not at all.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// The pods from this priority up to the next one, and what they have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Period {
-    /// The least priority in it.
-    pub priority: i32,
-    /// Seconds from the first stop signal to the next group.
-    pub secs: i64,
-}
-
-/// The groups, lowest priority first. `by_priority` goes before the two others; empty: no pod is ended.
-#[must_use]
-pub fn periods(all: Duration, critical: Duration, by_priority: &[Period]) -> Vec<Period> {
-    let secs = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let mut periods = by_priority.to_vec();
-    if periods.is_empty() && !all.is_zero() && critical <= all {
-        periods = vec![
-            Period { priority: 0, secs: secs(all - critical) },
-            Period { priority: CRITICAL, secs: secs(critical) },
-        ];
-    }
-    periods.sort_by_key(|period| period.priority);
-    periods
-}
-
-/// Which group a Pod of this priority ends with: the highest that begins at or below it, else the lowest.
-#[must_use]
-pub fn group(periods: &[Period], priority: i32) -> usize {
-    periods.iter().rposition(|period| period.priority <= priority).unwrap_or(0)
-}
-
-/// End the pods of this group, or say how many are left.
-pub(super) struct EndGroup {
-    pub(super) periods: Vec<Period>,
-    pub(super) group: usize,
-    pub(super) n_left: oneshot::Sender<usize>,
-}
-
-/// For who asks Edged to end pods.
-#[derive(Clone)]
-pub struct Ender(mpsc::Sender<EndGroup>);
-
-impl Ender {
-    pub(super) fn channel() -> (Self, mpsc::Receiver<EndGroup>) {
-        // One asks, and waits for the answer.
-        let (sender, asks) = mpsc::channel(1);
-        (Self(sender), asks)
-    }
-
-    async fn n_left(&self, periods: &[Period], group: usize) -> Option<usize> {
-        let (n_left, answer) = oneshot::channel();
-        self.0.send(EndGroup { periods: periods.to_vec(), group, n_left }).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Ends group after group; one that has ended sooner is not waited for.
-    pub async fn end_all(&self, periods: &[Period]) {
-        for (index, period) in periods.iter().enumerate() {
-            let end = Instant::now() + Duration::from_secs(period.secs.unsigned_abs());
-            loop {
-                match self.n_left(periods, index).await {
-                    Some(0) | None => break,
-                    Some(n_left) if Instant::now() >= end => {
-                        tracing::warn!(n_left, priority = period.priority, "pods did not end in their time");
-                        break;
-                    }
-                    Some(_) => sleep(LOOK).await,
+/// Ends group after group; one that has ended sooner is not waited for.
+pub async fn end_all(keeper: &Keeper, periods: &[Period]) {
+    for (index, period) in periods.iter().enumerate() {
+        let end = Instant::now() + Duration::from_secs(period.secs.unsigned_abs());
+        loop {
+            match keeper.n_left(periods, index).await {
+                Some(0) | None => break,
+                Some(n_left) if Instant::now() >= end => {
+                    tracing::warn!(n_left, priority = period.priority, "pods did not end in their time");
+                    break;
                 }
+                Some(_) => sleep(LOOK).await,
             }
         }
     }
@@ -97,12 +42,12 @@ impl Ender {
 
 /// Passes the wish to stop on: at once, or after the pods have ended when the machine goes down. A second wish waits for
 /// nothing.
-pub async fn pass_on(asked: Shutdown, stop: Trigger, ender: Ender, periods: Vec<Period>) {
+pub async fn pass_on(asked: Shutdown, stop: Trigger, keeper: Keeper, periods: Vec<Period>) {
     asked.wait().await;
     if !periods.is_empty() && machine_goes_down("systemctl").await {
         tracing::info!("the machine goes down: pods are ended first");
         tokio::select! {
-            () = ender.end_all(&periods) => {}
+            () = end_all(&keeper, &periods) => {}
             () = asked.wait_hard() => {}
         }
     }
@@ -127,19 +72,11 @@ pub(super) fn ended(pod: &Pod, period: Period, now: Timestamp) -> Pod {
     let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     let grace_secs = own.map_or(period.secs, |own| own.min(period.secs));
     pod.metadata.deletion_grace_period_seconds = Some(grace_secs);
-    let generation = pod.metadata.generation;
-    let status = pod.status.get_or_insert_default();
-    let conditions = status.conditions.get_or_insert_default();
-    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
-    conditions.push(PodCondition {
-        type_: "DisruptionTarget".into(),
-        status: "True".into(),
-        reason: Some("TerminationByKubelet".into()),
-        message: status.message.clone(),
-        last_transition_time: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
-        observed_generation: generation,
-        ..PodCondition::default()
-    });
+    let message = pod.status.as_ref().and_then(|status| status.message.clone());
+    let condition = disruption(&pod, message, Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    conditions.retain(|known| known.type_ != condition.type_);
+    conditions.push(condition);
     pod
 }
 
@@ -161,25 +98,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn groups_by_priority() {
-        let secs = Duration::from_secs;
-        let period = |priority, secs| Period { priority, secs };
-        assert_eq!(periods(secs(0), secs(0), &[]), []);
-        assert_eq!(periods(secs(30), secs(10), &[]), [period(0, 20), period(CRITICAL, 10)]);
-        assert_eq!(periods(secs(10), secs(30), &[]), [], "the configuration is refused before");
-        let own = [period(1000, 5), period(0, 60), period(CRITICAL, 3)];
-        let sorted = periods(secs(30), secs(10), &own);
-        assert_eq!(sorted, [period(0, 60), period(1000, 5), period(CRITICAL, 3)]);
-        let check = |priority, expected| assert_eq!(group(&sorted, priority), expected, "{priority}");
-        check(-1, 0);
-        check(0, 0);
-        check(999, 0);
-        check(1000, 1);
-        check(1001, 1);
-        check(CRITICAL + 1000, 2);
-    }
 
     #[test]
     fn an_ended_pod_says_why() {

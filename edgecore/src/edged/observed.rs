@@ -1,19 +1,18 @@
 //! What the runtime shows of one Pod, in the words that plan and status decide with.
 //!
-//! Types and small questions about them; never calls anything and never reads a clock. `worker.rs` fills them from
+//! Types and small questions about them; never calls anything and never reads a clock. `worker/seeing.rs` fills them from
 //! CRI lists, `plan.rs` and `status.rs` read them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus, ResourceRequirements};
 use k8s_openapi::jiff::Timestamp;
 
-use super::backoff::Backoffs;
+use super::backoff::{Backoffs, is_ahead};
 use super::evicted::Eviction;
-use super::probes::Verdict;
-use super::resize::Resizes;
+use super::verdict::Verdict;
 
 /// Exit code of a container whose end nobody saw: what a kill by the kernel looks like.
 const KILLED: i32 = 137;
@@ -33,8 +32,6 @@ pub struct ObservedPod {
     pub failures: BTreeMap<String, StartFailure>,
     /// After a failed action that concerns the whole Pod: nothing is tried before this time.
     pub hold: Option<Timestamp>,
-    /// When the first container was asked to end because the Pod ends.
-    pub stopping_since: Option<Timestamp>,
     /// When the Pod was first seen here; the status keeps it over restarts.
     pub started_at: Option<Timestamp>,
     /// What the probes of running containers say, by the runtime's id. One that is not in it has none.
@@ -171,6 +168,51 @@ pub struct StartFailure {
     pub times: u32,
 }
 
+impl StartFailure {
+    /// No failure waits longer.
+    pub const LONGEST_WAIT_SECS: i64 = 30;
+
+    /// Whether it is too soon to try again.
+    #[must_use]
+    pub fn is_to_wait(&self, now: Timestamp) -> bool {
+        is_ahead(self.retry_at, now, Self::LONGEST_WAIT_SECS)
+    }
+}
+
+/// What plan and status need to know of a Pod's resize.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resizes {
+    /// Containers that must be made anew for it, by the runtime's id.
+    pub restart: BTreeSet<String>,
+    /// Something can be changed in place, not before this time.
+    pub due: Option<Timestamp>,
+    /// What running containers have, by the runtime's id.
+    pub actual: BTreeMap<String, ResourceRequirements>,
+    /// The wish that is not granted.
+    pub pending: Option<Pending>,
+    /// It is granted and not carried out yet; the text of the error, if there was one.
+    pub progress: Option<String>,
+}
+
+/// Why a resize is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// `Deferred`: it may fit later. `Infeasible`: never on this node.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Pending {
+    pub(super) fn deferred(message: String) -> Self {
+        Self { reason: "Deferred", message }
+    }
+
+    pub(super) fn infeasible(message: String) -> Self {
+        Self { reason: "Infeasible", message }
+    }
+}
+
 impl ObservedPod {
     /// The sandbox that the Pod's containers belong into. Of several that are alive (a crash between two lines) it is
     /// the one in which most containers run, so that none is restarted without need; else the newest.
@@ -183,6 +225,14 @@ impl ObservedPod {
             .iter()
             .filter(|sandbox| sandbox.state == SandboxState::Ready)
             .max_by_key(|sandbox| (n_running(sandbox), sandbox.attempt, sandbox.created_at))
+    }
+
+    /// Whether a container was made in the current sandbox: then the Pod's volumes were there.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.current_sandbox().is_some_and(|current| {
+            self.containers.iter().any(|c| c.source == Source::Runtime && c.sandbox == current.id)
+        })
     }
 
     /// The newest sandbox, alive or not.
@@ -300,5 +350,24 @@ pub(super) fn lost(started_at: Option<Timestamp>) -> Exit {
         message: "The container could not be located when the pod was started again".into(),
         started_at,
         finished_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+#[cfg(test)]
+impl ObservedContainer {
+    /// The first one of its name, of which nothing else is known.
+    pub(super) fn first(id: &str, name: &str, state: ContainerState) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+            attempt: 0,
+            sandbox: "s0".into(),
+            state,
+            hash: None,
+            image: String::new(),
+            image_id: String::new(),
+            grace_secs: None,
+            source: Source::Runtime,
+        }
     }
 }

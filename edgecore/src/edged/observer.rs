@@ -1,7 +1,7 @@
 //! One look at everything the runtime lists, shared by all who ask at the same time.
 //!
 //! Many pods that start together would otherwise list everything many times. Every look starts after it was asked for,
-//! so that who has just done something sees it. Decides nothing. Asked by `worker.rs` and `mod.rs`.
+//! so that who has just done something sees it. Decides nothing. Asked by `worker.rs` and `looking.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

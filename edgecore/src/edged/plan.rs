@@ -5,282 +5,43 @@
 //! holds only what is right as far as is known; the next look adds the rest. Nothing here depends on what an earlier
 //! process did: a kill between any two actions leaves an observation from which the same end is reached.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod action;
+mod end;
+mod stops;
+#[cfg(test)]
+mod tests;
 
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::jiff::Timestamp;
 
-use super::backoff::later;
+pub use self::action::{Action, Stop, StopReason};
+use self::end::{end, kept_dead, wind_down};
+use self::stops::stop;
+pub(super) use self::stops::{LEAST_GRACE_SECS, stop_after_failed_start};
+use super::backoff::is_ahead;
+use super::desired::{Desired, DesiredPod};
 use super::observed::{
     ContainerState, ObservedContainer, ObservedPod, RUN_FAILED, SandboxState, Source, StartFailure, Volumes,
 };
-use super::probes::Kind;
+use super::outcome::{deadline, here, mains_began, outcome};
+use super::pod_spec::{RestartPolicy, inits, is_sidecar, restart_policy, restarts};
 
-/// What the store says about a Pod.
-#[derive(Clone, Debug)]
-pub enum Desired {
-    /// It runs.
-    Run(Arc<Pod>),
-    /// It has a deletion timestamp: end it, then say that it is gone.
-    Terminate(Arc<Pod>),
-    /// The store has it no longer, or never had it (`None`: found in the runtime only).
-    Removed(Option<Arc<Pod>>),
-}
-
-/// A Pod as it should be.
-#[derive(Clone, Debug)]
-pub struct DesiredPod {
-    /// What the store says.
-    pub want: Desired,
-    /// Hash of each container's spec, by container name, as `container.rs` notes it on the containers it makes.
-    pub hashes: BTreeMap<String, String>,
-}
-
-impl DesiredPod {
-    /// The Pod, where it is known.
-    #[must_use]
-    pub fn pod(&self) -> Option<&Arc<Pod>> {
-        match &self.want {
-            Desired::Run(pod) | Desired::Terminate(pod) => Some(pod),
-            Desired::Removed(pod) => pod.as_ref(),
-        }
-    }
-
-    /// Seconds from the decision to end a container to its kill. Kubernetes gives at least two after the stop signal; 0
-    /// as it was asked for means that no hook runs.
-    #[must_use]
-    pub fn grace_secs(&self) -> Option<i64> {
-        let pod = self.pod()?;
-        let asked = pod.metadata.deletion_grace_period_seconds;
-        let written = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        Some(asked.or(written).unwrap_or(DEFAULT_GRACE_SECS))
-    }
-}
-
-/// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Write the Pod's volumes.
-    PrepareVolumes,
-    /// Make and start a sandbox.
-    CreateSandbox { attempt: u32 },
-    /// End what is left in a sandbox and take its network down. Done already: success.
-    StopSandbox { id: String },
-    /// Remove a stopped sandbox.
-    RemoveSandbox { id: String },
-    /// Make sure of the image, make a container and start it.
-    StartContainer { name: String, sandbox: String, attempt: u32, ended: Option<Timestamp> },
-    /// Change what running containers may use, as far as that needs no new start.
-    Resize,
-    /// End these side by side; done when all have ended.
-    StopContainers(Vec<Stop>),
-    /// Remove a dead container with its log.
-    RemoveContainer { id: String },
-    /// Take the Pod's volumes down.
-    TearDownVolumes,
-    /// Remove the Pod's cgroup.
-    RemoveCgroup,
-    /// Nothing of the Pod is left: tell the cloud.
-    ReportGone,
-    /// Nothing of the Pod is left and nobody asks for it: forget it.
-    Forget,
-    /// Nothing to do before this time.
-    Wait { until: Timestamp },
-}
-
-/// One container to end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
-    /// The runtime's id.
-    pub id: String,
-    /// Its name in the Pod.
-    pub name: String,
-    /// Seconds for its preStop hook, the wait for its turn, and from the stop signal to the kill.
-    pub grace_secs: i64,
-    /// Why, for the event.
-    pub reason: StopReason,
-    /// It gets its stop signal when all of lower turns have ended.
-    pub turn: usize,
-    /// Its preStop hook runs first.
-    pub hook: bool,
-}
-
-/// Why a container is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopReason {
-    /// The Pod ends.
-    PodEnds,
-    /// Its spec changed.
-    SpecChanged,
-    /// Its sandbox is dead, or is not the Pod's.
-    SandboxChanged,
-    /// The runtime does not know what it does.
-    Lost,
-    /// It is to have other resources, and asks for a new start for that.
-    Resized,
-    /// Its postStart hook failed.
-    HookFailed,
-    /// A probe asks for its end. `restarts`: its successor starts at once or after its back-off.
-    Unwell {
-        /// Which probe.
-        probe: Kind,
-        /// Whether it has a successor.
-        restarts: bool,
-    },
-}
-
-/// How a Pod that runs no more has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Every container ended well.
-    Succeeded,
-    /// At least one did not.
-    Failed,
-    /// `activeDeadlineSeconds` are over.
-    DeadlineExceeded,
-    /// This Node ended it, or did not take it.
-    Evicted,
-}
-
-/// What `spec.restartPolicy` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// Whatever the exit code.
-    Always,
-    /// When the exit code is not zero.
-    OnFailure,
-    /// Not at all.
-    Never,
-}
-
-const DEFAULT_GRACE_SECS: i64 = 30;
-/// From the stop signal to the kill, whatever was asked for.
-pub(super) const LEAST_GRACE_SECS: i64 = 2;
+/// The longest wait after an action that failed for the whole Pod.
+pub(super) const LONGEST_HOLD_SECS: i64 = 60;
 
 /// What to do for this Pod now, in this order. An empty list: nothing, until something changes.
 #[must_use]
 pub fn plan(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    if let Some(until) = observed.hold.filter(|hold| *hold > now) {
+    if let Some(until) = observed.hold.filter(|hold| is_ahead(*hold, now, LONGEST_HOLD_SECS)) {
         return vec![Action::Wait { until }];
     }
     match &desired.want {
         Desired::Run(pod) => match outcome(pod, observed, now) {
-            Some(_) => wind_down(desired, observed, now),
+            Some(_) => wind_down(desired, observed),
             None => Run { desired, pod, observed, now, actions: Vec::new(), waits: Vec::new() }.plan(),
         },
-        Desired::Terminate(_) | Desired::Removed(_) => end(desired, observed, now),
+        Desired::Terminate(_) | Desired::Removed(_) => end(desired, observed),
     }
-}
-
-/// How the Pod has ended, or `None` while something of it should run.
-#[must_use]
-pub fn outcome(pod: &Pod, observed: &ObservedPod, now: Timestamp) -> Option<Outcome> {
-    // What the cloud was told once stays: a Pod never leaves these phases.
-    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
-        Some("Succeeded") => return Some(Outcome::Succeeded),
-        Some("Failed") => return Some(Outcome::Failed),
-        _ => {}
-    }
-    if observed.evicted.is_some() {
-        return Some(Outcome::Evicted);
-    }
-    let spec = pod.spec.as_ref()?;
-    if deadline(spec, observed).is_some_and(|deadline| deadline <= now) {
-        return Some(Outcome::DeadlineExceeded);
-    }
-    let failed_init = inits(spec).iter().any(|init| {
-        let exit = observed.newest(&init.name).and_then(|c| c.exit());
-        !is_sidecar(init) && exit.is_some_and(|exit| exit.code != 0 && !restarts(spec, init, exit.code))
-    });
-    if failed_init {
-        return Some(Outcome::Failed);
-    }
-    let mut result = Outcome::Succeeded;
-    for container in &spec.containers {
-        let exit = observed.newest(&container.name).and_then(|c| c.exit())?;
-        if restarts(spec, container, exit.code) {
-            return None;
-        }
-        if exit.code != 0 {
-            result = Outcome::Failed;
-        }
-    }
-    Some(result)
-}
-
-/// Whether this init container runs beside the main ones.
-#[must_use]
-pub fn is_sidecar(init: &Container) -> bool {
-    init.restart_policy.as_deref() == Some("Always")
-}
-
-/// The init containers and sidecars, in their order.
-#[must_use]
-pub fn inits(spec: &PodSpec) -> &[Container] {
-    spec.init_containers.as_deref().unwrap_or_default()
-}
-
-/// What this container's or its Pod's restart policy says.
-#[must_use]
-pub fn restart_policy(spec: &PodSpec, container: &Container) -> RestartPolicy {
-    match container.restart_policy.as_deref().or(spec.restart_policy.as_deref()) {
-        Some("Never") => RestartPolicy::Never,
-        Some("OnFailure") => RestartPolicy::OnFailure,
-        _ => RestartPolicy::Always,
-    }
-}
-
-/// Whether a container that ended with this code is started again. Its own rules go before its own policy, that before the
-/// Pod's. A rule that asks for all containers at once is for nodes that say they can; here it counts as no rule.
-#[must_use]
-pub fn restarts(spec: &PodSpec, container: &Container, code: i32) -> bool {
-    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
-    let matches = |rule: &&ContainerRestartRule| {
-        let codes = rule.exit_codes.as_ref();
-        codes.is_some_and(|codes| {
-            let listed = codes.values.as_deref().unwrap_or_default().contains(&code);
-            listed == (codes.operator != "NotIn")
-        })
-    };
-    // The first that fits decides.
-    let rule = rules.iter().find(matches).filter(|_| container.restart_policy.is_some());
-    if rule.is_some_and(|rule| rule.action == "Restart") {
-        return true;
-    }
-    match restart_policy(spec, container) {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => code != 0,
-        RestartPolicy::Never => false,
-    }
-}
-
-/// Whether all ordinary init containers have done their work in the sandbox that is alive.
-#[must_use]
-pub fn is_initialized(spec: &PodSpec, observed: &ObservedPod) -> bool {
-    let Some(sandbox) = observed.current_sandbox() else { return inits(spec).is_empty() };
-    mains_began(spec, observed, &sandbox.id)
-        || inits(spec).iter().all(|init| match here(observed, &init.name, &sandbox.id) {
-            Some(record) if is_sidecar(init) => record.is_running() && observed.verdict(record).started,
-            Some(record) => record.exit().is_some_and(|exit| exit.code == 0),
-            None => false,
-        })
-}
-
-fn deadline(spec: &PodSpec, observed: &ObservedPod) -> Option<Timestamp> {
-    let seconds = spec.active_deadline_seconds?;
-    Some(later(observed.started_at?, SignedDuration::from_secs(seconds)))
-}
-
-/// The newest record of this name, if it belongs to this sandbox. Init containers of an earlier sandbox did their work
-/// for that one.
-fn here<'a>(observed: &'a ObservedPod, name: &str, sandbox: &str) -> Option<&'a ObservedContainer> {
-    observed.newest(name).filter(|record| record.sandbox == sandbox)
-}
-
-/// A main container in this sandbox proves that its init containers were done, even if their records are gone.
-fn mains_began(spec: &PodSpec, observed: &ObservedPod, sandbox: &str) -> bool {
-    spec.containers.iter().any(|container| here(observed, &container.name, sandbox).is_some())
 }
 
 /// The plan for a Pod of which something should run.
@@ -311,7 +72,10 @@ impl Run<'_> {
             // How these end may be the end of the Pod (`restartPolicy: Never`): look again before a new sandbox.
             return self.actions;
         }
-        if self.observed.volumes != Volumes::Ready {
+        // What runs has its files: new ones must not keep it from being healed, resized or started again.
+        let has_files = self.observed.has_files();
+        let is_stale = self.observed.volumes != Volumes::Ready;
+        if is_stale && !has_files {
             self.actions.push(Action::PrepareVolumes);
         }
         match current_id {
@@ -326,6 +90,9 @@ impl Run<'_> {
             }
         }
         self.garbage(current.map(|sandbox| sandbox.id.as_str()));
+        if is_stale && has_files {
+            self.actions.push(Action::PrepareVolumes);
+        }
         if let Some(until) = self.waits.iter().min().copied() {
             self.actions.push(Action::Wait { until });
         }
@@ -354,8 +121,8 @@ impl Run<'_> {
     /// Before any container is made anew with more than the Pod's own level allows.
     fn resize(&mut self) {
         match self.observed.resizes.due {
-            Some(at) if at <= self.now => self.actions.push(Action::Resize),
-            Some(at) => self.waits.push(at),
+            Some(at) if is_ahead(at, self.now, LONGEST_HOLD_SECS) => self.waits.push(at),
+            Some(_) => self.actions.push(Action::Resize),
             None => {}
         }
     }
@@ -454,7 +221,7 @@ impl Run<'_> {
         }
         let has_ended = record.is_some_and(|record| record.exit().is_some());
         let holds = |failure: &&StartFailure| {
-            failure.retry_at > self.now && !(failure.reason == RUN_FAILED && has_ended)
+            failure.is_to_wait(self.now) && !(failure.reason == RUN_FAILED && has_ended)
         };
         if let Some(failure) = self.observed.failures.get(name).filter(holds) {
             self.waits.push(failure.retry_at);
@@ -486,7 +253,7 @@ impl Run<'_> {
 
     /// Ends a container that runs and starts its successor at once.
     fn replace(&mut self, record: &ObservedContainer, sandbox: &str, reason: StopReason) {
-        if let Some(failure) = self.observed.failures.get(&record.name).filter(|f| f.retry_at > self.now) {
+        if let Some(failure) = self.observed.failures.get(&record.name).filter(|f| f.is_to_wait(self.now)) {
             self.waits.push(failure.retry_at);
             return;
         }
@@ -571,146 +338,3 @@ impl Run<'_> {
         }
     }
 }
-
-/// The newest dead container of each name.
-fn kept_dead(observed: &ObservedPod) -> Vec<&str> {
-    let mut newest: BTreeMap<&str, &ObservedContainer> = BTreeMap::new();
-    for record in observed.containers.iter().filter(|c| c.source == Source::Runtime && c.exit().is_some()) {
-        let entry = newest.entry(&record.name).or_insert(record);
-        if record.attempt > entry.attempt {
-            *entry = record;
-        }
-    }
-    newest.into_values().map(|record| record.id.as_str()).collect()
-}
-
-fn stop(desired: &DesiredPod, record: &ObservedContainer, reason: StopReason) -> Stop {
-    let of_pod = || desired.grace_secs().or(record.grace_secs).unwrap_or(DEFAULT_GRACE_SECS);
-    let asked = match reason {
-        // Nobody knows whether it would hear the signal.
-        StopReason::Lost => 0,
-        StopReason::Unwell { probe, .. } => probe_grace(desired, record, probe).unwrap_or_else(of_pod),
-        StopReason::PodEnds
-        | StopReason::SpecChanged
-        | StopReason::SandboxChanged
-        | StopReason::Resized
-        | StopReason::HookFailed => of_pod(),
-    };
-    let hook = asked > 0 && has_pre_stop(desired, &record.name);
-    let grace_secs = asked.max(LEAST_GRACE_SECS);
-    Stop { id: record.id.clone(), name: record.name.clone(), grace_secs, reason, turn: 0, hook }
-}
-
-/// The end of a container that has just been started and whose postStart hook failed.
-#[must_use]
-pub fn stop_after_failed_start(desired: &DesiredPod, name: &str, id: &str) -> Stop {
-    let asked = desired.grace_secs().unwrap_or(DEFAULT_GRACE_SECS);
-    Stop {
-        id: id.to_owned(),
-        name: name.to_owned(),
-        grace_secs: asked.max(LEAST_GRACE_SECS),
-        reason: StopReason::HookFailed,
-        turn: 0,
-        hook: asked > 0 && has_pre_stop(desired, name),
-    }
-}
-
-/// Of a Pod that only the runtime knows the container itself carries its hook, if it has one.
-fn has_pre_stop(desired: &DesiredPod, name: &str) -> bool {
-    let lifecycle = container_of(desired, name).and_then(|container| container.lifecycle.as_ref());
-    desired.pod().is_none() || lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
-}
-
-fn container_of<'a>(desired: &'a DesiredPod, name: &str) -> Option<&'a Container> {
-    let spec = desired.pod()?.spec.as_ref()?;
-    inits(spec).iter().chain(&spec.containers).find(|container| container.name == name)
-}
-
-/// What this probe gives its container instead of the Pod's grace period. A Pod that is being deleted has its own.
-fn probe_grace(desired: &DesiredPod, record: &ObservedContainer, probe: Kind) -> Option<i64> {
-    let pod = desired.pod().filter(|pod| pod.metadata.deletion_grace_period_seconds.is_none())?;
-    pod.spec.as_ref()?.termination_grace_period_seconds?;
-    probe.probe(container_of(desired, &record.name)?)?.termination_grace_period_seconds
-}
-
-/// Ends what still runs: main containers side by side, then sidecars in the reverse of their order. Empty when nothing
-/// is alive.
-fn stops(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    let spec = desired.pod().and_then(|pod| pod.spec.as_ref());
-    let inits = spec.map(inits).unwrap_or_default();
-    let sidecars: Vec<&str> =
-        inits.iter().filter(|init| is_sidecar(init)).map(|init| init.name.as_str()).rev().collect();
-    let spent = observed.stopping_since.map_or(0, |since| now.duration_since(since).as_secs().max(0));
-    let mut stops = Vec::new();
-    for record in observed.containers.iter().filter(|c| c.may_be_alive()) {
-        let mut stop = stop(desired, record, StopReason::PodEnds);
-        if let Some(evicted) =
-            observed.evicted.as_ref().filter(|evicted| evicted.grace_secs < stop.grace_secs)
-        {
-            stop.hook = stop.hook && evicted.grace_secs > 0;
-            stop.grace_secs = evicted.grace_secs.max(LEAST_GRACE_SECS);
-        }
-        if let Some(place) = sidecars.iter().position(|name| *name == record.name) {
-            stop.turn = place.saturating_add(1);
-            // All share one grace period; what the main containers used is gone.
-            stop.grace_secs = stop.grace_secs.saturating_sub(spent).max(LEAST_GRACE_SECS);
-        }
-        stops.push(stop);
-    }
-    stops.sort_by_key(|stop| stop.turn);
-    if stops.is_empty() { Vec::new() } else { vec![Action::StopContainers(stops)] }
-}
-
-/// A Pod that has ended by itself: nothing runs, its containers stay for logs and status until the Pod is removed.
-fn wind_down(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    let mut actions = stops(desired, observed, now);
-    if !actions.is_empty() {
-        return actions;
-    }
-    for sandbox in observed.sandboxes.iter().filter(|s| s.state != SandboxState::NotReady) {
-        actions.push(Action::StopSandbox { id: sandbox.id.clone() });
-    }
-    if observed.volumes != Volumes::Gone {
-        actions.push(Action::TearDownVolumes);
-    }
-    let kept = kept_dead(observed);
-    for record in observed.containers.iter().filter(|c| c.source == Source::Runtime) {
-        if observed.strip || !kept.contains(&record.id.as_str()) {
-            actions.push(Action::RemoveContainer { id: record.id.clone() });
-        }
-    }
-    actions
-}
-
-/// A Pod that the cloud deleted: nothing of it stays. By the time the second half is planned the worker has reported
-/// how the containers ended.
-fn end(desired: &DesiredPod, observed: &ObservedPod, now: Timestamp) -> Vec<Action> {
-    let mut actions = stops(desired, observed, now);
-    if !actions.is_empty() {
-        return actions;
-    }
-    for sandbox in &observed.sandboxes {
-        actions.push(Action::StopSandbox { id: sandbox.id.clone() });
-    }
-    if !observed.cleaned {
-        actions.push(Action::TearDownVolumes);
-    }
-    for record in observed.containers.iter().filter(|c| c.source == Source::Runtime) {
-        actions.push(Action::RemoveContainer { id: record.id.clone() });
-    }
-    for sandbox in &observed.sandboxes {
-        actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
-    }
-    if !observed.cleaned {
-        actions.push(Action::RemoveCgroup);
-    }
-    match &desired.want {
-        Desired::Removed(_) => actions.push(Action::Forget),
-        Desired::Terminate(_) if !observed.gone_reported => actions.push(Action::ReportGone),
-        Desired::Terminate(_) | Desired::Run(_) => {}
-    }
-    actions
-}
-
-#[cfg(test)]
-mod tests;

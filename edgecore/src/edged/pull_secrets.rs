@@ -9,7 +9,7 @@ use ke_cri::v1::AuthConfig;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-use super::image_name::ImageName;
+use crate::image_name::ImageName;
 
 /// A pull secret that cannot be read. The pull goes on without it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

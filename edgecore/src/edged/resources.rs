@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use ke_cri::v1::{HugepageLimit, LinuxContainerResources};
 
+use super::pod_spec::is_sidecar;
 use crate::quantity::{Amount, amount_in};
 
 /// Weight of something that asked for no CPU; also the kernel's least.
@@ -287,10 +288,6 @@ fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
 
 fn sidecars(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().filter(|container| is_sidecar(container))
-}
-
-fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Pure: the variables by which a container finds the Services of its namespace and the API server.
 //!
-//! Kubernetes' names, and those that Docker once gave to links. `worker.rs` hands in the Services as the cloud says them when
+//! Kubernetes' names, and those that Docker once gave to links. `worker/starting.rs` hands in the Services as the cloud says them when
 //! the container starts, or as it said them last.
 
 use std::collections::BTreeMap;

@@ -1,63 +1,22 @@
-//! How Edged is told of Pods: those of the cloud, those of this machine's own folder, and the mirrors that show the latter.
+//! Pods of this machine's own folder, and the mirrors that show them to the cloud.
 //!
-//! A Pod that is new meets `admission` here. A mirror runs nothing: it lends its static pod its status and its uid for
+//! A mirror runs nothing: it lends its static pod its status and its uid for
 //! reports. Of a static pod whose file changed the old one ends before the new one begins: they are one Pod in two versions
 //! and share host ports and folders.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::Pod;
 use ke_wire::ObjectKey;
-use tokio::sync::{mpsc, watch};
 
-use super::admission::{Applicant, Gate, Refusal, is_settled, judge, refused};
-use super::evicted::EVICTED;
-use super::holds::{Release, as_released, is_to_wait};
-use super::plan::Desired;
-use super::pressure::refuses_under_pressure;
-use super::{Edged, Entry, desired, pod_key};
+use super::admission::Applicant;
+use super::door::Origin;
+use super::pod_spec::pod_key;
+use super::state::{Edged, Entry};
 use crate::static_pods::{Seats, StaticSet};
 
-/// What Edged needs for Pods that are new to it.
-pub struct Door {
-    /// Static pods of now.
-    pub static_pods: watch::Receiver<StaticSet>,
-    /// Where static pods and mirrors are shown to whoever makes mirrors.
-    pub seats: watch::Sender<Seats>,
-    /// What this node takes.
-    pub gate: Gate,
-    /// Wishes to release held Pods.
-    pub releases: mpsc::Receiver<Release>,
-}
-
-/// Where a Pod comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Origin {
-    #[default]
-    Cloud,
-    File,
-}
-
 impl Edged {
-    /// At the start: what was accepted before comes first, so that newcomers are judged against it.
-    pub(super) fn put_all(&mut self, mut pods: Vec<Arc<Pod>>) {
-        let age = |pod: &Arc<Pod>| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        pods.sort_by_key(|pod| (!is_settled(pod), age(pod)));
-        let (mirrors, pods): (Vec<_>, Vec<_>) =
-            pods.into_iter().partition(|pod| crate::static_pods::is_mirror(pod));
-        for mirror in mirrors {
-            self.note_mirror(mirror);
-        }
-        self.on_static_pods();
-        for pod in pods {
-            if let Some((uid, entry)) = self.entry(&pod) {
-                self.let_in(uid, entry, &pod, Applicant::of(&pod));
-            }
-        }
-    }
-
     /// A mirror came or changed.
     pub(super) fn on_mirror(&mut self, mirror: Arc<Pod>) {
         let key = pod_key(&mirror);
@@ -68,7 +27,7 @@ impl Edged {
         shown.for_each(|entry| entry.wake.notify_one());
     }
 
-    fn note_mirror(&mut self, mirror: Arc<Pod>) {
+    pub(super) fn note_mirror(&mut self, mirror: Arc<Pod>) {
         let node = mirror.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         if node == Some(self.shared.hands.settings.node_name.as_str())
             && let Some(key) = pod_key(&mirror)
@@ -150,92 +109,5 @@ impl Edged {
             *shown = seats;
             is_new
         });
-    }
-
-    /// A Pod that Edged did not know: it runs, or is shown as refused.
-    pub(super) fn let_in(&mut self, uid: String, mut entry: Entry, pod: &Arc<Pod>, applicant: Applicant) {
-        if applicant != Applicant::Static && is_to_wait(pod) {
-            entry.is_held = true;
-            self.pods.insert(uid, entry);
-            return self.tell_held(pod);
-        }
-        self.let_go(uid, entry, pod, applicant);
-    }
-
-    /// A Pod that waits for nobody.
-    pub(super) fn let_go(&mut self, uid: String, mut entry: Entry, pod: &Arc<Pod>, applicant: Applicant) {
-        let is_ending = pod.metadata.deletion_timestamp.is_some();
-        if !is_settled(pod)
-            && !is_ending
-            && let Some(refusal) = self.refusal(pod, applicant)
-        {
-            tracing::warn!(%uid, reason = %refusal.reason, "a pod is refused: {}", refusal.message);
-            entry.refusal = Some(refusal);
-            entry.change(pod);
-        }
-        self.pods.insert(uid.clone(), entry);
-        // Before the runtime is met all start together.
-        if self.met {
-            self.weigh_classes();
-            self.start_worker(&uid);
-        }
-    }
-
-    /// Why a new Pod is not taken: the node is short of something, or the Pod does not fit it.
-    fn refusal(&self, pod: &Pod, applicant: Applicant) -> Option<Refusal> {
-        let short = refuses_under_pressure(pod, self.pressures).filter(|_| applicant != Applicant::Static);
-        let short = short.map(|message| Refusal { reason: EVICTED.to_owned(), message });
-        short.or_else(|| judge(pod, applicant, &self.accepted(), &self.door.gate))
-    }
-
-    /// Pods that have a claim on this machine: all but those that have ended or are about to.
-    fn accepted(&self) -> Vec<Arc<Pod>> {
-        let runs = |entry: &Entry| match &entry.desired.borrow().want {
-            Desired::Run(_) if entry.is_held => None,
-            Desired::Run(_) if entry.has_ended.load(Ordering::Relaxed) => None,
-            Desired::Run(pod) => {
-                // What an earlier run told of it.
-                let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-                (!matches!(phase, Some("Failed" | "Succeeded"))).then(|| Arc::clone(pod))
-            }
-            Desired::Terminate(_) | Desired::Removed(_) => None,
-        };
-        self.pods.values().filter_map(runs).collect()
-    }
-}
-
-impl Entry {
-    pub(super) fn is_removed(&self) -> bool {
-        matches!(self.desired.borrow().want, Desired::Removed(_))
-    }
-
-    /// The Pod's new version. One that was refused stays refused, even while the cloud does not know it yet.
-    pub(super) fn change(&self, pod: &Arc<Pod>) {
-        let has_ended =
-            |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed");
-        let pod = match &self.refusal {
-            Some(refusal) if !has_ended(pod) => Arc::new(refused(pod, refusal)),
-            _ => Arc::clone(pod),
-        };
-        let pod = if self.is_held { pod } else { as_released(&pod) };
-        self.desired.send_replace(desired(pod));
-    }
-}
-
-/// What a worker has to know of how its Pod came.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Arrival {
-    pub(super) origin: Origin,
-    pub(super) refusal: Option<Refusal>,
-    /// Set when the Pod's phase says that it is over: it takes no room any more. The cloud does not send phases back.
-    pub(super) has_ended: Arc<AtomicBool>,
-}
-
-impl Arrival {
-    /// What the worker found out about the Pod.
-    pub(super) fn note(&self, status: &PodStatus) {
-        if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
-            self.has_ended.store(true, Ordering::Relaxed);
-        }
     }
 }

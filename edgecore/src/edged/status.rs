@@ -1,6 +1,6 @@
 //! What the cloud is told about one Pod: `pod_status(..)` builds a `PodStatus` in Kubernetes' own words. Pure.
 //!
-//! It decides nothing about what runs (that is `plan.rs`) and sends nothing (that is `worker.rs`, which compares the
+//! It decides nothing about what runs (that is `plan.rs`) and sends nothing (that is `worker/telling.rs`, which compares the
 //! result with the last one and reports a change). Fields and conditions that are not the node's are passed through.
 
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::container::ephemeral_as_container;
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, RUN_FAILED, Source};
-use super::plan::{Outcome, inits, is_initialized, is_sidecar, outcome, restarts};
+use super::outcome::{Outcome, is_initialized, outcome};
+use super::pod_spec::{ephemeral_as_container, inits, is_sidecar, restarts};
 use super::resources::qos;
 
 /// What the status needs to know about the machine.
@@ -145,6 +145,9 @@ impl View<'_> {
                 let last =
                     records.iter().copied().find(|older| older.id != record.id && older.exit().is_some());
                 (self.state(record), last.and_then(|older| self.terminated(older)))
+            }
+            (None, None) if self.is_deleted() && is_initialized(self.spec, self.observed) => {
+                (never_was(), previous.and_then(|p| p.last_state.as_ref()).and_then(|s| s.terminated.clone()))
             }
             (None, None) => (
                 State { waiting: Some(reason(self.not_started_yet(), None)), ..State::default() },
@@ -277,11 +280,23 @@ impl View<'_> {
             container_id: Some(self.container_id(record)),
             exit_code: exit.code,
             reason: Some(word.into()),
-            message: (!exit.message.is_empty()).then(|| exit.message.clone()),
+            message: (!exit.message.is_empty())
+                .then(|| exit.message.clone())
+                .or_else(|| self.said_before(record)),
             started_at: exit.started_at.and_then(time),
             finished_at: time(exit.finished_at),
             signal: None,
         })
+    }
+
+    /// The last words as they were told: their file goes with the Pod's volumes.
+    fn said_before(&self, record: &ObservedContainer) -> Option<String> {
+        let id = self.container_id(record);
+        let all = [&self.previous.container_statuses, &self.previous.init_container_statuses];
+        let states =
+            all.into_iter().flatten().flatten().flat_map(|status| [&status.state, &status.last_state]);
+        let mut ended = states.flatten().filter_map(|state| state.terminated.as_ref());
+        ended.find(|ended| ended.container_id.as_ref() == Some(&id))?.message.clone()
     }
 
     fn container_id(&self, record: &ObservedContainer) -> String {
@@ -310,15 +325,11 @@ impl View<'_> {
             Some("Failed") => return "Failed",
             _ => {}
         }
-        if self.ending == Ending::Deleted && !any_alive {
+        if self.is_deleted() {
             let ended_well =
                 |status: &ContainerStatus| terminated(status).is_some_and(|end| end.exit_code == 0);
-            return match mains.iter().any(|status| terminated(status).is_some()) {
-                true if mains.iter().all(ended_well) => "Succeeded",
-                // Nothing ever ran: it ends as it began.
-                false => "Pending",
-                true => "Failed",
-            };
+            // Whoever waits for the end of a Pod (a Job does) waits for one of these two, also if nothing of it ever ran.
+            return if mains.iter().all(ended_well) { "Succeeded" } else { "Failed" };
         }
         let initialized = is_initialized(self.spec, self.observed);
         let began = |status: &ContainerStatus| {
@@ -334,6 +345,11 @@ impl View<'_> {
         } else {
             "Pending"
         }
+    }
+
+    /// Deleted, and nothing of it is left to end.
+    fn is_deleted(&self) -> bool {
+        self.ending == Ending::Deleted && !self.any_alive()
     }
 
     fn any_alive(&self) -> bool {
@@ -570,6 +586,17 @@ fn terminated(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
 /// `10s`, `1m20s`, `5m0s`: as Go prints durations.
 fn go_duration(secs: i64) -> String {
     if secs < 60 { format!("{secs}s") } else { format!("{}m{}s", secs / 60, secs % 60) }
+}
+
+/// The state of a container of which nothing was seen by the time its Pod ended.
+fn never_was() -> State {
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some("there was no such container when the Pod ended".into()),
+        ..ContainerStateTerminated::default()
+    };
+    State { terminated: Some(terminated), ..State::default() }
 }
 
 #[cfg(test)]

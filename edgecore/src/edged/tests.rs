@@ -6,8 +6,10 @@ mod evict;
 mod resize;
 mod shutdown;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -23,6 +25,7 @@ use super::admission::{AllowedSysctls, Gate};
 use super::cri_fake::FakeRuntime;
 use super::fields::PodFacts;
 use super::holds::{HOLD, Holds, Which};
+use super::pod_spec::pod_key;
 use super::resources::CpuQuota;
 use super::*;
 use crate::meta_manager::LookupError;
@@ -113,7 +116,6 @@ struct Started {
     stop: Trigger,
     counts: ProbeCounts,
     keeper: Keeper,
-    ender: Ender,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     files: watch::Sender<StaticSet>,
     seats: watch::Receiver<Seats>,
@@ -186,9 +188,9 @@ impl Machine {
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
-        let (counts, keeper, ender) = (edged.probe_counts(), edged.keeper(), edged.ender());
+        let (counts, keeper) = (edged.probe_counts(), edged.keeper());
         let task = tokio::spawn(edged.run(shutdown));
-        Started { news, reports: received, stop, counts, keeper, ender, task, files, seats, holds, _host_ips }
+        Started { news, reports: received, stop, counts, keeper, task, files, seats, holds, _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {

@@ -1,6 +1,6 @@
 //! What the cloud was told of one Pod's status, and whether it has to be told again. Pure.
 //!
-//! Made by `status.rs`, sent by `worker.rs`; this file only compares.
+//! Made by `status.rs`, sent by `worker/telling.rs`; this file only compares.
 
 use k8s_openapi::api::core::v1::PodStatus;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};

@@ -13,9 +13,8 @@ use k8s_openapi::api::core::v1::Pod;
 use ke_cri::v1;
 use serde_json::Value;
 
-use crate::edged::{
-    Disk, GcPolicy, ImageLedger, ImageName, Kept, Runtime, RuntimeError, images_of_folder, inits,
-};
+use crate::edged::{Disk, GcPolicy, ImageLedger, Kept, Runtime, RuntimeError, images_of_folder, inits};
+use crate::image_name::ImageName;
 
 /// Cares for one machine's images.
 pub(super) struct ImageCare {

@@ -38,6 +38,7 @@ impl Edged {
                 }
                 Ask::Strip => self.words.lock().unwrap().push("strip".into()),
                 Ask::Short(pressures) => self.words.lock().unwrap().push(format!("{pressures:?}")),
+                Ask::EndGroup(_) => self.words.lock().unwrap().push("end".into()),
             }
         }
     }

@@ -15,9 +15,9 @@ use super::answer::{Answer, Refused, TEXT, whole};
 use super::relay::{Joint, forward, wants_upgrade};
 use super::route::{ContainerPath, PodPath};
 use super::streaming::{Ends, StreamUrl, command, ports};
-use crate::edged::CONTAINER_NAME;
+use crate::edged::{CONTAINER_NAME, RuntimeError, runs_for};
 use crate::report_queue::{last_pod_statuses, with_status};
-use crate::static_pods::{as_run, runs_for};
+use crate::static_pods::as_run;
 
 /// How long a command may take whose words nobody follows. The kubelet has no limit; a caller that goes does not end it.
 const RUN_LIMIT: Duration = Duration::from_secs(3600);
@@ -55,8 +55,7 @@ impl Sources {
         let Ends { stdin, stdout, stderr, tty } = ends;
         let asked = v1::ExecRequest { container_id, cmd: command(query), tty, stdin, stdout, stderr };
         told(path.pod, path.container, "a command is run for the cloud");
-        let url = self.runtime.exec_url(asked).await.map_err(|error| Refused::runtime(&error))?;
-        forward(request, &StreamUrl::parse(&url).map_err(|why| Refused::broken(&why))?, joint).await
+        to_runtime(self.runtime.exec_url(asked).await, request, joint).await
     }
 
     pub(super) async fn attach(
@@ -73,8 +72,7 @@ impl Sources {
         let Ends { stdin, stdout, stderr, tty } = ends.with_tty(has_tty(&pod, path.container));
         let asked = v1::AttachRequest { container_id, stdin, tty, stdout, stderr };
         told(path.pod, path.container, "the cloud attaches to a container");
-        let url = self.runtime.attach_url(asked).await.map_err(|error| Refused::runtime(&error))?;
-        forward(request, &StreamUrl::parse(&url).map_err(|why| Refused::broken(&why))?, joint).await
+        to_runtime(self.runtime.attach_url(asked).await, request, joint).await
     }
 
     pub(super) async fn port_forward(
@@ -93,8 +91,7 @@ impl Sources {
         let pod_sandbox_id = self.sandbox(&pod).await?;
         told(path, "", "ports of a pod are forwarded for the cloud");
         let asked = v1::PortForwardRequest { pod_sandbox_id, port };
-        let url = self.runtime.port_forward_url(asked).await.map_err(|error| Refused::runtime(&error))?;
-        forward(request, &StreamUrl::parse(&url).map_err(|why| Refused::broken(&why))?, joint).await
+        to_runtime(self.runtime.port_forward_url(asked).await, request, joint).await
     }
 
     /// Runs `cmd`, its words parted by blanks and given to no shell, and gives all it said.
@@ -144,6 +141,16 @@ impl Sources {
         let gone = || Refused::broken(&format!("failed to find sandboxID for pod {name}: it does not run"));
         newest.map(|sandbox| sandbox.id).ok_or_else(gone)
     }
+}
+
+/// On to the runtime's own server of streams, at the address that it has just given for this one.
+async fn to_runtime(
+    url: Result<String, RuntimeError>,
+    request: Request<Incoming>,
+    joint: &Joint,
+) -> Result<Answer, Refused> {
+    let url = url.map_err(|error| Refused::runtime(&error))?;
+    forward(request, &StreamUrl::parse(&url).map_err(|why| Refused::broken(&why))?, joint).await
 }
 
 fn must_upgrade(request: &Request<Incoming>) -> Result<(), Refused> {

@@ -31,17 +31,12 @@ fn resource(kib: u64) -> String {
     }
 }
 
-/// An amount of bytes as Kubernetes writes huge pages; nothing is `0`.
-pub(super) fn written(bytes: u64) -> String {
-    if bytes == 0 { "0".to_owned() } else { super::room::kib(bytes) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_amounts_are_read() {
+    fn sizes_are_read() {
         let sys = tempfile::tempdir().unwrap();
         for (size, n_pages) in [("2048kB", "3"), ("1048576kB", "1"), ("64kB", "0"), ("odd", "7")] {
             let folder = sys.path().join(format!("hugepages-{size}"));
@@ -51,7 +46,6 @@ mod tests {
         let found: Vec<(String, u64)> = read(sys.path()).into_iter().collect();
         let expected = [("hugepages-1Gi", 1 << 30), ("hugepages-2Mi", 6 << 20), ("hugepages-64Ki", 0)];
         assert_eq!(found, expected.map(|(name, bytes)| (name.to_owned(), bytes)));
-        assert_eq!((written(6 << 20), written(0)), ("6144Ki".to_owned(), "0".to_owned()));
         assert!(read(Path::new("/no/such/folder")).is_empty());
     }
 }

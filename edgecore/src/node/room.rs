@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::host::Host;
-use super::huge_pages::written;
 use crate::config::{EvictionHard, Reserved};
 
 /// What the node gives to pods: all but what is reserved, and that whose lack would make it short.
@@ -85,6 +84,11 @@ pub(super) fn kib(bytes: u64) -> String {
     format!("{}Ki", bytes / 1024)
 }
 
+/// An amount of bytes as Kubernetes writes huge pages; nothing is `0`.
+fn written(bytes: u64) -> String {
+    if bytes == 0 { "0".to_owned() } else { kib(bytes) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -133,6 +137,7 @@ mod tests {
             (given["memory"].0.as_str(), given["hugepages-2Mi"].0.as_str()),
             ("3043328Ki", "1048576Ki")
         );
+        assert_eq!((written(6 << 20), written(0)), ("6144Ki".to_owned(), "0".to_owned()));
         // A machine that is too small without any reservation has another trouble.
         check("{}", (1, 50), ["1", "0Ki", "9663676416"], &[]);
     }

@@ -12,7 +12,7 @@ mod store;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Namespace, ObjectKey, ObjectName, Uid};
 use tokio::sync::mpsc;
@@ -243,8 +243,18 @@ pub async fn last_pod_statuses(db: &Db) -> Result<Vec<(Uid, Bytes)>, DbError> {
 pub fn with_status(pod: Arc<Pod>, statuses: &[(Uid, Bytes)]) -> Arc<Pod> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let last = statuses.iter().find(|(reported, _)| reported.as_str() == uid);
-    match last.and_then(|(_, status)| serde_json::from_slice(status).ok()) {
-        Some(status) => Arc::new(Pod { status: Some(status), ..Arc::unwrap_or_clone(pod) }),
+    match last.and_then(|(_, status)| serde_json::from_slice::<PodStatus>(status).ok()) {
+        Some(mut status) => {
+            let stored = pod.status.iter().flat_map(|stored| stored.conditions.iter().flatten());
+            // What others wrote is not in our report.
+            for foreign in stored {
+                let conditions = status.conditions.get_or_insert_default();
+                if !conditions.iter().any(|ours| ours.type_ == foreign.type_) {
+                    conditions.push(foreign.clone());
+                }
+            }
+            Arc::new(Pod { status: Some(status), ..Arc::unwrap_or_clone(pod) })
+        }
         None => pod,
     }
 }

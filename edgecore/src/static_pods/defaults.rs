@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::edged::ImageName;
-use crate::edged::PullPolicy;
+use crate::image_name::{ImageName, PullPolicy};
 
 /// Fills in what the file leaves open.
 pub(super) fn fill(spec: &mut PodSpec) {

@@ -269,22 +269,6 @@ mod tests {
     }
 
     #[test]
-    fn labels_say_whose_a_container_is() {
-        let pods = pods(&[WEB], "edge-1");
-        let pod = pods.values().next().unwrap();
-        let uid = pod.metadata.uid.clone().unwrap();
-        let check = |labels: [(&str, &str); 3], expected: bool| {
-            let labels = labels.map(|(name, text)| (format!("io.kubernetes.pod.{name}"), text.to_owned()));
-            assert_eq!(super::super::runs_for(&labels.clone().into(), pod), expected, "{labels:?}");
-        };
-        check([("uid", &uid), ("namespace", "default"), ("name", "web-edge-1")], true);
-        check([("uid", &uid), ("namespace", "default"), ("name", "db-edge-1")], false);
-        check([("uid", &uid), ("namespace", "tenant"), ("name", "web-edge-1")], false);
-        check([("uid", "u-1"), ("namespace", "default"), ("name", "web-edge-1")], false);
-        check([("uid", &uid), ("namespace", "default"), ("other", "")], false);
-    }
-
-    #[test]
     fn what_is_wrong_with_the_seats() {
         let old = pods(&[WEB], "edge-1");
         let new = pods(&[&WEB.replace("image: i", "image: j")], "edge-1");

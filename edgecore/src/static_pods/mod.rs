@@ -10,7 +10,7 @@ mod folder;
 mod mirrors;
 mod references;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,6 @@ use tokio::sync::watch;
 
 use self::folder::Folder;
 pub use self::mirrors::{Mirrors, Seats};
-use crate::edged::{POD_NAME, POD_NAMESPACE, POD_UID};
 
 /// Annotation of a static pod and of its mirror: where it comes from. Always [`FROM_FILE`] here.
 pub const SOURCE: &str = "kubernetes.io/config.source";
@@ -109,14 +108,6 @@ pub fn as_run(pod: Arc<Pod>, static_pods: &StaticSet) -> Arc<Pod> {
     let mut pod = Arc::unwrap_or_clone(pod);
     pod.metadata.uid = Some(uid);
     Arc::new(pod)
-}
-
-/// Whether what the runtime has under these labels is this Pod's, as [`as_run`] gives it: uid and name both say so.
-#[must_use]
-pub fn runs_for(labels: &HashMap<String, String>, pod: &Pod) -> bool {
-    let metadata = &pod.metadata;
-    let said = [(POD_UID, &metadata.uid), (POD_NAMESPACE, &metadata.namespace), (POD_NAME, &metadata.name)];
-    said.iter().all(|(label, text)| text.is_some() && labels.get(*label) == text.as_ref())
 }
 
 fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {

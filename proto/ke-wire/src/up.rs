@@ -10,7 +10,7 @@ use crate::discovery::Discovery;
 use crate::down::{About, Origin};
 use crate::id::{MessageId, Namespace, NodeName, ObjectName};
 use crate::job::{JobKind, JobReport, TaskKind, TaskReport};
-use crate::key::{ObjectKey, Scope};
+use crate::key::{Kind, ObjectKey, Scope};
 use crate::legacy::{OldNodeStatus, OldPodStatus};
 use crate::router::HttpAnswer;
 
@@ -293,6 +293,25 @@ pub enum Question {
         /// `DeleteOptions` with the uid as precondition, Kubernetes JSON.
         options: Bytes,
     },
+}
+
+impl Question {
+    /// What the answer to it says it is about.
+    #[must_use]
+    pub fn about(&self) -> About {
+        match self {
+            Self::Get(key) | Self::Create { key, .. } | Self::Update { key, .. } => {
+                About::Object(key.clone())
+            }
+            Self::Token { namespace, account, .. } => About::Token(namespace.clone(), account.clone()),
+            Self::ApiServerCa => About::ApiServerCa,
+            Self::PatchNodeStatus { node, .. } => About::NodeStatus(node.clone()),
+            Self::PatchPodStatus { namespace, name, .. } => About::PodStatus(namespace.clone(), name.clone()),
+            Self::DeletePod { namespace, name, .. } => {
+                About::Object(ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
+            }
+        }
+    }
 }
 
 /// What happened to an event object.

@@ -62,6 +62,20 @@ async fn an_object_goes_down_and_its_acknowledgement_into_the_ledger() {
 }
 
 #[tokio::test]
+async fn what_nobody_here_takes_is_counted_and_goes_no_further() {
+    let mut bench = bench(|_| {}).await;
+    let identity = Identity::signed_by(&bench.authority, "edge-a");
+    let mut edge = dial(&bench, &identity, "edge-a").await.unwrap();
+    bench.connected_node().await;
+    edge.say(&Up::SetWatches { id: MessageId::fresh(), watches: BTreeMap::new() }).await;
+    // Read after it.
+    edge.say(&Up::Ask { id: MessageId::fresh(), question: Question::ApiServerCa }).await;
+    let next = soon("the question", bench.said.recv()).await;
+    assert!(matches!(next, Some(FromNode::Ask(_, Question::ApiServerCa, _))), "{next:?}");
+    assert_eq!((bench.counters.dropped.get(), bench.counters.refused.get()), (1, 0));
+}
+
+#[tokio::test]
 async fn another_nodes_secret_is_forbidden_and_the_link_goes_on() {
     let mut bench = bench(|_| {}).await;
     let identity = Identity::signed_by(&bench.authority, "edge-b");

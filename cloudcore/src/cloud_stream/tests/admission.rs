@@ -87,13 +87,13 @@ async fn a_request_goes_to_its_node_and_to_no_other() {
     bench.check(shared, Some(&one), &get("/exec/shop/gone/c"), 403, "Forbidden (user=one").await;
     // Two Nodes that say the same: neither is served until it is settled.
     let says = |port: u16| json!({"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
-    bench.faces.seen(&name("edge-1"), &says(first));
-    bench.faces.seen(&name("edge-0"), &says(first));
+    bench.endpoints.seen(&name("edge-1"), &says(first));
+    bench.endpoints.seen(&name("edge-0"), &says(first));
     bench.check(first, master, &get("/stats/summary"), 404, "this port is shared").await;
-    bench.faces.gone(&name("edge-0"));
+    bench.endpoints.gone(&name("edge-0"));
     bench.check(first, master, &get("/stats/summary"), 200, "edge-1: ").await;
     // A Node that is gone is nobody; who comes next has the port.
-    bench.faces.gone(&name("edge-1"));
+    bench.endpoints.gone(&name("edge-1"));
     bench.check(first, master, &get("/stats/summary"), 404, "this port is shared").await;
     assert_eq!(bench.node("edge-3"), first);
     bench.check(first, master, &get("/stats/summary"), 200, "edge-3: ").await;
@@ -112,12 +112,12 @@ async fn ports_are_open_before_a_node_says_them() {
     bench.check(sorted[1], Some(&master), &get("/healthz"), 200, "edge-1: ").await;
     // What a Node remembers from before is open once it is seen.
     let object = json!({"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": sorted[2]}}}});
-    bench.faces.seen(&name("edge-2"), &object);
+    bench.endpoints.seen(&name("edge-2"), &object);
     bench.check(sorted[2], Some(&master), &get("/healthz"), 200, "edge-2: ").await;
     assert_eq!(bench.node("edge-2"), sorted[2]);
     // One that remembers a port which cannot be had here gets another, or the shared one.
     let object = json!({"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": sorted[0]}}}});
-    bench.faces.seen(&name("edge-3"), &object);
+    bench.endpoints.seen(&name("edge-3"), &object);
     assert_eq!(bench.node("edge-3"), bench.shared);
 }
 

@@ -1,10 +1,11 @@
 //! When a device is written, and whose report is confirmed after that.
 
-use ke_wire::Trouble;
+use ke_wire::{Trouble, Version};
 use serde_json::json;
 
 use super::super::conditions::What;
 use super::super::turns::LONG;
+use super::entry::MAX_WAITING;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);

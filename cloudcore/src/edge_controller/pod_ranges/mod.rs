@@ -4,7 +4,7 @@
 //! Several cloudcores may do this at once, and there is no leader. A range is a Lease of its name before it is a node's: of two
 //! who make it, the API server lets one. The Lease belongs to the Node and goes when the Node is deleted. The annotation is
 //! written only over a Node that was seen without one. So no clock decides whose a range is, and a cloudcore that was stopped for
-//! an hour in the middle of it can do no harm. Told by `mod.rs` that somebody asks; reads the Nodes itself, all of them, once for
+//! an hour in the middle of it can do no harm. Told by `placer.rs` that somebody asks; reads the Nodes itself, all of them, once for
 //! all that ask.
 
 mod plan;

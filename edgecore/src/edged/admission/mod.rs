@@ -1,7 +1,7 @@
 //! Whether this node takes a Pod that is new to it. Pure: [`judge`] looks at the Pod, the others and the node, and gives the
 //! refusal in the kubelet's words or none.
 //!
-//! Asked once, where a Pod is first heard of (`mod.rs`): what a node has accepted it never refuses later, whatever changes.
+//! Asked once, where a Pod is first heard of (`arrivals.rs`): what a node has accepted it never refuses later, whatever changes.
 //! A refused Pod is shown as `Failed` with the reason and runs nothing. Nobody is ended to make room. Order and words are the
 //! kubelet's, since people and programs look for them.
 
@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, Node, Pod, PodSpec, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 pub use self::sysctls::{AllowedSysctls, BadPattern};
-use super::plan::{inits, is_sidecar};
+use super::pod_spec::{inits, is_sidecar};
 use super::resources::pod_request;
 use crate::quantity::amount_in;
 

@@ -2,12 +2,13 @@
 
 mod life;
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::*;
 use crate::edged::backoff::Backoffs;
-use crate::edged::observed::{Exit, ObservedSandbox};
-use crate::edged::resize::Resizes;
+use crate::edged::observed::{Exit, ObservedSandbox, Resizes};
 
 const NOW: i64 = 10_000;
 
@@ -201,7 +202,7 @@ fn a_lost_container_is_killed_and_replaced() {
     check_run(
         &web,
         &live(vec![container("app-0", "s0", ContainerState::Unknown)]),
-        &["stop app-0 2s Lost", "start app-1 in s0"],
+        &["stop app-0 30s Lost", "start app-1 in s0"],
     );
 }
 
@@ -258,13 +259,12 @@ fn sidecars_run_beside_and_end_last() {
     check_run(&web, &live(vec![crashed, done.clone(), app.clone()]), &["start side-1 in s0"]);
     let all = live(vec![side.clone(), done.clone(), app]);
     check(Desired::Terminate(web.clone()), &all, &["stop app-0 30s PodEnds + side-0 30s turn 1 PodEnds"]);
-    let mut half = live(vec![side.clone(), done.clone(), container("app-0", "s0", exited(0))]);
-    half.stopping_since = Some(at(NOW - 10));
-    check(Desired::Terminate(web.clone()), &half, &["stop side-0 20s turn 1 PodEnds"]);
+    let half = live(vec![side.clone(), done.clone(), container("app-0", "s0", exited(0))]);
+    check(Desired::Terminate(web.clone()), &half, &["stop side-0 30s turn 1 PodEnds"]);
     // A Job's Pod ends with its main container, whatever its sidecar does.
     let mut job = (*web).clone();
     job.spec.as_mut().unwrap().restart_policy = Some("OnFailure".into());
-    check_run(&Arc::new(job), &half, &["stop side-0 20s turn 1 PodEnds"]);
+    check_run(&Arc::new(job), &half, &["stop side-0 30s turn 1 PodEnds"]);
 }
 
 #[test]
@@ -338,6 +338,23 @@ fn failures_wait() {
     check_run(&web, &seen, &["start app-0 in s0", "start side-0 in s0"]);
     seen.hold = Some(at(NOW + 3));
     check_run(&web, &seen, &["wait 3"]);
+    // The clock was set back by a year since: none of these times will come.
+    seen.hold = Some(at(NOW + 31_536_000));
+    seen.failures.insert("app".into(), failure(NOW + 31_536_000));
+    check_run(&web, &seen, &["start app-0 in s0", "start side-0 in s0"]);
+}
+
+#[test]
+fn files_that_cannot_be_renewed_hold_up_nothing_that_has_them() {
+    let web = pod(&["app"], json!({}));
+    let mut seen = live(vec![container("app-0", "s0", exited(1))]);
+    seen.volumes = Volumes::Unknown;
+    check_run(&web, &seen, &["start app-1 in s0", "volumes"]);
+    // Nothing was made in this sandbox yet: whether its files are there, nobody knows.
+    seen.containers[0].sandbox = "older".into();
+    check_run(&web, &seen, &["volumes", "start app-1 in s0"]);
+    seen.sandboxes.clear();
+    check_run(&web, &seen, &["volumes", "sandbox 0"]);
 }
 
 /// The runtime refused to start it: it has ended, and waits as after any crash instead of for its failure.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Kind;
 use super::schedule::Found;
+use crate::edged::verdict::Kind;
 
 /// The numbers of all pods. Clones share them.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
 
 use super::http::dial;
-use super::run::Probed;
+use super::probed::Probed;
 use super::target::authority;
 
 /// `grpc.health.v1.HealthCheckRequest`.

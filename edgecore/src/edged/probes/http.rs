@@ -4,20 +4,19 @@
 //! Error texts are those of Go's client, which people know from their pods' events.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, LOCATION};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::target::{HttpTarget, authority};
+use crate::unchecked_tls;
 
 /// The kubelet reads this much of an answer.
 pub(super) const MAX_BODY: usize = 10 * 1024;
@@ -70,7 +69,8 @@ async fn get_once(target: &HttpTarget) -> Result<Answer, HttpError> {
     }
     let name = ServerName::try_from(target.host.clone());
     let name = name.map_err(|error| HttpError::Unspeakable(format!("{}: {error}", target.host)))?;
-    match TlsConnector::from(Arc::new(trusting_anybody())).connect(name, stream).await {
+    // A container's own certificate is nobody's business here, as with the kubelet: the question is whether it answers.
+    match TlsConnector::from(unchecked_tls::client()).connect(name, stream).await {
         Ok(stream) => exchange(target, stream).await,
         Err(error) if speaks_plainly(&error) => {
             Err(HttpError::Plain(format!("Get \"{url}\": http: server gave HTTP response to HTTPS client")))
@@ -154,50 +154,4 @@ fn request(target: &HttpTarget) -> Result<hyper::Request<Empty<Bytes>>, HttpErro
 fn speaks_plainly(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::InvalidMessage(_)))
-}
-
-fn trusting_anybody() -> rustls::ClientConfig {
-    rustls::ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustAnybody))
-        .with_no_client_auth()
-}
-
-/// A container's own certificate is nobody's business here, as with the kubelet: the question is whether it answers.
-#[derive(Debug)]
-struct TrustAnybody;
-
-impl ServerCertVerifier for TrustAnybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -2,12 +2,13 @@
 //!
 //! [`Probes`] keeps a task for each running container that has probes; `schedule.rs` says when what is asked and what the
 //! answers add up to, `target.rs` what is asked, `run.rs` asks. It kills nothing and reports nothing: `plan.rs` and
-//! `status.rs` read the verdicts, `worker.rs` tells the events. Nothing here needs the cloud. Results live in this
+//! `status.rs` read the verdicts, `worker/telling.rs` tells the events. Nothing here needs the cloud. Results live in this
 //! process; after a start, what the stored status says of the same container is believed until a probe says otherwise.
 
 mod counts;
 mod grpc;
 mod http;
+mod probed;
 mod run;
 pub mod schedule;
 pub mod target;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -29,73 +30,15 @@ use tokio::time::{Instant, sleep_until};
 use self::counts::Counted;
 pub use self::counts::ProbeCounts;
 pub(super) use self::http::{HttpError, get};
-use self::run::{Probed, run};
+use self::probed::Probed;
+use self::run::run;
 use self::schedule::{ContainerProbes, Found};
 pub use self::target::HttpTarget;
 use self::target::Target;
 use super::cri::Runtime;
 use super::observed::{ContainerState, ObservedPod};
-use super::plan::{inits, is_sidecar};
-
-/// Which of a container's probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// Whether it is up; until then the others wait. Fails: the container is killed.
-    Startup,
-    /// Whether it still works. Fails: the container is killed.
-    Liveness,
-    /// Whether it takes requests.
-    Readiness,
-}
-
-impl Kind {
-    /// Kubernetes' word.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Startup => "Startup",
-            Self::Liveness => "Liveness",
-            Self::Readiness => "Readiness",
-        }
-    }
-
-    /// This container's probe of the kind.
-    #[must_use]
-    pub fn probe(self, container: &Container) -> Option<&Probe> {
-        match self {
-            Self::Startup => container.startup_probe.as_ref(),
-            Self::Liveness => container.liveness_probe.as_ref(),
-            Self::Readiness => container.readiness_probe.as_ref(),
-        }
-    }
-}
-
-/// What the probes of a running container say of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// The startup probe has passed, or there is none.
-    pub started: bool,
-    /// Started, and the readiness probe passes or there is none.
-    pub ready: bool,
-    /// This probe asks for the container's end.
-    pub failed: Option<Kind>,
-}
-
-impl Default for Verdict {
-    /// Of a container without probes.
-    fn default() -> Self {
-        Self { started: true, ready: true, failed: None }
-    }
-}
-
-/// What was known of a container before this process saw it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seed {
-    /// It had started.
-    pub started: bool,
-    /// It was ready.
-    pub ready: bool,
-}
+use super::pod_spec::{inits, is_sidecar};
+use super::verdict::{Kind, Seed, Verdict};
 
 /// Something to tell the user.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,21 +4,9 @@ use std::time::Duration;
 
 use super::grpc;
 use super::http::{self, HttpError, MAX_BODY, dial};
-use super::target::Target;
+use super::probed::Probed;
+use super::target::{Target, authority};
 use crate::edged::cri::{Runtime, RuntimeError};
-
-/// What one probe has found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Probed {
-    /// All is well.
-    Well,
-    /// All is well, and the Pod's author should know this.
-    Warned(String),
-    /// It is not.
-    Unwell(String),
-    /// The question could not be put: this says nothing about the container.
-    NotMade(String),
-}
 
 /// A question that cannot be put is tried this often, as by the kubelet.
 const ATTEMPTS: usize = 3;
@@ -71,9 +59,7 @@ async fn once(target: &Target, runtime: &dyn Runtime, container_id: &str, limit:
         Target::Tcp { host, port } => match tokio::time::timeout(limit, dial(host, *port)).await {
             Ok(Ok(_)) => Probed::Well,
             Ok(Err(why)) => Probed::Unwell(why),
-            Err(_) => {
-                Probed::Unwell(format!("dial tcp {}: i/o timeout", super::target::authority(host, *port)))
-            }
+            Err(_) => Probed::Unwell(format!("dial tcp {}: i/o timeout", authority(host, *port))),
         },
         Target::Grpc { host, port, service } => grpc::check(host, *port, service, limit).await,
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Probe};
 
-use super::{Kind, Seed, Verdict};
+use crate::edged::verdict::{Kind, Seed, Verdict};
 
 /// Kubernetes' defaults, for pods that did not pass through an API server.
 const PERIOD_SECS: i32 = 10;

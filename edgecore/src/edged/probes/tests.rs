@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Mutex;
 
 use futures_util::future::BoxFuture;
+use k8s_openapi::api::core::v1::Probe;
 use ke_cri::v1;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use tonic::codegen::http as wire;
 use super::*;
 use crate::edged::cri::RuntimeError;
 use crate::edged::cri_fake::FakeRuntime;
-use crate::edged::observed::{ObservedContainer, Source};
+use crate::edged::observed::ObservedContainer;
 
 const LIMIT: Duration = Duration::from_millis(700);
 
@@ -276,18 +277,7 @@ fn running(probes: Value, age_secs: i64) -> (Pod, ObservedPod) {
     let pod = serde_json::from_value(json!({
         "metadata": {"name": "web", "namespace": "shop", "uid": "u1"}, "spec": {"containers": [app]}}));
     let started_at = Timestamp::from_second(Timestamp::now().as_second() - age_secs).unwrap();
-    let record = ObservedContainer {
-        id: "c-1".into(),
-        name: "app".into(),
-        attempt: 0,
-        sandbox: "s0".into(),
-        state: ContainerState::Running { started_at },
-        hash: None,
-        image: String::new(),
-        image_id: String::new(),
-        grace_secs: None,
-        source: Source::Runtime,
-    };
+    let record = ObservedContainer::first("c-1", "app", ContainerState::Running { started_at });
     (pod.unwrap(), ObservedPod { containers: vec![record], ..ObservedPod::default() })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! As with a kubelet three things are told apart: what the spec wants, what this node has granted (everything here works
 //! with that) and what a running container really has. A wish that does not fit waits as `PodResizePending`; one that was
-//! granted and is not carried out yet shows as `PodResizeInProgress`. `worker.rs` asks and acts, `plan.rs` says when,
+//! granted and is not carried out yet shows as `PodResizeInProgress`. `worker/resizing.rs` asks and acts, `plan.rs` says when,
 //! `status.rs` tells. After a start of edgecore the Pod's last status says what was granted, and a note on each container
 //! what it was made with.
 
@@ -11,7 +11,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceRequirements};
@@ -21,9 +21,10 @@ use serde_json::json;
 
 pub use self::room::Room;
 use super::backoff::later;
-use super::observed::ObservedPod;
+use super::desired::{Desired, DesiredPod};
+use super::observed::{ObservedPod, Pending, Resizes};
 use super::observer::Listing;
-use super::plan::{Desired, DesiredPod, inits, is_sidecar};
+use super::pod_spec::{inits, is_sidecar};
 use super::resources::{CpuQuota, PodResources, container_resources, pod_resources};
 use crate::quantity::{Amount, amount_in};
 
@@ -32,40 +33,6 @@ pub const RESOURCES: &str = "isthmus.io/container-resources";
 
 /// How soon a resize that waits for room, or failed, is tried again.
 const RETRY_SECS: i64 = 10;
-
-/// Why a resize is not granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
-    /// `Deferred`: it may fit later. `Infeasible`: never on this node.
-    pub reason: &'static str,
-    /// One sentence.
-    pub message: String,
-}
-
-impl Pending {
-    fn deferred(message: String) -> Self {
-        Self { reason: "Deferred", message }
-    }
-
-    fn infeasible(message: String) -> Self {
-        Self { reason: "Infeasible", message }
-    }
-}
-
-/// What plan and status need to know of a Pod's resize.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Resizes {
-    /// Containers that must be made anew for it, by the runtime's id.
-    pub restart: BTreeSet<String>,
-    /// Something can be changed in place, not before this time.
-    pub due: Option<Timestamp>,
-    /// What running containers have, by the runtime's id.
-    pub actual: BTreeMap<String, ResourceRequirements>,
-    /// The wish that is not granted.
-    pub pending: Option<Pending>,
-    /// It is granted and not carried out yet; the text of the error, if there was one.
-    pub progress: Option<String>,
-}
 
 /// An event to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +107,8 @@ impl Resizer {
             Ok(()) => {
                 self.grant(pod);
                 (self.pending, self.error, self.retry_at) = (None, None, None);
-                self.begun = true;
+                // The Pod's own level has its turn also if no container runs just now: its next start needs the room.
+                (self.begun, self.is_wide) = (true, true);
                 let word = Word {
                     warning: false,
                     reason: "ResizeStarted",

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::Pending;
+use crate::edged::observed::Pending;
 use crate::edged::resources::pod_request;
 use crate::quantity::amount_in;
 

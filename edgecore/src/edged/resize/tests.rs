@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::edged::observed::{ContainerState, ObservedContainer, Source};
+use crate::edged::observed::{ContainerState, ObservedContainer};
 
 fn pod(uid: &str, containers: Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": uid, "uid": uid}, "spec": {"containers": containers}}))
@@ -27,19 +27,10 @@ fn room() -> Room {
 
 fn running(names: &[&str]) -> ObservedPod {
     let started_at = Timestamp::UNIX_EPOCH;
-    let record = |name: &&str| ObservedContainer {
-        id: format!("id-{name}"),
-        name: (*name).into(),
-        attempt: 0,
-        sandbox: "s".into(),
-        state: ContainerState::Running { started_at },
-        hash: None,
-        image: String::new(),
-        image_id: String::new(),
-        grace_secs: None,
-        source: Source::Runtime,
+    let running = |name: &&str| {
+        ObservedContainer::first(&format!("id-{name}"), name, ContainerState::Running { started_at })
     };
-    ObservedPod { containers: names.iter().map(record).collect(), ..ObservedPod::default() }
+    ObservedPod { containers: names.iter().map(running).collect(), ..ObservedPod::default() }
 }
 
 #[test]

@@ -224,6 +224,29 @@ fn a_deleted_pod_ends_in_a_terminal_phase() {
         "Succeeded True PodCompleted PodCompleted PodCompleted app=Completed(0)",
     );
     check(vec![container("app-0", exited(137, ""))], "Failed True True PodFailed PodFailed app=Error(137)");
+    // A Job waits for the end of each of its pods, also of one that never had a container.
+    check(vec![], "Failed True True PodFailed PodFailed app=ContainerStatusUnknown(137)");
+    let spec = json!({"initContainers": [{"name": "init", "image": "i"}]});
+    let ended = status(&pod(spec), Ending::Deleted, &live(vec![]));
+    assert_eq!(ended.phase.as_deref(), Some("Failed"));
+}
+
+/// Their file goes with the Pod's volumes; a process that starts later has them from what was told.
+#[test]
+fn last_words_stay() {
+    let with_words = |words: &str| {
+        let ContainerState::Exited(exit) = exited(0, "") else { panic!("not exited") };
+        live(vec![container("app-0", ContainerState::Exited(Exit { message: words.into(), ..exit }))])
+    };
+    let once = pod(json!({"restartPolicy": "Never"}));
+    let message = |status: &PodStatus| {
+        let app = &status.container_statuses.as_ref().unwrap()[0];
+        app.state.as_ref().unwrap().terminated.as_ref().unwrap().message.clone()
+    };
+    let told = status(&once, Ending::No, &with_words("done"));
+    assert_eq!(message(&told).as_deref(), Some("done"));
+    let later = pod_status(&once, Ending::No, &with_words(""), &told, &facts(), at(NOW));
+    assert_eq!(message(&later).as_deref(), Some("done"));
 }
 
 #[test]
@@ -280,7 +303,7 @@ fn times_and_foreign_words_are_kept() {
 
 #[test]
 fn probes_say_who_has_started_and_is_ready() {
-    use crate::edged::probes::Verdict as Probed;
+    use crate::edged::verdict::Verdict as Probed;
     let check = |started, ready, expected: &str| {
         let mut seen = live(vec![container("app-0", running())]);
         seen.probes.insert("app-0".into(), Probed { started, ready, failed: None });
@@ -297,7 +320,7 @@ fn probes_say_who_has_started_and_is_ready() {
 
 #[test]
 fn a_sidecar_counts_as_done_once_it_has_started() {
-    use crate::edged::probes::Verdict as Probed;
+    use crate::edged::verdict::Verdict as Probed;
     let spec = json!({"initContainers": [{"name": "side", "image": "i", "restartPolicy": "Always"}]});
     let check = |started, expected: &str| {
         let mut seen = live(vec![container("side-0", running())]);

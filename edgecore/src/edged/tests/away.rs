@@ -97,3 +97,18 @@ async fn probes_that_could_not_be_asked_count_for_nothing() {
     }
     edged.end().await;
 }
+
+/// A list that takes minutes: whoever keeps the machine, and the end of the process, do not wait for it.
+#[tokio::test]
+async fn a_runtime_that_hangs_keeps_nobody_waiting() {
+    let machine = Machine::new();
+    let mut edged = machine.start(vec![web()]);
+    edged.running().await;
+    machine.runtime.hold("list_sandboxes");
+    let before = machine.n_calls("list_sandboxes");
+    until("a look hangs", || machine.n_calls("list_sandboxes") > before).await;
+    let kept = tokio::time::timeout(PATIENCE, edged.keeper.pods()).await;
+    assert_eq!(kept.expect("an answer").len(), 1);
+    machine.runtime.release("list_sandboxes");
+    edged.end().await;
+}

@@ -20,9 +20,9 @@ async fn pods_end_by_priority_and_say_why() {
     until("both run", || machine.n_calls("start_container") == 2).await;
     edged.running().await;
     machine.runtime.hold("stop_container");
-    let periods = node_shutdown::periods(Duration::from_secs(60), Duration::from_secs(30), &[]);
-    let ender = edged.ender.clone();
-    let ending = tokio::spawn(async move { ender.end_all(&periods).await });
+    let periods = periods(Duration::from_secs(60), Duration::from_secs(30), &[]);
+    let keeper = edged.keeper.clone();
+    let ending = tokio::spawn(async move { node_shutdown::end_all(&keeper, &periods).await });
     until("the first is being stopped", || machine.n_calls("stop_container") == 1).await;
     // What the cloud says meanwhile brings none back, and none is taken any more.
     edged.news.send(News::PodPut(Arc::new(pods[0].clone()))).await.unwrap();
@@ -55,7 +55,7 @@ async fn without_a_grace_period_pods_live_on() {
     edged.running().await;
     let (asked, wish) = Shutdown::new();
     asked.stop();
-    let passed = node_shutdown::pass_on(wish, edged.stop.clone(), edged.ender.clone(), Vec::new());
+    let passed = node_shutdown::pass_on(wish, edged.stop.clone(), edged.keeper.clone(), Vec::new());
     let passing = tokio::spawn(passed);
     edged.task.await.unwrap().unwrap();
     passing.abort();

@@ -32,7 +32,7 @@ use self::content::Content;
 use self::disk::Disk;
 use self::layout::Layout;
 use super::fields::PodFacts;
-use super::hands::{FilesError, PodFiles};
+use super::pod_files::{FilesError, PodFiles};
 use super::sources::SourceError;
 use crate::meta_manager::Objects;
 

@@ -146,6 +146,11 @@ impl LinkStreams {
         Poll::Pending
     }
 
+    /// Waits until there is a frame to write, as [`Self::poll_ready`] does; for ever on a link without streams.
+    pub fn ready(streams: Option<&Self>) -> impl Future<Output = ()> {
+        std::future::poll_fn(move |cx| streams.map_or(Poll::Pending, |streams| streams.poll_ready(cx)))
+    }
+
     /// The next frame, one binary message.
     #[must_use]
     pub fn next_frame(&self) -> Option<Bytes> {

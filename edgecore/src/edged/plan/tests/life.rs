@@ -1,7 +1,7 @@
 //! What probes and hooks ask of the plan.
 
 use super::*;
-use crate::edged::probes::{Kind, Verdict};
+use crate::edged::verdict::{Kind, Verdict};
 
 const WELL: Verdict = Verdict { started: true, ready: true, failed: None };
 const STARTING: Verdict = Verdict { started: false, ready: false, failed: None };

@@ -5,13 +5,13 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
-use super::events::Severity;
-use super::hands::{Failure, Hands};
-use super::observed::ObservedPod;
-use super::plan::{Desired, DesiredPod};
-use super::resize::{Change, Resizer, Turn, Word};
-use super::resources::{PodResources, qos};
-use super::worker::Worker;
+use super::state::Worker;
+use crate::edged::desired::{Desired, DesiredPod};
+use crate::edged::events::Severity;
+use crate::edged::hands::{Failure, Hands};
+use crate::edged::observed::ObservedPod;
+use crate::edged::resize::{Change, Resizer, Turn, Word};
+use crate::edged::resources::{PodResources, qos};
 
 /// Reason of what went wrong.
 const ERROR: &str = "ResizeError";

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use self::ports::NodePorts;
-use self::status::{Face, Shown};
+use self::status::{KubeletEndpoint, Shown};
 use crate::gate::{ListenError, Port};
 use crate::ranges::PortRange;
 
@@ -28,7 +28,7 @@ const KEY: &str = "modules.cloudStream.kubeletPorts";
 
 /// Handle to what Nodes show.
 #[derive(Clone)]
-pub struct NodeFaces(Arc<Inner>);
+pub struct KubeletEndpoints(Arc<Inner>);
 
 struct Inner {
     /// `None`: Nodes show what their machines say, and what was shown before is taken back.
@@ -66,7 +66,7 @@ pub(crate) enum Entrance {
     Shared,
 }
 
-impl NodeFaces {
+impl KubeletEndpoints {
     /// Nobody is served here.
     #[must_use]
     pub fn off() -> Self {
@@ -125,15 +125,15 @@ impl NodeFaces {
     /// A Node that is about to be created.
     pub(crate) fn create(&self, node: &NodeName, object: &mut Value) {
         let mut state = self.state();
-        let face = self.face(&mut state, node);
-        status::create(object, face);
+        let endpoint = self.endpoint(&mut state, node);
+        status::create(object, endpoint);
     }
 
     /// A strategic merge patch of a Node's status that is about to be sent.
     pub(crate) fn patch(&self, node: &NodeName, patch: &mut Map<String, Value>) {
         let mut state = self.state();
-        let face = self.face(&mut state, node);
-        status::patch(patch, state.shown.get(node), face);
+        let endpoint = self.endpoint(&mut state, node);
+        status::patch(patch, state.shown.get(node), endpoint);
     }
 
     /// By which way a request came that came to this port.
@@ -153,8 +153,8 @@ impl NodeFaces {
         }
     }
 
-    fn face(&self, state: &mut State, node: &NodeName) -> Face {
-        let Some(served) = &self.0.served else { return Face::default() };
+    fn endpoint(&self, state: &mut State, node: &NodeName) -> KubeletEndpoint {
+        let Some(served) = &self.0.served else { return KubeletEndpoint::default() };
         // Ends: each turn that goes on takes one port out of the range.
         let own = loop {
             let Some(port) = state.ports.give(node) else { break None };
@@ -165,7 +165,7 @@ impl NodeFaces {
                 Opened::NotNow => break None,
             }
         };
-        Face { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
+        KubeletEndpoint { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
     }
 
     fn open(&self, served: &Served, state: &mut State, port: u16) -> Opened {
@@ -215,13 +215,13 @@ fn is_for_good(cause: &ListenError) -> bool {
     matches!(source.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
 }
 
-impl std::fmt::Debug for NodeFaces {
+impl std::fmt::Debug for KubeletEndpoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} nodes", self.state().shown.len())
     }
 }
 
-impl Default for NodeFaces {
+impl Default for KubeletEndpoints {
     fn default() -> Self {
         Self::off()
     }

@@ -1,4 +1,5 @@
-//! Names of images: `nginx`, `registry.example:5000/team/app:1@sha256:...`. Pure.
+//! Names of images, such as `nginx` and `registry.example:5000/team/app:1@sha256:...`, and when an image is pulled by its
+//! name. Pure.
 
 use std::fmt;
 
@@ -49,6 +50,28 @@ impl ImageName {
     #[must_use]
     pub fn is_latest(&self) -> bool {
         self.digest.is_none() && self.tag.as_deref() == Some("latest")
+    }
+}
+
+/// When to pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl PullPolicy {
+    /// The container's own word, else `Always` for the tag `latest` and `IfNotPresent` for every other.
+    #[must_use]
+    pub fn of(policy: Option<&str>, image: &ImageName) -> Self {
+        match policy {
+            Some("Always") => Self::Always,
+            Some("Never") => Self::Never,
+            Some("IfNotPresent") => Self::IfNotPresent,
+            _ if image.is_latest() => Self::Always,
+            _ => Self::IfNotPresent,
+        }
     }
 }
 
@@ -204,5 +227,21 @@ mod tests {
         ] {
             assert!(ImageName::parse(text).is_err(), "{text}");
         }
+    }
+    #[test]
+    fn policies() {
+        let check = |policy: Option<&str>, image: &str, expected: PullPolicy| {
+            assert_eq!(
+                PullPolicy::of(policy, &ImageName::parse(image).unwrap()),
+                expected,
+                "{policy:?} {image}"
+            );
+        };
+        check(None, "a", PullPolicy::Always);
+        check(None, "a:latest", PullPolicy::Always);
+        check(None, "a:1", PullPolicy::IfNotPresent);
+        check(Some("Never"), "a", PullPolicy::Never);
+        check(Some("IfNotPresent"), "a", PullPolicy::IfNotPresent);
+        check(Some("Always"), "a:1", PullPolicy::Always);
     }
 }

@@ -16,9 +16,9 @@ pub const KUBELET_PORT: &str = "isthmus.io/kubelet-port";
 const INTERNAL: &str = "InternalIP";
 const EXTERNAL: &str = "ExternalIP";
 
-/// What a Node is to show.
+/// What a Node is to show as its kubelet's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Face {
+pub(super) struct KubeletEndpoint {
     /// In place of the machine's own InternalIP; `None`: that one.
     pub address: Option<IpAddr>,
     /// In place of the machine's own port; `None`: that one.
@@ -61,15 +61,15 @@ impl Shown {
     }
 }
 
-/// Makes a Node that is about to be created show `face`.
-pub(super) fn create(node: &mut Value, face: Face) {
-    if face == Face::default() {
+/// Makes a Node that is about to be created show `endpoint`.
+pub(super) fn create(node: &mut Value, endpoint: KubeletEndpoint) {
+    if endpoint == KubeletEndpoint::default() {
         return;
     }
     let own = addresses(node.pointer("/status/addresses"));
     let own_port = port(node.pointer("/status/daemonEndpoints"));
     let Some(fields) = node.as_object_mut() else { return };
-    let next = next(&own, own_port, face);
+    let next = next(&own, own_port, endpoint);
     if let Some(metadata) = section(fields, "metadata") {
         annotate(metadata, &Shown::default(), &next);
     }
@@ -82,9 +82,9 @@ pub(super) fn create(node: &mut Value, face: Face) {
     }
 }
 
-/// Makes a strategic merge patch of a node's status show `face`. `shown`: the Node as it is, if that is known. A patch that says
+/// Makes a strategic merge patch of a node's status show `endpoint`. `shown`: the Node as it is, if that is known. A patch that says
 /// nothing of address and port stays as it is where the Node shows what it should.
-pub(super) fn patch(patch: &mut Map<String, Value>, shown: Option<&Shown>, face: Face) {
+pub(super) fn patch(patch: &mut Map<String, Value>, shown: Option<&Shown>, endpoint: KubeletEndpoint) {
     let is_known = shown.is_some();
     let shown = shown.cloned().unwrap_or_default();
     let (mut own, mut own_port) = shown.said();
@@ -94,7 +94,7 @@ pub(super) fn patch(patch: &mut Map<String, Value>, shown: Option<&Shown>, face:
         own = merged(own, said);
     }
     own_port = said_port.or(own_port);
-    let next = next(&own, own_port, face);
+    let next = next(&own, own_port, endpoint);
     let differs = is_known && !own.is_empty() && next.addresses != shown.addresses;
     if (said_addresses.is_some() || differs)
         && let Some(status) = section(patch, "status")
@@ -144,13 +144,14 @@ pub(crate) fn as_the_node_said(node: &mut Value) {
 }
 
 /// What is to be shown of a machine that says this.
-fn next(own: &[Address], own_port: Option<u16>, face: Face) -> Shown {
+fn next(own: &[Address], own_port: Option<u16>, endpoint: KubeletEndpoint) -> Shown {
     let internal: Vec<&str> = own.iter().filter(|one| one.kind == INTERNAL).map(|one| &*one.text).collect();
     let mut addresses = Vec::new();
-    addresses
-        .extend(face.address.map(|address| Address { kind: INTERNAL.to_owned(), text: address.to_string() }));
+    addresses.extend(
+        endpoint.address.map(|address| Address { kind: INTERNAL.to_owned(), text: address.to_string() }),
+    );
     for one in own {
-        let kind = if face.address.is_some() && one.kind == INTERNAL { EXTERNAL } else { &one.kind };
+        let kind = if endpoint.address.is_some() && one.kind == INTERNAL { EXTERNAL } else { &one.kind };
         let address = Address { kind: kind.to_owned(), text: one.text.clone() };
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -158,9 +159,9 @@ fn next(own: &[Address], own_port: Option<u16>, face: Face) -> Shown {
     }
     Shown {
         addresses,
-        port: face.port.or(own_port),
-        own_addresses: face.address.map(|_| internal.join(",")),
-        own_port: face.port.map(|_| own_port.map_or_else(String::new, |port| port.to_string())),
+        port: endpoint.port.or(own_port),
+        own_addresses: endpoint.address.map(|_| internal.join(",")),
+        own_port: endpoint.port.map(|_| own_port.map_or_else(String::new, |port| port.to_string())),
     }
 }
 

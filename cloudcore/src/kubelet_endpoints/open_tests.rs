@@ -17,7 +17,7 @@ const NOT_ALLOWED: i32 = 13;
 const IN_USE: i32 = 98;
 const NO_SUCH_ADDRESS: i32 = 99;
 
-fn faces(errors: &Errors) -> NodeFaces {
+fn endpoints(errors: &Errors) -> KubeletEndpoints {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let nothing = Arc::new(rustls::server::ResolvesServerCertUsingSni::new());
     let tls = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(nothing);
@@ -31,54 +31,54 @@ fn faces(errors: &Errors) -> NodeFaces {
         // Whichever is free: what counts is the number that is shown.
         None => Port::with_tls(KEY, here, 0, tls.clone()),
     };
-    NodeFaces::with(None, "11-14".parse().unwrap(), SHARED, Box::new(listen))
+    KubeletEndpoints::with(None, "11-14".parse().unwrap(), SHARED, Box::new(listen))
 }
 
 /// The port that this node's Node shows after a report.
-fn shown(faces: &NodeFaces, node: &str) -> u16 {
+fn shown(endpoints: &KubeletEndpoints, node: &str) -> u16 {
     let node: NodeName = node.parse().unwrap();
     let mut object = json!({"metadata": {"name": node.as_str()}, "status": {}});
-    faces.create(&node, &mut object);
-    faces.seen(&node, &object);
+    endpoints.create(&node, &mut object);
+    endpoints.seen(&node, &object);
     object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap().try_into().unwrap()
 }
 
 #[tokio::test]
 async fn a_shortage_spends_no_ports() {
     let errors = Errors::default();
-    let faces = faces(&errors);
-    assert_eq!(shown(&faces, "a"), 11);
+    let endpoints = endpoints(&errors);
+    assert_eq!(shown(&endpoints, "a"), 11);
     *errors.lock().unwrap() = (11..=14).map(|port| (port, NO_MORE_FILES)).collect();
-    assert_eq!((shown(&faces, "b"), shown(&faces, "c")), (SHARED, SHARED));
+    assert_eq!((shown(&endpoints, "b"), shown(&endpoints, "c")), (SHARED, SHARED));
     // What is open stays so.
-    assert_eq!(shown(&faces, "a"), 11);
+    assert_eq!(shown(&endpoints, "a"), 11);
     errors.lock().unwrap().clear();
-    let again = [shown(&faces, "b"), shown(&faces, "c"), shown(&faces, "d")];
+    let again = [shown(&endpoints, "b"), shown(&endpoints, "c"), shown(&endpoints, "d")];
     assert_eq!(again, [12, 13, 14]);
-    assert_eq!(shown(&faces, "e"), SHARED, "there are no more");
+    assert_eq!(shown(&endpoints, "e"), SHARED, "there are no more");
 }
 
 #[tokio::test]
 async fn a_shortage_at_the_start_takes_no_port_from_its_node() {
     let errors = Errors::default();
-    let faces = faces(&errors);
+    let endpoints = endpoints(&errors);
     errors.lock().unwrap().insert(12, NO_MORE_FILES);
     let (node, said) = ("late".parse().unwrap(), json!({"kubeletEndpoint": {"Port": 12}}));
-    faces.seen(&node, &json!({"status": {"daemonEndpoints": said}}));
+    endpoints.seen(&node, &json!({"status": {"daemonEndpoints": said}}));
     errors.lock().unwrap().clear();
     let mut patch = Map::new();
-    faces.patch(&node, &mut patch);
+    endpoints.patch(&node, &mut patch);
     assert_eq!(patch.get("status"), None, "it shows what it should");
-    assert_eq!(faces.entrance(12), Entrance::Of(node));
-    assert_eq!(faces.opened().await.len(), 1);
+    assert_eq!(endpoints.entrance(12), Entrance::Of(node));
+    assert_eq!(endpoints.opened().await.len(), 1);
 }
 
 #[tokio::test]
 async fn ports_that_cannot_be_had_are_left_out() {
     let errors = Errors::default();
-    let faces = faces(&errors);
+    let endpoints = endpoints(&errors);
     *errors.lock().unwrap() = [(11, IN_USE), (12, NOT_ALLOWED), (13, NO_SUCH_ADDRESS)].into();
-    assert_eq!(shown(&faces, "a"), 14);
+    assert_eq!(shown(&endpoints, "a"), 14);
     errors.lock().unwrap().clear();
-    assert_eq!(shown(&faces, "b"), SHARED);
+    assert_eq!(shown(&endpoints, "b"), SHARED);
 }

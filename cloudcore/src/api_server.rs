@@ -1,7 +1,8 @@
 //! Calls to the API server with bodies as bytes, so that nothing is lost between it and an edge.
 //!
 //! Every failure becomes a `Refusal` in Kubernetes' words, every call ends in time. It retries nothing: whoever asked
-//! knows better. Called by `upstream.rs`, the fetches of `mod.rs`, and `tolerate.rs`.
+//! knows better. Called by EdgeController's `answers.rs`, `services.rs`, `fetch.rs` and `tolerate.rs`, by DeviceController's
+//! `write.rs`, and by SyncController.
 
 #![expect(clippy::result_large_err, reason = "a refusal is what the edge gets, once a call")]
 
@@ -47,7 +48,7 @@ impl ApiServer {
     }
 
     /// Reads one object.
-    pub(super) async fn get(&self, key: &ObjectKey) -> Result<Bytes, Refusal> {
+    pub(crate) async fn get(&self, key: &ObjectKey) -> Result<Bytes, Refusal> {
         self.call(Call::new(Method::GET, object_path(key, "")?)).await
     }
 
@@ -102,7 +103,7 @@ impl Call {
 
     /// As this node's own user, where Kubernetes looks at who asked.
     #[must_use]
-    pub(super) fn in_name_of(self, node: &NodeName) -> Self {
+    pub(crate) fn in_name_of(self, node: &NodeName) -> Self {
         Self { as_node: Some(node.clone()), ..self }
     }
 
@@ -135,7 +136,7 @@ pub(crate) fn object_path(key: &ObjectKey, under: &str) -> Result<String, Refusa
 }
 
 /// Path of the objects among which this one is.
-pub(super) fn folder_path(key: &ObjectKey) -> Result<String, Refusal> {
+pub(crate) fn folder_path(key: &ObjectKey) -> Result<String, Refusal> {
     let Some(api) = api_type(&key.kind) else {
         return Err(bad_request(&format!("{} is no kind that may be asked for", key.kind.as_str())));
     };
@@ -163,19 +164,19 @@ fn escaped(name: &str) -> String {
 
 /// A refusal of ours.
 #[must_use]
-pub(super) fn refusal(reason: Reason, code: u16, message: &str) -> Refusal {
+pub(crate) fn refusal(reason: Reason, code: u16, message: &str) -> Refusal {
     Refusal { message: message.to_owned(), reason, details: None, code }
 }
 
 /// The question makes no sense.
 #[must_use]
-pub(super) fn bad_request(message: &str) -> Refusal {
+pub(crate) fn bad_request(message: &str) -> Refusal {
     refusal(Reason::BadRequest, 400, message)
 }
 
 /// This node may not.
 #[must_use]
-pub(super) fn forbidden(key: &ObjectKey, message: &str) -> Refusal {
+pub(crate) fn forbidden(key: &ObjectKey, message: &str) -> Refusal {
     let api = api_type(&key.kind);
     let details = RefusalDetails {
         name: key.name.to_string(),

@@ -2,10 +2,10 @@
 
 use super::*;
 
-const CLOUD: Face =
-    Face { address: Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1))), port: Some(10351) };
-const KUBEEDGES: Face = Face { address: None, port: Some(10351) };
-const OFF: Face = Face { address: None, port: None };
+const CLOUD: KubeletEndpoint =
+    KubeletEndpoint { address: Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1))), port: Some(10351) };
+const KUBEEDGES: KubeletEndpoint = KubeletEndpoint { address: None, port: Some(10351) };
+const OFF: KubeletEndpoint = KubeletEndpoint { address: None, port: None };
 
 fn status(addresses: &[(&str, &str)], port: u16) -> Value {
     let list: Vec<Value> =
@@ -17,9 +17,9 @@ fn own() -> Value {
     status(&[("InternalIP", "192.0.2.7"), ("Hostname", "edge-1")], 10350)
 }
 
-fn created(face: Face) -> Value {
+fn created(endpoint: KubeletEndpoint) -> Value {
     let mut node = json!({"metadata": {"name": "edge-1", "annotations": {"a": "b"}}, "status": own()});
-    create(&mut node, face);
+    create(&mut node, endpoint);
     node
 }
 
@@ -44,10 +44,10 @@ fn merge(node: &mut Value, patch: &Value) {
     }
 }
 
-fn patched(node: &Value, status: Value, face: Face) -> Value {
+fn patched(node: &Value, status: Value, endpoint: KubeletEndpoint) -> Value {
     let mut map = Map::new();
     map.insert("status".to_owned(), status);
-    patch(&mut map, Some(&Shown::of(node)), face);
+    patch(&mut map, Some(&Shown::of(node)), endpoint);
     Value::Object(map)
 }
 
@@ -75,11 +75,11 @@ fn a_new_node_shows_the_cloud_and_keeps_its_own() {
 
 #[test]
 fn what_the_node_said_comes_back_to_it() {
-    for face in [CLOUD, KUBEEDGES, OFF] {
-        let mut node = created(face);
+    for endpoint in [CLOUD, KUBEEDGES, OFF] {
+        let mut node = created(endpoint);
         as_the_node_said(&mut node);
-        assert_eq!(node["status"], own(), "{face:?}");
-        assert_eq!(node["metadata"]["annotations"], json!({"a": "b"}), "{face:?}");
+        assert_eq!(node["status"], own(), "{endpoint:?}");
+        assert_eq!(node["metadata"]["annotations"], json!({"a": "b"}), "{endpoint:?}");
     }
     // Two families, and an address of another kind.
     let said = status(
@@ -124,15 +124,18 @@ fn a_report_without_news_stays_as_it_is() {
 
 #[test]
 fn reports_carry_what_is_missing() {
-    let check = |before: &Value, said: Value, face: Face, expected: &Value| {
+    let check = |before: &Value, said: Value, endpoint: KubeletEndpoint, expected: &Value| {
         let mut node = before.clone();
-        merge(&mut node, &patched(before, said.clone(), face));
-        assert_eq!(node["status"]["addresses"], expected["status"]["addresses"], "{said} {face:?}");
+        merge(&mut node, &patched(before, said.clone(), endpoint));
+        assert_eq!(node["status"]["addresses"], expected["status"]["addresses"], "{said} {endpoint:?}");
         assert_eq!(
             node["status"]["daemonEndpoints"], expected["status"]["daemonEndpoints"],
-            "{said} {face:?}"
+            "{said} {endpoint:?}"
         );
-        assert_eq!(node["metadata"]["annotations"], expected["metadata"]["annotations"], "{said} {face:?}");
+        assert_eq!(
+            node["metadata"]["annotations"], expected["metadata"]["annotations"],
+            "{said} {endpoint:?}"
+        );
     };
     let quiet = || json!({"conditions": []});
     // From any way to any other, by a report that says all and by one that says nothing of it.
@@ -152,7 +155,7 @@ fn reports_carry_what_is_missing() {
         {"type": "Hostname", "address": "edge-1"}]});
     check(&created(CLOUD), list, CLOUD, &expected);
     // The cloud has moved, the port has changed.
-    let next = Face { address: Some([10, 0, 0, 2].into()), port: Some(10352) };
+    let next = KubeletEndpoint { address: Some([10, 0, 0, 2].into()), port: Some(10352) };
     check(&created(CLOUD), quiet(), next, &created(next));
 }
 
@@ -173,7 +176,7 @@ fn a_port_that_we_cannot_read_is_nobody_s() {
         json!(null),
     ] {
         let ours = |port: u16| json!({"daemonEndpoints": endpoint(json!(port))});
-        let check = |node: &Value, face: Face, expected: Value| {
+        let check = |node: &Value, face: KubeletEndpoint, expected: Value| {
             let patch = patched(node, json!({"daemonEndpoints": said}), face);
             assert_eq!(patch["status"], expected, "{said} {face:?}");
         };

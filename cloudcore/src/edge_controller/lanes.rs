@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ke_run::shutdown::Shutdown;
-use ke_wire::{Answer, Kind, NodeName, ObjectKey, Question, Up, Version};
+use ke_wire::{About, Answer, EventChange, Kind, NodeName, ObjectKey, Question, Version};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
@@ -22,7 +22,7 @@ type Lane = (NodeName, Option<ObjectKey>);
 
 enum Job {
     Ask(NodeName, Question, oneshot::Sender<(Answer, Option<Version>)>),
-    Tell(NodeName, Up, OwnedSemaphorePermit),
+    Event(NodeName, ObjectKey, EventChange, OwnedSemaphorePermit),
 }
 
 #[derive(Default)]
@@ -68,8 +68,8 @@ pub(super) async fn run(
             Some(FromNode::Ask(node, question, reply)) => {
                 (lane_of_question(&node, &question), Job::Ask(node, question, reply))
             }
-            Some(FromNode::Tell(node, up, permit)) => {
-                (lane_of_report(&node, &up), Job::Tell(node, up, permit))
+            Some(FromNode::Event(node, key, change, permit)) => {
+                ((node.clone(), Some(key.clone())), Job::Event(node, key, change, permit))
             }
         };
         lanes.add(lane, job, &answers);
@@ -96,7 +96,7 @@ impl Lanes {
                     // Whoever asked may be gone; what it wanted stored is stored all the same.
                     let _ = reply.send(answers.answer(&node, question).await);
                 }
-                Job::Tell(node, up, _permit) => answers.take(&node, up).await,
+                Job::Event(node, key, change, _permit) => answers.store_event(&node, &key, change).await,
             }
         });
         self.running.insert(task.id(), lane);
@@ -116,25 +116,13 @@ impl Lanes {
 
 /// Questions about one object of one node wait for one another. Many nodes may ask for one thing at once.
 fn lane_of_question(node: &NodeName, question: &Question) -> Lane {
-    let key = match question {
-        Question::Get(key) | Question::Create { key, .. } | Question::Update { key, .. } => {
-            (key.kind != Kind::Node).then(|| key.clone())
+    let key = match question.about() {
+        About::Object(key) => (key.kind != Kind::Node).then_some(key),
+        About::PodStatus(namespace, name) => Some(ObjectKey::namespaced(Kind::Pod, namespace, name)),
+        About::Token(namespace, account) => {
+            Some(ObjectKey::namespaced(Kind::ServiceAccountAccess, namespace, account))
         }
-        Question::PatchPodStatus { namespace, name, .. } | Question::DeletePod { namespace, name, .. } => {
-            Some(ObjectKey::namespaced(Kind::Pod, namespace.clone(), name.clone()))
-        }
-        Question::Token { namespace, account, .. } => {
-            Some(ObjectKey::namespaced(Kind::ServiceAccountAccess, namespace.clone(), account.clone()))
-        }
-        Question::PatchNodeStatus { .. } | Question::ApiServerCa => None,
-    };
-    (node.clone(), key)
-}
-
-fn lane_of_report(node: &NodeName, up: &Up) -> Lane {
-    let key = match up {
-        Up::Event { key, .. } => Some(key.clone()),
-        _ => None,
+        About::NodeStatus(_) | About::ApiServerCa | About::OldPodStatus(..) | About::Unnamed => None,
     };
     (node.clone(), key)
 }

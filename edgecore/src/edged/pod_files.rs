@@ -1,0 +1,33 @@
+//! What actions need of the files of pods: volumes and what is mounted with them. `volumes/` does it.
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::jiff::Timestamp;
+use ke_cri::v1;
+
+use super::fields::PodFacts;
+
+/// Volumes of pods on this machine.
+#[async_trait]
+pub trait PodFiles: Send + Sync + 'static {
+    /// Writes the Pod's volumes, or brings them up to date. Done already: success. Gives the time at which a token in
+    /// them wants to be renewed; it may have passed already, when the cloud is away.
+    async fn prepare(&self, pod: &Pod, facts: &PodFacts) -> Result<Option<Timestamp>, FilesError>;
+    /// What one start of a container gets mounted: its volumes, the hosts file, a new termination message file.
+    async fn mounts(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        env: &[(String, String)],
+        facts: &PodFacts,
+    ) -> Result<Vec<v1::Mount>, FilesError>;
+    /// Takes the volumes of a Pod down and removes its directory. Gone already: success.
+    async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
+    /// Uids of the pods that have a directory on this machine.
+    async fn on_disk(&self) -> Vec<String>;
+}
+
+/// Why a Pod's files are not as they should be; worth trying again. Never holds data of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FilesError(pub String);
