@@ -13,12 +13,12 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ke_run::accept::{self, Limits};
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 /// Probes and scrapes come one by one; more at once is somebody's mistake and waits.
 const CONNECTIONS: usize = 32;
@@ -87,32 +87,25 @@ impl Admin {
 
     /// Runs until asked to stop.
     pub async fn run(self, stop: Shutdown) -> Result<(), Infallible> {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-            let accepted = tokio::select! {
-                () = stop.wait() => return Ok(()),
-                accepted = self.listener.accept() => accepted,
-            };
-            let Ok((socket, _)) = accepted else {
-                // Out of files, most likely: the others need them more.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
+        let limits =
+            Limits { name: "the admin port", n_connections: CONNECTIONS, time: Some(CONNECTION_TIME) };
+        let served = |socket| {
             let (readiness, metrics) = (self.readiness.clone(), Arc::clone(&self.metrics));
             let n_tasks = Handle::current().metrics().num_alive_tasks();
             self.tasks.set(i64::try_from(n_tasks).unwrap_or(i64::MAX));
-            tokio::spawn(async move {
+            async move {
                 let serve = service_fn(|request: Request<hyper::body::Incoming>| {
                     let answer = answer(request.method(), request.uri().path(), &readiness, &metrics);
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 let mut server = hyper::server::conn::http1::Builder::new();
                 let connection = server.keep_alive(false).serve_connection(TokioIo::new(socket), serve);
-                let _ = tokio::time::timeout(CONNECTION_TIME, connection).await;
-                drop(place);
-            });
-        }
+                // Whoever breaks off hurts only himself.
+                let _ = connection.await;
+            }
+        };
+        accept::serve(&self.listener, limits, &stop, served).await;
+        Ok(())
     }
 }
 

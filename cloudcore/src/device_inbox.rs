@@ -1,6 +1,6 @@
 //! What the other modules tell DeviceController.
 
-use ke_wire::{Discovery, MessageId, Namespace, NodeName, ObjectName, StateReport, TwinReport};
+use ke_wire::{DeviceId, Discovery, MessageId, NodeName, StateReport, TwinReport};
 use tokio::sync::mpsc;
 
 /// Something that happened to a node's link, or that a node said about devices.
@@ -27,10 +27,8 @@ pub enum AboutDevices {
     Twins {
         /// By this it is confirmed.
         id: MessageId,
-        /// Namespace of the device.
-        namespace: Namespace,
-        /// Its name.
-        device: ObjectName,
+        /// Which device.
+        device: DeviceId,
         /// What changed.
         report: TwinReport,
     },
@@ -38,10 +36,8 @@ pub enum AboutDevices {
     State {
         /// By this it is confirmed.
         id: MessageId,
-        /// Namespace of the device.
-        namespace: Namespace,
-        /// Its name.
-        device: ObjectName,
+        /// Which device.
+        device: DeviceId,
         /// Its state.
         report: StateReport,
     },

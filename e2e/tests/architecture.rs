@@ -77,6 +77,13 @@ const IMPURE: &[&str] = &[
     "SystemRandom",
 ];
 
+/// Files of the two cores that may run a program, by the end of their path, and which program that is. README.md names them too.
+const MAY_RUN: &[(&str, &str, &str)] = &[
+    ("edgecore", "image_folder.rs", "the runtime's client, which imports image archives"),
+    ("edgecore", "node_shutdown.rs", "systemctl, which knows whether the machine goes down"),
+    ("edgecore", "pod_network/leaving.rs", "iptables, whose chains a managed pod network leaves behind"),
+];
+
 const VAGUE_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "misc"];
 
 struct Crate {
@@ -181,6 +188,30 @@ fn circle(mut imports: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, B
             return imports;
         }
     }
+}
+
+#[test]
+fn the_cores_run_few_programs() {
+    let mut wrong = Vec::new();
+    let mut running = Vec::new();
+    for found in crates().iter().filter(|found| ["cloudcore", "edgecore"].contains(&found.name.as_str())) {
+        for (path, text) in
+            sources().into_iter().filter(|(path, _)| path.starts_with(found.folder.join("src")))
+        {
+            let Some((number, _)) = code_lines(&text).find(|(_, line)| line.contains("Command::new")) else {
+                continue;
+            };
+            match MAY_RUN.iter().position(|(name, file, _)| *name == found.name && path.ends_with(file)) {
+                Some(row) => running.push(row),
+                None => {
+                    wrong.push(format!("{}:{number}: runs a program; MAY_RUN and README.md", shown(&path)))
+                }
+            }
+        }
+    }
+    let idle = MAY_RUN.iter().enumerate().filter(|(row, _)| !running.contains(row));
+    wrong.extend(idle.map(|(_, (name, file, what))| format!("{name}: {file} does not run {what} any more")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -13,12 +13,13 @@ use hyper::body::Bytes;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ke_run::accept::{self, Limits};
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::edge_hub::{Cloud, LinkState};
 use crate::edged::Runtime;
@@ -79,32 +80,23 @@ impl Admin {
 
     /// Serves until shutdown.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AdminError> {
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-            let stream = tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(%error, "accept a connection to the admin port");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
-                () = shutdown.wait() => return Ok(()),
-            };
+        let limits =
+            Limits { name: "the admin port", n_connections: MAX_CONNECTIONS, time: Some(CONNECTION_LIMIT) };
+        let served = |stream| {
             let shared = Arc::clone(&self.shared);
-            tokio::spawn(async move {
-                let _permit = permit;
+            async move {
                 let answer = service_fn(|request| {
                     let shared = Arc::clone(&shared);
                     async move { Ok::<_, std::convert::Infallible>(shared.answer(&request).await) }
                 });
                 let connection =
                     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
-                let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
-            });
-        }
+                // Whoever breaks off hurts only himself.
+                let _ = connection.await;
+            }
+        };
+        accept::serve(&self.listener, limits, &shutdown, served).await;
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! The doc line of a key is its manual. A key that KubeEdge has and we do not stands in `config/kubeedge_keys.txt`
 //! and only warns. Read once by `main.rs`, which hands each module its own section; never written.
 
+mod kubelet_file;
 mod managers;
 mod reserved;
 mod shutdown;
@@ -14,7 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Taint;
-use ke_run::config::{ConfigFile, GoDuration, HostPort, Problem, Secret, Within};
+use ke_api::node::KUBELET_PORT;
+use ke_run::config::{ConfigFile, GoDuration, HostPort, Problem, Secret, Underlay, Within};
 use ke_run::telemetry::LoggingConfig;
 use serde::{Deserialize, Serialize};
 
@@ -222,6 +224,9 @@ pub struct EdgedConfig {
     pub pod_sandbox_image: String,
     /// The pods' network of a machine that has none. Not in KubeEdge.
     pub pod_network: PodNetworkConfig,
+    /// A whole KubeletConfiguration, such as kubeadm's `/var/lib/kubelet/config.yaml`, read as it is: its keys count where
+    /// `tailoredKubeletConfig` has none of the name. Empty: none. Not in KubeEdge.
+    pub kubelet_config_file: PathBuf,
     /// The kubelet keys we know.
     pub tailored_kubelet_config: KubeletConfig,
 }
@@ -239,6 +244,7 @@ impl Default for EdgedConfig {
             device_plugins_dir: "/var/lib/kubelet/device-plugins".into(),
             pod_sandbox_image: String::new(),
             pod_network: PodNetworkConfig::default(),
+            kubelet_config_file: PathBuf::new(),
             tailored_kubelet_config: KubeletConfig::default(),
         }
     }
@@ -402,7 +408,7 @@ impl Default for KubeletConfig {
             container_log_max_files: Within::of::<5>(),
             container_log_monitor_interval: GoDuration::of_secs::<10>(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            read_only_port: 10350,
+            read_only_port: KUBELET_PORT,
         }
     }
 }
@@ -446,6 +452,7 @@ impl ConfigFile for EdgeCoreConfig {
         "modules.edged.tailoredKubeletConfig.containerRuntimeEndpoint",
         "modules.edged.tailoredKubeletConfig.cgroupDriver",
     ];
+    const UNDERLAY: Option<Underlay> = Some(kubelet_file::UNDERLAY);
 
     fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();

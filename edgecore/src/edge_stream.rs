@@ -1,13 +1,10 @@
 //! Near end of the byte streams that the cloud opens over the link: each goes to one handler.
 //!
-//! It dials nothing and knows nothing of what a stream carries. EdgeHub hands over what comes; `main.rs` says who serves.
-//! No channel lies between: bytes wait in the link's windows (`ke_link::streams`), so that a reader that stalls holds up
-//! its own stream and little memory.
+//! This file dials nothing and knows nothing of what a stream carries: EdgeHub hands over what comes, `main.rs` says who serves.
+//! No channel lies between: bytes wait in the link's windows (`ke_link::streams`), so that a reader that stalls holds up its own
+//! stream and little memory. KubeEdge's cloud opens none on the link: `go_tunnel` dials its tunnel instead.
 
-mod config;
-mod exchange;
-mod greeting;
-mod tunnel;
+mod go_tunnel;
 
 use std::sync::Arc;
 
@@ -15,8 +12,7 @@ use ke_link::streams::shared::RawStream;
 use ke_run::telemetry::Metrics;
 use ke_socket::stream::{LinkStream, StreamCounters};
 
-pub use config::EdgeStreamConfig;
-pub use tunnel::{CloudStreams, EdgeTunnel, ToKubelet};
+pub use go_tunnel::{EdgeStreamConfig, EdgeTunnel, ToKubelet};
 
 /// Who serves a stream. Called by the link's task, so it must not wait: it starts a task, or refuses.
 pub type StreamHandler = Arc<dyn Fn(LinkStream) + Send + Sync>;

@@ -17,7 +17,6 @@ pub mod node;
 pub mod pod_network;
 pub mod quantity;
 pub mod device_twin;
-pub mod device_id;
 pub mod event_bus;
 pub mod report_queue;
 pub mod query;

@@ -30,7 +30,7 @@ use edgecore::edged::node_shutdown;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Door, Edged, Parts, Settings};
-use edgecore::event_bus::{EventBus, Upload};
+use edgecore::event_bus::{self, EventBus, Upload};
 use edgecore::eviction::{self, Evictor};
 use edgecore::kubelet_server::{self, Gauge, KubeletServer, Machine};
 use edgecore::meta_manager::{DeviceNews, MetaManager, News, is_refilled, watch_refill};
@@ -41,12 +41,13 @@ use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
 use edgecore::service_manager;
 use edgecore::static_pods::{Mirrors, Seats, StaticPods};
 use k8s_openapi::api::core::v1::Taint;
+use ke_api::node::KUBELET_PORT;
 use ke_run::config::Loaded;
 use ke_run::shutdown::Shutdown;
 use ke_run::supervise::Supervisor;
 use ke_run::telemetry::{self, Metrics};
 use ke_socket::stream::LinkStream;
-use ke_wire::{MessageId, NodeName, Up};
+use ke_wire::NodeName;
 use tokio::sync::{mpsc, watch};
 
 /// Where Linux shows cgroups.
@@ -246,7 +247,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     // Full: the publisher's acknowledgement waits.
     let (hear, heard) = mpsc::channel(512);
     // Full: dropped and counted by EventBus.
-    let (upload, mut uploads) = mpsc::channel::<Upload>(256);
+    let (upload, uploads) = mpsc::channel::<Upload>(256);
     let (bus, event_bus) = EventBus::new(config.modules.event_bus.clone(), db.clone(), hear, upload);
     let device_twin = if config.modules.device_twin.enable {
         let parts = device_twin::Parts {
@@ -375,7 +376,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         hub: config.modules.edge_hub.clone(),
         node: name.clone(),
         addresses: addresses.subscribe(),
-        cloud: edge_hub.cloud_streams(),
+        link: cloud.state(),
         kubelet: Arc::new(move |stream| {
             let kubelet = tunnelled.clone();
             // As many as the server has room for, as below.
@@ -405,7 +406,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         lease_duration: kubelet.node_lease_duration_seconds.secs(),
         eviction_hard: kubelet.eviction_hard,
         reserved: kubelet.reserved(),
-        kubelet_port: 10350,
+        kubelet_port: KUBELET_PORT,
         asks_for_pod_range: edged_config.pod_network.manage,
     };
     let pod_network = edged_config
@@ -439,19 +440,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tasks.add("image_folder", |stop| image_folder.run(stop));
     tasks.add("event_bus", |stop| event_bus.run(stop));
     let rules = cloud.clone();
-    tasks.add("mqtt_uploads", |stop| async move {
-        // What the cloud's rules want to hear is for now: nobody keeps it while the cloud is away.
-        while let Some(Upload { topic, payload }) = tokio::select! {
-            upload = uploads.recv() => upload,
-            () = stop.wait() => None,
-        } {
-            if rules.tell(Up::MqttUpload { id: MessageId::fresh(), topic, payload }).await.is_err() {
-                tracing::debug!("an MQTT message for the cloud's rules is dropped: the cloud is away");
-            }
-        }
-        stop.wait().await;
-        Ok::<_, anyhow::Error>(())
-    });
+    tasks.add("mqtt_uploads", |stop| event_bus::pass_on(uploads, rules, stop));
     if let Some(device_twin) = device_twin {
         tasks.add("device_twin", |stop| device_twin.run(stop));
     }

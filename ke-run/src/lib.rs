@@ -1,8 +1,9 @@
 //! What every process of ours needs and no module should write twice: a way to stop, tasks that stop together,
-//! waiting times that grow, logs and metrics, and the reading of a configuration file.
+//! waiting times that grow, connections served in tasks of their own, logs and metrics, and the reading of a configuration file.
 //!
 //! Imports none of our other crates.
 
+pub mod accept;
 pub mod backoff;
 pub mod cli;
 pub mod config;

@@ -125,6 +125,8 @@ fn kubelet(file: &Value) -> Result<Value, String> {
         }
     }
     section.remove("apiVersion");
+    // kubeadm writes every duration; none means the default, to a kubelet and here.
+    section.retain(|_, value| value != "0s");
     Ok(Value::Object(section))
 }
 
@@ -196,8 +198,7 @@ mod tests {
             set: vec!["modules.eventBus.enable=false,modules.edged.nodeLabels.line=4".into()],
             ..wanted()
         };
-        let of =
-            |kind: &str| json!({"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": kind, "maxPods": 50});
+        let of = |kind: &str| json!({"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": kind, "maxPods": 50, "syncFrequency": "0s"});
         let more = NodeSettings { kubelet: of("KubeletConfiguration"), ..more };
         let network = |conf_dir: &str| {
             let wanted = NodeSettings { pod_network: Some(conf_dir.into()), ..wanted() };
@@ -208,7 +209,8 @@ mod tests {
         let wrong = config(&NodeSettings { kubelet: of("Pod"), ..more.clone() }, TOKEN).unwrap_err();
         assert!(wrong.contains("kind \"Pod\""), "{wrong}");
         let config = config(&more, "/run/keadm/token").unwrap();
-        assert_eq!(config["modules"]["edged"]["tailoredKubeletConfig"]["maxPods"], 50);
+        let kubelet = &config["modules"]["edged"]["tailoredKubeletConfig"];
+        assert_eq!((kubelet["maxPods"].as_i64(), kubelet.get("syncFrequency")), (Some(50), None));
         let hub = &config["modules"]["edgeHub"];
         assert_eq!(hub["httpServer"], "https://[fd00::1]:10002");
         assert_eq!(hub["tlsPrivateKeyFile"], "/data/certs/server.key");

@@ -2,6 +2,7 @@
 //!
 //! A node touches itself, its lease, the Pods bound to it and what those name. What is refused is answered, never dropped.
 
+use ke_api::node::LEASE_NAMESPACE;
 use ke_wire::{
     Answer, EventChange, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal, Scope,
     Up,
@@ -102,6 +103,8 @@ fn may_get(key: &ObjectKey, node: &NodeName, graph: &dyn NodeGraph) -> bool {
         Kind::ServiceList => key.scope.namespace().is_some_and(|space| graph.has_pods_of(node, space)),
         // Which node they belong to stands in themselves: EdgeController looks before it hands them out.
         Kind::PersistentVolume | Kind::VolumeAttachment => true,
+        // Kubernetes shows them all to each of its nodes. They hold names only, and a static pod may name one too.
+        Kind::RuntimeClass => key.scope == Scope::Cluster,
         Kind::Event | Kind::ServiceAccountAccess | Kind::Device | Kind::DeviceModel | Kind::Watched(_) => {
             false
         }
@@ -152,7 +155,7 @@ pub fn message(message: &Up, node: &NodeName, graph: &dyn NodeGraph) -> Verdict 
 }
 
 fn is_own_lease(key: &ObjectKey, node: &NodeName) -> bool {
-    matches!(&key.scope, Scope::Namespace(namespace) if namespace.as_str() == "kube-node-lease")
+    matches!(&key.scope, Scope::Namespace(namespace) if namespace.as_str() == LEASE_NAMESPACE)
         && key.name.as_str() == node.as_str()
 }
 
@@ -305,6 +308,8 @@ mod tests {
         check(Question::Get(key("default/lease/edge-a")), false, false);
         check(Question::Get(key("default/servicelist/all")), true, false);
         check(Question::Get(key("shop/servicelist/all")), false, false);
+        check(Question::Get(key("null/runtimeclass/gvisor")), true, true);
+        check(Question::Get(key("default/runtimeclass/gvisor")), false, false);
         check(Question::Get(key("default/pod/mine")), true, false);
         check(Question::Get(key("default/device/x")), false, false);
         check(Question::Create { key: key("null/node/edge-a"), body: "{}".into() }, true, false);

@@ -27,11 +27,11 @@ pub(super) fn recipient(message: Up) -> Recipient {
         Up::Ask { id, question } => Recipient::Answers(id, question),
         Up::Event { key, change, .. } => Recipient::Events(key, change),
         Up::MembershipDetail { id, .. } => Recipient::Devices(AboutDevices::WhichAreMine(id)),
-        Up::TwinReport { id, namespace, device, report } => {
-            Recipient::Devices(AboutDevices::Twins { id, namespace, device, report })
+        Up::TwinReport { id, device, report } => {
+            Recipient::Devices(AboutDevices::Twins { id, device, report })
         }
-        Up::StateReport { id, namespace, device, report } => {
-            Recipient::Devices(AboutDevices::State { id, namespace, device, report })
+        Up::StateReport { id, device, report } => {
+            Recipient::Devices(AboutDevices::State { id, device, report })
         }
         Up::Discovered { discovery, .. } => Recipient::Devices(AboutDevices::Discovered(discovery)),
         Up::NotKept { about, why, .. } => Recipient::Link(about, why),

@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use ke_wire::{DiscoveredDevice, Discovery, NodeName, Uid};
+use ke_wire::{DeviceId, DiscoveredDevice, Discovery, NodeName, Uid};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::object::{Id, SeenDevice, SeenModel};
+use super::object::{SeenDevice, SeenModel};
 
 /// What annotations of a rule begin with.
 pub(super) const RULE: &str = "discover.isthmus.io/";
@@ -29,15 +29,15 @@ const MOST: usize = 1000;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
     /// A Device is to be made.
-    Create(Id, Value),
+    Create(DeviceId, Value),
     /// It is reached in another way now: to be merged into its `spec.protocol.configData`.
-    Reach(Id, Uid, Map<String, Value>),
+    Reach(DeviceId, Uid, Map<String, Value>),
 }
 
 /// A rule that can match nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadRule {
-    pub(super) model: Id,
+    pub(super) model: DeviceId,
     pub(super) uid: Uid,
     /// For people: the annotation and what is wrong with it.
     pub(super) why: String,
@@ -81,7 +81,7 @@ pub(super) fn steps<'a>(
     node: &NodeName,
     discovery: &Discovery,
     models: &[&SeenModel],
-    device: impl Fn(&Id) -> Option<&'a SeenDevice>,
+    device: impl Fn(&DeviceId) -> Option<&'a SeenDevice>,
 ) -> (Vec<Step>, Vec<BadRule>) {
     let (mut rules, mut bad) = (Vec::new(), Vec::new());
     for model in models {
@@ -138,10 +138,10 @@ impl Rule<'_> {
     }
 
     /// The name of the Device: it says what the thing is and where it was found.
-    fn device(&self, found: &DiscoveredDevice) -> Option<Id> {
+    fn device(&self, found: &DiscoveredDevice) -> Option<DeviceId> {
         let id = &self.model.stored.id;
         let name = format!("{}-{}", id.name, found.id.to_ascii_lowercase());
-        Some(Id { namespace: id.namespace.clone(), name: name.parse().ok()? })
+        Some(DeviceId { namespace: id.namespace.clone(), name: name.parse().ok()? })
     }
 }
 
@@ -152,7 +152,7 @@ fn is_name(id: &str) -> bool {
 }
 
 fn object(
-    id: &Id,
+    id: &DeviceId,
     rule: &Rule<'_>,
     found: &DiscoveredDevice,
     node: &NodeName,
@@ -182,7 +182,7 @@ fn object(
 
 /// A Device of ours whose address changed. What people added to its settings stays; a Device of theirs is never touched, nor
 /// one that another node reaches.
-fn reached_anew(id: &Id, seen: &SeenDevice, found: &DiscoveredDevice, node: &NodeName) -> Option<Step> {
+fn reached_anew(id: &DeviceId, seen: &SeenDevice, found: &DiscoveredDevice, node: &NodeName) -> Option<Step> {
     #[derive(Deserialize)]
     struct Body {
         metadata: Metadata,

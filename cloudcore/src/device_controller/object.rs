@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ke_api::device::{AccessMode, DeviceModelSpec, DeviceSpec, Visitors};
 use ke_api::device_conversion::ALPHA_ANNOTATION;
 use ke_api::object::api_type;
-use ke_wire::{Change, DeviceRef, Kind, Namespace, ObjectKey, ObjectName, Origin, Uid, Version};
+use ke_wire::{Change, DeviceId, DeviceRef, Kind, Origin, Uid, Version};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -23,31 +23,6 @@ use crate::node_queue::{Desired, Gone};
 /// word must not come back to where it came from.
 const OURS: [&str; 4] = ["twins", "state", "lastOnlineTime", "conditions"];
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// A device or a model: namespace and name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Id {
-    pub(super) namespace: Namespace,
-    pub(super) name: ObjectName,
-}
-
-impl Id {
-    pub(super) fn key(&self, kind: Kind) -> ObjectKey {
-        ObjectKey::namespaced(kind, self.namespace.clone(), self.name.clone())
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// Why an object is of no use. It stops no other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +38,7 @@ pub(super) enum Unusable {
 /// What devices and models have in common.
 #[derive(Clone, PartialEq)]
 pub(super) struct Stored {
-    pub(super) id: Id,
+    pub(super) id: DeviceId,
     pub(super) uid: Uid,
     pub(super) version: Version,
     /// As it goes to the edge.
@@ -154,7 +129,7 @@ impl SeenDevice {
 
     pub(super) fn reference(&self) -> DeviceRef {
         DeviceRef {
-            id: self.stored.id.to_string(),
+            id: self.stored.id.clone(),
             name: self.stored.id.name.to_string(),
             description: self.says.description.clone(),
         }
@@ -178,9 +153,9 @@ impl SeenModel {
 }
 
 /// Namespace and name, where the object has both.
-pub(super) fn id_of(object: &Value) -> Option<Id> {
+pub(super) fn id_of(object: &Value) -> Option<DeviceId> {
     let text = |field: &str| object.get("metadata")?.get(field)?.as_str();
-    Some(Id { namespace: text("namespace")?.parse().ok()?, name: text("name")?.parse().ok()? })
+    Some(DeviceId { namespace: text("namespace")?.parse().ok()?, name: text("name")?.parse().ok()? })
 }
 
 fn as_object(object: Value) -> Map<String, Value> {
@@ -213,7 +188,7 @@ fn stored<S: DeserializeOwned + Default>(
     };
     let name = text(&object, "name");
     let unusable = |field| Unusable::Field { kind: kind.as_str().to_owned(), name: name.clone(), field };
-    let id = Id {
+    let id = DeviceId {
         namespace: text(&object, "namespace").parse().map_err(|_| unusable("namespace"))?,
         name: name.parse().map_err(|_| unusable("name"))?,
     };

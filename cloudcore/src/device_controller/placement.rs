@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use ke_wire::{Change, DeviceRef, Kind, NodeName, ObjectName};
+use ke_wire::{Change, DeviceId, DeviceRef, Kind, NodeName, ObjectName};
 
 use super::conditions::ModelIs;
-use super::object::{Id, SeenDevice, SeenModel};
+use super::object::{SeenDevice, SeenModel};
 use crate::node_queue::{Desired, Gone};
 
 /// What follows from something seen.
@@ -25,9 +25,9 @@ pub(super) enum Effect {
     /// The node must no longer hold this.
     Delete(NodeName, Gone),
     /// Something that the device's conditions depend on changed, or its properties.
-    Judge(Id),
+    Judge(DeviceId),
     /// The Device is gone.
-    Ended(Id),
+    Ended(DeviceId),
 }
 
 /// Everything a node must hold.
@@ -43,14 +43,14 @@ pub(super) struct Whole {
 /// All devices and models.
 #[derive(Debug, Default)]
 pub(super) struct Placement {
-    devices: HashMap<Id, Device>,
-    models: HashMap<Id, Model>,
+    devices: HashMap<DeviceId, Device>,
+    models: HashMap<DeviceId, Model>,
     /// Devices by node.
-    nodes: HashMap<NodeName, BTreeSet<Id>>,
+    nodes: HashMap<NodeName, BTreeSet<DeviceId>>,
     /// Devices by the model that they name, whether it exists or not.
-    users: HashMap<Id, BTreeSet<Id>>,
+    users: HashMap<DeviceId, BTreeSet<DeviceId>>,
     /// Models that are there but cannot be read, and why.
-    unreadable: HashMap<Id, String>,
+    unreadable: HashMap<DeviceId, String>,
     lists: HashMap<Kind, List>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Placement {
 struct Device {
     seen: SeenDevice,
     node: Option<NodeName>,
-    model: Option<Id>,
+    model: Option<DeviceId>,
 }
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ struct Model {
 #[derive(Debug, Default)]
 struct List {
     /// What was seen in the list that is going on.
-    seen: Option<HashSet<Id>>,
+    seen: Option<HashSet<DeviceId>>,
     is_complete: bool,
 }
 
@@ -89,11 +89,12 @@ impl Placement {
         let was_complete = std::mem::replace(&mut list.is_complete, true);
         let mut effects = Vec::new();
         if *kind == Kind::Device {
-            let vanished: Vec<Id> = self.devices.keys().filter(|id| !seen.contains(*id)).cloned().collect();
+            let vanished: Vec<DeviceId> =
+                self.devices.keys().filter(|id| !seen.contains(*id)).cloned().collect();
             vanished.iter().for_each(|id| self.device_gone(id, &mut effects));
         } else {
             let known = self.models.keys().chain(self.unreadable.keys());
-            let vanished: Vec<Id> = known.filter(|id| !seen.contains(*id)).cloned().collect();
+            let vanished: Vec<DeviceId> = known.filter(|id| !seen.contains(*id)).cloned().collect();
             vanished.iter().for_each(|id| self.model_gone(id, &mut effects));
             if !was_complete {
                 // From now on a model that is not known is missing.
@@ -104,7 +105,7 @@ impl Placement {
     }
 
     /// The object is there but cannot be read: what was known of it stays.
-    pub(super) fn unusable(&mut self, kind: &Kind, id: Id, why: &str) -> Vec<Effect> {
+    pub(super) fn unusable(&mut self, kind: &Kind, id: DeviceId, why: &str) -> Vec<Effect> {
         let mut effects = Vec::new();
         if *kind == Kind::DeviceModel {
             self.unreadable.insert(id.clone(), why.to_owned());
@@ -114,7 +115,7 @@ impl Placement {
         effects
     }
 
-    fn listed(&mut self, kind: &Kind, id: Id) {
+    fn listed(&mut self, kind: &Kind, id: DeviceId) {
         if let Some(seen) = self.lists.get_mut(kind).and_then(|list| list.seen.as_mut()) {
             seen.insert(id);
         }
@@ -134,7 +135,7 @@ impl Placement {
         self.listed(&Kind::Device, id.clone());
         let node = seen.says.node.parse::<NodeName>().ok();
         let model = seen.says.model.parse::<ObjectName>().ok();
-        let model = model.map(|name| Id { namespace: id.namespace.clone(), name });
+        let model = model.map(|name| DeviceId { namespace: id.namespace.clone(), name });
         // One that was deleted and made anew unseen is another device.
         if self.devices.get(&id).is_some_and(|device| device.seen.stored.uid != seen.stored.uid) {
             self.device_gone(&id, &mut effects);
@@ -173,7 +174,7 @@ impl Placement {
     }
 
     /// A Device that is no more.
-    pub(super) fn device_removed(&mut self, id: &Id) -> Vec<Effect> {
+    pub(super) fn device_removed(&mut self, id: &DeviceId) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.device_gone(id, &mut effects);
         effects
@@ -215,7 +216,7 @@ impl Placement {
     }
 
     /// A DeviceModel that is no more.
-    pub(super) fn model_removed(&mut self, id: &Id) -> Vec<Effect> {
+    pub(super) fn model_removed(&mut self, id: &DeviceId) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.model_gone(id, &mut effects);
         effects
@@ -238,22 +239,22 @@ impl Placement {
     }
 
     /// The device, if there is one.
-    pub(super) fn get(&self, id: &Id) -> Option<&SeenDevice> {
+    pub(super) fn get(&self, id: &DeviceId) -> Option<&SeenDevice> {
         self.devices.get(id).map(|device| &device.seen)
     }
 
     /// Whether the device is this node's.
-    pub(super) fn is_on(&self, id: &Id, node: &NodeName) -> bool {
+    pub(super) fn is_on(&self, id: &DeviceId, node: &NodeName) -> bool {
         self.devices.get(id).is_some_and(|device| device.node.as_ref() == Some(node))
     }
 
     /// The node that the device names, if that is a name of a node.
-    pub(super) fn node_of(&self, id: &Id) -> Option<&NodeName> {
+    pub(super) fn node_of(&self, id: &DeviceId) -> Option<&NodeName> {
         self.devices.get(id)?.node.as_ref()
     }
 
     /// The model of a device.
-    pub(super) fn model_of(&self, id: &Id) -> ModelIs<'_> {
+    pub(super) fn model_of(&self, id: &DeviceId) -> ModelIs<'_> {
         let model = self.devices.get(id).and_then(|device| device.model.as_ref());
         if let Some(why) = model.and_then(|model| self.unreadable.get(model)) {
             return ModelIs::Unreadable(why);
@@ -277,7 +278,7 @@ impl Placement {
     }
 
     /// All devices.
-    pub(super) fn ids(&self) -> impl Iterator<Item = &Id> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = &DeviceId> {
         self.devices.keys()
     }
 
@@ -286,7 +287,7 @@ impl Placement {
         self.devices.len()
     }
 
-    fn come(&mut self, id: Id, device: Device, effects: &mut Vec<Effect>) {
+    fn come(&mut self, id: DeviceId, device: Device, effects: &mut Vec<Effect>) {
         self.link_model(&id, device.model.as_ref());
         let node = device.node.clone();
         let reference = device.seen.reference();
@@ -299,7 +300,7 @@ impl Placement {
     }
 
     /// Model, then device.
-    fn put(&self, node: &NodeName, id: &Id, change: Change, effects: &mut Vec<Effect>) {
+    fn put(&self, node: &NodeName, id: &DeviceId, change: Change, effects: &mut Vec<Effect>) {
         let Some(device) = self.devices.get(id) else { return };
         if let Some(model) = device.model.as_ref().and_then(|model| self.models.get(model)) {
             effects.push(Effect::Put(node.clone(), model.seen.stored.desired(Kind::DeviceModel, change)));
@@ -308,7 +309,7 @@ impl Placement {
     }
 
     /// Device, then model.
-    fn leave(&mut self, id: &Id, effects: &mut Vec<Effect>) {
+    fn leave(&mut self, id: &DeviceId, effects: &mut Vec<Effect>) {
         let Some(device) = self.devices.remove(id) else { return };
         self.unlink_model(id, device.model.as_ref());
         let Some(node) = &device.node else {
@@ -326,14 +327,14 @@ impl Placement {
         self.drop_model(node, device.model.as_ref(), effects);
     }
 
-    fn device_gone(&mut self, id: &Id, effects: &mut Vec<Effect>) {
+    fn device_gone(&mut self, id: &DeviceId, effects: &mut Vec<Effect>) {
         if self.devices.contains_key(id) {
             self.leave(id, effects);
             effects.push(Effect::Ended(id.clone()));
         }
     }
 
-    fn model_gone(&mut self, id: &Id, effects: &mut Vec<Effect>) {
+    fn model_gone(&mut self, id: &DeviceId, effects: &mut Vec<Effect>) {
         if self.unreadable.remove(id).is_some() {
             self.judge_users(id, effects);
         }
@@ -347,7 +348,7 @@ impl Placement {
     }
 
     /// The node needs the model no longer, if no device there uses it.
-    fn drop_model(&mut self, node: &NodeName, model: Option<&Id>, effects: &mut Vec<Effect>) {
+    fn drop_model(&mut self, node: &NodeName, model: Option<&DeviceId>, effects: &mut Vec<Effect>) {
         let Some(id) = model else { return };
         let is_used = self.users.get(id).into_iter().flatten().any(|device| self.is_on(device, node));
         if let (false, Some(model)) = (is_used, self.models.get(id)) {
@@ -356,20 +357,20 @@ impl Placement {
         self.forget_ghost(model);
     }
 
-    fn forget_ghost(&mut self, model: Option<&Id>) {
+    fn forget_ghost(&mut self, model: Option<&DeviceId>) {
         let Some(id) = model else { return };
         if !self.users.contains_key(id) && self.models.get(id).is_some_and(|model| model.is_ghost) {
             self.models.remove(id);
         }
     }
 
-    fn link_model(&mut self, id: &Id, model: Option<&Id>) {
+    fn link_model(&mut self, id: &DeviceId, model: Option<&DeviceId>) {
         if let Some(model) = model {
             self.users.entry(model.clone()).or_default().insert(id.clone());
         }
     }
 
-    fn unlink_model(&mut self, id: &Id, model: Option<&Id>) {
+    fn unlink_model(&mut self, id: &DeviceId, model: Option<&DeviceId>) {
         let Some(model) = model else { return };
         if let Some(users) = self.users.get_mut(model) {
             users.remove(id);
@@ -379,8 +380,8 @@ impl Placement {
         }
     }
 
-    fn users_by_node(&self, model: &Id) -> BTreeMap<NodeName, Vec<Id>> {
-        let mut nodes = BTreeMap::<NodeName, Vec<Id>>::new();
+    fn users_by_node(&self, model: &DeviceId) -> BTreeMap<NodeName, Vec<DeviceId>> {
+        let mut nodes = BTreeMap::<NodeName, Vec<DeviceId>>::new();
         for id in self.users.get(model).into_iter().flatten() {
             if let Some(node) = self.node_of(id) {
                 nodes.entry(node.clone()).or_default().push(id.clone());
@@ -389,7 +390,7 @@ impl Placement {
         nodes
     }
 
-    fn judge_users(&self, model: &Id, effects: &mut Vec<Effect>) {
+    fn judge_users(&self, model: &DeviceId, effects: &mut Vec<Effect>) {
         effects.extend(self.users.get(model).into_iter().flatten().cloned().map(Effect::Judge));
     }
 }

@@ -17,12 +17,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use ke_run::backoff::Backoff;
-use ke_wire::{MessageId, NodeName, StateReport, TwinReport};
+use ke_wire::{DeviceId, MessageId, NodeName, StateReport, TwinReport};
 use serde_json::{Map, Value};
 
 use self::entry::{Entry, Held, Planned, Waiting};
 use super::conditions::Problem;
-use super::object::{Id, SeenDevice};
+use super::object::SeenDevice;
 use super::translate::{Facts, Taken};
 use super::turns::Turns;
 
@@ -55,11 +55,11 @@ struct UnderWay {
 /// The statuses of all devices.
 #[derive(Debug, Default)]
 pub(super) struct Statuses {
-    entries: HashMap<Id, Entry>,
+    entries: HashMap<DeviceId, Entry>,
     turns: Turns,
-    under_way: HashMap<Id, UnderWay>,
+    under_way: HashMap<DeviceId, UnderWay>,
     /// DeviceStatuses that were found at the start, until their Device is seen.
-    found: HashMap<Id, Found>,
+    found: HashMap<DeviceId, Found>,
     /// Confirmations that are due now.
     confirmed: Vec<Confirmation>,
     n_unconfirmed: u64,
@@ -67,7 +67,7 @@ pub(super) struct Statuses {
 
 impl Statuses {
     /// A DeviceStatus that is there at the start.
-    pub(super) fn found(&mut self, id: Id, found: Found) {
+    pub(super) fn found(&mut self, id: DeviceId, found: Found) {
         self.found.insert(id, found);
     }
 
@@ -125,7 +125,7 @@ impl Statuses {
     }
 
     /// The Device is gone; nobody needs to say anything about it again.
-    pub(super) fn ended(&mut self, id: &Id) {
+    pub(super) fn ended(&mut self, id: &DeviceId) {
         let Some(entry) = self.entries.remove(id) else { return };
         self.turns.forget(id);
         self.confirmed.extend(entry.waiting.into_iter().map(|waiting| waiting.who));
@@ -139,7 +139,7 @@ impl Statuses {
         &mut self,
         now: Instant,
         unix_now: i64,
-        id: &Id,
+        id: &DeviceId,
         report: &TwinReport,
         who: Confirmation,
     ) -> Option<Taken> {
@@ -154,7 +154,7 @@ impl Statuses {
         &mut self,
         now: Instant,
         unix_now: i64,
-        id: &Id,
+        id: &DeviceId,
         report: &StateReport,
         who: Confirmation,
     ) -> Option<Taken> {
@@ -170,13 +170,13 @@ impl Statuses {
     }
 
     /// Whether anything was ever reported of the device.
-    pub(super) fn is_heard(&self, id: &Id) -> bool {
+    pub(super) fn is_heard(&self, id: &DeviceId) -> bool {
         let facts = self.entries.get(id).map(|entry| &entry.facts);
         facts.or_else(|| Some(&self.found.get(id)?.facts)).is_some_and(Facts::is_heard)
     }
 
     /// Keeps who is to hear that this report is stored.
-    fn note(&mut self, now: Instant, id: &Id, taken: Taken, report: Waiting) {
+    fn note(&mut self, now: Instant, id: &DeviceId, taken: Taken, report: Waiting) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         // A node repeats what it has not heard of.
         if !entry.waiting.iter().any(|waiting| waiting.who == report.who) {
@@ -319,7 +319,7 @@ impl Statuses {
     }
 
     /// Sees to it that the device is looked at when it may be written next.
-    fn schedule(&mut self, now: Instant, id: &Id) {
+    fn schedule(&mut self, now: Instant, id: &DeviceId) {
         if self.under_way.contains_key(id) {
             return;
         }

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use super::conditions::{self, NodeIs};
 use super::discovery::{self, BadRule};
-use super::object::Id;
 use super::placement::{Effect, Placement};
 use super::reports::{Confirmation, Statuses, Written};
 use super::watch::WatchEvent;
@@ -26,6 +25,7 @@ use super::{DeviceControllerError, KnownNodes, Numbers, write};
 use crate::api_server::ApiServer;
 use crate::device_inbox::{AboutDevices, FromEdge};
 use crate::node_queue::NodeQueues;
+use ke_wire::DeviceId;
 
 /// Devices that are being written at once. Half of what `cluster.rs` lets through: Pods and leases go on beside them.
 const WRITES: usize = 32;
@@ -71,17 +71,17 @@ pub(super) struct Running {
     placement: Placement,
     statuses: Statuses,
     links: HashMap<NodeName, Link>,
-    early: VecDeque<(NodeName, MessageId, Id, Report)>,
+    early: VecDeque<(NodeName, MessageId, DeviceId, Report)>,
     /// All devices, models and nodes are known: before that nothing is written, since it might be wrong.
     is_ready: bool,
     /// What could not be read, and why, as it was told.
-    unusable: HashMap<(Kind, Id), String>,
+    unusable: HashMap<(Kind, DeviceId), String>,
     /// Rules of discovery that cannot be used, and why, as it was told.
-    bad_rules: HashMap<Id, String>,
+    bad_rules: HashMap<DeviceId, String>,
     /// What was found is being written; one at a time.
     discovering: JoinSet<()>,
     /// Devices whose node is not known to be there.
-    unplaced: BTreeSet<Id>,
+    unplaced: BTreeSet<DeviceId>,
     look: Option<Instant>,
     writes: JoinSet<Written>,
     last_logged: Option<Instant>,
@@ -218,7 +218,7 @@ impl Running {
     }
 
     /// Told once: lists repeat it.
-    fn on_unusable(&mut self, kind: &Kind, id: Id, uid: String, why: &str) -> Vec<Effect> {
+    fn on_unusable(&mut self, kind: &Kind, id: DeviceId, uid: String, why: &str) -> Vec<Effect> {
         let told = self.unusable.entry((kind.clone(), id.clone())).or_default();
         if told != why {
             why.clone_into(told);
@@ -257,18 +257,18 @@ impl Running {
             }
             FromEdge::Said(node, said) => match *said {
                 AboutDevices::WhichAreMine(id) => self.on_detail(node, id).await,
-                AboutDevices::Twins { id, namespace, device: name, report } => {
-                    self.on_report(node, id, Id { namespace, name }, Report::Twins(report));
+                AboutDevices::Twins { id, device, report } => {
+                    self.on_report(node, id, device, Report::Twins(report));
                 }
-                AboutDevices::State { id, namespace, device: name, report } => {
-                    self.on_report(node, id, Id { namespace, name }, Report::State(report));
+                AboutDevices::State { id, device, report } => {
+                    self.on_report(node, id, device, Report::State(report));
                 }
                 AboutDevices::Discovered(discovery) => self.on_discovered(node, &discovery),
             },
         }
     }
 
-    fn on_report(&mut self, node: NodeName, report: MessageId, id: Id, what: Report) {
+    fn on_report(&mut self, node: NodeName, report: MessageId, id: DeviceId, what: Report) {
         if !self.placement.is_complete() {
             if self.early.len() >= MAX_EARLY {
                 self.early.pop_front();
@@ -354,7 +354,7 @@ impl Running {
         };
     }
 
-    fn judge(&mut self, id: &Id) {
+    fn judge(&mut self, id: &DeviceId) {
         let Some(device) = self.placement.get(id) else { return };
         let node = match (&self.nodes, self.placement.node_of(id)) {
             (None, _) => NodeIs::Known,
@@ -371,7 +371,7 @@ impl Running {
         self.statuses.device(Instant::now().into_std(), device, problems);
     }
 
-    fn log_now_and_then(&mut self, node: &NodeName, id: &Id, why: &str) {
+    fn log_now_and_then(&mut self, node: &NodeName, id: &DeviceId, why: &str) {
         let now = Instant::now();
         if self.last_logged.is_none_or(|last| now - last > LOG_PAUSE) {
             self.last_logged = Some(now);

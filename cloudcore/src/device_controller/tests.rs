@@ -104,8 +104,7 @@ fn report(id: &str, device: &str, value: &str) -> FromEdge {
         node(),
         Box::new(AboutDevices::Twins {
             id: id.parse().unwrap(),
-            namespace: "plant".parse().unwrap(),
-            device: device.parse().unwrap(),
+            device: DeviceId { namespace: "plant".parse().unwrap(), name: device.parse().unwrap() },
             report: serde_json::from_value(report).unwrap(),
         }),
     )
@@ -249,7 +248,7 @@ async fn a_problem_is_a_condition_and_one_event() {
     bench.told().await;
     bench.calls();
     bench
-        .see(vec![WatchEvent::ModelRemoved(Id {
+        .see(vec![WatchEvent::ModelRemoved(DeviceId {
             namespace: "plant".parse().unwrap(),
             name: "oven".parse().unwrap(),
         })])
@@ -274,7 +273,7 @@ async fn a_bad_object_stops_no_other_and_is_told_once() {
     let bad = json!({"metadata": {"name": "bad", "namespace": "plant", "uid": "x", "resourceVersion": "1"},
         "spec": {"properties": [{"name": "t", "type": {}}]}});
     let unusable = || {
-        let id = Id { namespace: "plant".parse().unwrap(), name: "bad".parse().unwrap() };
+        let id = DeviceId { namespace: "plant".parse().unwrap(), name: "bad".parse().unwrap() };
         let why = SeenModel::new(bad.clone()).unwrap_err();
         WatchEvent::Unusable(Kind::DeviceModel, Some(id), "x".to_owned(), why)
     };

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ke_api::device::TwinValue;
 use ke_api::device_status::{DeviceStatusStatus, Twin};
-use ke_wire::{StateReport, TwinReport, Version};
+use ke_wire::{DeviceCondition, StateReport, TwinReport, Version};
 use serde_json::{Map, Value, json};
 
 use super::conditions::{self, Problem};
@@ -51,7 +51,8 @@ impl Facts {
 
     /// Whether a mapper, or whoever stands for one, has said anything.
     pub(super) fn is_heard(&self) -> bool {
-        let has_state = !self.state.is_empty() && !self.state.eq_ignore_ascii_case("unknown");
+        let is_unknown = DeviceCondition::of(&self.state) == Some(DeviceCondition::Unknown);
+        let has_state = !self.state.is_empty() && !is_unknown;
         !self.twins.is_empty() || has_state
     }
 

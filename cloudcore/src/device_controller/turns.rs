@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::object::Id;
+use ke_wire::DeviceId;
 
 /// A write that waits for its turn longer than this shows that the API server does not keep up. With 32 writes at once, 16 ms
 /// each, it takes a thousand devices that report in one moment.
@@ -30,10 +30,10 @@ pub(super) enum Pressure {
 /// Turns of all devices. One whose turn it is has no other until it wants one.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    due: BTreeSet<(Instant, Id)>,
+    due: BTreeSet<(Instant, DeviceId)>,
     /// By the time since when their Device has not shown its newest values.
-    behind: BTreeSet<(Instant, Id)>,
-    times: HashMap<Id, Times>,
+    behind: BTreeSet<(Instant, DeviceId)>,
+    times: HashMap<DeviceId, Times>,
     /// Turns of others since the last of one that is behind.
     n_others: usize,
     n_behind: usize,
@@ -47,7 +47,7 @@ struct Times {
 
 impl Turns {
     /// The device wants a turn at this time, or at an earlier one that it has.
-    pub(super) fn want(&mut self, id: &Id, at: Instant) {
+    pub(super) fn want(&mut self, id: &DeviceId, at: Instant) {
         let times = self.times.entry(id.clone()).or_default();
         self.behind.extend(times.behind.map(|since| (since, id.clone())));
         match times.due {
@@ -60,7 +60,7 @@ impl Turns {
     }
 
     /// Who is written now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(Id, Pressure)> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<(DeviceId, Pressure)> {
         let due = self.due.first().map(|(due, _)| *due).filter(|due| *due <= now);
         let is_long = self.behind.first().is_some_and(|(since, _)| *since + LONG <= now);
         let is_of_behind = due.is_none() || (is_long && self.n_others >= OTHERS);
@@ -86,7 +86,7 @@ impl Turns {
     }
 
     /// Its Device is left for later. `is_written`: something else of it is, and it will want a turn after that.
-    pub(super) fn falls_behind(&mut self, id: &Id, now: Instant, is_written: bool) {
+    pub(super) fn falls_behind(&mut self, id: &DeviceId, now: Instant, is_written: bool) {
         let times = self.times.entry(id.clone()).or_default();
         if times.behind.is_none() {
             self.n_behind = self.n_behind.saturating_add(1);
@@ -98,7 +98,7 @@ impl Turns {
     }
 
     /// Its Device shows its newest values.
-    pub(super) fn catches_up(&mut self, id: &Id) {
+    pub(super) fn catches_up(&mut self, id: &DeviceId) {
         let Some(times) = self.times.get_mut(id) else { return };
         if let Some(since) = times.behind.take() {
             self.behind.remove(&(since, id.clone()));
@@ -110,7 +110,7 @@ impl Turns {
     }
 
     /// There is nothing to write of it any more.
-    pub(super) fn forget(&mut self, id: &Id) {
+    pub(super) fn forget(&mut self, id: &DeviceId) {
         self.catches_up(id);
         if let Some(Times { due: Some(due), .. }) = self.times.remove(id) {
             self.due.remove(&(due, id.clone()));
@@ -135,8 +135,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn id(name: &str) -> Id {
-        Id { namespace: "plant".parse().unwrap(), name: name.parse().unwrap() }
+    fn id(name: &str) -> DeviceId {
+        DeviceId { namespace: "plant".parse().unwrap(), name: name.parse().unwrap() }
     }
 
     fn next(turns: &mut Turns, now: Instant) -> Option<(String, Pressure)> {

@@ -5,7 +5,7 @@
 use futures_util::{StreamExt, pin_mut};
 use ke_api::object::api_type;
 use ke_run::shutdown::Shutdown;
-use ke_wire::Kind;
+use ke_wire::{DeviceId, Kind};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use kube::runtime::WatchStreamExt;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::object::{Id, SeenDevice, SeenModel, Unusable, id_of};
+use super::object::{SeenDevice, SeenModel, Unusable, id_of};
 use super::reports::Found;
 use crate::chain::chain;
 
@@ -28,15 +28,15 @@ const TRIES: u32 = 15;
 #[derive(Debug)]
 pub(super) enum WatchEvent {
     /// A DeviceStatus that is there. All of them come before anything else.
-    Status(Id, Box<Found>),
+    Status(DeviceId, Box<Found>),
     /// All objects of this kind follow.
     ListStarted(Kind),
     Device(Box<SeenDevice>),
-    DeviceRemoved(Id),
+    DeviceRemoved(DeviceId),
     Model(Box<SeenModel>),
-    ModelRemoved(Id),
+    ModelRemoved(DeviceId),
     /// There, but cannot be read: kind, name and uid, as far as they can.
-    Unusable(Kind, Option<Id>, String, Unusable),
+    Unusable(Kind, Option<DeviceId>, String, Unusable),
     /// What was not in the list does not exist.
     ListDone(Kind),
 }

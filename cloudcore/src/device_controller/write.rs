@@ -2,12 +2,11 @@
 
 use hyper::Method;
 use ke_api::object::api_type;
-use ke_wire::{Kind, NodeName, Reason, Refusal, Version};
+use ke_wire::{DeviceId, Kind, NodeName, Reason, Refusal, Version};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::discovery::Step;
-use super::object::Id;
 use super::reports::{Found, StatusWrite, Write, Written, Wrote};
 use crate::api_server::{ApiServer, Call, Content, object_path};
 
@@ -37,7 +36,7 @@ pub(super) async fn carry_out(api: &ApiServer, write: Write, stamp: &str) -> Wri
     Written { id, uid, status, device }
 }
 
-async fn write_status(api: &ApiServer, id: &Id, uid: &str, write: Option<StatusWrite>) -> Wrote {
+async fn write_status(api: &ApiServer, id: &DeviceId, uid: &str, write: Option<StatusWrite>) -> Wrote {
     let owner = || {
         json!([{"apiVersion": API_VERSION, "kind": "Device", "name": id.name.as_str(), "uid": uid,
             "controller": true, "blockOwnerDeletion": true}])
@@ -72,7 +71,7 @@ async fn write_status(api: &ApiServer, id: &Id, uid: &str, write: Option<StatusW
     }
 }
 
-async fn read_status(api: &ApiServer, id: &Id) -> Wrote {
+async fn read_status(api: &ApiServer, id: &DeviceId) -> Wrote {
     match api.call(Call::new(Method::GET, path(STATUSES, id))).await {
         Ok(body) => match serde_json::from_slice::<Value>(&body) {
             Ok(object) => Wrote::Exists(Box::new(Found::of(&object))),
@@ -112,13 +111,18 @@ pub(super) async fn discovered(api: &ApiServer, node: &NodeName, step: Step) {
     }
 }
 
-async fn patch_object(api: &ApiServer, plural: &str, id: &Id, patch: Value) -> Result<Version, Box<Refusal>> {
+async fn patch_object(
+    api: &ApiServer,
+    plural: &str,
+    id: &DeviceId,
+    patch: Value,
+) -> Result<Version, Box<Refusal>> {
     let call = Call::new(Method::PATCH, path(plural, id) + MANAGER)
         .with(Content::MergePatch, patch.to_string().into());
     api.call(call).await.map(|body| version(&body)).map_err(Box::new)
 }
 
-fn patched(id: &Id, kind: &'static str, outcome: Result<Version, Box<Refusal>>) -> Wrote {
+fn patched(id: &DeviceId, kind: &'static str, outcome: Result<Version, Box<Refusal>>) -> Wrote {
     match outcome {
         Ok(version) => Wrote::Done(version),
         Err(refused) if refused.reason == Reason::NotFound => Wrote::Missing,
@@ -127,7 +131,7 @@ fn patched(id: &Id, kind: &'static str, outcome: Result<Version, Box<Refusal>>) 
     }
 }
 
-fn not_written(id: &Id, kind: &'static str, refused: &Refusal) -> Wrote {
+fn not_written(id: &DeviceId, kind: &'static str, refused: &Refusal) -> Wrote {
     let is_final = matches!(refused.reason, Reason::Forbidden | Reason::Invalid | Reason::BadRequest);
     if is_final {
         tracing::warn!(
@@ -145,7 +149,7 @@ fn not_written(id: &Id, kind: &'static str, refused: &Refusal) -> Wrote {
 /// A Kubernetes event about an object: kind, name, uid. Best effort: a condition or the log says the same.
 pub(super) async fn tell(
     api: &ApiServer,
-    (kind, id, uid): (&Kind, &Id, &str),
+    (kind, id, uid): (&Kind, &DeviceId, &str),
     what: &str,
     message: &str,
     stamp: &str,
@@ -167,12 +171,12 @@ pub(super) async fn tell(
     }
 }
 
-fn folder(plural: &str, id: &Id) -> String {
+fn folder(plural: &str, id: &DeviceId) -> String {
     format!("/apis/{API_VERSION}/namespaces/{}/{plural}", id.namespace)
 }
 
 /// Names of devices are checked by the API server; escaped all the same, by the one function that does.
-fn path(plural: &str, id: &Id) -> String {
+fn path(plural: &str, id: &DeviceId) -> String {
     let escaped = object_path(&id.key(Kind::Device), "").unwrap_or_default();
     let name = escaped.rsplit('/').next().unwrap_or_default();
     format!("{}/{name}", folder(plural, id))

@@ -18,6 +18,7 @@ use super::graph::Graph;
 use super::handle::LinkNews;
 use super::numbers::Numbers;
 use super::observed;
+use super::runtime_class;
 use super::services::Services;
 use crate::api_server::{ApiServer, Call, Content, bad_request, folder_path, forbidden, object_path};
 use crate::edge_node::{CLOUDCORE, EDGE_LABEL};
@@ -119,6 +120,9 @@ impl Answers {
         }
         let body = self.api.get(key).await?;
         let mut object = parsed(&body)?;
+        if key.kind == Kind::RuntimeClass {
+            return Ok(runtime_class::cut(&object).to_string().into());
+        }
         // Which volume belongs to which node is told by the volume itself.
         let is_theirs = match key.kind {
             Kind::VolumeAttachment => {

@@ -120,6 +120,26 @@ async fn services_of_a_namespace() {
 }
 
 #[tokio::test]
+async fn a_runtime_class_in_short() {
+    let class = json!({"metadata": {"name": "gvisor", "uid": "u", "resourceVersion": "5"}, "handler": "runsc",
+        "overhead": {"podFixed": {"memory": "1Mi"}}, "scheduling": {"nodeSelector": {"a": "b"}}});
+    check(
+        Question::Get(key("null/runtimeclass/gvisor")),
+        vec![(200, class)],
+        r#"object {"apiVersion":"node.k8s.io/v1","handler":"runsc","kind":"RuntimeClass","metadata":{"name":"gvisor"}}"#,
+        &["GET /apis/node.k8s.io/v1/runtimeclasses/gvisor"],
+    )
+    .await;
+    check(
+        Question::Get(key("null/runtimeclass/gvisor")),
+        vec![status(404, "NotFound")],
+        "refused 404 NotFound",
+        &["GET /apis/node.k8s.io/v1/runtimeclasses/gvisor"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn reads() {
     let secret =
         json!({"kind": "Secret", "metadata": {"managedFields": [], "name": "s", "resourceVersion": "5"}});

@@ -14,6 +14,7 @@ mod observed;
 mod placement;
 mod placer;
 mod pod_ranges;
+mod runtime_class;
 mod services;
 mod tolerate;
 mod tolerations;

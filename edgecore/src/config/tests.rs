@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use ke_run::config::{ConfigError, Loaded, check, default_yaml, minimal_yaml};
 
-fn read(yaml: &str) -> Result<Loaded<EdgeCoreConfig>, ConfigError> {
+pub(super) fn read(yaml: &str) -> Result<Loaded<EdgeCoreConfig>, ConfigError> {
     check(yaml, Path::new("edgecore.yaml"))
 }
 

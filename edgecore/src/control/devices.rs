@@ -1,10 +1,10 @@
 //! Devices of this machine with their twins as they are now.
 
 use ke_api::device::Device;
+use ke_api::selector::Selector;
 
 use super::Sources;
 use super::refused::Refused;
-use super::selector::Selector;
 use crate::device_twin;
 use crate::meta_manager::DeviceNews;
 

@@ -9,7 +9,6 @@ mod holds;
 mod pods;
 mod refused;
 mod route;
-mod selector;
 
 use std::convert::Infallible;
 use std::io;
@@ -17,7 +16,6 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -28,14 +26,15 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::jiff::Timestamp;
+use ke_api::selector::Selector;
+use ke_run::accept::{self, Limits};
 use ke_run::shutdown::Shutdown;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use self::refused::Refused;
 use self::route::{Route, route};
-use self::selector::Selector;
 use crate::db::Db;
 use crate::edged::Holds;
 use crate::edged::Runtime;
@@ -105,27 +104,15 @@ impl Control {
 
     /// Serves until shutdown.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ControlError> {
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = shutdown.wait() => return Ok(()),
-            };
-            let stream = match accepted {
-                Ok((stream, _)) if may_ask(&stream) => stream,
-                Ok(_) => {
+        // A log is followed for as long as somebody reads.
+        let limits = Limits { name: "the control socket", n_connections: MAX_CONNECTIONS, time: None };
+        let served = |stream: UnixStream| {
+            let (sources, stop) = (Arc::clone(&self.sources), shutdown.clone());
+            async move {
+                if !may_ask(&stream) {
                     tracing::warn!("a user other than root was refused at the control socket");
-                    continue;
+                    return;
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "accept a connection to the control socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (room, sources, stop) = (Arc::clone(&room), Arc::clone(&self.sources), shutdown.clone());
-            tokio::spawn(async move {
-                let Ok(_permit) = room.acquire_owned().await else { return };
                 let answer = service_fn(|request| {
                     let sources = Arc::clone(&sources);
                     async move { Ok::<_, Infallible>(sources.answer(request).await) }
@@ -137,8 +124,10 @@ impl Control {
                     _ = connection => {}
                     () = stop.wait() => {}
                 }
-            });
-        }
+            }
+        };
+        accept::serve(&self.listener, limits, &shutdown, served).await;
+        Ok(())
     }
 }
 

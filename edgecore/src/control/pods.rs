@@ -9,13 +9,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use ke_api::selector::Selector;
 use ke_cri::v1;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Sources;
 use super::refused::Refused;
-use super::selector::Selector;
 use crate::edged::logs::{Endings, Log, LogOptions, log_file};
 use crate::edged::{
     CONTAINER_NAME, Desired, DesiredPod, RestartPolicy, RuntimeError, inits, restart_policy, runs_for,

@@ -122,6 +122,11 @@ impl PodDevices for Devices {
         };
         held.map(status).collect()
     }
+
+    fn serves(&self, resource: &str) -> bool {
+        let state = self.lock();
+        state.registry.knows(resource) || state.ledger.knows(resource)
+    }
 }
 
 impl Devices {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use ke_api::device::{Device, DeviceModel};
 use ke_dmi::v1beta1 as dmi;
+use ke_wire::DeviceId;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
 use super::mapping;
-use crate::device_id::DeviceId;
 
 /// Something a mapper holds. Models sort before devices, as they must arrive before them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -134,9 +134,9 @@ impl Delivery {
 #[cfg(test)]
 mod tests {
     use ke_dmi::v1beta1 as dmi;
+    use ke_wire::DeviceId;
 
     use super::*;
-    use crate::device_id::DeviceId;
 
     fn id(name: &str) -> DeviceId {
         DeviceId { namespace: "plant".parse().unwrap(), name: name.parse().unwrap() }

@@ -11,7 +11,7 @@ use ke_dmi::discovery::device_discovery_server::DeviceDiscoveryServer;
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_manager_service_server::{DeviceManagerService, DeviceManagerServiceServer};
 use ke_run::shutdown::Shutdown;
-use ke_wire::{TwinProperty, TwinValue};
+use ke_wire::{ToldCondition, TwinProperty, TwinValue};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataValue;
@@ -43,7 +43,7 @@ pub(super) enum Ask {
     },
     State {
         device: Named,
-        state: String,
+        state: ToldCondition,
         why: String,
         reply: oneshot::Sender<Result<(), Status>>,
     },
@@ -172,6 +172,9 @@ impl DeviceManagerService for Dmi {
         if name.is_empty() || state.is_empty() {
             return Err(Status::invalid_argument("deviceName and state must not be empty"));
         }
+        let state = state
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("device {namespace}/{name}: {error}")))?;
         self.ask(|reply| Ask::State { device: Named { namespace, name }, state, why, reply })
             .await
             .map(|_| Response::new(dmi::ReportDeviceStatesResponse {}))

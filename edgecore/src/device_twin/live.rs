@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use ke_api::device::{Device, TwinValue};
 use ke_api::device_status::{LiveStatus, LiveTwin, Twin as ShownTwin};
+use ke_wire::DeviceId;
 
 use super::merge::{DELETED, Half, Twin};
 use super::record::Known;
 use super::store;
 use crate::db::{Db, DbError};
-use crate::device_id::DeviceId;
 
 /// State and twins of one device.
 #[derive(Clone, Debug)]

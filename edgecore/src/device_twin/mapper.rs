@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use ke_dmi::v1beta1 as dmi;
 use ke_dmi::v1beta1::device_mapper_service_client::DeviceMapperServiceClient;
+use ke_wire::DeviceId;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -20,7 +21,6 @@ use super::presence::{Answers, Pulse};
 use super::record::Registered;
 use super::store;
 use crate::db::Db;
-use crate::device_id::DeviceId;
 
 /// What KubeEdge gives a call.
 const CALL_LIMIT: Duration = Duration::from_secs(10);

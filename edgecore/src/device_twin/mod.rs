@@ -28,7 +28,7 @@ use ke_api::device::Device;
 use ke_run::config::Within;
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
-use ke_wire::{DeviceRef, MessageId, NodeName};
+use ke_wire::{DeviceId, DeviceRef, MessageId, NodeName, ToldCondition};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -36,7 +36,6 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::db::{Db, DbError};
-use crate::device_id::DeviceId;
 use crate::edge_hub::handle::{Cloud, Membership};
 use crate::event_bus::{Bus, Heard};
 use crate::event_bus::{DeviceTopic, Topic};
@@ -181,7 +180,7 @@ pub struct DeviceTwin {
 enum Said {
     Heard(Heard),
     Report(Named, merge::Told, oneshot::Sender<Result<(), Status>>),
-    State(Named, String, String, oneshot::Sender<Result<(), Status>>),
+    State(Named, ToldCondition, String, oneshot::Sender<Result<(), Status>>),
 }
 
 enum Event {
@@ -468,29 +467,18 @@ impl DeviceTwin {
 
     async fn on_membership(&mut self, membership: Membership) {
         let at = moment();
-        let id = |device: &DeviceRef| {
-            let (namespace, name) = device.id.split_once('/')?;
-            Some(DeviceId { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
-        };
-        let (added, removed): (Vec<_>, Vec<_>) = match &membership {
+        let (added, removed): (Vec<DeviceRef>, Vec<DeviceId>) = match membership {
             Membership::Changed { added, removed } => {
-                (added.iter().collect(), removed.iter().filter_map(id).collect())
+                (added, removed.into_iter().map(|device| device.id).collect())
             }
             Membership::All(devices) => {
-                let here: Vec<_> = devices.iter().filter_map(id).collect();
-                let gone = self.twins.ids().into_iter().filter(|id| !here.contains(id)).collect();
-                (devices.iter().collect(), gone)
+                let is_here = |id: &DeviceId| devices.iter().any(|device| device.id == *id);
+                let gone = self.twins.ids().into_iter().filter(|id| !is_here(id)).collect();
+                (devices, gone)
             }
         };
-        let mut effects = Vec::new();
-        for device in added {
-            match id(device) {
-                Some(id) => effects.push(self.twins.add(&id, &device.description, &at)),
-                None => {
-                    tracing::warn!(device = device.id, "the cloud named a device that is no namespace/name")
-                }
-            }
-        }
+        let mut effects: Vec<Effects> =
+            added.iter().map(|device| self.twins.add(&device.id, &device.description, &at)).collect();
         effects.extend(removed.iter().map(|id| self.twins.remove(id, &at)));
         self.settle_own(effects).await;
     }

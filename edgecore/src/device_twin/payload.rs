@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use ke_wire::{DeviceId, ToldCondition, UnknownCondition};
 use serde::{Deserialize, Serialize};
 
 use super::merge::{Step, Told};
 use super::record::Known;
-use crate::device_id::DeviceId;
 
 /// What every document begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,14 @@ pub(super) struct State {
     #[serde(flatten)]
     pub(super) base: Base,
     #[serde(default)]
-    pub(super) state: String,
+    state: String,
+}
+
+impl State {
+    /// What it says of the device.
+    pub(super) fn condition(&self) -> Result<ToldCondition, UnknownCondition> {
+        self.state.parse()
+    }
 }
 
 #[derive(Serialize)]

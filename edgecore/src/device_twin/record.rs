@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use ke_wire::DeviceId;
+
 use super::merge::Twin;
-use crate::device_id::DeviceId;
 
 /// What is known of a device beside its twin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

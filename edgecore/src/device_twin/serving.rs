@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use ke_dmi::v1beta1 as dmi;
-use ke_wire::Trouble;
+use ke_wire::{DeviceId, Trouble};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -17,7 +17,6 @@ use super::mapper::{Change, Found, Mapper};
 use super::presence::{self, Answers, Verdict};
 use super::record::Registered;
 use super::{DeviceTwin, moment, store};
-use crate::device_id::DeviceId;
 
 /// A mapper's task; ended when this is dropped.
 pub(super) struct Served {

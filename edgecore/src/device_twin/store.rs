@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use ke_wire::TwinVersion;
+use ke_wire::{DeviceId, TwinVersion};
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::catalogue::{Digest, Key};
 use super::merge::{Half, Property, Twin};
 use super::record::{Known, Registered, Row as Change};
-use crate::device_id::DeviceId;
 
 /// Every device of this node with its twin.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<DeviceId, (Known, Twin)>> {

@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use ke_wire::{DeviceState, NodeName, StateReport, Trouble, TwinReport};
+use ke_wire::{
+    DeviceCondition, DeviceId, DeviceState, NodeName, StateReport, ToldCondition, Trouble, TwinReport,
+    UnknownCondition,
+};
 
 use super::merge::{self, Alphabet, Merged, Refused, Told, Twin};
 use super::payload::{self, Base};
 use super::presence::Unserved;
 use super::record::{Known, Row};
-use crate::device_id::DeviceId;
 use crate::event_bus::{DeviceTopic, NodeTopic, Topic};
 use crate::report_queue::DeviceReport;
 
@@ -37,8 +39,8 @@ pub(super) enum TwinError {
     NoTwin,
     #[error(transparent)]
     Refused(#[from] Refused),
-    #[error("the state {0:?} is none of online, offline, ok, unknown, unhealthy")]
-    State(String),
+    #[error(transparent)]
+    State(#[from] UnknownCondition),
 }
 
 impl TwinError {
@@ -197,18 +199,10 @@ impl Twins {
         &mut self,
         id: &DeviceId,
         event_id: &str,
-        state: &str,
+        state: &ToldCondition,
         why: &str,
         at: &Moment,
     ) -> Result<Effects, TwinError> {
-        // mapper-framework has a word of its own.
-        let state = if state.eq_ignore_ascii_case("disconnected") { "offline" } else { state };
-        let is_known = ["online", "offline", "ok", "unknown", "unhealthy"]
-            .iter()
-            .any(|word| state.eq_ignore_ascii_case(word));
-        if !is_known {
-            return Err(TwinError::State(state.to_owned()));
-        }
         if !self.devices.contains_key(id) {
             return Err(TwinError::Unknown);
         }
@@ -224,10 +218,12 @@ impl Twins {
     ) -> Option<Effects> {
         let (known, _) = self.devices.get(id)?;
         let said = if known.before.is_empty() { &known.state } else { &known.before };
-        let said = if said.is_empty() { "unknown" } else { said }.to_owned();
+        let unknown = ToldCondition::from(DeviceCondition::Unknown);
+        // Nobody has said anything yet.
+        let said = said.parse().unwrap_or_else(|_| unknown.clone());
         match unserved {
             Some(Unserved { trouble, message }) => {
-                Some(self.set_state(id, &at.event_id, "unknown", &said, (*trouble, message), at))
+                Some(self.set_state(id, &at.event_id, &unknown, said.as_str(), (*trouble, message), at))
             }
             None if known.before.is_empty() => None,
             None => Some(self.set_state(id, &at.event_id, &said, "", (Trouble::DeviceTrouble, ""), at)),
@@ -238,16 +234,16 @@ impl Twins {
         &mut self,
         id: &DeviceId,
         event_id: &str,
-        state: &str,
+        state: &ToldCondition,
         before: &str,
         (trouble, message): (Trouble, &str),
         at: &Moment,
     ) -> Effects {
         self.remember(id);
         let (known, _) = self.devices.entry(id.clone()).or_default();
-        let is_there = state.eq_ignore_ascii_case("online") || state.eq_ignore_ascii_case("ok");
+        let is_there = state.condition.is_there();
         before.clone_into(&mut known.before);
-        state.clone_into(&mut known.state);
+        state.as_str().clone_into(&mut known.state);
         if is_there {
             known.last_online.clone_from(&at.now_text);
         }
@@ -286,7 +282,8 @@ impl Twins {
             Topic::Device(id, DeviceTopic::TwinGet) => self.get(id, body, at),
             Topic::Device(id, DeviceTopic::StateUpdate) => {
                 let said = serde_json::from_slice::<payload::State>(body).map_err(|_| TwinError::NotJson);
-                let done = said.and_then(|said| self.state(id, &said.base.event_id, &said.state, "", at));
+                let done =
+                    said.and_then(|said| self.state(id, &said.base.event_id, &said.condition()?, "", at));
                 done.unwrap_or_else(|error| {
                     // Nothing is published, as on Go edges: no document of this topic can hold an error.
                     tracing::warn!(device = %id, %error, "a device state was not taken");

@@ -2,19 +2,41 @@
 //!
 //! It knows nothing of sockets; `link.rs` puts the questions on the wire.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use ke_wire::{Answer, DeviceRef, MessageId, Question, Up, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Whether the cloud can be asked now. The number counts connections, so that a reader notices one it slept through.
+/// Whether the cloud can be asked now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
     /// No connection.
     Away,
-    /// The n-th connection of this run stands.
-    Connected(u64),
+    /// A connection stands.
+    Connected {
+        /// Connections are counted from 1, so that a reader notices one it slept through.
+        number: u64,
+        /// Whose cloud is there.
+        peer: Peer,
+    },
+}
+
+impl LinkState {
+    /// Whose cloud is there, if one is.
+    #[must_use]
+    pub fn peer(self) -> Option<Peer> {
+        match self {
+            Self::Away => None,
+            Self::Connected { peer, .. } => Some(peer),
+        }
+    }
+}
+
+/// Who made a cloud, as far as the link tells: ours takes the offer of byte streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Ours: it opens streams on the link, and answers what KubeEdge's leaves unanswered.
+    Isthmus,
+    /// KubeEdge's, or one of ours without streams: the least is expected of it.
+    KubeEdge,
 }
 
 /// Why a question has no answer.
@@ -69,25 +91,18 @@ pub(super) enum Request {
 pub struct Cloud {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<LinkState>,
-    is_kin: Arc<AtomicBool>,
 }
 
 /// EdgeHub's end of [`Cloud`].
 pub struct CloudInbox {
     pub(super) requests: mpsc::Receiver<Request>,
     state: watch::Sender<LinkState>,
-    is_kin: Arc<AtomicBool>,
 }
 
 impl CloudInbox {
     /// Tells every reader how the link is now.
     pub(crate) fn set(&self, state: LinkState) {
         self.state.send_if_modified(|held| std::mem::replace(held, state) != state);
-    }
-
-    /// Tells whether the cloud that is connected is one of ours.
-    pub(crate) fn set_kin(&self, is_kin: bool) {
-        self.is_kin.store(is_kin, Ordering::Relaxed);
     }
 }
 
@@ -98,9 +113,7 @@ impl Cloud {
     pub fn channel() -> (Self, CloudInbox) {
         let (sender, receiver) = mpsc::channel(64);
         let (state_sender, state) = watch::channel(LinkState::Away);
-        let is_kin = Arc::<AtomicBool>::default();
-        let inbox = CloudInbox { requests: receiver, state: state_sender, is_kin: Arc::clone(&is_kin) };
-        (Self { requests: sender, state, is_kin }, inbox)
+        (Self { requests: sender, state }, CloudInbox { requests: receiver, state: state_sender })
     }
 
     /// Asks the cloud. Fails at once while there is no connection.
@@ -113,10 +126,10 @@ impl Cloud {
         receiver.await.map_err(|_| AskError::Offline)?
     }
 
-    /// Whether the cloud is one of ours, so that it answers what KubeEdge's leaves unanswered.
+    /// Whose cloud is connected now, if one is.
     #[must_use]
-    pub fn is_kin(&self) -> bool {
-        self.is_kin.load(Ordering::Relaxed)
+    pub fn peer(&self) -> Option<Peer> {
+        self.state.borrow().peer()
     }
 
     /// Tells the cloud something that nothing answers and nobody keeps. Errors: it is away, or nobody knows whether it heard.

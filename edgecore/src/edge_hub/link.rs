@@ -28,7 +28,7 @@ use super::sending::{Sending, Settlement, sending, settlement};
 use crate::config::EdgeHubConfig;
 use crate::edge_stream::EdgeStreams;
 use crate::meta_manager::{Applied, Meta, MetaError, Pushed};
-use crate::report_queue::{DeviceReport, Outbox, Outgoing, ParcelNews, Ticket, Verdict};
+use crate::report_queue::{DeviceReport, Fate, Outbox, Outgoing, ParcelNews, Ticket};
 
 /// A frame that cannot be written for this long means that the link is gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
@@ -160,7 +160,7 @@ impl<'a> Link<'a> {
                 Event::Request(Request::Kept(Receipt(id))) => drop(self.end.acknowledge(now, &id)),
                 Event::Report(outgoing) => self.on_report(now, outgoing).await,
                 Event::Device(message, report) => self.end.tell(now, report.message(message)),
-                Event::Again(ticket) => self.verdict(Verdict::Again(ticket)).await,
+                Event::Again(ticket) => self.tell_fate(Fate::Again(ticket)).await,
                 // Whoever has something to tell goes first; one of those branches is ready then.
                 Event::Streams => frame_is_due = !self.has_messages_waiting(),
                 Event::Timeout => self.end.handle_timeout(now),
@@ -196,7 +196,7 @@ impl<'a> Link<'a> {
                 let number = <[u8; 8]>::try_from(&number[..]).map_or(0, u64::from_be_bytes);
                 if let Some((_, told)) = self.told_before_ping.take_if(|(awaited, _)| *awaited <= number) {
                     for ticket in told {
-                        self.verdict(Verdict::Settled(ticket)).await;
+                        self.tell_fate(Fate::Settled(ticket)).await;
                     }
                 }
                 Ok(())
@@ -227,7 +227,7 @@ impl<'a> Link<'a> {
             }
             Sending::Never(why) => {
                 tracing::error!(why, "a report cannot be told and is dropped");
-                self.verdict(Verdict::Settled(outgoing.ticket)).await;
+                self.tell_fate(Fate::Settled(outgoing.ticket)).await;
             }
         }
     }
@@ -250,8 +250,8 @@ impl<'a> Link<'a> {
                             let _ = reply.send(Ok(Answered { answer, version, receipt }));
                         }
                         Some(Waiting::Report(ticket)) => match settlement(&answer) {
-                            Settlement::Done => self.verdict(Verdict::Settled(ticket)).await,
-                            Settlement::Moot => self.verdict(Verdict::Moot(ticket)).await,
+                            Settlement::Done => self.tell_fate(Fate::Settled(ticket)).await,
+                            Settlement::Moot => self.tell_fate(Fate::Moot(ticket)).await,
                             Settlement::Later => {
                                 tracing::warn!(?answer, "the cloud did not take a report; it goes again");
                                 self.pause(ticket);
@@ -262,7 +262,7 @@ impl<'a> Link<'a> {
                 }
                 Output::TimedOut { id } => match self.waiting.remove(&id) {
                     Some(Waiting::Module(reply)) => drop(reply.send(Err(AskError::NoAnswer))),
-                    Some(Waiting::Report(ticket)) => self.verdict(Verdict::Again(ticket)).await,
+                    Some(Waiting::Report(ticket)) => self.tell_fate(Fate::Again(ticket)).await,
                     None => {}
                 },
                 Output::Ignored { why } => tracing::debug!(%why, "a message of the cloud has no effect"),
@@ -291,9 +291,20 @@ impl<'a> Link<'a> {
                 return self.tell_membership(Membership::Changed { added, removed });
             }
             Down::MembershipAll { devices, .. } => return self.tell_membership(Membership::All(devices)),
-            other => {
-                // Rules, jobs and volumes get their modules with their issues; told, not swallowed.
-                tracing::warn!(message = ?std::mem::discriminant(&other), "this edgecore has no module for a message of the cloud yet");
+            // `EdgeEnd` hands an answer over as one; the others get their modules with their issues. Told, not swallowed.
+            other @ (Down::Answer { .. }
+            | Down::Applied { .. }
+            | Down::WatchesSet { .. }
+            | Down::Router { .. }
+            | Down::UploadAnswered { .. }
+            | Down::Csi { .. }
+            | Down::Job { .. }
+            | Down::Task { .. }
+            | Down::OldUpgrade { .. }) => {
+                tracing::warn!(
+                    message = other.name(),
+                    "this edgecore has no module for a message of the cloud yet"
+                );
                 return;
             }
         };
@@ -333,9 +344,9 @@ impl<'a> Link<'a> {
         }));
     }
 
-    async fn verdict(&mut self, verdict: Verdict) {
+    async fn tell_fate(&mut self, fate: Fate) {
         // Closed at shutdown only: the queue then has everything on disk.
-        let _ = self.ends.outbox.verdicts.send(verdict).await;
+        let _ = self.ends.outbox.fates.send(fate).await;
     }
 
     async fn close(&mut self) {

@@ -1,13 +1,17 @@
 //! EdgeHub: dial, drive `EdgeEnd`, back off, again.
 //!
-//! The only module that talks to the cloud. What comes down goes to MetaManager and is acknowledged when that has it on
-//! disk; what goes up comes from the report queue and from modules that ask through the [`Cloud`] handle. It stores
-//! nothing and decides nothing about objects.
+//! Every connection to the cloud is dialled in this folder: the link, which it holds, enrolment (`identity.rs`), and for
+//! `edge_stream::go_tunnel` the one to KubeEdge's stream port (`stream_port.rs`), which that holds. All messages pass here,
+//! bytes of that tunnel do not.
+//!
+//! What comes down goes to MetaManager and is acknowledged when that has it on disk; what goes up comes from the report
+//! queue and from modules that ask through the [`Cloud`] handle. It stores nothing and decides nothing about objects.
 
 mod dial;
 pub mod handle;
 mod identity;
 mod link;
+mod patch;
 mod proxy;
 mod sending;
 mod stream_port;
@@ -18,16 +22,16 @@ use std::time::{Duration, Instant};
 use ke_run::backoff::Backoff;
 use ke_run::shutdown::Shutdown;
 use ke_wire::NodeName;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Receipt};
+pub use handle::{Answered, AskError, Cloud, CloudInbox, LinkState, Membership, Peer, Receipt};
 pub use identity::{Identity, IdentityError, Prospect};
 pub(crate) use stream_port::dial as dial_stream_port;
 
 use crate::config::EdgeHubConfig;
-use crate::edge_stream::{CloudStreams, EdgeStreams};
+use crate::edge_stream::EdgeStreams;
 use crate::meta_manager::Meta;
-use crate::report_queue::{DeviceOutbox, Outbox, ParcelNews, Verdict};
+use crate::report_queue::{DeviceOutbox, Fate, Outbox, ParcelNews};
 use dial::Offer;
 use handle::Request;
 use link::Ends;
@@ -53,7 +57,6 @@ pub struct EdgeHub {
     outbox: Outbox,
     devices: DeviceEnds,
     streams: Option<EdgeStreams>,
-    cloud_streams: watch::Sender<CloudStreams>,
     n_connections: u64,
 }
 
@@ -87,19 +90,7 @@ impl EdgeHub {
         devices: DeviceEnds,
     ) -> Self {
         let identity = Identity::new(&config, node.clone());
-        Self {
-            config,
-            node,
-            joined,
-            identity,
-            inbox,
-            meta,
-            outbox,
-            devices,
-            streams: None,
-            cloud_streams: watch::Sender::default(),
-            n_connections: 0,
-        }
+        Self { config, node, joined, identity, inbox, meta, outbox, devices, streams: None, n_connections: 0 }
     }
 
     /// Offers the cloud byte streams, and hands over those that it opens. Without, none are offered.
@@ -107,11 +98,6 @@ impl EdgeHub {
     pub fn with_streams(mut self, streams: EdgeStreams) -> Self {
         self.streams = Some(streams);
         self
-    }
-
-    /// Whether the cloud of the last link opens streams on it.
-    pub fn cloud_streams(&self) -> watch::Receiver<CloudStreams> {
-        self.cloud_streams.subscribe()
     }
 
     /// Runs until shutdown. Errors: only what trying again cannot heal (a token or certificate that was refused).
@@ -127,7 +113,7 @@ impl EdgeHub {
             if ended.as_ref().is_ok_and(|ended| ended.stood >= self.config.heartbeat.secs() * 2) {
                 attempt = 0;
             }
-            let _ = self.outbox.verdicts.send(Verdict::LinkLost).await;
+            let _ = self.outbox.fates.send(Fate::LinkLost).await;
             let _ = self.devices.outbox.news.send(ParcelNews::LinkLost).await;
             if shutdown.is_triggered() {
                 return Ok(());
@@ -170,14 +156,8 @@ impl EdgeHub {
         self.joined = Joined::Before;
         self.n_connections += 1;
         tracing::info!(server = %self.config.websocket.server, "connected to the cloud");
-        self.inbox.set_kin(dialled.streams.is_some());
-        self.inbox.set(LinkState::Connected(self.n_connections));
-        let has_streams = dialled.streams.is_some();
-        self.cloud_streams.send_replace(if has_streams {
-            CloudStreams::OnTheLink
-        } else {
-            CloudStreams::None
-        });
+        let peer = if dialled.streams.is_some() { Peer::Isthmus } else { Peer::KubeEdge };
+        self.inbox.set(LinkState::Connected { number: self.n_connections, peer });
         let ends = Ends {
             inbox: &mut self.inbox,
             outbox: &mut self.outbox,

@@ -2,7 +2,8 @@
 
 use ke_wire::{Answer, EventChange, MessageId, Question, Reason, Up};
 
-use crate::report_queue::{Report, pod_status_patch};
+use super::patch::pod_status_patch;
+use crate::report_queue::Report;
 
 /// How a report goes up.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! TLS to the stream port of KubeEdge's cloudcore, with this node's certificate. Called by `edge_stream::tunnel`.
+//! TLS to the stream port of KubeEdge's cloudcore, with this node's certificate. Called by `edge_stream::go_tunnel`.
 //!
 //! Unlike KubeEdge's edgecore it looks at whom it talks to: whoever stands between could read every command.
 

@@ -21,15 +21,21 @@ use crate::report_queue::Report;
 use crate::static_pods;
 
 impl Edged {
-    /// At the start: what was accepted before comes first, so that newcomers are judged against it.
+    /// At the start: what was accepted before comes first, so that newcomers are judged against it, static pods before others.
     pub(super) fn put_all(&mut self, mut pods: Vec<Arc<Pod>>) {
         let age = |pod: &Arc<Pod>| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        pods.sort_by_key(|pod| (!is_settled(pod), age(pod)));
+        pods.sort_by_key(age);
         let (mirrors, pods): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| static_pods::is_mirror(pod));
         for mirror in mirrors {
             self.note_mirror(mirror);
         }
+        let (settled, new): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| is_settled(pod));
+        self.put_each(settled);
         self.on_static_pods();
+        self.put_each(new);
+    }
+
+    fn put_each(&mut self, pods: Vec<Arc<Pod>>) {
         for pod in pods {
             if let Some((uid, entry)) = self.entry(&pod) {
                 self.let_in(uid, entry, &pod, Applicant::of(&pod));
@@ -121,10 +127,13 @@ impl Edged {
     }
 
     /// Why a new Pod is not taken: the node is short of something, or the Pod does not fit it.
-    fn refusal(&self, pod: &Pod, applicant: Applicant) -> Option<Refusal> {
+    fn refusal(&mut self, pod: &Pod, applicant: Applicant) -> Option<Refusal> {
         let short = refuses_under_pressure(pod, self.pressures).filter(|_| applicant != Applicant::Static);
         let short = short.map(|message| Refusal { reason: EVICTED.to_owned(), message });
-        short.or_else(|| judge(pod, applicant, &self.accepted(), &self.door.gate))
+        let others = self.accepted();
+        short
+            .or_else(|| judge(pod, applicant, &others, &self.door.gate, &self.lacks(pod, &others)))
+            .or_else(|| self.make_room(pod, &others))
     }
 
     /// Pods that have a claim on this machine: all but those of which nothing runs any more.
@@ -137,10 +146,11 @@ impl Edged {
                 let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
                 (!matches!(phase, Some("Failed" | "Succeeded"))).then(|| Arc::clone(pod))
             }
-            // What ends holds its ports and its memory until it is over.
-            Desired::Terminate(_) | Desired::Removed(_) if *entry.life.borrow() == Life::Over => None,
+            // What ends holds its ports and its memory until it is over. One that the cloud does not have any more counts as
+            // gone, as with a kubelet: its successor may be here already.
+            Desired::Terminate(_) if *entry.life.borrow() == Life::Over => None,
             Desired::Terminate(pod) => Some(Arc::clone(pod)),
-            Desired::Removed(pod) => pod.clone(),
+            Desired::Removed(_) => None,
         };
         self.pods.values().filter_map(runs).collect()
     }

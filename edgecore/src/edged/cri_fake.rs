@@ -57,6 +57,9 @@ struct Inner {
     events: Option<mpsc::UnboundedSender<v1::ContainerEventResponse>>,
     offers_events: bool,
     stats: Vec<v1::ContainerStats>,
+    /// What it says that it can do.
+    handlers: Vec<v1::RuntimeHandler>,
+    features: Option<v1::RuntimeFeatures>,
     /// Where streams are promised, `None`: where nobody listens; and what was asked for them.
     streaming: Option<String>,
     streams: Vec<String>,
@@ -133,6 +136,23 @@ impl FakeRuntime {
     pub fn set_exec(&self, command: &str, exit_code: i32, stdout: &str) {
         let response = v1::ExecSyncResponse { stdout: stdout.into(), stderr: Vec::new(), exit_code };
         self.lock().exec.insert(command.to_owned(), response);
+    }
+
+    /// Its handlers of these names, the default one empty, can do all that a handler may; and it knows all policies.
+    pub fn be_able(&self, handlers: &[&str]) {
+        let handler = |name: &&str| v1::RuntimeHandler {
+            name: (*name).to_owned(),
+            features: Some(v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: true,
+                user_namespaces: true,
+            }),
+        };
+        let mut inner = self.lock();
+        inner.handlers = handlers.iter().map(handler).collect();
+        inner.features = Some(v1::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+        });
     }
 
     /// What `container_stats` gives.
@@ -360,8 +380,11 @@ impl Runtime for FakeRuntime {
             ..v1::RuntimeCondition::default()
         };
         let conditions = vec![ready("RuntimeReady"), ready("NetworkReady")];
+        let inner = self.lock();
         Ok(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions }),
+            runtime_handlers: inner.handlers.clone(),
+            features: inner.features,
             ..v1::StatusResponse::default()
         })
     }

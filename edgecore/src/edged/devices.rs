@@ -25,6 +25,8 @@ pub trait PodDevices: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<u64>;
     /// How the devices of a container are.
     fn health(&self, pod_uid: &str, container: &str) -> Vec<ResourceStatus>;
+    /// Whether a plugin offers this resource, or did: then `admit` knows what is left of it.
+    fn serves(&self, resource: &str) -> bool;
 }
 
 /// What a container gets with its devices.
@@ -77,6 +79,9 @@ impl PodDevices for NoDevices {
     }
     fn health(&self, _: &str, _: &str) -> Vec<ResourceStatus> {
         Vec::new()
+    }
+    fn serves(&self, _: &str) -> bool {
+        false
     }
 }
 

@@ -11,6 +11,8 @@ use k8s_openapi::jiff::Timestamp;
 
 /// `status.reason`, and the reason of the event.
 pub const EVICTED: &str = "Evicted";
+/// The same of a pod that makes room.
+const PREEMPTING: &str = "Preempting";
 /// Priority from which pods keep the cluster itself running.
 pub(super) const CRITICAL: i32 = 2_000_000_000;
 
@@ -21,8 +23,19 @@ pub struct Eviction {
     pub message: String,
     /// At most so many seconds to end.
     pub grace_secs: i64,
-    /// Whether it is ended for the sake of others: then its status has the condition `DisruptionTarget`.
-    pub for_others: bool,
+    /// For whose sake.
+    pub cause: Cause,
+}
+
+/// Why a Node ends a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It took more than it may.
+    Itself,
+    /// The node is short of something. Its status gets the condition `DisruptionTarget`.
+    Shortage,
+    /// A critical pod needs its room. It gets that, too, and is told as `Preempting`.
+    Preempted,
 }
 
 /// What else a worker is told about its Pod.
@@ -51,27 +64,56 @@ pub enum Life {
 }
 
 impl Eviction {
+    /// The pod makes room for a critical one. It has its own time to end.
+    #[must_use]
+    pub fn preempted() -> Self {
+        let message = "Preempted in order to admit critical pod".to_owned();
+        Self { message, grace_secs: i64::MAX, cause: Cause::Preempted }
+    }
+
+    /// The word in status and event.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self.cause {
+            Cause::Itself | Cause::Shortage => EVICTED,
+            Cause::Preempted => PREEMPTING,
+        }
+    }
+
+    /// Whether its containers and volumes go with it: the disk is needed. What only made room keeps its logs.
+    pub(super) fn strips(&self) -> bool {
+        self.cause != Cause::Preempted
+    }
+
     /// What an earlier life of this process had decided, by the last status.
     pub(super) fn recall(status: &PodStatus) -> Option<Arc<Self>> {
-        if status.reason.as_deref() != Some(EVICTED) {
-            return None;
+        match status.reason.as_deref() {
+            Some(EVICTED) => {
+                let message = status.message.clone().unwrap_or_default();
+                // Its time was up then.
+                Some(Arc::new(Self { message, grace_secs: 0, cause: Cause::Itself }))
+            }
+            Some(PREEMPTING) => Some(Arc::new(Self::preempted())),
+            _ => None,
         }
-        let message = status.message.clone().unwrap_or_default();
-        // Its time was up then.
-        Some(Arc::new(Self { message, grace_secs: 0, for_others: false }))
     }
 
     /// Writes it into a status.
     pub(super) fn mark(&self, pod: &Pod, status: &mut PodStatus, now: Timestamp) {
-        status.reason = Some(EVICTED.into());
+        status.reason = Some(self.reason().into());
         status.message = Some(self.message.clone());
         let conditions = status.conditions.get_or_insert_default();
         let holds = |known: &PodCondition| known.type_ == DISRUPTION_TARGET && known.status == "True";
-        if !self.for_others || conditions.iter().any(holds) {
+        let message = match self.cause {
+            Cause::Itself => return,
+            Cause::Shortage => self.message.clone(),
+            Cause::Preempted => "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned(),
+        };
+        if conditions.iter().any(holds) {
             return;
         }
         conditions.retain(|known| known.type_ != DISRUPTION_TARGET);
-        conditions.push(disruption(pod, Some(self.message.clone()), now));
+        conditions.push(disruption(pod, Some(message), now));
     }
 }
 
@@ -113,22 +155,28 @@ mod tests {
     #[test]
     fn what_the_status_says() {
         let pod = Pod::default();
-        let mark = |for_others| {
+        let mark = |cause| {
             let mut status = PodStatus::default();
-            let eviction = Eviction { message: "m. ".into(), grace_secs: 1, for_others };
+            let eviction = Eviction { message: "m. ".into(), grace_secs: 1, cause };
             eviction.mark(&pod, &mut status, Timestamp::UNIX_EPOCH);
             eviction.mark(&pod, &mut status, Timestamp::from_second(9).unwrap());
             status
         };
-        let status = mark(true);
+        let status = mark(Cause::Shortage);
         assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some("m. ")));
         let [condition] = status.conditions.as_deref().unwrap() else { panic!("one condition") };
         let said = (&*condition.type_, &*condition.status, condition.reason.as_deref());
         assert_eq!(said, ("DisruptionTarget", "True", Some("TerminationByKubelet")));
         assert_eq!(condition.last_transition_time, Some(Time(Timestamp::UNIX_EPOCH)));
         assert_eq!(Eviction::recall(&status).unwrap().message, "m. ");
-        assert_eq!(mark(false).conditions, Some(Vec::new()));
+        assert_eq!(mark(Cause::Itself).conditions, Some(Vec::new()));
         assert_eq!(Eviction::recall(&PodStatus::default()), None);
+        let status = mark(Cause::Preempted);
+        assert_eq!(status.reason.as_deref(), Some("Preempting"));
+        let sentence = "Pod was preempted by Kubelet to accommodate a critical pod.";
+        assert_eq!(status.conditions.as_ref().unwrap()[0].message.as_deref(), Some(sentence));
+        let recalled = Eviction::recall(&status).unwrap();
+        assert_eq!((recalled.cause, recalled.grace_secs), (Cause::Preempted, i64::MAX));
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(super) const N_HEAVY: usize = 8;
 /// Why a container that was started was ended at once.
 pub(super) const POST_START_FAILED: &str = "PostStartHookError";
 
-type Tell<'a> = &'a (dyn Fn(ImageNotice) + Send + Sync);
+pub(super) type Tell<'a> = &'a (dyn Fn(ImageNotice) + Send + Sync);
 
 impl Hands {
     /// What a Pod may ask about itself and its machine.
@@ -145,7 +145,9 @@ impl Hands {
         pod: &Pod,
         attempt: u32,
     ) -> Result<Vec<(&'static str, String)>, Failure> {
-        let SandboxPlan { config, warnings } = self.sandbox_config(pod, attempt)?;
+        let SandboxPlan { mut config, warnings } = self.sandbox_config(pod, attempt)?;
+        let handler = self.handler(pod).await?;
+        self.give_users(pod, Some(&handler), &mut config).await?;
         let _permit = self.heavy.acquire().await;
         let failed =
             |what: &str, why: String| Failure::new("FailedCreatePodSandBox", format!("{what}: {why}"));
@@ -159,8 +161,7 @@ impl Hands {
         tokio::fs::create_dir_all(&config.log_directory)
             .await
             .map_err(|error| failed("cannot make the pod's log directory", error.to_string()))?;
-        let handler = runtime_handler(pod);
-        match self.runtime.run_sandbox(&config, handler).await {
+        match self.runtime.run_sandbox(&config, &handler).await {
             // The one that is there will be found by the next look.
             Ok(_) | Err(RuntimeError::AlreadyExists(_)) => Ok(warnings),
             Err(error) => Err(Failure::of("FailedCreatePodSandBox", "Failed to create pod sandbox", error)),
@@ -178,8 +179,13 @@ impl Hands {
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
         let (sandbox_id, sandbox_attempt) = sandbox;
-        let sandbox_config = self.sandbox_config(pod, sandbox_attempt)?.config;
-        let image_id = self.image(pod, container, &sandbox_config, tell).await?;
+        let mut sandbox_config = self.sandbox_config(pod, sandbox_attempt)?.config;
+        self.give_users(pod, None, &mut sandbox_config).await?;
+        let handler = self.handler_of(pod, sandbox_id).await?;
+        let home = (&sandbox_config, handler.as_str());
+        let wanted = (container.image.as_deref().unwrap_or_default(), container.image_pull_policy.as_deref());
+        let image_id = self.image(pod, wanted, home, tell).await?;
+        let images = self.volume_images(pod, container, home, tell).await?;
         let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
         // Before there is room for it: a plugin may take its time.
         let mut extras = self.devices.for_start(pod, container).await.map_err(config_error)?;
@@ -191,8 +197,10 @@ impl Hands {
         // Held only for what burdens the machine: not while the cloud is asked for a ConfigMap, nor during a hook, which may well
         // wait for another Pod of this node.
         let permit = self.heavy.acquire().await;
-        let mounts = self.files.mounts(pod, container, &env, facts).await;
+        let mounts = self.files.mounts(pod, &images.left_of(container), &env, facts).await;
         let mounts = mounts.map_err(|e| config_error(e.to_string()))?;
+        let mut mounts = images.woven(container, mounts, &env).map_err(config_error)?;
+        self.bind_read_only(container, &handler, &mut mounts).await?;
         let env: Vec<_> = std::mem::take(&mut extras.envs).into_iter().chain(env).collect();
         let spec = v1::ImageSpec { image: image_id.clone(), ..v1::ImageSpec::default() };
         let image = self.runtime.image_status(&spec).await;
@@ -218,6 +226,7 @@ impl Hands {
         };
         let mut config = container_config(pod, start, &node).map_err(|e| config_error(e.to_string()))?;
         extras.put_into(&mut config);
+        Self::share_users(&sandbox_config, &mut config);
         config.annotations.insert(OUR_HASH.to_owned(), spec_hash_text(container));
         if let Some(note) = resize::note(container) {
             config.annotations.insert(resize::RESOURCES.to_owned(), note);
@@ -282,21 +291,22 @@ impl Hands {
         Err(Failure::new(POST_START_FAILED, "PostStartHook failed".into()))
     }
 
-    async fn image(
+    /// Makes sure of an image by its name and pull policy, and gives its id.
+    pub(super) async fn image(
         &self,
         pod: &Pod,
-        container: &Container,
-        sandbox: &v1::PodSandboxConfig,
+        (image, policy): (&str, Option<&str>),
+        (sandbox, runtime_handler): (&v1::PodSandboxConfig, &str),
         tell: Tell<'_>,
     ) -> Result<String, Failure> {
         let keyring = self.keyring(pod, tell).await;
         let wish = Wish {
             pod_uid: pod.metadata.uid.as_deref().unwrap_or_default(),
-            image: container.image.as_deref().unwrap_or_default(),
-            policy: container.image_pull_policy.as_deref(),
+            image,
+            policy,
             keyring: &keyring,
             sandbox,
-            runtime_handler: runtime_handler(pod),
+            runtime_handler,
         };
         let image = self.images.ensure(&wish, &Instant::now, tell).await;
         image.map_err(|error| Failure {
@@ -341,9 +351,4 @@ impl Failure {
 
 fn said(reason: &'static str, message: String) -> ImageNotice {
     ImageNotice { warning: false, reason, message }
-}
-
-/// A runtime class names a handler; until its objects are read here, the class's own name is the handler's.
-fn runtime_handler(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default()
 }

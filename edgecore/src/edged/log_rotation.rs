@@ -4,6 +4,10 @@
 //! Names are the kubelet's (`0.log.20260131-120000`, then `.gz`), so each finds the other's files. The newest part stays
 //! plain text for whoever reads or follows the log (`logs/`). Nothing is remembered: a kill between any two lines leaves
 //! files that the next look deals with. Of dead containers nothing grows; their files go with them ([`remove`]).
+//!
+//! A look is one at the files (`due.rs`); the runtime is asked only for the container of a log that is to be rotated.
+
+mod due;
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +21,8 @@ use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use ke_run::shutdown::Shutdown;
 
-use super::container::POD_UID;
+use self::due::due;
+use super::container::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, log_path};
 use super::cri::{Runtime, RuntimeError};
 
 const PACKED: &str = ".gz";
@@ -38,7 +43,7 @@ pub struct Bounds {
 pub struct LogRotation {
     runtime: Arc<dyn Runtime>,
     bounds: Bounds,
-    /// Files outside are left alone: the path comes from the runtime.
+    /// The folder of all logs. Files outside are left alone.
     root: PathBuf,
 }
 
@@ -67,55 +72,63 @@ impl LogRotation {
                 () = tokio::time::sleep(self.bounds.interval) => {}
                 () = shutdown.wait() => return Ok(()),
             }
-            // A runtime that is away is everybody's affair and told elsewhere.
-            if let Ok(containers) = self.runtime.list_containers().await {
-                self.look(&containers).await;
+            self.look().await;
+        }
+    }
+
+    async fn look(&self) {
+        let Some(max_bytes) = self.bounds.max_bytes else { return };
+        let root = self.root.clone();
+        // Broken off: the next look is near.
+        let logs = tokio::task::spawn_blocking(move || due(&root, max_bytes)).await.unwrap_or_default();
+        if logs.is_empty() {
+            return;
+        }
+        // A runtime that is away is everybody's affair and told elsewhere.
+        let Ok(containers) = self.runtime.list_containers().await else { return };
+        let running = containers
+            .iter()
+            .filter(|container| container.state() == v1::ContainerState::ContainerRunning)
+            .filter_map(|container| Some((&container.id, log_of(&self.root, container)?)));
+        for (id, log) in running.filter(|(_, log)| logs.contains(log)) {
+            if let Err(error) = self.rotate(id, &log).await {
+                tracing::warn!(container = %id, %error, "a container's log could not be rotated; it is tried again");
             }
         }
     }
 
-    async fn look(&self, containers: &[v1::Container]) {
-        let running = containers.iter().filter(|container| {
-            container.state() == v1::ContainerState::ContainerRunning
-                && container.labels.contains_key(POD_UID)
-        });
-        for container in running {
-            if let Err(error) = self.rotate_if_large(&container.id).await {
-                tracing::warn!(container = %container.id, %error, "a container's log could not be rotated; it is tried again");
-            }
+    async fn rotate(&self, id: &str, path: &Path) -> Result<(), RotationError> {
+        // Somebody else may have made the container, with its log in another place.
+        match self.runtime.container_status(id).await {
+            Ok(status) if Path::new(&status.log_path) == path => {}
+            Ok(_) | Err(_) => return Ok(()),
         }
-    }
-
-    async fn rotate_if_large(&self, id: &str) -> Result<(), RotationError> {
-        let path = match self.runtime.container_status(id).await {
-            Ok(status) => PathBuf::from(status.log_path),
-            Err(_) => return Ok(()),
-        };
-        let Some(max_bytes) = self.bounds.max_bytes else { return Ok(()) };
-        if !path.starts_with(&self.root) {
-            return Ok(());
-        }
-        let Ok(file) = tokio::fs::symlink_metadata(&path).await else {
+        if !tokio::fs::try_exists(path).await? {
             // An earlier rotation was killed after it moved the file: the runtime still writes to that one.
-            return if rotated(&path).is_empty() { Ok(()) } else { Ok(self.runtime.reopen_log(id).await?) };
-        };
-        if !file.is_file() || file.len() <= max_bytes {
-            return Ok(());
+            return Ok(self.runtime.reopen_log(id).await?);
         }
-        let (old, max_files) = (path.clone(), self.bounds.max_files);
+        let (old, max_files) = (path.to_owned(), self.bounds.max_files);
         // Packing takes a processor for a while.
         let packed = tokio::task::spawn_blocking(move || pack_and_prune(&old, max_files)).await;
         packed.map_err(|_| RotationError::BrokenOff)??;
-        let aside = with_end(&path, &stamp(Timestamp::now()));
-        tokio::fs::rename(&path, &aside).await?;
+        let aside = with_end(path, &stamp(Timestamp::now()));
+        tokio::fs::rename(path, &aside).await?;
         if let Err(error) = self.runtime.reopen_log(id).await {
             // It writes on into the file that it has open: under its own name, so that nothing is lost.
-            let _ = tokio::fs::rename(&aside, &path).await;
+            let _ = tokio::fs::rename(&aside, path).await;
             return Err(error.into());
         }
         tracing::debug!(container = %id, log = %aside.display(), "a container's log was rotated");
         Ok(())
     }
+}
+
+/// Where a container that edged or a kubelet made writes its log; `None` for every other one.
+fn log_of(root: &Path, container: &v1::Container) -> Option<PathBuf> {
+    let label = |key: &str| container.labels.get(key);
+    let pod = format!("{}_{}_{}", label(POD_NAMESPACE)?, label(POD_NAME)?, label(POD_UID)?);
+    let attempt = container.metadata.as_ref()?.attempt;
+    Some(root.join(pod).join(log_path(label(CONTAINER_NAME)?, attempt)))
 }
 
 /// Removes a log with all that was rotated of it.
@@ -211,9 +224,12 @@ mod tests {
     }
 
     /// A container that runs, and its log.
-    async fn talker(runtime: &FakeRuntime, folder: &Path) -> (String, PathBuf) {
+    async fn talker(runtime: &FakeRuntime, root: &Path) -> (String, PathBuf) {
         runtime.add_image("i", "");
-        let labels = [(POD_UID.to_owned(), "u1".to_owned())];
+        let labels = [(POD_UID, "u1"), (POD_NAME, "web"), (POD_NAMESPACE, "shop"), (CONTAINER_NAME, "app")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let folder = root.join("shop_web_u1");
+        fs::create_dir_all(folder.join("app")).unwrap();
         let sandbox = v1::PodSandboxConfig {
             metadata: Some(v1::PodSandboxMetadata { name: "web".into(), ..Default::default() }),
             log_directory: folder.display().to_string(),
@@ -222,15 +238,15 @@ mod tests {
         };
         let sandbox_id = runtime.run_sandbox(&sandbox, "").await.unwrap();
         let config = v1::ContainerConfig {
-            metadata: Some(v1::ContainerMetadata { name: "app".into(), attempt: 0 }),
+            metadata: Some(v1::ContainerMetadata { name: "app".into(), attempt: 3 }),
             image: Some(v1::ImageSpec { image: "i".into(), ..Default::default() }),
             labels: labels.into(),
-            log_path: "0.log".into(),
+            log_path: "app/3.log".into(),
             ..Default::default()
         };
         let id = runtime.create_container(&sandbox_id, &config, &sandbox).await.unwrap();
         runtime.start_container(&id).await.unwrap();
-        (id, folder.join("0.log"))
+        (id, folder.join("app/3.log"))
     }
 
     fn rotation(runtime: &FakeRuntime, root: &Path, max_files: usize) -> LogRotation {
@@ -238,51 +254,66 @@ mod tests {
         LogRotation::new(Arc::new(runtime.clone()), root.to_owned(), bounds)
     }
 
-    async fn look(rotation: &LogRotation, runtime: &FakeRuntime) {
-        rotation.look(&runtime.list_containers().await.unwrap()).await;
-    }
-
     #[tokio::test]
     async fn a_log_that_grew_is_begun_anew() {
-        let folder = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
         let runtime = FakeRuntime::new();
-        let (id, log) = talker(&runtime, folder.path()).await;
-        let rotation = rotation(&runtime, folder.path(), 3);
+        let (id, log) = talker(&runtime, root.path()).await;
+        let folder = log.parent().unwrap();
+        let rotation = rotation(&runtime, root.path(), 3);
         let n_reopened =
             || runtime.calls().iter().filter(|call| call.name == "reopen_log" && call.subject == id).count();
         fs::write(&log, "0123456789").unwrap();
-        look(&rotation, &runtime).await;
-        assert_eq!(
-            (names(folder.path()), n_reopened()),
-            (vec!["0.log".to_owned()], 0),
-            "it may have ten bytes"
-        );
+        let n_calls = runtime.calls().len();
+        rotation.look().await;
+        assert_eq!(names(folder), ["3.log"], "it may have ten bytes");
+        assert_eq!(runtime.calls().len(), n_calls, "sizes are the files' affair");
         fs::write(&log, "0123456789+").unwrap();
-        look(&rotation, &runtime).await;
-        let parts = names(folder.path());
+        rotation.look().await;
+        let parts = names(folder);
         assert_eq!((parts.len(), n_reopened()), (1, 1), "{parts:?}");
-        assert!(parts[0].starts_with("0.log.2"), "{parts:?}");
+        assert!(parts[0].starts_with("3.log.2"), "{parts:?}");
         // The runtime began a new file; a kill between the two steps is made good.
-        look(&rotation, &runtime).await;
+        rotation.look().await;
         assert_eq!(n_reopened(), 2, "the file is not there, so it is asked for once more");
-        // What is outside the logs' folder is left alone.
-        let elsewhere = LogRotation { root: "/elsewhere".into(), ..rotation };
+        // -1: never.
+        let never = LogRotation { bounds: Bounds { max_bytes: None, ..rotation.bounds }, ..rotation };
         fs::write(&log, "0123456789+").unwrap();
-        look(&elsewhere, &runtime).await;
-        assert_eq!((names(folder.path()).len(), n_reopened()), (2, 2));
+        never.look().await;
+        assert_eq!((names(folder).len(), n_reopened()), (2, 2));
         remove(&log);
-        assert!(names(folder.path()).is_empty());
+        assert!(names(folder).is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_writes_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let runtime = FakeRuntime::new();
+        let (id, log) = talker(&runtime, root.path()).await;
+        let rotation = rotation(&runtime, root.path(), 3);
+        // Of another pod, of which the runtime knows nothing.
+        let other = root.path().join("shop_gone_u2/app");
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("0.log"), "0123456789+").unwrap();
+        rotation.look().await;
+        assert_eq!(names(&other), ["0.log"]);
+        // It has ended.
+        fs::write(&log, "0123456789+").unwrap();
+        runtime.exit_container(&id, 0, "Completed");
+        rotation.look().await;
+        assert_eq!(names(log.parent().unwrap()), ["3.log"]);
+        assert!(!runtime.calls().iter().any(|call| call.name == "reopen_log"));
     }
 
     #[tokio::test]
     async fn a_runtime_that_cannot_leaves_the_log_in_its_place() {
-        let folder = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
         let runtime = FakeRuntime::new();
-        let (_, log) = talker(&runtime, folder.path()).await;
+        let (_, log) = talker(&runtime, root.path()).await;
         fs::write(&log, "0123456789+").unwrap();
         runtime.fail_next("reopen_log", RuntimeError::NotOffered("ReopenContainerLog"));
-        look(&rotation(&runtime, folder.path(), 3), &runtime).await;
-        assert_eq!(names(folder.path()), ["0.log"]);
+        rotation(&runtime, root.path(), 3).look().await;
+        assert_eq!(names(log.parent().unwrap()), ["3.log"]);
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Edged {
                 self.adopt_directories().await;
             }
         }
+        self.start_waiting();
         let now = Instant::now();
         let wait = if now < self.busy_until { BUSY } else { QUIET };
         self.look_at = now + wait;

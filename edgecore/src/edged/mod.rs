@@ -34,6 +34,7 @@ pub mod holds;
 mod hooks;
 pub mod image_folder;
 pub mod image_gc;
+mod image_volumes;
 pub mod images;
 mod inspector;
 pub mod keeper;
@@ -50,11 +51,14 @@ pub mod periods;
 pub mod plan;
 mod pod_files;
 pub mod pod_spec;
+mod preemption;
 pub mod pressure;
 pub mod probes;
 pub mod pull_secrets;
+mod read_only;
 pub mod resize;
 pub mod resources;
+mod runtime_handler;
 pub mod sandbox;
 pub mod security;
 mod service_env;
@@ -64,6 +68,7 @@ mod statics;
 pub mod status;
 mod told;
 mod unsupported;
+mod user_namespace;
 pub mod verdict;
 pub mod volumes;
 mod worker;
@@ -93,7 +98,7 @@ pub use self::devices::{Extras, NoDevices, PodDevices};
 pub use self::door::Door;
 use self::door::Origin;
 pub(crate) use self::events::{Occurrence, Recorder, Severity};
-pub use self::evicted::{Eviction, Life, is_critical, priority};
+pub use self::evicted::{Cause, Eviction, Life, is_critical, priority};
 pub use self::hands::Settings;
 use self::hands::{Hands, N_HEAVY};
 use self::holds::Release;
@@ -108,8 +113,9 @@ pub use self::keeper::{Keeper, Kept};
 use self::looking::meet_runtime;
 use self::observer::Observer;
 pub use self::periods::{Period, periods};
-pub use self::pod_files::{FilesError, PodFiles};
+pub use self::pod_files::{FilesError, IdRange, PodFiles};
 pub use self::pod_spec::{RestartPolicy, inits, restart_policy};
+use self::preemption::Waiting;
 pub use self::pressure::Pressures;
 pub use self::probes::ProbeCounts;
 use self::resize::Room;
@@ -227,6 +233,7 @@ impl Edged {
             keeper,
             asks,
             pressures: Pressures::default(),
+            waiting: Waiting::default(),
         };
         edged.put_all(parts.pods);
         edged

@@ -21,10 +21,23 @@ pub trait PodFiles: Send + Sync + 'static {
         env: &[(String, String)],
         facts: &PodFacts,
     ) -> Result<Vec<v1::Mount>, FilesError>;
+    /// The machine's user ids for a Pod with users of its own: the same ones until it is torn down.
+    async fn own_ids(&self, pod_uid: &str) -> Result<IdRange, FilesError>;
+    /// Those that it was given, if it was.
+    async fn given_ids(&self, pod_uid: &str) -> Result<Option<IdRange>, FilesError>;
     /// Takes the volumes of a Pod down and removes its directory. Gone already: success.
     async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
     /// Uids of the pods that have a directory on this machine.
     async fn on_disk(&self) -> Vec<String>;
+}
+
+/// So many ids of the machine, from `first` on, are a Pod's 0 and up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// The machine's id of the Pod's root.
+    pub first: u32,
+    /// How many.
+    pub length: u32,
 }
 
 /// Why a Pod's files are not as they should be; worth trying again. Never holds data of a Secret.

@@ -172,6 +172,11 @@ pub(crate) mod fake {
             serde_json::from_value(held["items"].clone()).unwrap_or_default()
         }
 
+        async fn runtime_handler(&self, class: &ObjectName) -> Result<String, LookupError> {
+            let held = self.get(&format!("runtimeclass/{class}")).map_err(|e| *e)?;
+            Ok(held["handler"].as_str().unwrap().to_owned())
+        }
+
         async fn token(
             &self,
             ns: &Namespace,

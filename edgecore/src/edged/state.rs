@@ -21,6 +21,7 @@ use super::holds::as_released;
 use super::keeper::{Ask, Keeper};
 use super::observer::Listings;
 use super::periods::Period;
+use super::preemption::Waiting;
 use super::pressure::Pressures;
 use super::status::Facts;
 use super::worker::Shared;
@@ -58,6 +59,7 @@ pub struct Edged {
     pub(super) keeper: Keeper,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) pressures: Pressures,
+    pub(super) waiting: Waiting,
 }
 
 /// What a look shows; and where the runtime's events were asked for with it, those, if it has any.

@@ -3,6 +3,8 @@
 mod away;
 mod bad_input;
 mod evict;
+mod pod_fields;
+mod preempt;
 mod resize;
 mod shutdown;
 
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, PodStatus, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PodStatus, Secret, Service, VolumeMount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
@@ -63,11 +65,26 @@ impl PodFiles for Files {
     async fn mounts(
         &self,
         _: &Pod,
-        _: &Container,
+        container: &Container,
         _: &[(String, String)],
         _: &PodFacts,
     ) -> Result<Vec<v1::Mount>, FilesError> {
-        self.missing.lock().unwrap().clone().map_or(Ok(Vec::new()), |why| Err(FilesError(why)))
+        let mount = |wanted: &VolumeMount| v1::Mount {
+            container_path: wanted.mount_path.clone(),
+            host_path: format!("/disk/{}", wanted.name),
+            readonly: wanted.read_only == Some(true),
+            ..v1::Mount::default()
+        };
+        let mounts = container.volume_mounts.iter().flatten().map(mount).collect();
+        self.missing.lock().unwrap().clone().map_or(Ok(mounts), |why| Err(FilesError(why)))
+    }
+    async fn own_ids(&self, pod_uid: &str) -> Result<IdRange, FilesError> {
+        self.note(format!("own ids {pod_uid}"));
+        Ok(IdRange { first: 131_072, length: 65_536 })
+    }
+    async fn given_ids(&self, pod_uid: &str) -> Result<Option<IdRange>, FilesError> {
+        let is_given = self.n(&format!("own ids {pod_uid}")) > 0;
+        Ok(is_given.then_some(IdRange { first: 131_072, length: 65_536 }))
     }
     async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError> {
         self.note(format!("tear down {pod_uid}"));
@@ -91,6 +108,14 @@ impl Objects for NoObjects {
     async fn services(&self, _: &Namespace) -> Vec<Service> {
         Vec::new()
     }
+    /// There is one class.
+    async fn runtime_handler(&self, class: &ObjectName) -> Result<String, LookupError> {
+        if class.as_str() == "isolated" {
+            return Ok("kata".into());
+        }
+        let refusal = json!({"message": "no", "reason": "NotFound", "code": 404});
+        Err(LookupError::Refused(serde_json::from_value(refusal).unwrap()))
+    }
     async fn token(
         &self,
         _: &Namespace,
@@ -106,6 +131,8 @@ struct Machine {
     runtime: FakeRuntime,
     files: Arc<Files>,
     devices: Arc<dyn PodDevices>,
+    /// What the node takes pods for. Nothing: it does not count.
+    offers: BTreeMap<String, Quantity>,
     logs: tempfile::TempDir,
 }
 
@@ -133,6 +160,7 @@ impl Machine {
             runtime,
             files: Arc::default(),
             devices: Arc::new(NoDevices),
+            offers: BTreeMap::new(),
             logs: tempfile::tempdir().unwrap(),
         }
     }
@@ -167,7 +195,7 @@ impl Machine {
         let (holds, releases) = Holds::channel("edge-1".parse().unwrap());
         let gate = Gate {
             node: None,
-            allocatable: BTreeMap::new(),
+            allocatable: self.offers.clone(),
             max_pods: 110,
             sysctls: AllowedSysctls::default(),
             has_apparmor: false,

@@ -6,6 +6,10 @@ use k8s_openapi::api::core::v1::Pod;
 /// Kubernetes' word for a Pod that needs something its node does not have.
 pub(super) const FEATURE_UNSUPPORTED: &str = "PodFeatureUnsupported";
 
+/// Why a Pod is refused that wants no groups but its own, on a runtime that adds those of its image.
+pub(super) const NO_GROUPS_POLICY: &str = "SupplementalGroupsPolicyNotSupported";
+pub(super) const NO_STRICT_GROUPS: &str = "SupplementalGroupsPolicy=Strict is not supported in this node";
+
 /// Why this Pod cannot run here; `None` if nothing speaks against it.
 pub(super) fn unsupported(pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;

@@ -28,7 +28,7 @@ use super::backoff::later;
 use super::cri::RuntimeError;
 use super::desired::{Desired, DesiredPod};
 use super::events::Severity;
-use super::evicted::{EVICTED, Eviction};
+use super::evicted::Eviction;
 use super::hands::Failure;
 use super::observed::{ObservedPod, Volumes};
 use super::plan::{Action, StopReason, plan};
@@ -145,7 +145,7 @@ impl Worker {
             self.memory.volumes = Volumes::Unknown;
         }
         let observed = self.observe(&desired, &listing).await?;
-        let desired = self.admitted(desired, &observed).await;
+        let desired = self.admitted(desired, &observed).await?;
         while let Some(said) = self.memory.probes.said_already() {
             self.say_probe(said).await;
         }
@@ -220,7 +220,7 @@ impl Worker {
         if let Some(eviction) = decided {
             self.memory.hold = None;
             self.memory.evicted = Some(eviction.clone());
-            self.say(Severity::Warning, EVICTED, eviction.message.clone(), None).await;
+            self.say(Severity::Warning, eviction.reason(), eviction.message.clone(), None).await;
         } else {
             let stored = desired.pod().and_then(|pod| pod.status.as_ref());
             self.memory.evicted = stored.and_then(Eviction::recall);

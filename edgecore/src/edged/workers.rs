@@ -10,12 +10,14 @@ use super::door::{Arrival, Origin};
 use super::events::{Recorder, Subject};
 use super::evicted::Life;
 use super::resources::{Qos, pod_request, qos};
-use super::state::Edged;
+use super::state::{Edged, Entry};
 use super::worker::{Ears, Memory, Worker};
 
 impl Edged {
     pub(super) fn start_worker(&mut self, uid: &str) {
-        let Some(entry) = self.pods.get_mut(uid).filter(|entry| self.met && !entry.is_held) else { return };
+        let is_waiting = self.waiting.holds(uid);
+        let may_begin = |entry: &&mut Entry| self.met && !entry.is_held && !is_waiting;
+        let Some(entry) = self.pods.get_mut(uid).filter(may_begin) else { return };
         // One waiting word is enough: it makes the worker look at everything that changed.
         let (config_changed, changes) = mpsc::channel(1);
         entry.config_changed = config_changed;

@@ -12,6 +12,7 @@ mod lossy;
 mod store;
 mod tls;
 pub mod topic;
+mod upload;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::{EventBusConfig, EventBusTls};
 pub use topic::{DeviceTopic, NodeTopic, Topic};
+pub use upload::pass_on;
 
 use crate::db::{Db, DbError};
 use broker::{Embedded, Manner};

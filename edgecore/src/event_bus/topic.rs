@@ -6,9 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ke_wire::NodeName;
-
-use crate::device_id::DeviceId;
+use ke_wire::{DeviceId, NodeName};
 
 /// What a topic of ours is for.
 #[derive(Clone, Debug, PartialEq, Eq)]

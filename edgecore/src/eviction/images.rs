@@ -98,7 +98,9 @@ impl ImageCare {
 fn named(pod: &Pod) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let containers = inits(spec).iter().chain(&spec.containers).filter_map(|one| one.image.as_deref());
-    let names = containers.filter_map(|image| ImageName::parse(image).ok());
+    let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref());
+    let mounted = volumes.filter_map(|source| source.reference.as_deref());
+    let names = containers.chain(mounted).filter_map(|image| ImageName::parse(image).ok());
     names.map(|name| name.to_string()).collect()
 }
 

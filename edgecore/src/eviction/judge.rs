@@ -7,15 +7,15 @@ use crate::config::{Limit, Signal};
 use crate::edged::Pressures;
 use crate::kubelet_server::NodeFigures;
 
-/// How much of something is free.
+/// How much of something is free: bytes of memory and disks, else a number of inodes or of process ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Share {
+pub(super) struct Capacity {
     pub(super) free: u64,
     pub(super) whole: u64,
 }
 
 /// What was measured. A signal that is not in it could not be, and is never short.
-pub(super) type Seen = BTreeMap<Signal, Share>;
+pub(super) type Seen = BTreeMap<Signal, Capacity>;
 
 /// What a Node's shortage shows as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,22 +46,22 @@ pub(super) struct Verdict {
     pub(super) starved: Vec<Limit>,
 }
 
-/// The figures of a Node as shares.
+/// The figures of a Node by signal.
 pub(super) fn seen(node: &NodeFigures) -> Seen {
     let mut seen = Seen::new();
     let mut put = |signal, free: Option<u64>, whole: Option<u64>| {
         // A file system that does not count its inodes (btrfs) has a whole of 0.
         if let (Some(free), Some(whole)) = (free, whole.filter(|whole| *whole > 0)) {
-            seen.insert(signal, Share { free, whole });
+            seen.insert(signal, Capacity { free, whole });
         }
     };
     let memory = node.memory.unwrap_or_default();
-    put(Signal::Memory, memory.available, Some(node.memory_bytes));
+    put(Signal::Memory, memory.available_bytes, Some(node.memory_bytes));
     let disk = node.disk.unwrap_or_default();
-    put(Signal::Disk, disk.available, disk.capacity);
+    put(Signal::Disk, disk.available_bytes, disk.capacity_bytes);
     put(Signal::Inodes, disk.inodes_free, disk.inodes);
     let images = node.image_disk.unwrap_or_default();
-    put(Signal::ImageDisk, images.available, images.capacity);
+    put(Signal::ImageDisk, images.available_bytes, images.capacity_bytes);
     put(Signal::ImageInodes, images.inodes_free, images.inodes);
     let free_pids =
         node.max_pid.zip(node.n_processes).map(|(most, processes)| most.saturating_sub(processes));
@@ -118,9 +118,9 @@ impl Judge {
 }
 
 fn is_crossed(limit: &Limit, seen: &Seen, with_reclaim: bool) -> bool {
-    seen.get(&limit.signal).is_some_and(|share| {
-        let more = limit.reclaim.filter(|_| with_reclaim).map_or(0, |reclaim| reclaim.of(share.whole));
-        share.free < limit.threshold.of(share.whole).saturating_add(more)
+    seen.get(&limit.signal).is_some_and(|capacity| {
+        let more = limit.reclaim.filter(|_| with_reclaim).map_or(0, |reclaim| reclaim.of(capacity.whole));
+        capacity.free < limit.threshold.of(capacity.whole).saturating_add(more)
     })
 }
 
@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn free(all: &[(Signal, u64)]) -> Seen {
-        all.iter().map(|(signal, free)| (*signal, Share { free: *free, whole: 1000 })).collect()
+        all.iter().map(|(signal, free)| (*signal, Capacity { free: *free, whole: 1000 })).collect()
     }
 
     /// At which second, what is free, which pressures hold then, and what is starved.
@@ -230,11 +230,11 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_shares() {
+    fn figures_are_read_by_signal() {
         let disk = |available| {
             Some(Disk {
-                available: Some(available),
-                capacity: Some(100),
+                available_bytes: Some(available),
+                capacity_bytes: Some(100),
                 inodes_free: Some(0),
                 inodes: Some(0),
                 ..Disk::default()
@@ -242,19 +242,19 @@ mod tests {
         };
         let node = NodeFigures {
             memory_bytes: 1000,
-            memory: Some(Memory { available: Some(7), ..Memory::default() }),
+            memory: Some(Memory { available_bytes: Some(7), ..Memory::default() }),
             disk: disk(8),
             image_disk: disk(9),
             max_pid: Some(50),
             n_processes: Some(20),
             ..NodeFigures::default()
         };
-        let share = |free, whole| Share { free, whole };
+        let capacity = |free, whole| Capacity { free, whole };
         let expected = [
-            (Signal::Memory, share(7, 1000)),
-            (Signal::Disk, share(8, 100)),
-            (Signal::ImageDisk, share(9, 100)),
-            (Signal::Pids, share(30, 50)),
+            (Signal::Memory, capacity(7, 1000)),
+            (Signal::Disk, capacity(8, 100)),
+            (Signal::ImageDisk, capacity(9, 100)),
+            (Signal::Pids, capacity(30, 50)),
         ];
         assert_eq!(seen(&node), expected.into());
         assert!(seen(&NodeFigures::default()).is_empty());

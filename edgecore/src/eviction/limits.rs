@@ -20,12 +20,12 @@ pub(super) fn beyond(pod: &Pod, figures: &PodFigures, disks: Disks) -> Option<St
     let spec = pod.spec.as_ref()?;
     for (volume, limit) in volume_limits(spec) {
         let used = figures.volumes.iter().find(|(name, _)| name == volume);
-        if used.and_then(|(_, disk)| disk.used).is_some_and(|used| is_more(used, &limit)) {
+        if used.and_then(|(_, disk)| disk.used_bytes).is_some_and(|used| is_more(used, &limit)) {
             return Some(format!("Usage of EmptyDir volume {volume:?} exceeds the limit {limit:?}. "));
         }
     }
     let limit = pod_limit(pod, STORAGE);
-    let used = figures.on_disk().and_then(|disk| disk.used).unwrap_or(0);
+    let used = figures.on_disk().and_then(|disk| disk.used_bytes).unwrap_or(0);
     if !limit.is_zero() && amount(used) > limit {
         let limit = u64::try_from(limit.units()).unwrap_or(0);
         let limit = super::words::bytes(limit);
@@ -42,7 +42,7 @@ pub(super) fn beyond(pod: &Pod, figures: &PodFigures, disks: Disks) -> Option<St
         };
         // What is in the images' own file system does not fill the one that the limit is about.
         let written = figures.written.filter(|_| disks == Disks::One);
-        let used = [written, figures.logs].into_iter().flatten().filter_map(|disk| disk.used);
+        let used = [written, figures.logs].into_iter().flatten().filter_map(|disk| disk.used_bytes);
         if has_limit && is_more(used.fold(0, u64::saturating_add), &limit.0) {
             let name = &container.name;
             return Some(format!(
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn who_has_written_too_much() {
-        let disk = |used| Disk { used: Some(used), ..Disk::default() };
+        let disk = |used| Disk { used_bytes: Some(used), ..Disk::default() };
         let check = |spec: Value, (written, logs, volume): (u64, u64, u64), disks, expected: Option<&str>| {
             let body = json!({"metadata": {"name": "p"}, "spec": spec});
             let pod: Pod = serde_json::from_value(body).unwrap();

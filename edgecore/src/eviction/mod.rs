@@ -26,8 +26,8 @@ use self::judge::{Judge, Seen, seen};
 use self::rank::{Disks, Standing};
 use crate::config::{Limit, Signal};
 use crate::edged::{
-    Disk, Eviction, GcPolicy, ImageLedger, Keeper, Kept, Life, Occurrence, Pressures, Recorder, Runtime,
-    Severity, is_critical,
+    Cause, Disk, Eviction, GcPolicy, ImageLedger, Keeper, Kept, Life, Occurrence, Pressures, Recorder,
+    Runtime, Severity, is_critical,
 };
 use crate::kubelet_server::Gauge;
 use crate::kubelet_server::{Figures, NodeFigures};
@@ -197,7 +197,7 @@ impl Evictor {
                 continue;
             };
             tracing::warn!(pod = %uid, %message, "a pod has written more than it may and is evicted");
-            let eviction = Eviction { message, grace_secs: AT_ONCE_SECS, for_others: false };
+            let eviction = Eviction { message, grace_secs: AT_ONCE_SECS, cause: Cause::Itself };
             self.keeper.evict(&uid, eviction).await;
             evicted.push(uid);
         }
@@ -234,7 +234,7 @@ impl Evictor {
         let message = words::low_on(limit, found, &kept.pod, own(&uid));
         tracing::warn!(pod = %uid, %message, "a pod is evicted");
         let grace_secs = if limit.grace.is_some() { self.max_grace_secs } else { AT_ONCE_SECS };
-        self.keeper.evict(&uid, Eviction { message, grace_secs, for_others: true }).await;
+        self.keeper.evict(&uid, Eviction { message, grace_secs, cause: Cause::Shortage }).await;
         Pass::Evicted(vec![uid])
     }
 
@@ -284,7 +284,7 @@ impl Evictor {
         let node = self.gauge.measure_node(&*self.runtime).await;
         let disk = node
             .image_disk
-            .and_then(|disk| Some(Disk { capacity: disk.capacity?, available: disk.available? }));
+            .and_then(|disk| Some(Disk { capacity: disk.capacity_bytes?, available: disk.available_bytes? }));
         let pods = self.keeper.pods().await;
         match self.images.collect(disk, &pods).await {
             Ok(None) => {}

@@ -16,7 +16,7 @@ use crate::kubelet_server::{ContainerFigures, Disk, PodFigures};
 pub(super) struct Standing {
     pub(super) uid: String,
     pub(super) priority: i32,
-    /// `None`: not known.
+    /// In the unit of the signal, as `asked`: bytes, inodes or process ids. `None`: not known.
     pub(super) used: Option<u64>,
     pub(super) asked: u64,
 }
@@ -39,9 +39,9 @@ pub(super) fn standing(pod: &Pod, figures: Option<&PodFigures>, signal: Signal, 
         Signal::Inodes | Signal::ImageInodes | Signal::Pids => 0,
     };
     let used = figures.map(|figures| match signal {
-        Signal::Memory => figures.memory.and_then(|memory| memory.working_set).unwrap_or(0),
+        Signal::Memory => figures.memory.and_then(|memory| memory.working_set_bytes).unwrap_or(0),
         Signal::Pids => figures.n_processes.unwrap_or(0),
-        Signal::Disk | Signal::ImageDisk => on_disk(figures, signal, disks, |disk| disk.used),
+        Signal::Disk | Signal::ImageDisk => on_disk(figures, signal, disks, |disk| disk.used_bytes),
         Signal::Inodes | Signal::ImageInodes => on_disk(figures, signal, disks, |disk| disk.inodes_used),
     });
     let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -115,9 +115,9 @@ mod tests {
     }
 
     fn figures() -> PodFigures {
-        let disk = |used, n| Some(Disk { used: Some(used), inodes_used: Some(n), ..Disk::default() });
+        let disk = |used, n| Some(Disk { used_bytes: Some(used), inodes_used: Some(n), ..Disk::default() });
         PodFigures {
-            memory: Some(Memory { working_set: Some(7), ..Memory::default() }),
+            memory: Some(Memory { working_set_bytes: Some(7), ..Memory::default() }),
             n_processes: Some(4),
             containers: vec![ContainerFigures {
                 written: disk(100, 10),

@@ -190,12 +190,12 @@ async fn one_pod_goes_at_a_time_and_the_worst_first() {
     assert_eq!(*bench.pressures.borrow(), Some(Pressures { memory: true, ..Pressures::default() }));
     let (_, eviction) = bench.edged.evicted.lock().unwrap()[0].clone();
     assert_eq!(
-        (eviction.message.as_str(), eviction.grace_secs, eviction.for_others),
+        (eviction.message.as_str(), eviction.grace_secs, eviction.cause),
         (
             "The node was low on resource: memory. Threshold quantity: 100Ki, available: 99Ki. Container app was using 200Ki, \
              request is 100Ki, has larger consumption of memory. ",
             1,
-            true
+            Cause::Shortage
         )
     );
     assert_eq!(bench.node_events(), ["EvictionThresholdMet: Attempting to reclaim memory"]);
@@ -256,5 +256,5 @@ async fn a_volume_beyond_its_limit_costs_its_pod() {
     bench.evictor.keeper.pods().await;
     let (_, eviction) = bench.edged.evicted.lock().unwrap()[0].clone();
     assert_eq!(eviction.message, "Usage of EmptyDir volume \"scratch\" exceeds the limit \"64Ki\". ");
-    assert!(!eviction.for_others && bench.node_events().is_empty());
+    assert!(eviction.cause == Cause::Itself && bench.node_events().is_empty());
 }

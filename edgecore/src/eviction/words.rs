@@ -22,19 +22,19 @@ pub(super) fn resource(signal: Signal) -> &'static str {
 pub(super) fn low_on(limit: &Limit, seen: &Seen, pod: &Pod, figures: Option<&PodFigures>) -> String {
     let resource = resource(limit.signal);
     let mut said = format!("The node was low on resource: {resource}. ");
-    if let Some(share) = seen.get(&limit.signal) {
+    if let Some(capacity) = seen.get(&limit.signal) {
         let number = if matches!(limit.signal, Signal::Memory | Signal::Disk | Signal::ImageDisk) {
             bytes
         } else {
             count
         };
-        let (threshold, free) = (number(limit.threshold.of(share.whole)), number(share.free));
+        let (threshold, free) = (number(limit.threshold.of(capacity.whole)), number(capacity.free));
         said += &format!("Threshold quantity: {threshold}, available: {free}. ");
     }
     let (Some(spec), Some(figures)) = (&pod.spec, figures) else { return said };
     let requests = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
     if let (Signal::Memory, Some(request)) = (limit.signal, requests.and_then(|all| all.get(resource))) {
-        let used = bytes(figures.memory.and_then(|memory| memory.working_set).unwrap_or(0));
+        let used = bytes(figures.memory.and_then(|memory| memory.working_set_bytes).unwrap_or(0));
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         said += &format!(
             "Pod {name} was using {used}, request is {}, has larger consumption of {resource}. ",
@@ -61,9 +61,9 @@ pub(super) fn low_on(limit: &Limit, seen: &Seen, pod: &Pod, figures: Option<&Pod
 
 fn used(container: &ContainerFigures, signal: Signal) -> Option<u64> {
     match signal {
-        Signal::Memory => container.memory?.working_set,
+        Signal::Memory => container.memory?.working_set_bytes,
         Signal::Disk | Signal::ImageDisk => {
-            Some(container.written?.used?.saturating_add(container.logs?.used?))
+            Some(container.written?.used_bytes?.saturating_add(container.logs?.used_bytes?))
         }
         Signal::Inodes | Signal::ImageInodes | Signal::Pids => None,
     }
@@ -93,7 +93,7 @@ fn scaled(mut number: u64, step: u64, units: &[&str]) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::judge::Share;
+    use super::super::judge::Capacity;
     use super::*;
     use crate::config::Threshold;
     use crate::kubelet_server::{Disk, Memory};
@@ -119,21 +119,21 @@ mod tests {
         let mut pod: Pod = serde_json::from_value(pod).unwrap();
         let container = |name: &str, memory: u64, disk: u64| ContainerFigures {
             name: name.into(),
-            memory: Some(Memory { working_set: Some(memory), ..Memory::default() }),
-            written: Some(Disk { used: Some(disk), ..Disk::default() }),
-            logs: Some(Disk { used: Some(0), ..Disk::default() }),
+            memory: Some(Memory { working_set_bytes: Some(memory), ..Memory::default() }),
+            written: Some(Disk { used_bytes: Some(disk), ..Disk::default() }),
+            logs: Some(Disk { used_bytes: Some(0), ..Disk::default() }),
             ..ContainerFigures::default()
         };
         let figures = PodFigures {
             containers: vec![container("app", 2 << 20, 4096), container("side", 5000, 2048)],
-            memory: Some(Memory { working_set: Some(3 << 20), ..Memory::default() }),
+            memory: Some(Memory { working_set_bytes: Some(3 << 20), ..Memory::default() }),
             ..PodFigures::default()
         };
         let limit = |signal, threshold| Limit { signal, threshold, grace: None, reclaim: None };
         let seen = Seen::from([
-            (Signal::Memory, Share { free: 50 << 20, whole: 1 << 30 }),
-            (Signal::Inodes, Share { free: 12_000, whole: 1_000_000 }),
-            (Signal::Disk, Share { free: 5000, whole: 100_000 }),
+            (Signal::Memory, Capacity { free: 50 << 20, whole: 1 << 30 }),
+            (Signal::Inodes, Capacity { free: 12_000, whole: 1_000_000 }),
+            (Signal::Disk, Capacity { free: 5000, whole: 100_000 }),
         ]);
         let memory = limit(Signal::Memory, Threshold::Amount(100 << 20));
         assert_eq!(

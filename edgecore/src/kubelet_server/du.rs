@@ -65,7 +65,8 @@ fn volumes(folder: &Path, at: i64) -> Vec<(String, Disk)> {
             let is_here = volume.metadata().is_ok_and(|facts| Some(facts.dev()) == device && facts.is_dir());
             if is_here {
                 let (used, n_inodes) = tree(&volume.path());
-                let disk = Disk { at, used: Some(used), inodes_used: Some(n_inodes), ..Disk::default() };
+                let disk =
+                    Disk { at, used_bytes: Some(used), inodes_used: Some(n_inodes), ..Disk::default() };
                 found.push((volume.file_name().to_string_lossy().into_owned(), disk));
             }
         }
@@ -116,7 +117,7 @@ mod tests {
             let found = sizes.of("u", 7);
             let [(name, disk)] = found.as_slice() else { panic!("{found:?}") };
             assert_eq!((&**name, disk.at, disk.inodes_used), ("cache", 7, Some(n_inodes)));
-            let used = disk.used.unwrap();
+            let used = disk.used_bytes.unwrap();
             assert!((least..least + 65_536).contains(&used), "{used}");
         };
         // The volume, a, b, the file once, and the link itself.

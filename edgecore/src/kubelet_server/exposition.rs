@@ -79,11 +79,13 @@ pub(super) fn cadvisor(figures: &Figures, now: i64) -> String {
         text.cpu(&row.labels(&[("cpu", "total")]), row.cpu);
     }
     let memory: [Family<Memory, Option<u64>>; 3] = [
-        ("container_memory_working_set_bytes", "Current working set in bytes", |memory| memory.working_set),
-        ("container_memory_usage_bytes", "Current memory usage in bytes, caches included", |memory| {
-            memory.usage
+        ("container_memory_working_set_bytes", "Current working set in bytes", |memory| {
+            memory.working_set_bytes
         }),
-        ("container_memory_rss", "Size of RSS in bytes", |memory| memory.rss),
+        ("container_memory_usage_bytes", "Current memory usage in bytes, caches included", |memory| {
+            memory.usage_bytes
+        }),
+        ("container_memory_rss", "Size of RSS in bytes", |memory| memory.rss_bytes),
     ];
     for (name, help, of) in memory {
         text.family(name, "gauge", help);
@@ -96,7 +98,7 @@ pub(super) fn cadvisor(figures: &Figures, now: i64) -> String {
     text.family("container_fs_usage_bytes", "gauge", "Bytes that the container has written to its own files");
     for row in &rows {
         let written = row.container.and_then(|container| container.written);
-        if let Some((disk, used)) = written.and_then(|disk| Some((disk, disk.used?))) {
+        if let Some((disk, used)) = written.and_then(|disk| Some((disk, disk.used_bytes?))) {
             text.sample(&row.labels(&[]), used, Some(disk.at));
         }
     }
@@ -194,7 +196,7 @@ impl Text {
     }
 
     fn working_set(&mut self, labels: &str, memory: Option<Memory>) {
-        if let Some((memory, bytes)) = memory.and_then(|memory| Some((memory, memory.working_set?))) {
+        if let Some((memory, bytes)) = memory.and_then(|memory| Some((memory, memory.working_set_bytes?))) {
             self.sample(labels, bytes, Some(memory.at));
         }
     }

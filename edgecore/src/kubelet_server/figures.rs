@@ -75,11 +75,11 @@ pub(crate) struct Cpu {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Memory {
     pub(crate) at: i64,
-    pub(crate) usage: Option<u64>,
+    pub(crate) usage_bytes: Option<u64>,
     /// What cannot be taken back without harm: usage without files that nobody has read lately.
-    pub(crate) working_set: Option<u64>,
-    pub(crate) available: Option<u64>,
-    pub(crate) rss: Option<u64>,
+    pub(crate) working_set_bytes: Option<u64>,
+    pub(crate) available_bytes: Option<u64>,
+    pub(crate) rss_bytes: Option<u64>,
     pub(crate) page_faults: Option<u64>,
     pub(crate) major_page_faults: Option<u64>,
 }
@@ -87,9 +87,9 @@ pub(crate) struct Memory {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Disk {
     pub(crate) at: i64,
-    pub(crate) available: Option<u64>,
-    pub(crate) capacity: Option<u64>,
-    pub(crate) used: Option<u64>,
+    pub(crate) available_bytes: Option<u64>,
+    pub(crate) capacity_bytes: Option<u64>,
+    pub(crate) used_bytes: Option<u64>,
     pub(crate) inodes_free: Option<u64>,
     pub(crate) inodes: Option<u64>,
     pub(crate) inodes_used: Option<u64>,
@@ -125,8 +125,8 @@ impl PodFigures {
         };
         let at = disks().map(|disk| disk.at).max()?;
         let sum = |of: fn(Disk) -> Option<u64>| disks().filter_map(of).reduce(u64::saturating_add);
-        let (used, inodes_used) = (sum(|disk| disk.used), sum(|disk| disk.inodes_used));
-        Some(Disk { at, used, inodes_used, ..Disk::default() })
+        let (used, inodes_used) = (sum(|disk| disk.used_bytes), sum(|disk| disk.inodes_used));
+        Some(Disk { at, used_bytes: used, inodes_used, ..Disk::default() })
     }
 
     /// A pod without a level of its own uses what its containers use.
@@ -141,9 +141,9 @@ impl PodFigures {
             let sum = |of: fn(&Memory) -> Option<u64>| all.iter().map(of).sum::<Option<u64>>();
             self.memory = all.iter().map(|memory| memory.at).max().map(|at| Memory {
                 at,
-                usage: sum(|memory| memory.usage),
-                working_set: sum(|memory| memory.working_set),
-                rss: sum(|memory| memory.rss),
+                usage_bytes: sum(|memory| memory.usage_bytes),
+                working_set_bytes: sum(|memory| memory.working_set_bytes),
+                rss_bytes: sum(|memory| memory.rss_bytes),
                 ..Memory::default()
             });
         }
@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn pods_are_their_containers() {
-        let memory = |at, working_set| Memory { at, working_set: Some(working_set), ..Memory::default() };
+        let memory =
+            |at, working_set| Memory { at, working_set_bytes: Some(working_set), ..Memory::default() };
         let container = |used, at| ContainerFigures {
             cpu: Some(cpu(at, used)),
             memory: Some(memory(at, used * 2)),
@@ -230,7 +231,7 @@ mod tests {
         let mut pod = PodFigures { containers, ..PodFigures::default() };
         pod.add_up();
         assert_eq!(pod.cpu, Some(cpu(2, 7)));
-        assert_eq!(pod.memory, Some(Memory { working_set: Some(14), ..memory(2, 0) }));
+        assert_eq!(pod.memory, Some(Memory { working_set_bytes: Some(14), ..memory(2, 0) }));
         let own = Some(cpu(9, 9));
         let mut pod = PodFigures { cpu: own, ..pod };
         pod.add_up();

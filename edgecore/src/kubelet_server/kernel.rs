@@ -29,7 +29,7 @@ pub(super) fn used_v1(read: impl Fn(&str, &str) -> Option<String>) -> Used {
     let memory = usage.map(|usage| {
         let inactive = field(&stat, "total_inactive_file").unwrap_or(0);
         Memory {
-            rss: field(&stat, "total_rss"),
+            rss_bytes: field(&stat, "total_rss"),
             page_faults: field(&stat, "total_pgfault"),
             major_page_faults: field(&stat, "total_pgmajfault"),
             ..in_use(usage, inactive, limit)
@@ -46,7 +46,7 @@ pub(super) fn used_v2(read: impl Fn(&str) -> Option<String>) -> Used {
     // `max` is no number.
     let limit = read("memory.max").and_then(|text| number(&text));
     let memory = read("memory.current").and_then(|text| number(&text)).map(|usage| Memory {
-        rss: field(&stat, "anon"),
+        rss_bytes: field(&stat, "anon"),
         page_faults: field(&stat, "pgfault"),
         major_page_faults: field(&stat, "pgmajfault"),
         ..in_use(usage, field(&stat, "inactive_file").unwrap_or(0), limit)
@@ -59,9 +59,9 @@ fn in_use(usage: u64, inactive: u64, limit: Option<u64>) -> Memory {
     // A limit that nothing can reach is none: the kernel has a number for that too.
     let limit = limit.filter(|limit| *limit < 1 << 62);
     Memory {
-        usage: Some(usage),
-        working_set: Some(working_set),
-        available: limit.map(|limit| limit.saturating_sub(working_set)),
+        usage_bytes: Some(usage),
+        working_set_bytes: Some(working_set),
+        available_bytes: limit.map(|limit| limit.saturating_sub(working_set)),
         ..Memory::default()
     }
 }
@@ -70,9 +70,8 @@ fn in_use(usage: u64, inactive: u64, limit: Option<u64>) -> Memory {
 pub(super) fn meminfo(text: &str) -> Option<Memory> {
     let kib = |name: &str| field(text, name).map(|kib| kib.saturating_mul(1024));
     let (whole, free) = (kib("MemTotal")?, kib("MemFree")?);
-    let rss = kib("AnonPages");
     Some(Memory {
-        rss,
+        rss_bytes: kib("AnonPages"),
         ..in_use(whole.saturating_sub(free), kib("Inactive(file)").unwrap_or(0), Some(whole))
     })
 }
@@ -148,9 +147,9 @@ mod tests {
         let used = used_v1(v1);
         assert_eq!(used.core_nanos, Some(21_202_044_141_996));
         let expected = Memory {
-            usage: Some(1000),
-            working_set: Some(700),
-            rss: Some(500),
+            usage_bytes: Some(1000),
+            working_set_bytes: Some(700),
+            rss_bytes: Some(500),
             page_faults: Some(7),
             major_page_faults: Some(8),
             ..Memory::default()
@@ -171,15 +170,15 @@ mod tests {
         };
         let used = used_v2(v2);
         assert_eq!(used.core_nanos, Some(1_500_000));
-        assert_eq!(used.memory, Some(Memory { available: Some(3300), ..expected }));
+        assert_eq!(used.memory, Some(Memory { available_bytes: Some(3300), ..expected }));
         let unlimited = used_v2(|file| if file == "memory.max" { Some("max\n".into()) } else { v2(file) });
-        assert_eq!(unlimited.memory.and_then(|memory| memory.available), None);
+        assert_eq!(unlimited.memory.and_then(|memory| memory.available_bytes), None);
 
         assert_eq!(used_v1(|_, _| None), Used::default());
         assert_eq!(used_v2(|_| Some("nonsense".into())), Used::default());
         // Less than it says is inactive: two files are not read at one moment.
         let odd = used_v2(|file| if file == "memory.current" { Some("100".into()) } else { v2(file) });
-        assert_eq!(odd.memory.and_then(|memory| memory.working_set), Some(0));
+        assert_eq!(odd.memory.and_then(|memory| memory.working_set_bytes), Some(0));
     }
 
     #[test]
@@ -188,8 +187,8 @@ mod tests {
             "MemTotal:       1000 kB\nMemFree:         400 kB\nInactive:  300 kB\nInactive(file):  100 kB\nAnonPages: 50 kB\n",
         );
         let memory = memory.unwrap();
-        assert_eq!((memory.usage, memory.working_set), (Some(600 << 10), Some(500 << 10)));
-        assert_eq!((memory.available, memory.rss), (Some(500 << 10), Some(50 << 10)));
+        assert_eq!((memory.usage_bytes, memory.working_set_bytes), (Some(600 << 10), Some(500 << 10)));
+        assert_eq!((memory.available_bytes, memory.rss_bytes), (Some(500 << 10), Some(50 << 10)));
         assert_eq!(meminfo("MemTotal: 3 kB"), None);
         let stat = "cpu  1 2 3 1000 1000 4 5 6 7 8\ncpu0 1 2 3 4 5 6 7 8 9 10\nbtime 1700000000\n";
         assert_eq!(proc_stat(stat), (Some(210_000_000), Some(1_700_000_000)));

@@ -179,16 +179,16 @@ fn container(listed: &v1::Container, stats: Option<&v1::ContainerStats>) -> Cont
     });
     let memory = stats.and_then(|stats| stats.memory.as_ref()).map(|memory| Memory {
         at: memory.timestamp,
-        usage: value(&memory.usage_bytes),
-        working_set: value(&memory.working_set_bytes),
-        available: value(&memory.available_bytes),
-        rss: value(&memory.rss_bytes),
+        usage_bytes: value(&memory.usage_bytes),
+        working_set_bytes: value(&memory.working_set_bytes),
+        available_bytes: value(&memory.available_bytes),
+        rss_bytes: value(&memory.rss_bytes),
         page_faults: value(&memory.page_faults),
         major_page_faults: value(&memory.major_page_faults),
     });
     let written = stats.and_then(|stats| stats.writable_layer.as_ref()).map(|disk| Disk {
         at: disk.timestamp,
-        used: value(&disk.used_bytes),
+        used_bytes: value(&disk.used_bytes),
         inodes_used: value(&disk.inodes_used),
         ..Disk::default()
     });
@@ -253,7 +253,7 @@ impl Machine {
             memory_bytes: whole,
             memory: memory.map(|memory| Memory {
                 at: now(),
-                available: memory.working_set.map(|used| whole.saturating_sub(used)),
+                available_bytes: memory.working_set_bytes.map(|used| whole.saturating_sub(used)),
                 ..memory
             }),
             ..NodeFigures::default()
@@ -268,7 +268,7 @@ impl Machine {
         if let Some((place, used)) = images.as_ref().and_then(image_place) {
             node.image_disk = Some(Disk {
                 at,
-                used: used.used,
+                used_bytes: used.used_bytes,
                 inodes_used: used.inodes_used,
                 ..disk(place, at).unwrap_or_default()
             });
@@ -375,9 +375,9 @@ fn disk(path: &Path, at: i64) -> Option<Disk> {
     let bytes = |blocks: u64| Some(blocks.saturating_mul(facts.f_frsize));
     Some(Disk {
         at,
-        available: bytes(facts.f_bavail),
-        capacity: bytes(facts.f_blocks),
-        used: bytes(facts.f_blocks.saturating_sub(facts.f_bfree)),
+        available_bytes: bytes(facts.f_bavail),
+        capacity_bytes: bytes(facts.f_blocks),
+        used_bytes: bytes(facts.f_blocks.saturating_sub(facts.f_bfree)),
         inodes_free: Some(facts.f_favail),
         inodes: Some(facts.f_files),
         inodes_used: Some(facts.f_files.saturating_sub(facts.f_ffree)),
@@ -388,8 +388,11 @@ fn disk(path: &Path, at: i64) -> Option<Disk> {
 fn image_place(images: &v1::ImageFsInfoResponse) -> Option<(&Path, Disk)> {
     let first = images.image_filesystems.first()?;
     let used = |value: &Option<v1::UInt64Value>| value.as_ref().map(|value| value.value);
-    let used =
-        Disk { used: used(&first.used_bytes), inodes_used: used(&first.inodes_used), ..Disk::default() };
+    let used = Disk {
+        used_bytes: used(&first.used_bytes),
+        inodes_used: used(&first.inodes_used),
+        ..Disk::default()
+    };
     Some((Path::new(&first.fs_id.as_ref()?.mountpoint), used))
 }
 
@@ -409,7 +412,7 @@ fn files(folder: &Path, at: i64) -> Option<Disk> {
         used = used.saturating_add(file.blocks().saturating_mul(512));
         n_files += 1;
     }
-    Some(Disk { at, used: Some(used), inodes_used: Some(n_files), ..Disk::default() })
+    Some(Disk { at, used_bytes: Some(used), inodes_used: Some(n_files), ..Disk::default() })
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ke_run::accept::{self, Limits};
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -44,7 +45,7 @@ pub(crate) use self::figures::{ContainerFigures, Disk, Figures, NodeFigures, Pod
 pub use self::measure::{Gauge, Machine};
 use self::own::with_own;
 use self::relay::{Joint, farewell, relay};
-use self::route::{Door, NoRoute, Route, route};
+use self::route::{Entrance, NoRoute, Route, route};
 use crate::db::Db;
 use crate::edged::logs::Endings;
 use crate::edged::{ProbeCounts, Runtime};
@@ -140,30 +141,13 @@ impl KubeletServer {
     }
 
     async fn accept(self, listener: TcpListener, shutdown: Shutdown) {
-        let room = Arc::new(Semaphore::new(MAX_LOOPBACK));
-        loop {
-            let next = async {
-                let permit = Arc::clone(&room).acquire_owned().await.map_err(std::io::Error::other)?;
-                Ok::<_, std::io::Error>((listener.accept().await?.0, permit))
-            };
-            let (stream, permit) = tokio::select! {
-                next = next => match next {
-                    Ok(next) => next,
-                    Err(error) => {
-                        tracing::warn!(%error, "accept a connection to the kubelet's port");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
-                () = shutdown.wait() => return,
-            };
+        let limits =
+            Limits { name: "the kubelet's port", n_connections: MAX_LOOPBACK, time: Some(LOOPBACK_LIMIT) };
+        let served = |stream| {
             let sources = Arc::clone(&self.sources);
-            tokio::spawn(async move {
-                let _permit = permit;
-                let served = serve(&sources, Door::Loopback, stream);
-                let _ = tokio::time::timeout(LOOPBACK_LIMIT, served).await;
-            });
-        }
+            async move { serve(&sources, Entrance::Loopback, stream).await }
+        };
+        accept::serve(&listener, limits, &shutdown, served).await;
     }
 }
 
@@ -177,12 +161,12 @@ impl KubeletHandle {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let permit = self.room.try_acquire();
-        let door = if permit.is_ok() { Door::Handed } else { Door::Full };
-        serve(&self.sources, door, stream).await;
+        let entrance = if permit.is_ok() { Entrance::Handed } else { Entrance::Full };
+        serve(&self.sources, entrance, stream).await;
     }
 }
 
-async fn serve<T>(sources: &Arc<Sources>, door: Door, stream: T)
+async fn serve<T>(sources: &Arc<Sources>, entrance: Entrance, stream: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -191,7 +175,7 @@ where
     let answer = service_fn(|request: Request<Incoming>| {
         let (sources, joint) = (Arc::clone(sources), Arc::clone(&joint));
         *refused.lock().unwrap_or_else(PoisonError::into_inner) = request.extensions().get().cloned();
-        async move { Ok::<_, Infallible>(sources.answer(door, request, &joint).await) }
+        async move { Ok::<_, Infallible>(sources.answer(entrance, request, &joint).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -214,12 +198,12 @@ where
 }
 
 impl Sources {
-    async fn answer(&self, door: Door, request: Request<Incoming>, joint: &Joint) -> Answer {
-        let mut answer = match self.try_answer(door, request, joint).await {
+    async fn answer(&self, entrance: Entrance, request: Request<Incoming>, joint: &Joint) -> Answer {
+        let mut answer = match self.try_answer(entrance, request, joint).await {
             Ok(answer) => answer,
             Err(refused) => refused.answer(),
         };
-        if door != Door::Loopback && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if entrance != Entrance::Loopback && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer
@@ -227,7 +211,7 @@ impl Sources {
 
     async fn try_answer(
         &self,
-        door: Door,
+        entrance: Entrance,
         request: Request<Incoming>,
         joint: &Joint,
     ) -> Result<Answer, Refused> {
@@ -236,17 +220,17 @@ impl Sources {
             NoRoute::Path => Refused::not_found("404 page not found"),
             NoRoute::Method => Refused::new(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
         })?;
-        match door {
-            Door::Full => {
+        match entrance {
+            Entrance::Full => {
                 let text = format!("this node serves {MAX_SERVED} streams already: end some, or try again");
                 return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, text));
             }
-            Door::Loopback if !found.is_open_at(door) => {
+            Entrance::Loopback if !found.is_open_at(entrance) => {
                 let text = "exec, attach, portForward, containerLogs and run are not offered at this port, which asks \
                             nobody who he is: on this machine, as root, type keadm ctl logs or keadm ctl exec";
                 return Err(Refused::new(StatusCode::FORBIDDEN, text));
             }
-            Door::Loopback | Door::Handed => {}
+            Entrance::Loopback | Entrance::Handed => {}
         }
         let query = query::pairs(uri.query().unwrap_or_default()).map_err(Refused::bad)?;
         match found {

@@ -42,7 +42,7 @@ pub(super) enum NoRoute {
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Door {
+pub(super) enum Entrance {
     /// Over a stream of this process: the cloud has seen who asks.
     Handed,
     /// The same, when there are too many.
@@ -52,11 +52,11 @@ pub(super) enum Door {
 }
 
 impl Route<'_> {
-    /// What reads and writes containers is not for whoever can open a port: the loopback door asks for no credentials.
-    pub(super) fn is_open_at(&self, door: Door) -> bool {
+    /// What reads and writes containers is not for whoever can open a port: the loopback entrance asks for no credentials.
+    pub(super) fn is_open_at(&self, entrance: Entrance) -> bool {
         match self {
             Self::Logs(_) | Self::Exec(_) | Self::Attach(_) | Self::Run(_) | Self::PortForward(_) => {
-                door != Door::Loopback
+                entrance != Entrance::Loopback
             }
             Self::Health
             | Self::Pods
@@ -182,8 +182,8 @@ mod tests {
     fn containers_are_not_for_the_loopback_door() {
         let check = |method, path, is_open| {
             let route = route(method, path).unwrap();
-            assert!(route.is_open_at(Door::Handed), "{path}");
-            assert_eq!(route.is_open_at(Door::Loopback), is_open, "{path}");
+            assert!(route.is_open_at(Entrance::Handed), "{path}");
+            assert_eq!(route.is_open_at(Entrance::Loopback), is_open, "{path}");
         };
         for path in ["/exec/s/w/a", "/attach/s/w/a", "/portForward/s/w", "/containerLogs/s/w/a"] {
             check("GET", path, false);

@@ -84,10 +84,10 @@ fn memory(memory: Option<Memory>) -> Option<Value> {
     memory.map(|memory| {
         json!({
             "time": time(memory.at),
-            "availableBytes": memory.available,
-            "usageBytes": memory.usage,
-            "workingSetBytes": memory.working_set,
-            "rssBytes": memory.rss,
+            "availableBytes": memory.available_bytes,
+            "usageBytes": memory.usage_bytes,
+            "workingSetBytes": memory.working_set_bytes,
+            "rssBytes": memory.rss_bytes,
             "pageFaults": memory.page_faults,
             "majorPageFaults": memory.major_page_faults,
         })
@@ -98,9 +98,9 @@ fn disk(disk: Option<Disk>) -> Value {
     let Some(disk) = disk else { return Value::Null };
     json!({
         "time": time(disk.at),
-        "availableBytes": disk.available,
-        "capacityBytes": disk.capacity,
-        "usedBytes": disk.used,
+        "availableBytes": disk.available_bytes,
+        "capacityBytes": disk.capacity_bytes,
+        "usedBytes": disk.used_bytes,
         "inodesFree": disk.inodes_free,
         "inodes": disk.inodes,
         "inodesUsed": disk.inodes_used,
@@ -169,8 +169,8 @@ mod tests {
             name: "app".into(),
             started_at: at,
             cpu: Some(Cpu { at, core_nanos: 7, nano_cores: Some(3) }),
-            written: Some(Disk { at, used: Some(4096), inodes_used: Some(2), ..Disk::default() }),
-            logs: Some(Disk { at, used: Some(100), ..Disk::default() }),
+            written: Some(Disk { at, used_bytes: Some(4096), inodes_used: Some(2), ..Disk::default() }),
+            logs: Some(Disk { at, used_bytes: Some(100), ..Disk::default() }),
             ..ContainerFigures::default()
         };
         let pod = PodFigures {
@@ -179,10 +179,10 @@ mod tests {
             uid: "u1".into(),
             started_at: at,
             containers: vec![container],
-            memory: Some(Memory { at, working_set: Some(9), ..Memory::default() }),
+            memory: Some(Memory { at, working_set_bytes: Some(9), ..Memory::default() }),
             volumes: vec![(
                 "cache".into(),
-                Disk { at, used: Some(50), inodes_used: Some(1), ..Disk::default() },
+                Disk { at, used_bytes: Some(50), inodes_used: Some(1), ..Disk::default() },
             )],
             n_processes: Some(3),
             ..PodFigures::default()
@@ -191,7 +191,7 @@ mod tests {
         let node = NodeFigures {
             name: "edge-1".into(),
             network: Some(Network { at, interfaces }),
-            disk: Some(Disk { at, capacity: Some(10), ..Disk::default() }),
+            disk: Some(Disk { at, capacity_bytes: Some(10), ..Disk::default() }),
             ..NodeFigures::default()
         };
         Figures { node, pods: vec![pod], is_whole: true }

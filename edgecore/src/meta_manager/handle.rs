@@ -6,9 +6,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use ke_api::device::{Device, DeviceModel};
-use ke_wire::{Namespace, ObjectKey, ObjectName, Refusal, Uid};
-
-use crate::device_id::DeviceId;
+use ke_wire::{DeviceId, Namespace, ObjectKey, ObjectName, Refusal, Uid};
 
 /// Told after the store holds it. A reader that was away reads the store instead.
 #[derive(Clone, Debug)]
@@ -60,6 +58,9 @@ pub trait Objects: Send + Sync + 'static {
     /// The Services that a Pod of this namespace may see, as the cloud says them now; while it is away, or one of KubeEdge's,
     /// as it said them last. None, where it never did.
     async fn services(&self, namespace: &Namespace) -> Vec<Service>;
+    /// Under which of the runtime's handlers Pods of this RuntimeClass run: as the cloud says it now; while it is away, as it
+    /// said it last. KubeEdge's cloud says nothing of classes: there, the class's name is the handler's.
+    async fn runtime_handler(&self, class: &ObjectName) -> Result<String, LookupError>;
     /// A token for this service account and request. A kept one serves until four fifths of its life are over, and
     /// longer, even expired, while the cloud is away: an application that starts offline must find its file.
     async fn token(

@@ -9,6 +9,7 @@ mod handle;
 mod kubeedge;
 mod look;
 mod refill;
+mod runtime_class;
 mod store;
 
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use ke_api::device::{Device, DeviceModel};
 use ke_run::shutdown::Shutdown;
 use ke_wire::{
-    Answer, Delete, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Scope, Version,
+    Answer, Delete, DeviceId, Kind, Namespace, NodeName, ObjectKey, ObjectName, Put, Question, Reason, Scope,
+    Version,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -36,7 +38,7 @@ use store::HeldToken;
 pub use store::{Applied, Held};
 
 use crate::db::{Db, DbError};
-use crate::device_id::DeviceId;
+use crate::edge_hub::Peer;
 use crate::edge_hub::handle::{Answered, AskError, Cloud};
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
@@ -215,6 +217,7 @@ impl MetaManager {
                 | Kind::CertificateSigningRequest
                 | Kind::ServiceAccountAccess
                 | Kind::ServiceList
+                | Kind::RuntimeClass
                 | Kind::Watched(_),
                 _,
                 _,
@@ -235,12 +238,36 @@ fn device_news(pushed: &Pushed, applied: Applied) -> Option<DeviceNews> {
     };
     let id = || device_id(key);
     match (&key.kind, body) {
-        (Kind::Device, Some(body)) => Some(DeviceNews::Device(id()?, Some(Arc::new(typed(body).ok()?)))),
+        (Kind::Device, Some(body)) => device_put(id()?, body).ok(),
         (Kind::Device, None) => Some(DeviceNews::Device(id()?, None)),
-        (Kind::DeviceModel, Some(body)) => Some(DeviceNews::Model(id()?, Some(Arc::new(typed(body).ok()?)))),
+        (Kind::DeviceModel, Some(body)) => model_put(id()?, body).ok(),
         (Kind::DeviceModel, None) => Some(DeviceNews::Model(id()?, None)),
-        _ => None,
+        (
+            Kind::Pod
+            | Kind::ConfigMap
+            | Kind::Secret
+            | Kind::Node
+            | Kind::Lease
+            | Kind::Event
+            | Kind::PersistentVolume
+            | Kind::PersistentVolumeClaim
+            | Kind::VolumeAttachment
+            | Kind::CertificateSigningRequest
+            | Kind::ServiceAccountAccess
+            | Kind::ServiceList
+            | Kind::RuntimeClass
+            | Kind::Watched(_),
+            _,
+        ) => None,
     }
+}
+
+fn device_put(id: DeviceId, body: &[u8]) -> Result<DeviceNews, serde_json::Error> {
+    Ok(DeviceNews::Device(id, Some(Arc::new(typed(body)?))))
+}
+
+fn model_put(id: DeviceId, body: &[u8]) -> Result<DeviceNews, serde_json::Error> {
+    Ok(DeviceNews::Model(id, Some(Arc::new(typed(body)?))))
 }
 
 fn device_id(key: &ObjectKey) -> Option<DeviceId> {
@@ -281,7 +308,17 @@ fn uid_of(pushed: &Pushed) -> Result<String, MetaError> {
         Kind::Secret => drop(typed::<Secret>(&put.body).map_err(malformed)?),
         Kind::Device => drop(typed::<Device>(&put.body).map_err(malformed)?),
         Kind::DeviceModel => drop(typed::<DeviceModel>(&put.body).map_err(malformed)?),
-        _ => {}
+        // Read by nobody here, or where it is used.
+        Kind::Lease
+        | Kind::Event
+        | Kind::PersistentVolume
+        | Kind::PersistentVolumeClaim
+        | Kind::VolumeAttachment
+        | Kind::CertificateSigningRequest
+        | Kind::ServiceAccountAccess
+        | Kind::ServiceList
+        | Kind::RuntimeClass
+        | Kind::Watched(_) => {}
     }
     Ok(headed.metadata.uid)
 }
@@ -318,17 +355,12 @@ impl Meta {
     /// Every model and Device in the store. One that cannot be read is told and left out.
     pub async fn devices(&self) -> Result<Vec<DeviceNews>, DbError> {
         let mut news = Vec::new();
-        for kind in [Kind::DeviceModel, Kind::Device] {
-            let of = kind.clone();
-            for held in self.db.call(move |connection| store::list(connection, &of)).await? {
+        type Put = fn(DeviceId, &[u8]) -> Result<DeviceNews, serde_json::Error>;
+        let readers: [(Kind, Put); 2] = [(Kind::DeviceModel, model_put), (Kind::Device, device_put)];
+        for (kind, put) in readers {
+            for held in self.db.call(move |connection| store::list(connection, &kind)).await? {
                 let Some(id) = device_id(&held.key) else { continue };
-                let read = match kind {
-                    Kind::Device => {
-                        typed(&held.body).map(|device| DeviceNews::Device(id, Some(Arc::new(device))))
-                    }
-                    _ => typed(&held.body).map(|model| DeviceNews::Model(id, Some(Arc::new(model)))),
-                };
-                match read {
+                match put(id, &held.body) {
                     Ok(read) => news.push(read),
                     Err(error) => {
                         tracing::error!(device = %held.key, %error, "a stored device or model cannot be read")
@@ -420,7 +452,7 @@ impl Objects for Meta {
     async fn services(&self, namespace: &Namespace) -> Vec<Service> {
         let Ok(name) = "all".parse() else { return Vec::new() };
         let key = ObjectKey::namespaced(Kind::ServiceList, namespace.clone(), name);
-        if self.cloud.is_kin() {
+        if self.cloud.peer() == Some(Peer::Isthmus) {
             let asked = self.cloud.ask(Question::Get(key.clone()));
             match tokio::time::timeout(SERVICES_LIMIT, asked).await {
                 Ok(Ok(Answered { answer: Answer::Object(body), receipt, .. })) => {
@@ -439,6 +471,10 @@ impl Objects for Meta {
             }
         }
         self.held(key).await.ok().flatten().map(|held| services_in(&held.body)).unwrap_or_default()
+    }
+
+    async fn runtime_handler(&self, class: &ObjectName) -> Result<String, LookupError> {
+        runtime_class::handler(&self.db, &self.cloud, class).await
     }
 
     async fn token(

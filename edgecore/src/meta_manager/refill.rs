@@ -49,6 +49,7 @@ pub async fn watch_refill(
 mod tests {
     use super::*;
     use crate::db::Synchronous;
+    use crate::edge_hub::Peer;
 
     #[tokio::test(start_paused = true)]
     async fn only_a_link_that_stands_refills() {
@@ -63,10 +64,11 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(wait)).await;
             assert_eq!(*seen.borrow(), expected, "{state:?} after {wait} s");
         };
+        let connected = |number| LinkState::Connected { number, peer: Peer::KubeEdge };
         check(LinkState::Away, 600, false).await;
-        check(LinkState::Connected(1), 59, false).await;
+        check(connected(1), 59, false).await;
         check(LinkState::Away, 1, false).await;
-        check(LinkState::Connected(2), 59, false).await;
+        check(connected(2), 59, false).await;
         assert!(!is_refilled(&db).await.unwrap());
         seen.clone().wait_for(|is_full| *is_full).await.unwrap();
         watching.await.unwrap().unwrap();

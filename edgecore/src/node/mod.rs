@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
+use ke_api::node::LEASE_NAMESPACE;
 use ke_run::shutdown::Shutdown;
 use ke_wire::{Answer, Kind, Namespace, NodeName, ObjectKey, ObjectName, Question, Reason, Refusal};
 use serde_json::Value;
@@ -34,8 +35,6 @@ use crate::edge_hub::{AskError, Cloud, LinkState};
 use crate::edged::{Pressures, Runtime};
 use crate::meta_manager::Meta;
 
-/// Namespace of node leases.
-const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// After a failure the same is tried again this soon, whatever the normal pace.
 const RETRY: Duration = Duration::from_secs(2);
 /// Two words about devices are this far apart.

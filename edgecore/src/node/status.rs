@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
+use ke_api::node::{EDGE_LABEL, LEASE_NAMESPACE};
 use ke_api::pod_network::{MANAGED, POD_NETWORK};
 use ke_wire::NodeName;
 use serde_json::{Value, json};
@@ -67,7 +68,7 @@ pub(super) fn node_object(name: &NodeName, config: &NodeConfig, host: &Host, sta
         ("kubernetes.io/hostname".to_owned(), name.to_string()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
         ("node-role.kubernetes.io/agent".to_owned(), String::new()),
-        ("node-role.kubernetes.io/edge".to_owned(), String::new()),
+        (EDGE_LABEL.to_owned(), String::new()),
     ]);
     labels.extend(config.labels.clone());
     let mut spec = json!({});
@@ -288,7 +289,7 @@ pub(super) fn lease(
     now: Timestamp,
 ) -> Value {
     let mut lease = held.unwrap_or_else(|| {
-        json!({"metadata": {"name": name.as_str(), "namespace": super::LEASE_NAMESPACE, "creationTimestamp": null}})
+        json!({"metadata": {"name": name.as_str(), "namespace": LEASE_NAMESPACE, "creationTimestamp": null}})
     });
     if let (Some(uid), Some(metadata)) = (node_uid, lease.get_mut("metadata").and_then(Value::as_object_mut))
     {

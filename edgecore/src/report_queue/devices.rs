@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ke_run::shutdown::Shutdown;
-use ke_wire::{MessageId, StateReport, TwinReport, Up};
+use ke_wire::{DeviceId, MessageId, StateReport, TwinReport, Up};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::db::{Db, DbError};
-use crate::device_id::DeviceId;
 use window::Window;
 
 pub use store::{Limits, keep};
@@ -40,12 +39,8 @@ impl DeviceReport {
     #[must_use]
     pub fn message(self, id: MessageId) -> Up {
         match self {
-            Self::Twin(DeviceId { namespace, name: device }, report) => {
-                Up::TwinReport { id, namespace, device, report }
-            }
-            Self::State(DeviceId { namespace, name: device }, report) => {
-                Up::StateReport { id, namespace, device, report }
-            }
+            Self::Twin(device, report) => Up::TwinReport { id, device, report },
+            Self::State(device, report) => Up::StateReport { id, device, report },
         }
     }
 }

@@ -6,7 +6,6 @@
 
 mod devices;
 mod order;
-mod patch;
 mod store;
 
 use std::sync::Arc;
@@ -21,7 +20,6 @@ use crate::db::{Db, DbError};
 pub use devices::{DeviceOutbox, DeviceReport, DeviceReportQueue, DeviceReports, Limits, ParcelNews, keep};
 use order::Order;
 pub use order::Ticket;
-pub use patch::pod_status_patch;
 
 /// Events kept while the cloud is away; the oldest beyond are dropped and counted. 2,000 events are about 1 MB.
 const MAX_EVENTS: usize = 2000;
@@ -63,7 +61,7 @@ impl Reports {
 /// One report on its way to the cloud.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Names it in the [`Verdict`].
+    /// Names it in the [`Fate`].
     pub ticket: Ticket,
     /// What to tell.
     pub report: Report,
@@ -71,7 +69,7 @@ pub struct Outgoing {
 
 /// What became of reports on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Fate {
     /// The cloud has it.
     Settled(Ticket),
     /// The cloud will never take it: what it is about is gone.
@@ -87,14 +85,14 @@ pub struct Outbox {
     /// What goes next. Read only while connected.
     pub outgoing: mpsc::Receiver<Outgoing>,
     /// What became of it.
-    pub verdicts: mpsc::Sender<Verdict>,
+    pub fates: mpsc::Sender<Fate>,
 }
 
 /// The module.
 pub struct ReportQueue {
     reports: mpsc::Receiver<Report>,
     outgoing: mpsc::Sender<Outgoing>,
-    verdicts: mpsc::Receiver<Verdict>,
+    fates: mpsc::Receiver<Fate>,
     order: Order,
     db: Db,
 }
@@ -102,7 +100,7 @@ pub struct ReportQueue {
 enum Event {
     Reports,
     Room,
-    Verdict(Verdict),
+    Fate(Fate),
     Stop,
 }
 
@@ -114,7 +112,7 @@ impl ReportQueue {
         // takes it back as well; every report may.
         let (sender, outgoing) = mpsc::channel(1);
         // Full: EdgeHub waits for the queue's disk.
-        let (verdict_sender, verdicts) = mpsc::channel(IN_FLIGHT * 2);
+        let (fate_sender, fates) = mpsc::channel(IN_FLIGHT * 2);
         let mut order = Order::new(MAX_EVENTS, IN_FLIGHT);
         db.call(store::forget_strangers).await?;
         for report in db.call(store::pod_statuses).await?.into_iter().chain(db.call(store::unsent).await?) {
@@ -122,8 +120,8 @@ impl ReportQueue {
         }
         Ok((
             handle,
-            Outbox { outgoing, verdicts: verdict_sender },
-            Self { reports, outgoing: sender, verdicts, order, db },
+            Outbox { outgoing, fates: fate_sender },
+            Self { reports, outgoing: sender, fates, order, db },
         ))
     }
 
@@ -135,14 +133,14 @@ impl ReportQueue {
                 n_reports = self.reports.recv_many(&mut batch, BATCH) => {
                     if n_reports == 0 { Event::Stop } else { Event::Reports }
                 }
-                Some(verdict) = self.verdicts.recv() => Event::Verdict(verdict),
+                Some(fate) = self.fates.recv() => Event::Fate(fate),
                 Ok(permit) = self.outgoing.reserve(), if self.order.has_next() => { drop(permit); Event::Room }
                 () = shutdown.wait() => Event::Stop,
             };
             match event {
                 Event::Reports => self.on_reports(&mut batch).await,
                 Event::Room => self.on_room(),
-                Event::Verdict(verdict) => self.on_verdict(verdict).await,
+                Event::Fate(fate) => self.on_fate(fate).await,
                 Event::Stop => return Ok(()),
             }
         }
@@ -175,20 +173,20 @@ impl ReportQueue {
         }
     }
 
-    async fn on_verdict(&mut self, verdict: Verdict) {
-        match verdict {
-            Verdict::Settled(ticket) => {
+    async fn on_fate(&mut self, fate: Fate) {
+        match fate {
+            Fate::Settled(ticket) => {
                 if let Some(report) = self.order.settled(ticket) {
                     self.forget(&report).await;
                 }
             }
-            Verdict::Moot(ticket) => {
+            Fate::Moot(ticket) => {
                 if let Some(report) = self.order.settled(ticket) {
                     self.strike_out(store::moot, &report).await;
                 }
             }
-            Verdict::Again(ticket) => self.order.again(ticket),
-            Verdict::LinkLost => self.on_link_lost().await,
+            Fate::Again(ticket) => self.order.again(ticket),
+            Fate::LinkLost => self.on_link_lost().await,
         }
     }
 

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::references::first_reference;
 use super::{FROM_FILE, HASH, MIRROR, SEEN, SOURCE, defaults};
+use crate::edged::admission::is_extended;
+use crate::quantity::amount_in;
 
 /// A Pod of a file.
 #[derive(Debug)]
@@ -128,6 +130,19 @@ fn check_container(container: &Container, volumes: &BTreeSet<&str>) -> Result<()
                 mount.name
             ));
         }
+    }
+    let resources = container.resources.as_ref();
+    let requests = resources.and_then(|resources| resources.requests.as_ref());
+    let limits = resources.and_then(|resources| resources.limits.as_ref());
+    // Devices are handed out by the limit.
+    let is_other = |resource: &&String| {
+        is_extended(resource) && amount_in(requests, resource) != amount_in(limits, resource)
+    };
+    if let Some(resource) = requests.into_iter().flat_map(|list| list.keys()).find(is_other) {
+        return Err(format!(
+            "container {name}: resources.requests asks for {resource}, and resources.limits does not for as much: write the \
+             amount into limits"
+        ));
     }
     Ok(())
 }
@@ -293,6 +308,8 @@ mod tests {
         check(&WEB.replace("name: app", "name: App"), "container name \"App\"");
         check(&format!("{WEB}  - name: app\n    image: i:2\n"), "two containers are named app");
         check(&format!("{WEB}    volumeMounts: [{{name: d, mountPath: /d}}]\n"), "mounts volume \"d\"");
+        let asks = "    resources: {requests: {example.com/gpu: 1, cpu: 1}, limits: {cpu: 2}}\n";
+        check(&format!("{WEB}{asks}"), "asks for example.com/gpu");
         check(&WEB.replace("spec:\n", "spec:\n  restartPolicy: Sometimes\n"), "restartPolicy");
         check(&WEB.replace("spec:\n", "spec:\n  serviceAccountName: robot\n"), "may name nothing in it");
         check(&WEB.replace("containers:\n  - name: app", "containers:\n  - name: [app]"), "no Pod");

@@ -3,6 +3,7 @@
 //! It never writes the file. Called by each binary's `main` through `cli.rs`; the structs stand in each binary.
 
 mod tree;
+mod underlay;
 mod values;
 mod walk;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub use underlay::Underlay;
 pub use values::{GoDuration, HostPort, Secret, Within};
 
 /// A binary's whole configuration. Its default, serialized, is the list of all supported keys: sections are structs
@@ -33,6 +35,8 @@ pub trait ConfigFile: Default + Serialize + DeserializeOwned {
     const UNSUPPORTED: &'static str;
     /// The keys that somebody who starts from nothing should look at.
     const MINIMAL: &'static [&'static str];
+    /// A file of another program that counts where this one says nothing.
+    const UNDERLAY: Option<Underlay> = None;
 
     /// What is wrong although each value by itself is fine.
     fn problems(&self) -> Vec<Problem> {
@@ -124,7 +128,7 @@ pub fn load<T: ConfigFile>(path: &Path) -> Result<Loaded<T>, ConfigError> {
     check(&text, path)
 }
 
-/// Reads text; `path` is only for the messages.
+/// Reads text, and the file that lies under it; `path` is only for the messages.
 pub fn check<T: ConfigFile>(text: &str, path: &Path) -> Result<Loaded<T>, ConfigError> {
     let refused = |problems| ConfigError::Keys { path: path.to_owned(), program: T::PROGRAM, problems };
     let tree = tree::Tree::parse(text)
@@ -140,6 +144,9 @@ pub fn check<T: ConfigFile>(text: &str, path: &Path) -> Result<Loaded<T>, Config
     }
     let mut walked = walk::walk::<T>(entries, &defaults, &known);
     check_heading::<T>(entries, &mut walked);
+    if let Some(underlay) = &T::UNDERLAY {
+        underlay::lay::<T>(underlay, &mut walked, &defaults, &known);
+    }
     if !walked.problems.is_empty() {
         return Err(refused(walked.problems));
     }

@@ -14,12 +14,26 @@ pub(super) struct Walked {
     pub(super) kept: Map<String, Value>,
     pub(super) warnings: Vec<String>,
     pub(super) problems: Vec<Problem>,
+    /// Last names of the keys that were passed over in silence.
+    pub(super) unused: Vec<String>,
 }
 
 /// `defaults` is `T::default()` as JSON.
 pub(super) fn walk<T: DeserializeOwned>(entries: &[Entry], defaults: &Value, known: &KnownKeys) -> Walked {
-    let mut walk = Walk { defaults, known, found: Walked::default(), fits: &fits::<T> };
-    walk.section(entries, &[], defaults);
+    walk_below::<T>(entries, &[], defaults, known)
+}
+
+/// The same for a file that has the keys of one section, by that section's path.
+pub(super) fn walk_below<T: DeserializeOwned>(
+    entries: &[Entry],
+    above: &[&str],
+    defaults: &Value,
+    known: &KnownKeys,
+) -> Walked {
+    let whose = if above.is_empty() { "KubeEdge's" } else { "the kubelet's" };
+    let mut walk = Walk { defaults, known, found: Walked::default(), fits: &fits::<T>, whose };
+    let section = above.iter().try_fold(defaults, |value, part| value.get(part));
+    walk.section(entries, above, section.unwrap_or(&Value::Null));
     walk.found
 }
 
@@ -33,6 +47,8 @@ struct Walk<'a> {
     known: &'a KnownKeys,
     found: Walked,
     fits: &'a dyn Fn(Value) -> Result<(), String>,
+    /// Whose keys they are that we do not have.
+    whose: &'static str,
 }
 
 impl Walk<'_> {
@@ -42,11 +58,13 @@ impl Walk<'_> {
             path.push(&entry.key);
             let full = path.join(".");
             if let Some(known) = self.known.get(&full) {
-                if !known.needs_no_warning(&entry.value.to_value()) {
+                if known.needs_no_warning(&entry.value.to_value()) {
+                    self.found.unused.push(entry.key.clone());
+                } else {
                     let hint = known.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
                     self.found.warnings.push(format!(
-                        "{full}: KubeEdge's key, not supported here, ignored{hint} (line {})",
-                        entry.line
+                        "{full}: {} key, not supported here, ignored{hint} (line {})",
+                        self.whose, entry.line
                     ));
                 }
                 continue;

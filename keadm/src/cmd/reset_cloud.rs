@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use ke_api::node::LEASE_NAMESPACE;
 use serde_json::{Value, json};
 
 use super::takeover::{self, Owner};
@@ -29,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// join tokens.
 const SECRETS: [&str; 4] = ["casecret", "cloudcoresecret", "tokensecret", ke_wire::join_tokens::SECRET];
 /// Where init writes objects that are in a namespace.
-const NAMESPACES: [&str; 2] = [NAMESPACE, "kube-node-lease"];
+const NAMESPACES: [&str; 2] = [NAMESPACE, LEASE_NAMESPACE];
 const KINDS: [(&str, &str); 9] = [
     ("apps/v1", "Deployment"),
     ("v1", "Service"),

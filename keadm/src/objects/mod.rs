@@ -19,7 +19,7 @@ pub(crate) use values::Values;
 use serde_json::{Map, Value, json};
 
 /// Fixed: cloudcore keeps its certificates and tokens there, and edges of KubeEdge's installations expect it.
-pub(crate) const NAMESPACE: &str = "kubeedge";
+pub(crate) const NAMESPACE: &str = ke_api::node::CLOUD_NAMESPACE;
 /// Of Deployment, Service, ConfigMap, account and rights, as in KubeEdge's chart.
 pub(crate) const NAME: &str = "cloudcore";
 /// Service for the API server and Prometheus.

@@ -7,7 +7,7 @@ use super::values::Values;
 use super::{NAME, NAMESPACE, named};
 
 /// Where Kubernetes looks for heartbeats of nodes.
-const LEASES: &str = "kube-node-lease";
+const LEASES: &str = ke_api::node::LEASE_NAMESPACE;
 
 pub(super) fn objects(values: &Values) -> Vec<Value> {
     let own = json!([
@@ -78,6 +78,7 @@ fn cluster_rules(values: &Values) -> Value {
         rule("", &["pods/status"], &[], &["patch"]),
         rule("", &["configmaps", "secrets"], &[], &["get", "list", "watch"]),
         rule("", &["services"], &[], &["list"]),
+        rule("node.k8s.io", &["runtimeclasses"], &[], &["get"]),
         rule("", &["persistentvolumeclaims", "persistentvolumes"], &[], &["get"]),
         rule("storage.k8s.io", &["volumeattachments"], &[], &["get"]),
         rule("", &["serviceaccounts/token"], &[], &["create"]),

@@ -1,6 +1,7 @@
 //! Pure: what can be said about cloudcore's installation, as `charts/cloudcore/values.yaml` explains it, key by key.
 //!
-//! The defaults stand in that file only (`layers.rs`). What the chart's schema refuses is refused here.
+//! That file is the source of every shape here: a key is changed there first. The defaults stand in it only (`layers.rs`). What the
+//! chart's schema refuses is refused here.
 
 use ke_run::config::Within;
 use serde::{Deserialize, Serialize};

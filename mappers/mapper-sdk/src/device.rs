@@ -20,7 +20,7 @@ use crate::desired::{self, Wishes};
 use crate::driver::{Connection, Device, Driver, DriverError, Property};
 use crate::manifest::Description;
 use crate::news::Wish;
-use crate::outbox::Report;
+use crate::outbox::{Report, State};
 use crate::push::{Pushes, Targets};
 use crate::sampler::Sampler;
 use crate::value::Value;
@@ -31,25 +31,6 @@ const RECONNECT: Backoff =
 
 /// Another reason for the same state is told no sooner than this.
 const WHY_PAUSE: Duration = Duration::from_secs(10);
-
-/// The words that edge nodes take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Online,
-    Offline,
-    /// It answers, but something of its manifest cannot be done.
-    Unhealthy,
-}
-
-impl State {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Online => "online",
-            Self::Offline => "offline",
-            Self::Unhealthy => "unhealthy",
-        }
-    }
-}
 
 /// A state as it was told.
 struct Told {
@@ -641,7 +622,7 @@ impl<D: Driver> DeviceTask<D> {
         let is_told = before.is_some_and(|told| told.why == why || at < told.at + WHY_PAUSE);
         if !is_told {
             tracing::info!(device = %self.device.name, state = state.word(), "the device's state");
-            self.reports.push(Report::State(state.word(), why.clone()));
+            self.reports.push(Report::State(state, why.clone()));
             self.state = Some(Told { state, why, at });
             self.state_due = self.device.state_cycle.map(|cycle| self.now() + cycle);
         }
@@ -650,7 +631,7 @@ impl<D: Driver> DeviceTask<D> {
     fn repeat_state(&mut self, now: Duration) {
         if self.state_due.is_some_and(|due| due <= now) {
             if let Some(Told { state, why, .. }) = &self.state {
-                self.reports.push(Report::State(state.word(), why.clone()));
+                self.reports.push(Report::State(*state, why.clone()));
             }
             self.state_due = self.device.state_cycle.map(|cycle| now + cycle);
         }

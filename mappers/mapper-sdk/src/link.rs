@@ -293,7 +293,7 @@ impl Edge {
                 limited(client.report_device_status(request)).await.map(drop)
             }
             Report::State(state, why) => {
-                let state = state.to_owned();
+                let state = state.word().to_owned();
                 let mut request =
                     Request::new(dmi::ReportDeviceStatesRequest { device_name, device_namespace, state });
                 if !why.is_empty() {

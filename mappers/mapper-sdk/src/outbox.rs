@@ -18,7 +18,27 @@ pub(crate) enum Report {
     /// Values of one round.
     Values(Vec<dmi::Twin>),
     /// Whether the device is there, and why it is no better.
-    State(&'static str, String),
+    State(State, String),
+}
+
+/// How a device is. No more of the words that edge nodes take is needed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Online,
+    Offline,
+    /// It answers, but something of its manifest cannot be done.
+    Unhealthy,
+}
+
+impl State {
+    /// The word that edge nodes take; `link.rs` says it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
 }
 
 /// Waiting reports of one device.
@@ -158,8 +178,8 @@ mod tests {
         Report::Values(vec![dmi::Twin { property_name: name.to_string(), ..Default::default() }])
     }
 
-    fn state(word: &'static str) -> Report {
-        Report::State(word, String::new())
+    fn state(state: State) -> Report {
+        Report::State(state, String::new())
     }
 
     fn drain(outbox: &mut Outbox) -> Vec<Report> {
@@ -174,11 +194,13 @@ mod tests {
     #[test]
     fn in_order_and_each_until_it_is_done() {
         let mut outbox = Outbox::default();
-        for report in [state("online"), values(1), state("online"), state("offline"), values(2)] {
+        for report in
+            [state(State::Online), values(1), state(State::Online), state(State::Offline), values(2)]
+        {
             outbox.push(report);
         }
         assert_eq!(outbox.next(Pace::Every), outbox.next(Pace::Every));
-        assert_eq!(drain(&mut outbox), [state("online"), values(1), state("offline"), values(2)]);
+        assert_eq!(drain(&mut outbox), [state(State::Online), values(1), state(State::Offline), values(2)]);
     }
 
     /// A round of properties and their values.
@@ -210,21 +232,25 @@ mod tests {
         let merged = || round(&[("a", 1), ("b", 2), ("c", 2)]);
         check(vec![], 0, &[]);
         check(vec![old.clone(), new.clone()], 1, &[merged()]);
-        let reports = vec![state("online"), old.clone(), state("offline"), new.clone()];
-        check(reports, 1, &[state("offline"), merged()]);
-        check(vec![old, state("online"), new, state("offline")], 1, &[merged(), state("offline")]);
-        check(vec![state("online")], 0, &[state("online")]);
+        let reports = vec![state(State::Online), old.clone(), state(State::Offline), new.clone()];
+        check(reports, 1, &[state(State::Offline), merged()]);
+        check(
+            vec![old, state(State::Online), new, state(State::Offline)],
+            1,
+            &[merged(), state(State::Offline)],
+        );
+        check(vec![state(State::Online)], 0, &[state(State::Online)]);
     }
 
     #[test]
     fn once_more_but_never_after_what_is_newer() {
         let mut outbox = Outbox::default();
         let Report::Values(old) = round(&[("a", 1), ("b", 1)]) else { panic!("values") };
-        outbox.push(state("online"));
+        outbox.push(state(State::Online));
         outbox.push(round(&[("a", 2)]));
         outbox.repeat(old.clone());
         let (number, report) = outbox.next(Pace::Newest).unwrap();
-        assert_eq!(report, state("online"));
+        assert_eq!(report, state(State::Online));
         outbox.done(number);
         let (number, report) = outbox.next(Pace::Newest).unwrap();
         assert_eq!(report, round(&[("a", 2), ("b", 1)]));
@@ -267,7 +293,7 @@ mod tests {
     fn what_is_not_taken_leaves_its_round() {
         let mut outbox = Outbox::default();
         let twin = |name: &str| dmi::Twin { property_name: name.to_owned(), ..Default::default() };
-        outbox.push(state("online"));
+        outbox.push(state(State::Online));
         outbox.push(Report::Values(vec![twin("a"), twin("bad"), twin("b")]));
         outbox.push(Report::Values(vec![twin("bad")]));
         outbox.push(values(1));
@@ -276,19 +302,19 @@ mod tests {
         assert_eq!(outbox.leave_out(check), [bad(), bad()]);
         assert_eq!(outbox.leave_out(check), []);
         let rest = Report::Values(vec![twin("a"), twin("b")]);
-        assert_eq!(drain(&mut outbox), [state("online"), rest, values(1)]);
+        assert_eq!(drain(&mut outbox), [state(State::Online), rest, values(1)]);
     }
 
     #[test]
     fn the_oldest_values_go_and_are_counted() {
         let mut outbox = Outbox::default();
-        outbox.push(state("online"));
+        outbox.push(state(State::Online));
         let went = (0..ROOM + 2).filter(|name| outbox.push(values(*name))).count();
         assert_eq!(went, 3, "each is told when it goes");
         let (number, _) = outbox.next(Pace::Every).unwrap();
         assert_eq!((outbox.take_dropped(), outbox.take_dropped()), (3, 0));
         let kept = drain(&mut outbox);
-        assert_eq!((kept.len(), &kept[0], &kept[1]), (ROOM, &state("online"), &values(3)));
+        assert_eq!((kept.len(), &kept[0], &kept[1]), (ROOM, &state(State::Online), &values(3)));
         // Dropped while it was being sent.
         outbox.push(values(0));
         outbox.done(number);

@@ -5,11 +5,13 @@
 
 #![warn(missing_docs)]
 
+pub mod node;
 pub mod object;
 pub mod object_sync;
 pub mod pod_network;
 mod free_object;
 pub mod push_method;
+pub mod selector;
 pub mod device;
 pub mod device_status;
 pub mod device_v1alpha2;

@@ -103,6 +103,7 @@ pub fn api_type(kind: &Kind) -> Option<ApiType> {
         Kind::Device => ApiType::new("devices.kubeedge.io/v1beta1", "Device", "devices", true),
         Kind::DeviceModel => ApiType::new("devices.kubeedge.io/v1beta1", "DeviceModel", "devicemodels", true),
         Kind::ServiceList => ApiType::new("v1", "ServiceList", "services", true),
+        Kind::RuntimeClass => ApiType::new("node.k8s.io/v1", "RuntimeClass", "runtimeclasses", false),
         Kind::Watched(_) => return None,
     })
 }
@@ -152,6 +153,7 @@ pub fn decode(kind: &Kind, body: &[u8]) -> Result<Object, ObjectError> {
         | Kind::Device
         | Kind::DeviceModel
         | Kind::ServiceList
+        | Kind::RuntimeClass
         | Kind::Watched(_) => {
             Object::Other(serde_json::from_slice(body).map_err(|cause| shape("object", &cause))?)
         }

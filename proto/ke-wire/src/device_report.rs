@@ -1,6 +1,7 @@
 //! What an edge reports about a device. Values are texts, whatever their type; times are Unix milliseconds.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +109,7 @@ pub struct DeviceState {
     /// The bare name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// `online`, `offline`, `ok`, `unknown`, `unhealthy`, in any case.
+    /// As its mapper wrote it; [`DeviceCondition::of`] knows what it means, if it is a word that anybody knows.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub state: String,
     /// RFC 3339; only when it is there.
@@ -120,6 +121,88 @@ pub struct DeviceState {
     /// The same for people. Not in KubeEdge.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+}
+
+/// How a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceCondition {
+    /// It answers.
+    Online,
+    /// It answers, in the words of mapper-framework.
+    Ok,
+    /// It does not answer.
+    Offline,
+    /// It answers, but something is wrong with it.
+    Unhealthy,
+    /// Nobody can say.
+    Unknown,
+}
+
+impl DeviceCondition {
+    const ALL: [Self; 5] = [Self::Online, Self::Offline, Self::Ok, Self::Unknown, Self::Unhealthy];
+
+    /// Its text form.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Ok => "ok",
+            Self::Offline => "offline",
+            Self::Unhealthy => "unhealthy",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Of its text form, in any case. `None`: a foreign word.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|condition| condition.word().eq_ignore_ascii_case(text))
+    }
+
+    /// Whether the device is there and well.
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        matches!(self, Self::Online | Self::Ok)
+    }
+}
+
+/// A condition as a mapper wrote it: who writes `Online` reads `Online` again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldCondition {
+    /// What it means.
+    pub condition: DeviceCondition,
+    text: String,
+}
+
+/// Nobody knows this word for the state of a device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state {0:?} is none of online, offline, ok, unknown, unhealthy")]
+pub struct UnknownCondition(String);
+
+impl ToldCondition {
+    /// What is shown.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<DeviceCondition> for ToldCondition {
+    fn from(condition: DeviceCondition) -> Self {
+        Self { condition, text: condition.word().to_owned() }
+    }
+}
+
+impl FromStr for ToldCondition {
+    type Err = UnknownCondition;
+    fn from_str(text: &str) -> Result<Self, UnknownCondition> {
+        // mapper-framework has a word of its own.
+        if text.eq_ignore_ascii_case("disconnected") {
+            return Ok(DeviceCondition::Offline.into());
+        }
+        let condition = DeviceCondition::of(text).ok_or_else(|| UnknownCondition(text.to_owned()))?;
+        Ok(Self { condition, text: text.to_owned() })
+    }
 }
 
 /// Why a device is no better than its state says, as far as its node knows.
@@ -150,5 +233,28 @@ impl Trouble {
         [Self::NoMapper, Self::MapperAway, Self::DeviceTrouble]
             .into_iter()
             .find(|trouble| trouble.word() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_known_in_any_case_and_stay_as_they_were_written() {
+        let check = |text: &str, expected: Option<(DeviceCondition, &str)>| {
+            let told = text.parse::<ToldCondition>().ok();
+            let found = told.as_ref().map(|told| (told.condition, told.as_str()));
+            assert_eq!(found, expected, "{text:?}");
+        };
+        check("online", Some((DeviceCondition::Online, "online")));
+        check("Online", Some((DeviceCondition::Online, "Online")));
+        check("OK", Some((DeviceCondition::Ok, "OK")));
+        check("DISCONNECTED", Some((DeviceCondition::Offline, "offline")));
+        check("sleeping", None);
+        check("", None);
+        for condition in DeviceCondition::ALL {
+            assert_eq!(DeviceCondition::of(condition.word()), Some(condition));
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::application::Application;
-use crate::id::{MessageId, Namespace, NodeName, ObjectName, Uid};
+use crate::id::{DeviceId, MessageId, Namespace, NodeName, ObjectName, Uid};
 use crate::job::{JobAction, JobOrder, Task, TaskUpgrade};
 use crate::key::ObjectKey;
 use crate::refusal::Refusal;
@@ -146,6 +146,29 @@ pub enum Down {
         /// The upgrade.
         upgrade: TaskUpgrade,
     },
+}
+
+impl Down {
+    /// Its name, for logs: what it holds may be secret.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Put(_) => "Put",
+            Self::Delete(_) => "Delete",
+            Self::Answer { .. } => "Answer",
+            Self::Membership { .. } => "Membership",
+            Self::MembershipAll { .. } => "MembershipAll",
+            Self::TwinConfirmed { .. } => "TwinConfirmed",
+            Self::Applied { .. } => "Applied",
+            Self::WatchesSet { .. } => "WatchesSet",
+            Self::Router { .. } => "Router",
+            Self::UploadAnswered { .. } => "UploadAnswered",
+            Self::Csi { .. } => "Csi",
+            Self::Job { .. } => "Job",
+            Self::Task { .. } => "Task",
+            Self::OldUpgrade { .. } => "OldUpgrade",
+        }
+    }
 }
 
 /// What a storage request wants.
@@ -295,8 +318,8 @@ impl fmt::Debug for Answer {
 /// A device as membership messages name it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceRef {
-    /// `<namespace>/<name>`.
-    pub id: String,
+    /// Which.
+    pub id: DeviceId,
     /// The name.
     pub name: String,
     /// From the label `description`, where there is one.

@@ -1,9 +1,12 @@
 //! Names and identifiers as newtypes that only parse valid text, so that nothing behind the rim checks again.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Why a text is no identifier of the wanted sort.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,6 +152,48 @@ identifier! {
     MessageId, "message id", opaque
 }
 
+/// A Device or DeviceModel by its place in the cluster. As text, also in topics and membership: `<namespace>/<name>`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl FromStr for DeviceId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = |why| InvalidId { what: "device", text: text.chars().take(64).collect(), why };
+        let (namespace, name) = text.split_once('/').ok_or_else(|| invalid("not <namespace>/<name>"))?;
+        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for DeviceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 impl MessageId {
     /// A fresh random id (UUID version 4), as both known peers make them.
     #[must_use]
@@ -183,5 +228,22 @@ mod tests {
         assert!("system:node:edge-1".parse::<ObjectName>().is_ok());
         assert!("..".parse::<ObjectName>().is_err());
         assert!("a/b".parse::<ObjectName>().is_err());
+    }
+
+    #[test]
+    fn devices_are_named_by_two_parts() {
+        let check = |text: &str, expected: bool| {
+            let device = text.parse::<DeviceId>();
+            assert_eq!(device.is_ok(), expected, "{text:?}: {device:?}");
+            if let Ok(device) = device {
+                assert_eq!(device.to_string(), text);
+            }
+        };
+        check("plant/oven-1", true);
+        check("oven-1", false);
+        check("plant/", false);
+        check("/oven-1", false);
+        check("plant/oven/1", false);
+        check("a.b/oven", false);
     }
 }

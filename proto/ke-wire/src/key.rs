@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::id::{InvalidId, Namespace, ObjectName};
+use crate::id::{DeviceId, InvalidId, Namespace, ObjectName};
 
 /// The word that stands for "no namespace" in a resource string.
 const CLUSTER: &str = "null";
@@ -39,6 +39,8 @@ pub enum Kind {
     DeviceModel,
     /// `v1 ServiceList`: the Services of a namespace, as far as environments of Pods show them; not in KubeEdge. Its name is `all`.
     ServiceList,
+    /// `node.k8s.io/v1 RuntimeClass`: under which of the runtime's handlers Pods run; not in KubeEdge.
+    RuntimeClass,
     /// Any kind that a local API client watches through the link; lower case, as on the wire.
     Watched(ObjectName),
 }
@@ -59,6 +61,7 @@ const KINDS: &[(Kind, &str)] = &[
     (Kind::Device, "device"),
     (Kind::DeviceModel, "devicemodel"),
     (Kind::ServiceList, "servicelist"),
+    (Kind::RuntimeClass, "runtimeclass"),
 ];
 
 impl Kind {
@@ -135,6 +138,14 @@ impl ObjectKey {
     #[must_use]
     pub fn cluster(kind: Kind, name: ObjectName) -> Self {
         Self { kind, scope: Scope::Cluster, name }
+    }
+}
+
+impl DeviceId {
+    /// Key of the object that it names.
+    #[must_use]
+    pub fn key(&self, kind: Kind) -> ObjectKey {
+        ObjectKey::namespaced(kind, self.namespace.clone(), self.name.clone())
     }
 }
 

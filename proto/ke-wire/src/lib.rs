@@ -26,11 +26,12 @@ pub mod tunnel;
 
 pub use application::{Application, ApplicationStatus, ApplicationVerb, PatchInfo, PatchOptions};
 pub use device_report::{
-    DeviceState, StateReport, Trouble, TwinProperty, TwinReport, TwinTime, TwinType, TwinValue, TwinVersion,
+    DeviceCondition, DeviceState, StateReport, ToldCondition, Trouble, TwinProperty, TwinReport, TwinTime,
+    TwinType, TwinValue, TwinVersion, UnknownCondition,
 };
 pub use discovery::{DiscoveredDevice, Discovery};
 pub use down::{About, Answer, Change, CsiVerb, Delete, DeviceRef, Down, Origin, Put};
-pub use id::{InvalidId, MessageId, Namespace, NodeName, ObjectName, Uid};
+pub use id::{DeviceId, InvalidId, MessageId, Namespace, NodeName, ObjectName, Uid};
 pub use job::{
     ConfigUpdateSpec, ImageDigestGetter, ImagePrePullSpec, ImagePrePullTemplate, JobAction, JobKind,
     JobOrder, JobReport, LabelRequirement, LabelSelector, NodeUpgradeSpec, RegistryApi, RegistryToken, Task,

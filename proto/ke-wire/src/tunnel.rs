@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Data of one message, bytes. KubeEdge drops what is beyond without a word.
 pub const MAX_TUNNEL_DATA: usize = 1 << 20;
 
-/// Where a Go edge says its kubelet listens; it dials what the request says.
+/// Where a Go edge says its kubelet listens; it dials what the request says. A word of this protocol, whatever port we take.
 const KUBELET: &str = "127.0.0.1:10350";
 
 /// What a request reaches.

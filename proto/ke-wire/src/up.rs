@@ -8,7 +8,7 @@ use crate::application::Application;
 use crate::device_report::{StateReport, TwinReport};
 use crate::discovery::Discovery;
 use crate::down::{About, Origin};
-use crate::id::{MessageId, Namespace, NodeName, ObjectName};
+use crate::id::{DeviceId, MessageId, Namespace, NodeName, ObjectName};
 use crate::job::{JobKind, JobReport, TaskKind, TaskReport};
 use crate::key::{Kind, ObjectKey, Scope};
 use crate::legacy::{OldNodeStatus, OldPodStatus};
@@ -71,10 +71,8 @@ pub enum Up {
     TwinReport {
         /// Id of this message.
         id: MessageId,
-        /// Namespace of the device.
-        namespace: Namespace,
-        /// Its name.
-        device: ObjectName,
+        /// The device.
+        device: DeviceId,
         /// What changed.
         report: TwinReport,
     },
@@ -82,10 +80,8 @@ pub enum Up {
     StateReport {
         /// Id of this message.
         id: MessageId,
-        /// Namespace of the device.
-        namespace: Namespace,
-        /// Its name.
-        device: ObjectName,
+        /// The device.
+        device: DeviceId,
         /// Its state.
         report: StateReport,
     },

@@ -11,8 +11,8 @@
 use bytes::Bytes;
 use ke_wire::kubeedge::{FRAME_LIMIT, decode_down, decode_up, encode_down, encode_up};
 use ke_wire::{
-    About, AckRoute, Answer, Change, Delete, DeviceRef, Down, EventChange, HttpAnswer, HttpMethod, MessageId,
-    Namespace, ObjectKey, ObjectName, Origin, Put, Question, Reason, Refusal, RouterOrder, Scope,
+    About, AckRoute, Answer, Change, Delete, DeviceId, DeviceRef, Down, EventChange, HttpAnswer, HttpMethod,
+    MessageId, Namespace, ObjectKey, ObjectName, Origin, Put, Question, Reason, Refusal, RouterOrder, Scope,
     ServiceCall, TwinProperty, TwinReport, TwinValue, Up, Version,
 };
 use proptest::prelude::*;
@@ -116,13 +116,17 @@ fn down() -> impl Strategy<Value = Down> {
         };
         Down::Router { id, order: RouterOrder::Call(call) }
     });
-    let membership = (id(), any::<String>(), any::<i64>(), any::<String>()).prop_map(
-        |(id, event_id, timestamp_ms, text)| {
-            let device = DeviceRef { id: text.clone(), name: text.clone(), description: text };
+    let membership = (id(), any::<String>(), any::<i64>(), device(), any::<String>()).prop_map(
+        |(id, event_id, timestamp_ms, device, text)| {
+            let device = DeviceRef { id: device, name: text.clone(), description: text };
             Down::Membership { id, event_id, timestamp_ms, added: vec![device], removed: Vec::new() }
         },
     );
     prop_oneof![put, delete, answered, pem, publish, call, membership]
+}
+
+fn device() -> impl Strategy<Value = DeviceId> {
+    (namespace(), name()).prop_map(|(namespace, name)| DeviceId { namespace, name })
 }
 
 fn up() -> impl Strategy<Value = Up> {
@@ -162,14 +166,13 @@ fn up() -> impl Strategy<Value = Up> {
             change: EventChange::Patched { event, patch },
         },
     );
-    let report = (id(), namespace(), name(), any::<String>(), any::<i64>()).prop_map(
-        |(id, namespace, device, value, timestamp)| {
+    let report =
+        (id(), device(), any::<String>(), any::<i64>()).prop_map(|(id, device, value, timestamp)| {
             let actual = Some(TwinValue { value: Some(value.clone()), metadata: None });
             let twin = [(value, Some(TwinProperty { actual, ..TwinProperty::default() }))].into();
             let report = TwinReport { event_id: String::new(), timestamp, twin };
-            Up::TwinReport { id, namespace, device, report }
-        },
-    );
+            Up::TwinReport { id, device, report }
+        });
     let upload = (id(), any::<String>(), any::<Vec<u8>>()).prop_map(|(id, url, body)| Up::ServiceUpload {
         id,
         url,

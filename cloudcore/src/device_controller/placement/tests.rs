@@ -18,8 +18,8 @@ fn model(name: &str, version: u64, protocol: &str) -> SeenModel {
     SeenModel::new(object(name, name, version, &json!({"protocol": protocol}), json!({}))).unwrap()
 }
 
-fn id(name: &str) -> Id {
-    Id { namespace: "plant".parse().unwrap(), name: name.parse().unwrap() }
+fn id(name: &str) -> DeviceId {
+    DeviceId { namespace: "plant".parse().unwrap(), name: name.parse().unwrap() }
 }
 
 /// Without the judging, which almost everything brings.

@@ -16,8 +16,8 @@ struct Bench {
     now: Instant,
 }
 
-fn id() -> Id {
-    Id { namespace: "plant".parse().unwrap(), name: "oven".parse().unwrap() }
+fn id() -> DeviceId {
+    DeviceId { namespace: "plant".parse().unwrap(), name: "oven".parse().unwrap() }
 }
 
 fn device(uid: &str, version: u64, status: Value) -> SeenDevice {
@@ -175,7 +175,8 @@ fn a_report_waits_for_its_own_values() {
 
 #[test]
 fn what_the_api_server_cannot_take_is_the_devices_own_values_first() {
-    let name = |n: usize| Id { namespace: "plant".parse().unwrap(), name: format!("d{n}").parse().unwrap() };
+    let name =
+        |n: usize| DeviceId { namespace: "plant".parse().unwrap(), name: format!("d{n}").parse().unwrap() };
     let named = |n: usize, status: Value| {
         let mut device = device("u", 1, status);
         device.stored.id = name(n);

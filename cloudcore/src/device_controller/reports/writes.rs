@@ -6,8 +6,8 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::super::conditions::Problem;
-use super::super::object::Id;
 use super::super::translate::{Facts, digest};
+use ke_wire::DeviceId;
 
 /// What to do about the DeviceStatus.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub(in crate::device_controller) enum StatusWrite {
 /// One device's write.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::device_controller) struct Write {
-    pub(in crate::device_controller) id: Id,
+    pub(in crate::device_controller) id: DeviceId,
     pub(in crate::device_controller) uid: Uid,
     pub(in crate::device_controller) status: Option<StatusWrite>,
     /// Merged into the status of the Device itself.
@@ -76,7 +76,7 @@ impl Found {
 /// What came of a write.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::device_controller) struct Written {
-    pub(in crate::device_controller) id: Id,
+    pub(in crate::device_controller) id: DeviceId,
     pub(in crate::device_controller) uid: Uid,
     pub(in crate::device_controller) status: Wrote,
     pub(in crate::device_controller) device: Wrote,

@@ -194,7 +194,7 @@ fn who_is_served_by_nobody_is_unknown_until_somebody_does() {
     assert_eq!(state(&told), "unknown");
     assert_eq!(twins.unserved(&id("oven"), None, &at(4)), None, "as before");
     // What the mapper said stands again, however often its absence was told.
-    let told = twins.state(&id("oven"), "", "unhealthy", "limit: no", &at(5)).unwrap();
+    let told = twins.state(&id("oven"), "", &"unhealthy".parse().unwrap(), "limit: no", &at(5)).unwrap();
     assert_eq!(state(&told), "unhealthy DeviceTrouble limit: no");
     twins.unserved(&id("oven"), Some(&away("y")), &at(6)).unwrap();
     twins.unserved(&id("oven"), Some(&away("z")), &at(7)).unwrap();
@@ -203,7 +203,7 @@ fn who_is_served_by_nobody_is_unknown_until_somebody_does() {
     assert_eq!(state(&told), "unhealthy");
     // Its own word ends it, too; a device that is well has no reason not to be.
     twins.unserved(&id("oven"), Some(&away("y")), &at(9)).unwrap();
-    let told = twins.state(&id("oven"), "", "online", "limit: no", &at(10)).unwrap();
+    let told = twins.state(&id("oven"), "", &"online".parse().unwrap(), "limit: no", &at(10)).unwrap();
     assert_eq!(state(&told), "online");
     assert!(!twins.is_unserved(&id("oven")));
     assert_eq!(twins.unserved(&id("none"), Some(&away("x")), &at(11)), None);

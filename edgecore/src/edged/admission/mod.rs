@@ -2,23 +2,26 @@
 //! refusal in the kubelet's words or none.
 //!
 //! Asked once, where a Pod is first heard of (`arrivals.rs`): what a node has accepted it never refuses later, whatever changes.
-//! A refused Pod is shown as `Failed` with the reason and runs nothing. Nobody is ended to make room. Order and words are the
-//! kubelet's, since people and programs look for them.
+//! A refused Pod is shown as `Failed` with the reason and runs nothing. For lack of room no critical Pod is refused here:
+//! others are ended for it (`preemption`). Order and words are the kubelet's, since people and programs look for them.
 
 mod affinity;
+mod room;
 mod sysctls;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerPort, Node, Pod, PodSpec, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+pub use self::room::{Lack, is_extended, lacks, request};
 pub use self::sysctls::{AllowedSysctls, BadPattern};
+use super::evicted::is_critical;
 use super::pod_spec::{inits, is_sidecar};
-use super::resources::pod_request;
-use crate::quantity::amount_in;
 
+/// What a kubelet calls it when it cannot give a Pod what it would have to take from somewhere first: devices, or others' room.
+pub const UNEXPECTED_ADMISSION: &str = "UnexpectedAdmissionError";
 const OS_LABEL: &str = "kubernetes.io/os";
 const LINUX: &str = "linux";
 /// Taints that say that the node was away: it takes a Pod, so it is there, and the taint is about to go.
@@ -27,10 +30,10 @@ const AWAY_TAINTS: [&str; 2] = ["node.kubernetes.io/unreachable", "node.kubernet
 /// What a node looks at before it takes a Pod.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    /// The Node as the cloud last said; `None` before the first word of it. For labels and taints.
+    /// The Node as the cloud last said; `None` before the first word of it. For labels, taints and extended resources.
     pub node: Option<Arc<Node>>,
-    /// What may be asked for in total, by resource. What devices offer belongs in here, too: a resource that is not in it
-    /// is not this node's to give, and is not looked at.
+    /// What may be asked for in total, by resource. One that is neither in it nor an extended one in the Node's status is
+    /// not this node's to give, and is not looked at.
     pub allocatable: BTreeMap<String, Quantity>,
     /// `maxPods`.
     pub max_pods: u32,
@@ -91,9 +94,15 @@ pub fn refused(pod: &Pod, refusal: &Refusal) -> Pod {
     pod
 }
 
-/// `None`: the node takes it. `others`: the Pods that run here or are to run.
+/// `None`: the node takes it. `others`: the Pods that run here or are to run; `lacks`: what there is too little of beside them.
 #[must_use]
-pub fn judge(pod: &Pod, applicant: Applicant, others: &[Arc<Pod>], gate: &Gate) -> Option<Refusal> {
+pub fn judge(
+    pod: &Pod,
+    applicant: Applicant,
+    others: &[Arc<Pod>],
+    gate: &Gate,
+    lacks: &[Lack],
+) -> Option<Refusal> {
     let spec = pod.spec.as_ref()?;
     let refuse = |reason: &str, message: String| Some(Refusal { reason: reason.to_owned(), message });
     if let Some(why) = gate.sysctls.forbidden(spec) {
@@ -108,10 +117,10 @@ pub fn judge(pod: &Pod, applicant: Applicant, others: &[Arc<Pod>], gate: &Gate) 
         let text = "Failed to admit pod as the OS field doesn't match node OS";
         return refuse("PodOSNotSupported", text.to_owned());
     }
+    if let Some(lack) = lacks.first().filter(|_| !is_critical(pod)) {
+        return Some(lack.refusal());
+    }
     if applicant != Applicant::Static {
-        if let Some(refusal) = out_of(pod, others, gate) {
-            return Some(refusal);
-        }
         let predicate = |name: &str, why: &str| refuse(name, format!("Predicate {name} failed: {why}"));
         let node = gate.node.as_deref().filter(|_| applicant == Applicant::Direct);
         if node.is_some_and(|node| !affinity::matches(spec, node)) {
@@ -128,49 +137,6 @@ pub fn judge(pod: &Pod, applicant: Applicant, others: &[Arc<Pod>], gate: &Gate) 
         return refuse("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host".into());
     }
     None
-}
-
-/// The first resource of which too little is left.
-fn out_of(pod: &Pod, others: &[Arc<Pod>], gate: &Gate) -> Option<Refusal> {
-    let refusal = |resource: &str, requested: i64, used: i64, capacity: i64| {
-        Some(Refusal {
-            reason: format!("OutOf{resource}"),
-            message: format!(
-                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-            ),
-        })
-    };
-    let n_others = i64::try_from(others.len()).unwrap_or(i64::MAX);
-    if n_others >= i64::from(gate.max_pods) {
-        return refusal("pods", 1, n_others, i64::from(gate.max_pods));
-    }
-    let of_others = |resource: &str| {
-        others.iter().map(|other| pod_request(other, resource)).sum::<crate::quantity::Amount>()
-    };
-    for resource in asked_for(pod) {
-        let requested = pod_request(pod, resource);
-        let Some(capacity) = amount_in(Some(&gate.allocatable), resource) else { continue };
-        let used = of_others(resource);
-        if !requested.is_zero() && requested + used > capacity {
-            // Thousandths of a core, as everywhere.
-            let number = |amount: crate::quantity::Amount| {
-                if resource == "cpu" { amount.millis() } else { amount.units() }
-            };
-            return refusal(resource, number(requested), number(used), number(capacity));
-        }
-    }
-    None
-}
-
-/// The resources that the Pod names, the common ones first.
-fn asked_for(pod: &Pod) -> Vec<&str> {
-    let common = ["cpu", "memory", "ephemeral-storage"];
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let containers = inits(spec).iter().chain(&spec.containers);
-    let parts = containers.filter_map(|container| container.resources.as_ref()).chain(&spec.resources);
-    let named = parts.flat_map(|part| part.requests.iter().chain(&part.limits));
-    let named: BTreeSet<&str> = named.flat_map(|list| list.keys().map(String::as_str)).collect();
-    common.into_iter().chain(named.into_iter().filter(|name| !common.contains(name))).collect()
 }
 
 /// Ports of the machine that a Pod takes.

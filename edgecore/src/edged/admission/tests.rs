@@ -27,8 +27,9 @@ fn gate() -> Gate {
     let node = json!({"metadata": {"name": "edge-1", "labels": {"zone": "a"}}, "spec": {"taints": [
         {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
         {"key": "later", "effect": "NoSchedule"},
-        {"key": "robots", "value": "only", "effect": "NoExecute"}]}});
-    let offered = [("cpu", "2"), ("memory", "1Gi"), ("ephemeral-storage", "10Gi"), ("example.com/gpu", "1")];
+        {"key": "robots", "value": "only", "effect": "NoExecute"}]},
+        "status": {"allocatable": {"cpu": "64", "strange": "1", PLUGINS: "1", "example.com/seat": "2"}}});
+    let offered = [("cpu", "2"), ("memory", "1Gi"), ("ephemeral-storage", "10Gi")];
     Gate {
         node: Some(Arc::new(serde_json::from_value(node).unwrap())),
         allocatable: offered.map(quantity).into(),
@@ -46,8 +47,12 @@ fn tolerant(mut body: Value) -> Pod {
 /// Reason and the message, or nothing.
 fn told(pod: &Pod, applicant: Applicant, others: &[Pod]) -> Option<(String, String)> {
     let others: Vec<Arc<Pod>> = others.iter().cloned().map(Arc::new).collect();
-    judge(pod, applicant, &others, &gate()).map(|refusal| (refusal.reason, refusal.message))
+    let lacks = lacks(pod, &others, &gate(), &|resource| resource == PLUGINS);
+    judge(pod, applicant, &others, &gate(), &lacks).map(|refusal| (refusal.reason, refusal.message))
 }
+
+/// A resource of device plugins.
+const PLUGINS: &str = "example.com/gpu";
 
 #[test]
 fn what_the_machine_cannot_run() {
@@ -77,7 +82,7 @@ fn what_the_machine_cannot_run() {
     assert_eq!((reason.as_str(), message.starts_with("Cannot enforce AppArmor: ")), ("AppArmor", true));
     let mut able = gate();
     able.has_apparmor = true;
-    assert_eq!(judge(&apparmor, Applicant::Scheduled, &[], &able), None);
+    assert_eq!(judge(&apparmor, Applicant::Scheduled, &[], &able, &[]), None);
     let linux =
         json!({"metadata": {"labels": {"kubernetes.io/os": "linux"}}, "spec": {"os": {"name": "linux"}}});
     assert_eq!(told(&pod(linux), Applicant::Scheduled, &[]), None);
@@ -90,8 +95,12 @@ fn what_does_not_fit() {
             let message = format!("Node didn't have enough resource: {resource}, {numbers}");
             (format!("OutOf{resource}"), message)
         });
-        assert_eq!(told(&new, Applicant::Scheduled, others), expected);
-        assert_eq!(told(&new, Applicant::Static, others), None, "what lies on the machine runs");
+        for applicant in [Applicant::Scheduled, Applicant::Static] {
+            assert_eq!(told(&new, applicant, others), expected, "{applicant:?}");
+        }
+        let mut critical = new;
+        critical.spec.as_mut().unwrap().priority = Some(2_000_000_000);
+        assert_eq!(told(&critical, Applicant::Scheduled, others), None, "others make room for it");
     };
     let cpu = |amount: &str| asking(json!({"cpu": amount}));
     check(cpu("2"), &[], None);
@@ -102,14 +111,32 @@ fn what_does_not_fit() {
     check(memory, &[], Some(("memory", "requested: 2147483648, used: 0, capacity: 1073741824")));
     let disk = asking(json!({"ephemeral-storage": "11Gi"}));
     check(disk, &[], Some(("ephemeral-storage", "requested: 11811160064, used: 0, capacity: 10737418240")));
-    let gpu = || asking(json!({"example.com/gpu": "1"}));
-    check(gpu(), &[], None);
-    check(gpu(), &[gpu()], Some(("example.com/gpu", "requested: 1, used: 1, capacity: 1")));
+    // Written into the Node's status by somebody.
+    let seat = |n: &str| asking(json!({"example.com/seat": n}));
+    check(seat("1"), &[seat("1")], None);
+    check(seat("2"), &[seat("1")], Some(("example.com/seat", "requested: 2, used: 1, capacity: 2")));
+    // Device plugins count their own, and only what is nobody else's is read there.
+    check(asking(json!({PLUGINS: "5"})), &[], None);
+    check(asking(json!({"strange": "5"})), &[], None);
     // What this node does not offer may be somebody else's to give.
     check(asking(json!({"example.com/other": "5"})), &[], None);
     let any = || pod(json!({}));
     check(any(), &[any(), any()], None);
     check(any(), &[any(), any(), any()], Some(("pods", "requested: 1, used: 3, capacity: 3")));
+}
+
+#[test]
+fn all_that_is_missing_is_told() {
+    let new = asking(json!({"cpu": "1500m", "memory": "1Mi", "example.com/seat": "3"}));
+    let core = Arc::new(asking(json!({"cpu": "1"})));
+    let others = vec![core; 3];
+    let lacks = lacks(&new, &others, &gate(), &|_| false);
+    let missing: Vec<(&str, i64)> =
+        lacks.iter().map(|lack| (lack.resource.as_str(), lack.missing())).collect();
+    // One more pod than there may be; cores of which more are promised than there are.
+    assert_eq!(missing, [("pods", 1), ("cpu", 2500), ("example.com/seat", 1)]);
+    let of = |resource: &str| request(&new, resource);
+    assert_eq!((of("pods"), of("cpu"), of("memory"), of("example.com/gpu")), (1, 1500, 1 << 20, 0));
 }
 
 #[test]
@@ -154,7 +181,7 @@ fn a_scheduler_knows_the_node_better() {
     takes(pod(json!({"spec": {"tolerations": [{"operator": "Exists"}]}})));
     let mut unknown = gate();
     unknown.node = None;
-    assert_eq!(judge(&pod(json!({})), Applicant::Direct, &[], &unknown), None);
+    assert_eq!(judge(&pod(json!({})), Applicant::Direct, &[], &unknown, &[]), None);
     let placed = json!({"status": {"conditions": [{"type": "PodScheduled", "status": "True"}]}});
     assert_eq!(Applicant::of(&pod(placed)), Applicant::Scheduled);
     assert_eq!(Applicant::of(&pod(json!({}))), Applicant::Direct);

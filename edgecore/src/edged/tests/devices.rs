@@ -48,6 +48,9 @@ impl PodDevices for Plugins {
     fn health(&self, _: &str, _: &str) -> Vec<ResourceStatus> {
         vec![ResourceStatus { name: "example.com/gpu".into(), ..ResourceStatus::default() }]
     }
+    fn serves(&self, resource: &str) -> bool {
+        resource == "example.com/gpu"
+    }
 }
 
 fn machine(plugins: &Arc<Plugins>) -> Machine {
@@ -114,4 +117,34 @@ async fn a_pod_that_is_refused_has_failed() {
     assert!(!plugins.calls()[n_asked..].iter().any(|call| call.starts_with("admit")));
     edged.end().await;
     assert_eq!(machine.n_calls("run_sandbox"), 0);
+}
+
+#[tokio::test]
+async fn whoever_bound_it_a_pod_without_its_devices_is_refused() {
+    let plugins = Arc::new(Plugins { refuses: Some("too few"), ..Plugins::default() });
+    let machine = machine(&plugins);
+    let limits = json!({"limits": {"example.com/gpu": "9"}, "requests": {"example.com/gpu": "9"}});
+    let asking = |uid: &str, name: &str| {
+        let app =
+            json!({"name": "app", "image": "i:1", "imagePullPolicy": "IfNotPresent", "resources": limits});
+        let mut pod = pod(uid, json!({"containers": [app], "priority": 2_000_001_000}));
+        pod.metadata.name = Some(name.into());
+        pod
+    };
+    // Written with its node's name, then a static one with its mirror.
+    let mut edged = machine.start(Vec::new());
+    edged.news.send(News::PodPut(Arc::new(asking("u2", "direct")))).await.unwrap();
+    let refused = edged.status("refused", |status| status.phase.as_deref() == Some("Failed")).await;
+    assert_eq!(refused.reason.as_deref(), Some("UnexpectedAdmissionError"));
+    let mut file = asking("h1", "static");
+    file.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+    let mut mirror = file.clone();
+    mirror.metadata.uid = Some("m1".into());
+    mirror.metadata.annotations.as_mut().unwrap().insert(MIRROR.to_owned(), "h1".to_owned());
+    edged.files.send_replace(Arc::new([(pod_key(&file).unwrap(), Arc::new(file))].into()));
+    edged.news.send(News::PodPut(Arc::new(mirror))).await.unwrap();
+    let refused = edged.status("refused", |status| status.phase.as_deref() == Some("Failed")).await;
+    assert_eq!(refused.reason.as_deref(), Some("UnexpectedAdmissionError"));
+    assert_eq!(machine.n_calls("run_sandbox"), 0);
+    edged.end().await;
 }

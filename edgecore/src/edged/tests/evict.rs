@@ -1,10 +1,11 @@
 //! Pods that this Node ends or does not take.
 
 use super::*;
-use crate::edged::evicted::{Eviction, Life};
+use crate::edged::evicted::{Cause, Eviction, Life};
 
 fn eviction() -> Eviction {
-    Eviction { message: "The node was low on resource: memory. ".into(), grace_secs: 1, for_others: true }
+    let message = "The node was low on resource: memory. ".into();
+    Eviction { message, grace_secs: 1, cause: Cause::Shortage }
 }
 
 fn is_failed(status: &PodStatus) -> bool {

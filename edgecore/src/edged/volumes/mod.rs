@@ -16,6 +16,7 @@ mod mounts;
 mod projected;
 mod removal;
 mod subpath;
+mod user_ids;
 
 use std::collections::HashMap;
 use std::io;
@@ -32,12 +33,13 @@ use self::content::Content;
 use self::disk::Disk;
 use self::layout::Layout;
 use super::fields::PodFacts;
-use super::pod_files::{FilesError, PodFiles};
+use super::pod_files::{FilesError, IdRange, PodFiles};
 use super::sources::SourceError;
 use crate::meta_manager::Objects;
 
 pub use self::mount_table::{MountPoint, Mounter, SystemMounter};
 pub use self::mounts::MountError;
+pub(super) use self::mounts::{part as sub_path, propagation};
 
 /// Why a pod's volumes are not ready: the message of the event `FailedMount`. Never holds data of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,7 +137,9 @@ impl Volumes {
         let mut contents = Vec::new();
         let mut first_error = None;
         let mut prepared = Prepared::default();
-        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        // Images lie with the runtime.
+        for volume in volumes.filter(|volume| volume.image.is_none()) {
             match content::content(pod, volume, self.objects.as_ref(), facts).await {
                 Ok(content) => contents.push((volume.name.clone(), content)),
                 Err(error) => first_error = first_error.or(Some(error)),
@@ -169,6 +173,13 @@ impl Volumes {
             Ok(result) => result,
             Err(error) => Err(MountError::Failed(format!("make mounts: {error}"))),
         }
+    }
+
+    /// The ids of the machine that a pod with users of its own has.
+    pub async fn own_ids(&self, uid: &str) -> Result<IdRange, VolumeError> {
+        let (disk, of) = (Arc::clone(&self.disk), uid.to_owned());
+        // One after the other: two pods must not find the same ids free.
+        self.in_turn(user_ids::FILE, move || user_ids::own_ids(&disk.layout, &of, &user_ids::space()?)).await
     }
 
     /// Takes a dead pod's mounts down and deletes its directory. Gone already: success.
@@ -261,6 +272,16 @@ impl PodFiles for Volumes {
         facts: &PodFacts,
     ) -> Result<Vec<Mount>, FilesError> {
         Volumes::mounts(self, pod, container, env, facts).await.map_err(|error| FilesError(error.to_string()))
+    }
+
+    async fn own_ids(&self, pod_uid: &str) -> Result<IdRange, FilesError> {
+        Volumes::own_ids(self, pod_uid).await.map_err(|error| FilesError(error.to_string()))
+    }
+
+    async fn given_ids(&self, pod_uid: &str) -> Result<Option<IdRange>, FilesError> {
+        let (disk, uid) = (Arc::clone(&self.disk), pod_uid.to_owned());
+        let given = blocking(move || user_ids::given_ids(&disk.layout, &uid)).await;
+        given.map_err(|error| FilesError(error.to_string()))
     }
 
     async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError> {

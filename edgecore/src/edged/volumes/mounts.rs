@@ -86,18 +86,7 @@ fn volume_mount(
         host_path =
             subpath::bind(&source, &target, disk.mounter.as_ref()).map_err(|e| failed(e.to_string()))?;
     }
-    let propagation = match wanted.mount_propagation.as_deref() {
-        None | Some("" | "None") => MountPropagation::PropagationPrivate,
-        Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
-        Some("Bidirectional") => MountPropagation::PropagationBidirectional,
-        Some(other) => return Err(refused(format!("invalid MountPropagation mode: \"{other}\""))),
-    };
-    // Promised read-only to the last mount below, but not kept, would be worse than not started.
-    if wanted.recursive_read_only.as_deref() == Some("Enabled") {
-        let what =
-            format!("volumeMount \"{}\": recursiveReadOnly is not supported by this node", wanted.name);
-        return Err(refused(what));
-    }
+    let propagation = propagation(wanted).map_err(refused)?;
     let slash = if wanted.mount_path.starts_with('/') { "" } else { "/" };
     Ok(Mount {
         container_path: format!("{slash}{}", wanted.mount_path),
@@ -108,8 +97,21 @@ fn volume_mount(
     })
 }
 
+/// Whether mounts made later are seen on the other side.
+pub(in crate::edged) fn propagation(wanted: &VolumeMount) -> Result<MountPropagation, String> {
+    match wanted.mount_propagation.as_deref() {
+        None | Some("" | "None") => Ok(MountPropagation::PropagationPrivate),
+        Some("HostToContainer") => Ok(MountPropagation::PropagationHostToContainer),
+        Some("Bidirectional") => Ok(MountPropagation::PropagationBidirectional),
+        Some(other) => Err(format!("invalid MountPropagation mode: \"{other}\"")),
+    }
+}
+
 /// The part of the volume that is mounted, `None` for all of it.
-fn part(wanted: &VolumeMount, env: &[(String, String)]) -> Result<Option<String>, String> {
+pub(in crate::edged) fn part(
+    wanted: &VolumeMount,
+    env: &[(String, String)],
+) -> Result<Option<String>, String> {
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let path = if let Some(expression) = given(&wanted.sub_path_expr) {
         let missing = std::cell::RefCell::new(None);

@@ -416,11 +416,6 @@ async fn mounts_that_are_refused() {
     check(json!({"name": "v", "subPathExpr": "a/$(EMPTY)"}), "missing value for \"EMPTY\"").await;
     check(json!({"name": "v", "subPathExpr": "$(NONE)"}), "missing value for \"NONE\"").await;
     check(json!({"name": "v", "mountPropagation": "Up"}), "invalid MountPropagation mode: \"Up\"").await;
-    check(
-        json!({"name": "v", "recursiveReadOnly": "Enabled"}),
-        "volumeMount \"v\": recursiveReadOnly is not supported by this node",
-    )
-    .await;
 }
 
 #[tokio::test]

@@ -7,29 +7,31 @@ use k8s_openapi::api::core::v1::PodStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use super::state::{Admission, Worker};
-use crate::edged::admission::{Refusal, refused};
+use crate::edged::admission::{Refusal, UNEXPECTED_ADMISSION, refused};
+use crate::edged::cri::RuntimeError;
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::events::Severity;
 use crate::edged::observed::{ObservedContainer, ObservedPod};
 use crate::edged::outcome::outcome;
-use crate::edged::unsupported::{FEATURE_UNSUPPORTED, unsupported};
-
-/// What a kubelet calls a Pod that it cannot give its devices to.
-const UNEXPECTED_ADMISSION: &str = "UnexpectedAdmissionError";
+use crate::edged::unsupported::{FEATURE_UNSUPPORTED, NO_GROUPS_POLICY, NO_STRICT_GROUPS, unsupported};
 
 impl Worker {
     /// The Pod as the store has it; one that was refused as one that has failed. A Pod that ends while plugins are
     /// asked does not wait for them.
-    pub(super) async fn admitted(&mut self, desired: DesiredPod, observed: &ObservedPod) -> DesiredPod {
+    pub(super) async fn admitted(
+        &mut self,
+        desired: DesiredPod,
+        observed: &ObservedPod,
+    ) -> Result<DesiredPod, RuntimeError> {
         let pod = match &desired.want {
             Desired::Run(pod) => Arc::clone(pod),
-            Desired::Terminate(_) | Desired::Removed(_) => return desired,
+            Desired::Terminate(_) | Desired::Removed(_) => return Ok(desired),
         };
         if outcome(&pod, observed, Timestamp::now()).is_some() {
             if !observed.containers.iter().any(ObservedContainer::may_be_alive) {
                 self.release_devices().await;
             }
-            return desired;
+            return Ok(desired);
         }
         if self.memory.admission == Admission::NotAsked {
             let running = observed.containers.iter().filter(|one| one.is_running());
@@ -46,11 +48,14 @@ impl Worker {
             let shared = self.shared.clone();
             let answer = match unsupported(&pod) {
                 Some(why) => Err((FEATURE_UNSUPPORTED, why)),
+                None if !shared.hands.has_groups_policy(&pod).await? => {
+                    Err((NO_GROUPS_POLICY, NO_STRICT_GROUPS.to_owned()))
+                }
                 None => tokio::select! {
                     answer = shared.hands.devices.admit(&pod, &running) => answer.map_err(|why| {
                         (UNEXPECTED_ADMISSION, format!("Allocate failed due to {why}, which is unexpected"))
                     }),
-                    () = ends => return desired,
+                    () = ends => return Ok(desired),
                 },
             };
             self.memory.admission = match answer {
@@ -62,14 +67,14 @@ impl Worker {
                 }
             };
         }
-        match &self.memory.admission {
+        Ok(match &self.memory.admission {
             // As every Pod of which the cloud knows already that it has failed: plan and status go by that.
             Admission::Refused(refusal) => {
                 self.shared.room.leave(&self.uid);
                 DesiredPod { want: Desired::Run(Arc::new(refused(&pod, refusal))), hashes: desired.hashes }
             }
             Admission::NotAsked | Admission::Admitted => desired,
-        }
+        })
     }
 
     /// Not on disk: the next start of edgecore gives them back.

@@ -48,7 +48,8 @@ impl Worker {
             let told = self.memory.told.last(stored);
             // Its ends must have been told before what shows them goes.
             let has_ended = matches!(told.phase.as_deref(), Some("Succeeded" | "Failed"));
-            observed.strip = has_ended && (observed.evicted.is_some() || self.ears.care.borrow().strip);
+            let strips = observed.evicted.as_ref().is_some_and(|eviction| eviction.strips());
+            observed.strip = has_ended && (strips || self.ears.care.borrow().strip);
             if observed.strip {
                 observed.recall_status(told);
             }

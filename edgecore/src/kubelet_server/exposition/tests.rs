@@ -7,7 +7,12 @@ fn figures() -> Figures {
     let at = 1_700_000_000_123_456_789;
     let cpu = |core_nanos| Some(Cpu { at, core_nanos, nano_cores: None });
     let memory = |working_set| {
-        Some(Memory { at, usage: Some(2 * working_set), working_set: Some(working_set), ..Memory::default() })
+        Some(Memory {
+            at,
+            usage_bytes: Some(2 * working_set),
+            working_set_bytes: Some(working_set),
+            ..Memory::default()
+        })
     };
     let eth0 = Interface {
         name: "eth0".into(),
@@ -48,7 +53,7 @@ fn figures() -> Figures {
                     started_at: 1_600_000_001_500_000_000,
                     cpu: cpu(2_500_000_000),
                     memory: memory(200),
-                    written: Some(Disk { at, used: Some(4096), ..Disk::default() }),
+                    written: Some(Disk { at, used_bytes: Some(4096), ..Disk::default() }),
                     ..ContainerFigures::default()
                 },
                 // Just started: nothing was measured yet.

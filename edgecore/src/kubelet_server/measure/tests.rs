@@ -110,27 +110,27 @@ async fn with_cgroups_of_version_1() {
     assert!(figures.is_whole);
     let node = &figures.node;
     assert_eq!(node.cpu.unwrap().core_nanos, 9_000_000_000);
-    assert_eq!(node.memory.unwrap().working_set, Some(600_000));
-    assert_eq!(node.memory.unwrap().available, Some(424_000));
+    assert_eq!(node.memory.unwrap().working_set_bytes, Some(600_000));
+    assert_eq!(node.memory.unwrap().available_bytes, Some(424_000));
     assert_eq!(node.pods_cpu.unwrap().core_nanos, 4_000_000_000);
     assert_eq!(node.booted_at, Some(1_700_000_000_000_000_000));
     assert_eq!((node.max_pid, node.n_processes), (Some(32768), Some(222)));
     assert_eq!(node.network.as_ref().unwrap().interfaces[0].rx_bytes, 100);
-    assert!(node.disk.unwrap().capacity > Some(0));
+    assert!(node.disk.unwrap().capacity_bytes > Some(0));
     let [pod] = figures.pods.as_slice() else { panic!("{:?}", figures.pods) };
     assert_eq!((&*pod.namespace, &*pod.name, &*pod.uid), ("shop", "web", UID));
     assert_eq!(pod.cpu.unwrap().core_nanos, 3_000_000_000, "its level in the tree, not its containers");
-    assert_eq!(pod.memory.unwrap().working_set, Some(400));
+    assert_eq!(pod.memory.unwrap().working_set_bytes, Some(400));
     assert_eq!(pod.network.as_ref().unwrap().interfaces[0].tx_bytes, 8);
     assert_eq!(pod.n_processes, Some(12));
     let [(volume, used)] = pod.volumes.as_slice() else { panic!("{:?}", pod.volumes) };
     assert_eq!((&**volume, used.inodes_used), ("cache", Some(3)), "the file and two directories");
     let short = gauge.measure_node(&runtime().await).await;
-    assert_eq!((short.memory.unwrap().available, short.max_pid), (Some(424_000), Some(32768)));
+    assert_eq!((short.memory.unwrap().available_bytes, short.max_pid), (Some(424_000), Some(32768)));
     let [app] = pod.containers.as_slice() else { panic!("{:?}", pod.containers) };
     assert_eq!((&*app.name, app.cpu.unwrap().core_nanos), ("app", 2_000_000_000));
-    assert_eq!(app.memory.unwrap().working_set, Some(300));
-    assert_eq!(app.written.unwrap().used, Some(4096));
+    assert_eq!(app.memory.unwrap().working_set_bytes, Some(300));
+    assert_eq!(app.written.unwrap().used_bytes, Some(4096));
     assert_eq!(app.logs.unwrap().inodes_used, Some(1));
 }
 
@@ -154,10 +154,10 @@ async fn with_cgroups_of_version_2() {
     let gauge = Gauge::new(machine(folder.path()));
     let figures = gauge.measure(&runtime().await, Scope::All).await;
     assert_eq!(figures.node.cpu.unwrap().core_nanos, 9_000_000_000);
-    assert_eq!(figures.node.memory.unwrap().working_set, Some(500 << 10));
+    assert_eq!(figures.node.memory.unwrap().working_set_bytes, Some(500 << 10));
     let pod = &figures.pods[0];
     assert_eq!(pod.cpu.unwrap().core_nanos, 3_000_000_000);
-    assert_eq!(pod.memory.unwrap().available, Some(1000));
+    assert_eq!(pod.memory.unwrap().available_bytes, Some(1000));
     assert_eq!(pod.network.as_ref().unwrap().interfaces[0].rx_bytes, 7);
 }
 
@@ -172,7 +172,7 @@ async fn what_is_missing_is_left_out() {
     // /proc speaks for a machine without cgroups, containers for their pod.
     assert_eq!(figures.node.cpu.unwrap().core_nanos, 2_000_000_000);
     assert_eq!(figures.pods[0].cpu.unwrap().core_nanos, 2_000_000_000);
-    assert_eq!(figures.pods[0].memory.unwrap().working_set, Some(300));
+    assert_eq!(figures.pods[0].memory.unwrap().working_set_bytes, Some(300));
     assert_eq!((figures.node.pods_cpu, &figures.node.network), (None, &None));
 
     runtime.go_away();

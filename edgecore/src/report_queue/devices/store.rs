@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use ke_wire::DeviceId;
 use rusqlite::{Connection, Transaction, params};
 use serde_json::Error;
 
 use super::DeviceReport;
 use super::window::Row;
-use crate::device_id::DeviceId;
 
 /// What a row of `device_report` is. Never renumber.
 const TWIN: i64 = 1;

@@ -7,10 +7,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use ke_wire::MessageId;
+use ke_wire::{DeviceId, MessageId};
 
 use super::DeviceReport;
-use crate::device_id::DeviceId;
 
 /// Rows read from disk at once.
 pub(super) const PAGE: usize = 256;

@@ -1,13 +1,13 @@
 //! `keadm debug get`: what the node's store holds, as kubectl would show it. The cloud is not asked.
 
 mod columns;
-mod selector;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use clap::ValueEnum;
 use k8s_openapi::jiff::Timestamp;
+use ke_api::selector::Selector;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// How it is written; without it a table.
     #[arg(short, long, value_enum)]
     output: Option<Output>,
-    /// Only what has these labels: a=b,c!=d,e,!f.
+    /// Only what has these labels: a=b,c!=d,e,!f,g in (h,i),j notin (k).
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     selector: String,
     /// All namespaces.
@@ -126,7 +126,8 @@ pub(super) fn run(host: &dyn Host, args: &Args) -> Result<(), Failure> {
 
 /// `None`: there is nothing.
 fn show(args: &Args, objects: Vec<Object>, now: Timestamp) -> Result<Option<String>, Failure> {
-    let selector = selector::parse(&args.selector).map_err(Failure::Usage)?;
+    let selector: Selector =
+        args.selector.parse().map_err(|why| Failure::Usage(format!("--selector: {why}")))?;
     let wanted = if args.resource == Resource::All { EACH.to_vec() } else { vec![args.resource] };
     let mut chosen: Vec<(Resource, Vec<Object>)> = Vec::new();
     for resource in wanted {
@@ -134,7 +135,8 @@ fn show(args: &Args, objects: Vec<Object>, now: Timestamp) -> Result<Option<Stri
             resource.kinds().contains(&held.kind.as_str())
                 && (args.all_namespaces || held.namespace.is_empty() || held.namespace == args.namespace)
                 && args.name.as_ref().is_none_or(|name| *name == held.name)
-                && selector.iter().all(|term| term.fits(&held.body))
+                && selector
+                    .matches_where(|label| held.body.get("metadata")?.get("labels")?.get(label)?.as_str())
         };
         let mut found: Vec<Object> = objects.iter().filter(is_meant).cloned().collect();
         found.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
@@ -270,6 +272,8 @@ mod tests {
         check("pod -n other -o name", "pod/web\n");
         check("pod -l app=b", "");
         check("pod -l app,!x,app!=b -o name", "pod/web\n");
+        check("pod -l app\tin\t(a,b) -o name", "pod/web\n");
+        check("pod -l app\tnotin\t(a,b)", "");
         check("svc", "");
         check("no", "NAME     STATUS   AGE         VERSION\nedge-1   Ready    <unknown>   <none>\n");
         check("all -o name", "pod/web\nnode/edge-1\nsecret/s\n");

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use super::envelope::{DecodeError, Message};
 use crate::down::{About, Origin};
-use crate::id::{InvalidId, Namespace, NodeName, ObjectName};
+use crate::id::{DeviceId, InvalidId, NodeName, ObjectName};
 use crate::job::JobKind;
 use crate::key::{Kind, ObjectKey, Scope};
 
@@ -142,12 +142,12 @@ impl Message<'_> {
     }
 
     /// `device/<namespace>/<name>/<tail>`, if it ends so.
-    pub(super) fn device(&self, tail: &str) -> Option<Result<(Namespace, ObjectName), DecodeError>> {
+    pub(super) fn device(&self, tail: &str) -> Option<Result<DeviceId, DecodeError>> {
         let rest = self.resource.strip_prefix("device/")?.strip_suffix(tail)?.strip_suffix('/')?;
         let Some((namespace, name)) = rest.split_once('/') else {
             return Some(Err(self.bad_resource("not device/<namespace>/<name>/...")));
         };
-        Some(self.part(namespace).and_then(|namespace| Ok((namespace, self.part(name)?))))
+        Some(self.part(namespace).and_then(|namespace| Ok(DeviceId { namespace, name: self.part(name)? })))
     }
 }
 
@@ -168,6 +168,6 @@ pub(super) fn volume_text(volume: &ObjectName) -> String {
     format!("default/volume/{volume}")
 }
 
-pub(super) fn device_text(namespace: &Namespace, device: &ObjectName, tail: &str) -> String {
-    format!("device/{namespace}/{device}/{tail}")
+pub(super) fn device_text(device: &DeviceId, tail: &str) -> String {
+    format!("device/{device}/{tail}")
 }

@@ -114,12 +114,10 @@ fn device(it: &Message<'_>) -> Result<Up, DecodeError> {
         return Ok(Up::MembershipDetail { id, request: it.document() });
     }
     if let Some(found) = it.device(TWIN_UPDATED) {
-        let (namespace, device) = found?;
-        return Ok(Up::TwinReport { id, namespace, device, report: it.parse_document()? });
+        return Ok(Up::TwinReport { id, device: found?, report: it.parse_document()? });
     }
     if let Some(found) = it.device(STATE_UPDATED) {
-        let (namespace, device) = found?;
-        return Ok(Up::StateReport { id, namespace, device, report: it.parse_document()? });
+        return Ok(Up::StateReport { id, device: found?, report: it.parse_document()? });
     }
     if it.resource == DISCOVERED {
         return Ok(Up::Discovered { id, discovery: it.parse()? });
@@ -276,12 +274,12 @@ fn frame(message: &Up) -> Frame<'_> {
             let content = Content::Text(request.clone());
             from(id, "twin", "resource", "get", "membership/detail".into(), content)
         }
-        Up::TwinReport { id, namespace, device, report } => {
-            let resource = device_text(namespace, device, TWIN_UPDATED);
+        Up::TwinReport { id, device, report } => {
+            let resource = device_text(device, TWIN_UPDATED);
             from(id, "twin", "resource", "update", resource, Content::of(report))
         }
-        Up::StateReport { id, namespace, device, report } => {
-            let resource = device_text(namespace, device, STATE_UPDATED);
+        Up::StateReport { id, device, report } => {
+            let resource = device_text(device, STATE_UPDATED);
             from(id, "twin", "resource", "update", resource, Content::document(report))
         }
         Up::Discovered { id, discovery } => {

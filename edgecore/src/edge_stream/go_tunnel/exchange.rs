@@ -2,7 +2,7 @@
 //!
 //! Commands and attaching are bytes both ways, HTTP included. Of logs and numbers the cloud wants the body alone; what status it
 //! came with, this protocol cannot say. Whatever happens, the stream is ended, or the cloud would wait for ever. Called by
-//! `tunnel.rs`.
+//! the module above.
 
 use std::fmt::Write as _;
 use std::io;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 /// Bytes between tunnel and kubelet.
 const BUFFER: usize = 16 << 10;
 /// What the kubelet is called here; nobody reads it.
-const HOST: &str = "127.0.0.1:10350";
+const HOST: &str = "localhost";
 
 /// Serves it; returns when it has ended. `kubelet`: the other end of a connection to it.
 pub(super) async fn serve(
@@ -153,7 +153,7 @@ mod tests {
                 (found, expected) => panic!("{found:?}, expected {expected:?}"),
             }
         };
-        let first = "POST /exec/a/b/c?command=sh HTTP/1.1\r\nHost: 127.0.0.1:10350\r\n";
+        let first = "POST /exec/a/b/c?command=sh HTTP/1.1\r\nHost: localhost\r\n";
         check(
             Some("POST"),
             &[("Upgrade", "SPDY/3.1"), ("Content-Length", "7"), ("Host", "elsewhere")],

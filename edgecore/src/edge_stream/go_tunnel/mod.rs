@@ -3,6 +3,10 @@
 //!
 //! Each stream that the cloud opens goes to this machine's kubelet, whatever address the cloud says. Started by `main.rs`.
 
+mod config;
+mod exchange;
+mod greeting;
+
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -20,10 +24,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
 
-use super::config::EdgeStreamConfig;
-use super::{exchange, greeting};
+pub use config::EdgeStreamConfig;
+
 use crate::config::EdgeHubConfig;
-use crate::edge_hub::dial_stream_port;
+use crate::edge_hub::{LinkState, Peer, dial_stream_port};
 
 /// What Go's edge takes, too.
 const PING: Duration = Duration::from_secs(5);
@@ -34,18 +38,6 @@ const HELD: usize = 8 << 20;
 const FIRST_LIMIT: Duration = Duration::from_secs(150);
 /// A cloud that offers no tunnels is asked this rarely in the end.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Whether the cloud opens streams on the link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CloudStreams {
-    /// There was no link yet.
-    #[default]
-    Unknown,
-    /// One of this project's.
-    OnTheLink,
-    /// KubeEdge's, or an old one.
-    None,
-}
 
 /// Takes one end of a connection to this machine's kubelet. It must not wait: it starts a task.
 pub type ToKubelet = Arc<dyn Fn(DuplexStream) + Send + Sync>;
@@ -60,8 +52,8 @@ pub struct EdgeTunnel {
     pub node: NodeName,
     /// Its addresses, the one to say first.
     pub addresses: watch::Receiver<Vec<IpAddr>>,
-    /// What the link says of the cloud.
-    pub cloud: watch::Receiver<CloudStreams>,
+    /// Whose cloud holds the link. While it is away, a tunnel that stands goes on.
+    pub link: watch::Receiver<LinkState>,
     /// Serves what comes.
     pub kubelet: ToKubelet,
 }
@@ -76,15 +68,15 @@ impl EdgeTunnel {
         let backoff = Backoff::full_jitter(Duration::from_secs(2), LONGEST_PAUSE);
         let mut attempt = 0_u32;
         loop {
-            let mut cloud = self.cloud.clone();
+            let mut link = self.link.clone();
             tokio::select! {
-                () = is(&mut cloud, CloudStreams::None) => {}
+                () = is(&mut link, Peer::KubeEdge) => {}
                 () = stop.wait() => return Ok(()),
             }
             let start = Instant::now();
             let ended = tokio::select! {
                 ended = self.one_tunnel() => ended,
-                () = is(&mut cloud, CloudStreams::OnTheLink) => {
+                () = is(&mut link, Peer::Isthmus) => {
                     tracing::info!("the cloud opens streams on the link: the tunnel is ended");
                     attempt = 0;
                     continue;
@@ -152,9 +144,9 @@ impl EdgeTunnel {
     }
 }
 
-/// Returns once the cloud is this; never, when nobody tells any more.
-async fn is(cloud: &mut watch::Receiver<CloudStreams>, wanted: CloudStreams) {
-    if cloud.wait_for(|cloud| *cloud == wanted).await.is_err() {
+/// Returns once a cloud of this maker is connected; never, when nobody tells any more.
+async fn is(link: &mut watch::Receiver<LinkState>, wanted: Peer) {
+    if link.wait_for(|link| link.peer() == Some(wanted)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -205,5 +197,4 @@ fn by_chance_bytes() -> [u8; 4] {
 }
 
 #[cfg(test)]
-#[path = "tunnel_tests.rs"]
 mod tests;

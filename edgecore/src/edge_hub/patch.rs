@@ -1,4 +1,4 @@
-//! Pure: a Pod's status as the strategic merge patch that makes the API server's copy equal to it.
+//! Pure: a Pod's status as the strategic merge patch that makes the API server's copy equal to it. Called by `sending.rs`.
 
 use ke_wire::Uid;
 use serde_json::{Map, Value, json};
@@ -11,8 +11,7 @@ const CLEARED: &[&str] =
 const PASSING: &[&str] = &["PodResizePending", "PodResizeInProgress"];
 
 /// The patch text. The uid makes the API server refuse it for another Pod of the same name. `None`: not JSON.
-#[must_use]
-pub fn pod_status_patch(uid: &Uid, status: &[u8]) -> Option<String> {
+pub(super) fn pod_status_patch(uid: &Uid, status: &[u8]) -> Option<String> {
     let mut status: Map<String, Value> = serde_json::from_slice(status).ok()?;
     for field in CLEARED {
         status.entry(*field).or_insert(Value::Null);

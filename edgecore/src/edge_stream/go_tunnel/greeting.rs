@@ -1,4 +1,4 @@
-//! Pure: what is said to KubeEdge's stream server to get a tunnel, and whether its answer is one. Called by `tunnel.rs`.
+//! Pure: what is said to KubeEdge's stream server to get a tunnel, and whether its answer is one. Called by the module above.
 
 use std::net::IpAddr;
 

@@ -104,16 +104,20 @@ impl Cloud {
 
 struct Bench {
     cloud: Cloud,
-    says: watch::Sender<CloudStreams>,
+    says: watch::Sender<LinkState>,
     kubelet: mpsc::UnboundedReceiver<DuplexStream>,
     _folder: tempfile::TempDir,
     _running: JoinHandle<Result<(), Infallible>>,
 }
 
+fn connected(peer: Peer) -> LinkState {
+    LinkState::Connected { number: 1, peer }
+}
+
 async fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let cloud = cloud(folder.path()).await;
-    let (says, told) = watch::channel(CloudStreams::Unknown);
+    let (says, told) = watch::channel(LinkState::Away);
     let (sender, kubelet) = mpsc::unbounded_channel();
     let module = EdgeTunnel {
         config: EdgeStreamConfig {
@@ -128,7 +132,7 @@ async fn bench() -> Bench {
         },
         node: "edge-1".parse().unwrap(),
         addresses: watch::channel(vec![[10, 0, 0, 7].into()]).1,
-        cloud: told,
+        link: told,
         kubelet: Arc::new(move |stream| sender.send(stream).unwrap()),
     };
     let (trigger, stop) = Shutdown::new();
@@ -164,7 +168,7 @@ async fn head_at(kubelet: &mut DuplexStream) -> String {
 #[tokio::test]
 async fn a_kubeedge_cloud_gets_logs_without_their_head() {
     let mut bench = bench().await;
-    bench.says.send_replace(CloudStreams::None);
+    bench.says.send_replace(connected(Peer::KubeEdge));
     let (tunnel, _) = bench.cloud.tunnel().await;
     for reached in [Reached::Logs, Reached::Metrics] {
         let asked = request("/containerLogs/a/b/c?follow=true", &[("Accept-Encoding", "gzip")], None);
@@ -195,7 +199,7 @@ async fn a_kubeedge_cloud_gets_logs_without_their_head() {
 #[tokio::test]
 async fn a_kubeedge_cloud_runs_commands_byte_for_byte() {
     let mut bench = bench().await;
-    bench.says.send_replace(CloudStreams::None);
+    bench.says.send_replace(connected(Peer::KubeEdge));
     let (tunnel, _) = bench.cloud.tunnel().await;
     let upgrade = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")];
     let asked = request("/exec/a/b/c?command=cat", &upgrade, Some("POST"));
@@ -237,12 +241,15 @@ async fn a_tunnel_is_there_while_the_cloud_needs_it() {
     let bench = bench().await;
     let nobody = tokio::time::timeout(Duration::from_millis(300), bench.cloud.listener.accept()).await;
     assert!(nobody.is_err(), "nobody said yet what the cloud is");
-    bench.says.send_replace(CloudStreams::None);
+    bench.says.send_replace(connected(Peer::KubeEdge));
     let (_, first) = bench.cloud.tunnel().await;
     first.abort();
     // Lost: it is dialled again.
     let (_, second) = bench.cloud.tunnel().await;
-    bench.says.send_replace(CloudStreams::OnTheLink);
+    bench.says.send_replace(LinkState::Away);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!second.is_finished(), "the link may break alone");
+    bench.says.send_replace(connected(Peer::Isthmus));
     soon("the end of the tunnel", second).await.unwrap();
     let nobody = tokio::time::timeout(Duration::from_secs(3), bench.cloud.listener.accept()).await;
     assert!(nobody.is_err(), "the link has streams");

@@ -1,4 +1,5 @@
-//! Pure: `-l` of kubectl and keadm: which labels an object must have.
+//! Pure: `-l` of kubectl and keadm: which labels an object must have. Read by edgecore for `keadm ctl`, by keadm for
+//! `keadm debug`.
 //!
 //! `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, joined by commas; all of them must hold.
 
@@ -7,7 +8,7 @@ use std::str::FromStr;
 
 /// A label selector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Selector(Vec<Demand>);
+pub struct Selector(Vec<Demand>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Demand {
@@ -24,12 +25,21 @@ enum Wants {
 }
 
 impl Selector {
-    pub(super) fn matches(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
+    /// Whether an object with these labels has what is wanted.
+    #[must_use]
+    pub fn matches(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
+        self.matches_where(|label| labels?.get(label).map(String::as_str))
+    }
+
+    /// The same where labels are held in another way: `value_of` a label, if it is there.
+    #[must_use]
+    pub fn matches_where<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.0.iter().all(|demand| {
-            let value = labels.and_then(|labels| labels.get(&demand.label));
+            let value = value_of(&demand.label);
+            let is_among = |values: &[String], value: &str| values.iter().any(|wanted| wanted == value);
             match &demand.wants {
-                Wants::OneOf(values) => value.is_some_and(|value| values.contains(value)),
-                Wants::NoneOf(values) => value.is_none_or(|value| !values.contains(value)),
+                Wants::OneOf(values) => value.is_some_and(|value| is_among(values, value)),
+                Wants::NoneOf(values) => value.is_none_or(|value| !is_among(values, value)),
                 Wants::Present => value.is_some(),
                 Wants::Absent => value.is_none(),
             }
