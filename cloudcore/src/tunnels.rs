@@ -5,7 +5,6 @@
 //! (`ke_link::streams`), so that a reader or a node that stalls holds up its own stream and little memory.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ke_link::streams::StreamKind;
@@ -50,7 +49,6 @@ pub struct Tunnels(Arc<Inner>);
 struct Inner {
     /// A node that reconnects has two links for a moment: the number says which one an entry is of.
     nodes: Mutex<HashMap<NodeName, (u64, Option<StreamOpener>)>>,
-    n_attached: AtomicU64,
     counters: Arc<StreamCounters>,
 }
 
@@ -65,11 +63,7 @@ impl Tunnels {
     /// No links yet.
     #[must_use]
     pub fn new(counters: StreamCounters) -> Self {
-        Self(Arc::new(Inner {
-            nodes: Mutex::default(),
-            n_attached: AtomicU64::new(0),
-            counters: Arc::new(counters),
-        }))
+        Self(Arc::new(Inner { nodes: Mutex::default(), counters: Arc::new(counters) }))
     }
 
     /// Opens a stream to the kubelet's face of this node. It never waits: what is written goes out as the link has room.
@@ -98,10 +92,14 @@ impl Tunnels {
         self.nodes().get(node).and_then(|(_, opener)| opener.as_ref()).map_or(0, StreamOpener::n_held_bytes)
     }
 
-    /// Notes the newest link of a node. `None`: its edgecore has no streams.
-    pub(crate) fn attach(&self, node: &NodeName, link: Option<&LinkStreams>) -> Attachment {
-        let number = self.0.n_attached.fetch_add(1, Ordering::Relaxed);
-        self.nodes().insert(node.clone(), (number, link.map(LinkStreams::opener)));
+    /// Notes a link of a node, `number` of which says the order: the newest counts, whichever is told first, so that streams
+    /// and messages are never of two links. `None`: its edgecore has no streams.
+    pub(crate) fn attach(&self, node: &NodeName, number: u64, link: Option<&LinkStreams>) -> Attachment {
+        let mut nodes = self.nodes();
+        if nodes.get(node).is_none_or(|(newest, _)| *newest < number) {
+            nodes.insert(node.clone(), (number, link.map(LinkStreams::opener)));
+        }
+        drop(nodes);
         Attachment { tunnels: self.clone(), node: node.clone(), number }
     }
 
@@ -116,5 +114,32 @@ impl Drop for Attachment {
         if nodes.get(&self.node).is_some_and(|(number, _)| *number == self.number) {
             nodes.remove(&self.node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ke_link::streams::Role;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_link_counts_whichever_is_told_first() {
+        let tunnels = Tunnels::new(counters(&mut Metrics::new()));
+        let node: NodeName = "edge-1".parse().unwrap();
+        let (old, new) = (LinkStreams::new(Role::Cloud), LinkStreams::new(Role::Cloud));
+        let newer = tunnels.attach(&node, 8, Some(&new));
+        // Its task was held up.
+        let older = tunnels.attach(&node, 7, Some(&old));
+        let stream = tunnels.connect(&node).unwrap();
+        assert_eq!((old.opener().n_streams(), new.opener().n_streams()), (0, 1));
+        drop((stream, older));
+        assert!(tunnels.connect(&node).is_ok(), "the end of the older one takes nothing from the newer");
+        // Told in order, the newer takes the place of the older, and one without streams that of one with.
+        let without = tunnels.attach(&node, 9, None);
+        drop(newer);
+        assert_eq!(tunnels.connect(&node).err(), Some(NoTunnel::NoStreams(node.clone())));
+        drop(without);
+        assert_eq!(tunnels.connect(&node).err(), Some(NoTunnel::NotConnected(node)));
     }
 }

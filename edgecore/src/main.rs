@@ -325,7 +325,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         reports: reports.clone(),
         news: told,
         pods,
-        door: Door { static_pods: static_set, seats, gate, releases },
+        door: Door { static_pods: static_set.clone(), seats, gate, releases },
         store_is_full,
         host_ips,
     });
@@ -335,6 +335,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     tokio::spawn(node_shutdown::pass_on(asked, stop, edged.keeper(), periods));
     let sources = control::Sources {
         meta: meta.clone(),
+        static_pods: static_set.clone(),
         db: db.clone(),
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),
@@ -368,6 +369,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     });
     let kubelet_sources = kubelet_server::Sources {
         meta: meta.clone(),
+        static_pods: static_set,
         db: db.clone(),
         runtime: Arc::clone(&runtime),
         pod_logs_root: kubelet.pod_logs_dir.clone(),

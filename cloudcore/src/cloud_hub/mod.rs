@@ -284,7 +284,7 @@ impl Hub {
         };
         note_key();
         let streams = has_streams.then(|| LinkStreams::new(Role::Cloud));
-        let attachment = self.parts.tunnels.attach(node, streams.as_ref());
+        let attachment = self.parts.tunnels.attach(node, queue.number(), streams.as_ref());
         let link = NodeLink::new(
             conn,
             LinkParts {

@@ -3,9 +3,8 @@
 //! Nothing of a request but its head is read here, and of the answer nothing: what follows belongs to client and node. A second
 //! request on the same connection is nobody's: each head that goes to a node was judged. Called by `mod.rs`.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ke_wire::{Namespace, NodeName, ObjectName};
@@ -14,13 +13,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client::{Identity, TrustedClients};
+use super::crowd::Turn;
 use super::dial::Dial;
 use super::head::{self, Head, MAX_HEAD, Onward};
+use super::places::{Place, Places};
 use super::pump;
 use super::review::{Judge, Reviews, Right};
 use super::route::{self, Asked, NotHere};
@@ -45,10 +45,6 @@ impl Default for Limits {
 
 /// Somebody who is sent away has this long to take it.
 const PARTING_LIMIT: Duration = Duration::from_secs(2);
-/// Streams to all nodes at once; more are refused. metrics-server asks all nodes at once, each for a moment.
-pub(super) const MAX_STREAMS: usize = 8192;
-/// Streams to one node at once: more are refused, so that one node's do not use up all.
-pub(super) const MAX_STREAMS_OF_NODE: usize = 256;
 
 /// Where pods are, so that tests need no watch.
 pub(super) trait Pods: Send + Sync + 'static {
@@ -82,9 +78,7 @@ pub(super) struct Desk<R> {
     pub dial: Arc<dyn Dial>,
     pub counters: Counters,
     pub limits: Limits,
-    /// Streams that may be open at once, of all nodes.
-    pub room: Arc<Semaphore>,
-    pub streams: Arc<Mutex<HashMap<NodeName, usize>>>,
+    pub places: Places,
 }
 
 /// An answer of ours, in place of the node's.
@@ -92,14 +86,6 @@ pub(super) struct Desk<R> {
 pub(super) struct Refusal {
     status: u16,
     text: String,
-}
-
-/// A stream that counts as one of its node's.
-struct Place {
-    node: NodeName,
-    streams: Arc<Mutex<HashMap<NodeName, usize>>>,
-    open: Gauge,
-    _room: OwnedSemaphorePermit,
 }
 
 impl<R: Reviews> Desk<R> {
@@ -110,7 +96,7 @@ impl<R: Reviews> Desk<R> {
         tls: TlsAcceptor,
         from: SocketAddr,
         port: u16,
-        turn: OwnedSemaphorePermit,
+        turn: Turn,
     ) {
         let mut stream = match handshake(&tls, stream).await {
             Ok(stream) => stream,
@@ -185,7 +171,8 @@ impl<R: Reviews> Desk<R> {
         self.may(&who, head, route.rights, &judged_for).await?;
         let node = node.map_err(|why| Refusal::new(status(&why), why.to_string()))?;
         let how = if route.may_upgrade && head.asks_for_upgrade() { Onward::Upgrade } else { Onward::Once };
-        let place = self.place(&node)?;
+        let full = |what: String| Refusal::new(429, format!("{what} are open already; try again later"));
+        let place = self.places.take(&node, route.asked).map_err(full)?;
         Ok((node, how, place))
     }
 
@@ -236,26 +223,6 @@ impl<R: Reviews> Desk<R> {
         Err(Refusal::new(403, text))
     }
 
-    fn place(&self, node: &NodeName) -> Result<Place, Refusal> {
-        let full = |what: String| Refusal::new(429, format!("{what} are open already; try again later"));
-        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
-            return Err(full(format!("{MAX_STREAMS} streams")));
-        };
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let n_streams = streams.entry(node.clone()).or_default();
-        if *n_streams >= MAX_STREAMS_OF_NODE {
-            return Err(full(format!("{MAX_STREAMS_OF_NODE} streams to node {node}")));
-        }
-        *n_streams = n_streams.saturating_add(1);
-        self.counters.open.inc();
-        Ok(Place {
-            node: node.clone(),
-            streams: Arc::clone(&self.streams),
-            open: self.counters.open.clone(),
-            _room: room,
-        })
-    }
-
     async fn refuse(&self, mut stream: TlsStream<TcpStream>, from: SocketAddr, refusal: &Refusal) {
         self.counters.refused.inc();
         tracing::debug!(%from, status = refusal.status, "refused: {}", refusal.text);
@@ -273,19 +240,6 @@ impl<R: Reviews> Desk<R> {
             }
         };
         let _ = tokio::time::timeout(PARTING_LIMIT, Box::pin(parting)).await;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.dec();
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(n_streams) = streams.get_mut(&self.node) {
-            *n_streams = n_streams.saturating_sub(1);
-            if *n_streams == 0 {
-                streams.remove(&self.node);
-            }
-        }
     }
 }
 

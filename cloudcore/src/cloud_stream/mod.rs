@@ -6,24 +6,24 @@
 
 mod client;
 mod connection;
+mod crowd;
 mod dial;
 mod go_tunnels;
 mod head;
+mod places;
 mod pump;
 mod review;
 mod route;
 mod serving;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::server::NoServerSessionStorage;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -31,7 +31,9 @@ pub use dial::{ByteStream, Dial, DialError};
 pub use go_tunnels::{GoTunnels, TunnelPort, Ways};
 
 use self::client::{AnyCertificate, TrustedClients};
-use self::connection::{Counters, Desk, Limits, MAX_STREAMS, Pods};
+use self::connection::{Counters, Desk, Limits, Pods};
+use self::crowd::Crowd;
+use self::places::Places;
 use self::review::{ApiReviews, Judge, Reviews};
 use self::serving::Serving;
 use crate::config::{CloudStreamConfig, KubeletAddress};
@@ -39,8 +41,9 @@ use crate::edge_controller::{EdgeControllerHandle, Graph};
 use crate::gate::{Authority, ListenError, Port};
 use crate::kubelet_endpoints::KubeletEndpoints;
 
-/// Connections that are not judged yet, on all ports; more wait to be accepted. A stranger holds his for 20 s at most.
+/// Connections that are judged at once, on all ports; a stranger holds his turn for 20 s at most.
 const MAX_UNJUDGED: usize = 512;
+
 /// Handles that CloudStream needs of the rest of the process.
 pub struct Parts {
     /// What the API server is asked by.
@@ -121,10 +124,9 @@ impl CloudStream {
             pods: Arc::new(graph) as Arc<dyn Pods>,
             endpoints: endpoints.clone(),
             dial,
+            places: Places::new(counters.open.clone()),
             counters,
             limits: Limits::default(),
-            room: Arc::new(Semaphore::new(MAX_STREAMS)),
-            streams: Arc::<Mutex<HashMap<_, _>>>::default(),
         });
         let signing = async {
             if addresses.is_empty() {
@@ -156,23 +158,29 @@ pub enum CloudStreamError {
 
 /// Accepts on the shared port and on each that is opened. Does not end.
 async fn accept_all<R: Reviews>(desk: Arc<Desk<R>>, endpoints: KubeletEndpoints, shared: Port) {
-    let unjudged = Arc::new(Semaphore::new(MAX_UNJUDGED));
+    let crowd = Crowd::new(MAX_UNJUDGED);
     let mut ports = JoinSet::new();
     let number = shared.address().map_or(0, |address| address.port());
-    ports.spawn(accept(Arc::clone(&desk), shared, number, Arc::clone(&unjudged)));
+    ports.spawn(accept(Arc::clone(&desk), shared, number, crowd.clone()));
     loop {
         for (number, port) in endpoints.opened().await {
-            ports.spawn(accept(Arc::clone(&desk), port, number, Arc::clone(&unjudged)));
+            ports.spawn(accept(Arc::clone(&desk), port, number, crowd.clone()));
         }
     }
 }
 
-async fn accept<R: Reviews>(desk: Arc<Desk<R>>, port: Port, number: u16, unjudged: Arc<Semaphore>) {
+async fn accept<R: Reviews>(desk: Arc<Desk<R>>, port: Port, number: u16, crowd: Crowd) {
     loop {
         let Some((stream, from)) = port.accept().await else { continue };
-        // After accepting: a port on which nobody comes must not take anybody's turn.
-        let Ok(turn) = Arc::clone(&unjudged).acquire_owned().await else { return };
-        tokio::spawn(Arc::clone(&desk).serve(stream, port.tls(), from, number, turn));
+        let Some(guest) = crowd.enter(from.ip()) else {
+            tracing::debug!(%from, port = number, "closed: too many of its source wait to be judged");
+            continue;
+        };
+        let (desk, tls) = (Arc::clone(&desk), port.tls());
+        tokio::spawn(async move {
+            let turn = guest.turn().await;
+            desk.serve(stream, tls, from, number, turn).await;
+        });
     }
 }
 

@@ -29,6 +29,12 @@ pub(super) enum Ended {
     Idle,
 }
 
+/// Which end of one way broke off.
+enum Broken {
+    Reader(io::Error),
+    Writer(io::Error),
+}
+
 /// When a byte moved last, in milliseconds since the start.
 struct Pulse {
     start: Instant,
@@ -51,12 +57,19 @@ where
     loop {
         let limit = if up_ended || down_ended { LINGER } else { IDLE_LIMIT };
         let ended = tokio::select! {
-            ended = &mut up, if !up_ended => { up_ended = true; ended }
+            ended = &mut up, if !up_ended => {
+                up_ended = true;
+                match ended {
+                    // A node that takes no more may still have something to say, such as a command's exit status.
+                    Err(Broken::Writer(_)) => Ok(()),
+                    ended => ended,
+                }
+            }
             ended = &mut down, if !down_ended => { down_ended = true; ended }
             () = pulse.silence(limit) => return if limit == LINGER { Ended::Orderly } else { Ended::Idle },
         };
         match ended {
-            Err(error) => return Ended::Broken(error),
+            Err(Broken::Reader(error) | Broken::Writer(error)) => return Ended::Broken(error),
             Ok(()) if up_ended && down_ended => return Ended::Orderly,
             Ok(()) => pulse.beat(),
         }
@@ -68,18 +81,26 @@ async fn one_way(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     pulse: &Pulse,
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let n_read = from.read(&mut buffer).await?;
-        let Some(read) = buffer.get(..n_read).filter(|read| !read.is_empty()) else { break };
+        let n_read = from.read(&mut buffer).await.map_err(Broken::Reader)?;
+        let Some(mut read) = buffer.get(..n_read).filter(|read| !read.is_empty()) else { break };
         pulse.beat();
-        to.write_all(read).await?;
+        while !read.is_empty() {
+            let n_written = match to.write(read).await.map_err(Broken::Writer)? {
+                0 => return Err(Broken::Writer(io::ErrorKind::WriteZero.into())),
+                n_written => n_written,
+            };
+            // A part of it, too, is a sign of life.
+            pulse.beat();
+            read = read.get(n_written..).unwrap_or_default();
+        }
         // Each piece may be a keystroke.
-        to.flush().await?;
+        to.flush().await.map_err(Broken::Writer)?;
         pulse.beat();
     }
-    to.shutdown().await
+    to.shutdown().await.map_err(Broken::Writer)
 }
 
 impl Pulse {
@@ -103,7 +124,10 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{DuplexStream, duplex};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{DuplexStream, ReadBuf, duplex};
 
     use super::*;
 
@@ -132,6 +156,58 @@ mod tests {
         client.read_to_string(&mut answered).await.unwrap();
         assert_eq!(answered, "answer ".repeat(10));
         assert!(matches!(ended.await.unwrap(), Ended::Orderly));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_takes_no_more_is_heard_to_its_end() {
+        let ((mut client, outer), (inner, mut node)) = (duplex(64), duplex(64 << 10));
+        let ended = tokio::spawn(both_ways(outer, inner));
+        node.write_all(&[7; 50_000]).await.unwrap();
+        drop(node);
+        client.write_all(b"input").await.unwrap();
+        // What comes after it finds nobody to write to, and a slow reader is a reader.
+        let mut read = Vec::new();
+        while read.len() < 50_000 {
+            tokio::time::sleep(LINGER / 2).await;
+            let mut some = [0; 1000];
+            let n_read = client.read(&mut some).await.unwrap();
+            assert!(n_read > 0, "{} of 50000 bytes came", read.len());
+            read.extend_from_slice(&some[..n_read]);
+        }
+        client.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert!(matches!(ended.await.unwrap(), Ended::Orderly));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_takes_no_more_and_says_nothing_is_not_waited_for() {
+        struct Deaf(DuplexStream);
+        impl AsyncRead for Deaf {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buffer: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.0).poll_read(cx, buffer)
+            }
+        }
+        impl AsyncWrite for Deaf {
+            fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+        let ((mut client, outer), (inner, _node)) = (duplex(ROOM), duplex(ROOM));
+        let ended = tokio::spawn(both_ways(outer, Deaf(inner)));
+        let start = Instant::now();
+        client.write_all(b"input").await.unwrap();
+        assert!(matches!(ended.await.unwrap(), Ended::Orderly));
+        assert!(start.elapsed() < LINGER * 2, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 mod admission;
 mod streams;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -169,8 +170,7 @@ async fn bench(node_ports: &[u16]) -> Bench {
         dial: Arc::new(Nodes(dial)) as Arc<dyn Dial>,
         counters: counters.clone(),
         limits: Limits { head: SHORT, dial: SHORT },
-        room: Arc::new(Semaphore::new(MAX_STREAMS)),
-        streams: Arc::default(),
+        places: Places::new(counters.open.clone()),
     });
     let mut roots = RootCertStore::empty();
     roots.add(authority.ca().clone()).unwrap();

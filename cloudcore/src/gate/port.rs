@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -19,6 +20,11 @@ use super::certificate::ClientCertificate;
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that wait for being accepted: a whole fleet may come back at once.
 const BACKLOG: u32 = 4096;
+
+/// How long a connection is silent before it is asked whether it is there, and from one question to the next: Go's own.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Questions without an answer until it counts as gone.
+const PROBES: u32 = 4;
 
 /// Why a port cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +116,7 @@ impl Port {
         match self.listener.accept().await {
             Ok((stream, from)) => {
                 let _ = stream.set_nodelay(true);
+                let _ = keep_alive(&stream);
                 // An IPv4 client on an IPv6 socket is told as what it is.
                 Some((stream, SocketAddr::new(from.ip().to_canonical(), from.port())))
             }
@@ -120,6 +127,15 @@ impl Port {
             }
         }
     }
+}
+
+/// Whoever has gone without a word is found out within [`KEEPALIVE`] times one more than [`PROBES`], however long its stream may
+/// be silent, such as a followed log; and what lies between does not forget the connection.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -159,4 +175,25 @@ pub(crate) async fn handshake(tls: &TlsAcceptor, stream: TcpStream) -> Result<Tl
 pub(crate) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<ClientCertificate> {
     let (_, session) = stream.get_ref();
     ClientCertificate::read(session.peer_certificates()?.first()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_goes_without_a_word_is_found_out() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let nothing = Arc::new(rustls::server::ResolvesServerCertUsingSni::new());
+        let tls = ServerConfig::builder().with_no_client_auth().with_cert_resolver(nothing);
+        let tls = TlsAcceptor::from(Arc::new(tls));
+        let port = Port::with_tls("test", [127, 0, 0, 1].into(), 0, tls).unwrap();
+        let _client = TcpStream::connect(port.address().unwrap()).await.unwrap();
+        let (stream, _) = port.accept().await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEPALIVE);
+        assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), PROBES);
+    }
 }

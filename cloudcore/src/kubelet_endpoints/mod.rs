@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::ports::NodePorts;
 use self::status::{KubeletEndpoint, Shown};
-use crate::gate::Port;
+use crate::gate::{ListenError, Port};
 use crate::ranges::PortRange;
 
 pub(crate) use self::status::as_the_node_said;
@@ -40,15 +40,19 @@ struct Inner {
 struct Served {
     address: Option<IpAddr>,
     shared_port: u16,
-    listen_on: IpAddr,
-    tls: TlsAcceptor,
+    listen: Listen,
 }
+
+/// Takes a port; tests have one of their own.
+type Listen = Box<dyn Fn(u16) -> Result<Port, ListenError> + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     ports: NodePorts,
     shown: HashMap<NodeName, Shown>,
     open: BTreeSet<u16>,
+    /// A port could not be opened for a reason that passes: said once, until one could.
+    is_short: bool,
     /// Opened, and not yet taken by the module: at most as many as there are ports.
     fresh: Vec<(u16, Port)>,
 }
@@ -77,8 +81,13 @@ impl KubeletEndpoints {
         listen_on: IpAddr,
         tls: TlsAcceptor,
     ) -> Self {
+        let listen = move |port| Port::with_tls(KEY, listen_on, port, tls.clone());
+        Self::with(address, range, shared_port, Box::new(listen))
+    }
+
+    fn with(address: Option<IpAddr>, range: PortRange, shared_port: u16, listen: Listen) -> Self {
         let state = State { ports: NodePorts::new(range), ..State::default() };
-        let served = Some(Served { address, shared_port, listen_on, tls });
+        let served = Some(Served { address, shared_port, listen });
         Self(Arc::new(Inner { served, state: Mutex::new(state), opened: Notify::new() }))
     }
 
@@ -148,30 +157,39 @@ impl KubeletEndpoints {
         let Some(served) = &self.0.served else { return KubeletEndpoint::default() };
         // Ends: each turn that goes on takes one port out of the range.
         let own = loop {
-            match state.ports.give(node) {
-                Some(port) if !self.open(served, state, port) => {}
-                given => break given,
+            let Some(port) = state.ports.give(node) else { break None };
+            match self.open(served, state, port) {
+                Opened::Yes => break Some(port),
+                Opened::Never => {}
+                // It stays the node's, which shows the shared port until its next report.
+                Opened::NotNow => break None,
             }
         };
         KubeletEndpoint { address: served.address, port: Some(own.unwrap_or(served.shared_port)) }
     }
 
-    /// Whether it is open now.
-    fn open(&self, served: &Served, state: &mut State, port: u16) -> bool {
+    fn open(&self, served: &Served, state: &mut State, port: u16) -> Opened {
         if state.open.contains(&port) {
-            return true;
+            return Opened::Yes;
         }
-        match Port::with_tls(KEY, served.listen_on, port, served.tls.clone()) {
+        match (served.listen)(port) {
             Ok(listener) => {
                 state.open.insert(port);
                 state.fresh.push((port, listener));
+                state.is_short = false;
                 self.0.opened.notify_one();
-                true
+                Opened::Yes
             }
-            Err(cause) => {
+            Err(cause) if is_for_good(&cause) => {
                 tracing::warn!("port {port} is given to no node: {cause}");
                 state.ports.is_unusable(port);
-                false
+                Opened::Never
+            }
+            Err(cause) => {
+                if !std::mem::replace(&mut state.is_short, true) {
+                    tracing::warn!("nodes without a port of their own show the shared one for now: {cause}");
+                }
+                Opened::NotNow
             }
         }
     }
@@ -179,6 +197,22 @@ impl KubeletEndpoints {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What came of opening a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opened {
+    Yes,
+    /// It cannot be had on this machine.
+    Never,
+    /// This process is short of something, such as file descriptors: the next port would fail as well.
+    NotNow,
+}
+
+fn is_for_good(cause: &ListenError) -> bool {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    let ListenError::Bind { source, .. } = cause else { return false };
+    matches!(source.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
 }
 
 impl std::fmt::Debug for KubeletEndpoints {
@@ -192,3 +226,7 @@ impl Default for KubeletEndpoints {
         Self::off()
     }
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

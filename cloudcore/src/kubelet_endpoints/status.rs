@@ -103,9 +103,12 @@ pub(super) fn patch(patch: &mut Map<String, Value>, shown: Option<&Shown>, endpo
         list.extend(next.addresses.iter().map(Address::json));
         status.insert("addresses".to_owned(), Value::Array(list));
     }
-    if (said_port.is_some() || (is_known && next.port != shown.port))
+    // In whatever form: what we cannot read the API server might, and the port it reads may be another node's.
+    let says_endpoints = patch.get("status").is_some_and(|status| status.get("daemonEndpoints").is_some());
+    if (says_endpoints || (is_known && next.port != shown.port))
         && let Some(status) = section(patch, "status")
     {
+        status.remove("daemonEndpoints");
         insert_port(status, next.port);
     }
     let mut metadata = match patch.remove("metadata") {

@@ -160,6 +160,39 @@ fn reports_carry_what_is_missing() {
 }
 
 #[test]
+fn a_port_that_we_cannot_read_is_nobody_s() {
+    let endpoint = |port: Value| json!({"kubeletEndpoint": {"Port": port}});
+    for said in [
+        endpoint(json!(10401.0)),
+        endpoint(json!(4_294_977_697_u64)),
+        endpoint(json!("10401")),
+        endpoint(json!(-1)),
+        endpoint(json!(0)),
+        endpoint(json!(null)),
+        json!({"kubeletEndpoint": null}),
+        json!({"$patch": "delete"}),
+        json!([{"kubeletEndpoint": {"Port": 10401}}]),
+        json!(10401),
+        json!(null),
+    ] {
+        let ours = |port: u16| json!({"daemonEndpoints": endpoint(json!(port))});
+        let check = |node: &Value, face: KubeletEndpoint, expected: Value| {
+            let patch = patched(node, json!({"daemonEndpoints": said}), face);
+            assert_eq!(patch["status"], expected, "{said} {face:?}");
+        };
+        check(&created(CLOUD), CLOUD, ours(10351));
+        check(&created(KUBEEDGES), KUBEEDGES, ours(10351));
+        // What the machine said before, or nothing at all.
+        check(&created(OFF), OFF, ours(10350));
+        check(&json!({"metadata": {"name": "edge-1"}}), OFF, json!({}));
+        let mut map = Map::new();
+        map.insert("status".to_owned(), json!({"daemonEndpoints": said}));
+        patch(&mut map, None, CLOUD);
+        assert_eq!(map["status"], ours(10351), "{said}");
+    }
+}
+
+#[test]
 fn a_node_that_is_not_known_yet() {
     let mut map = Map::new();
     map.insert("status".to_owned(), json!({"conditions": []}));

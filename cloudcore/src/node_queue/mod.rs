@@ -9,6 +9,7 @@ mod ledger;
 mod queue;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ke_run::shutdown::Shutdown;
@@ -33,12 +34,14 @@ pub struct NodeQueueKeeper {
 #[derive(Clone)]
 pub struct Nodes {
     links: Arc<Mutex<HashMap<NodeName, Arc<NodeQueue>>>>,
+    n_attached: Arc<AtomicU64>,
     ledger: Arc<dyn Ledger>,
 }
 
 /// One node's queue while it is connected. Shared by its link and the keeper.
 pub struct NodeQueue {
     node: NodeName,
+    number: u64,
     state: Mutex<State>,
     changed: Notify,
     ledger: Arc<dyn Ledger>,
@@ -68,7 +71,7 @@ impl NodeQueueKeeper {
     /// The keeper and its two handles: orders in, queues of connected nodes out.
     pub fn new(ledger: Arc<dyn Ledger>) -> (NodeQueues, Nodes, Self) {
         let (handle, orders) = NodeQueues::channel();
-        let nodes = Nodes { links: Arc::default(), ledger };
+        let nodes = Nodes { links: Arc::default(), n_attached: Arc::default(), ledger };
         (handle, nodes.clone(), Self { orders, nodes })
     }
 
@@ -113,19 +116,26 @@ impl Nodes {
     /// A link of this node is up; an older one is told to end. The controllers must be told after this, not before.
     pub async fn attach(&self, node: &NodeName) -> Result<Arc<NodeQueue>, LedgerError> {
         let held = self.ledger.load(node).await?;
-        let queue = Arc::new(NodeQueue {
-            node: node.clone(),
-            state: Mutex::new(State {
-                queue: Queue::default(),
-                held,
-                said: VecDeque::new(),
-                ordered: HashMap::new(),
-                ended: None,
-            }),
-            changed: Notify::new(),
-            ledger: Arc::clone(&self.ledger),
-        });
-        let before = locked(&self.links).insert(node.clone(), Arc::clone(&queue));
+        let state = State {
+            queue: Queue::default(),
+            held,
+            said: VecDeque::new(),
+            ordered: HashMap::new(),
+            ended: None,
+        };
+        let (queue, before) = {
+            let mut links = locked(&self.links);
+            let queue = Arc::new(NodeQueue {
+                node: node.clone(),
+                // Under the lock: of two links at once the one with the larger number is the one that stays.
+                number: self.n_attached.fetch_add(1, Ordering::Relaxed),
+                state: Mutex::new(state),
+                changed: Notify::new(),
+                ledger: Arc::clone(&self.ledger),
+            });
+            let before = links.insert(node.clone(), Arc::clone(&queue));
+            (queue, before)
+        };
         if let Some(before) = before {
             before.end(Ended::Replaced);
         }
@@ -162,6 +172,12 @@ impl Nodes {
 }
 
 impl NodeQueue {
+    /// Which link of this process it is. A newer one has a larger number, whatever else is told of them in which order.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// What was said to the node since the last call, oldest first. To be sent before anything that `take` gives.
     pub fn take_said(&self) -> VecDeque<Down> {
         std::mem::take(&mut locked(&self.state).said)

@@ -52,6 +52,26 @@ async fn a_returning_node_is_told_the_difference() {
     assert_eq!(names(&queue), ["delete vanished"]);
 }
 
+#[tokio::test]
+async fn of_links_at_once_the_one_that_stays_has_the_largest_number() {
+    let (_, nodes, _keeper) = NodeQueueKeeper::new(Arc::new(MemoryLedger::default()));
+    let node: NodeName = "edge-1".parse().unwrap();
+    let attaching = (0..50).map(|_| {
+        let (nodes, node) = (nodes.clone(), node.clone());
+        tokio::spawn(async move { nodes.attach(&node).await.unwrap() })
+    });
+    let attaching: Vec<_> = attaching.collect();
+    let mut links = Vec::new();
+    for attaching in attaching {
+        links.push(attaching.await.unwrap());
+    }
+    let stays: Vec<u64> =
+        links.iter().filter(|link| link.ended().is_none()).map(|link| link.number()).collect();
+    assert_eq!(stays, [links.iter().map(|link| link.number()).max().unwrap()]);
+    let numbers: HashSet<u64> = links.iter().map(|link| link.number()).collect();
+    assert_eq!(numbers.len(), links.len());
+}
+
 /// Takes the only message that waits and confirms it.
 async fn confirm(queue: &NodeQueue) {
     let (key, id) = match queue.take().unwrap() {

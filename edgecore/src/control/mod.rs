@@ -31,6 +31,7 @@ use ke_run::accept::{self, Limits};
 use ke_run::shutdown::Shutdown;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 use self::refused::Refused;
 use self::route::{Route, route};
@@ -40,6 +41,7 @@ use crate::edged::Runtime;
 use crate::edged::logs::LogOptions;
 use crate::meta_manager::Meta;
 use crate::query;
+use crate::static_pods::StaticSet;
 
 /// People at this machine and their scripts; each followed log is one. More at once wait.
 const MAX_CONNECTIONS: usize = 64;
@@ -58,6 +60,8 @@ pub struct ControlError {
 pub struct Sources {
     /// Pods and devices as the cloud wants them.
     pub meta: Meta,
+    /// Static pods of now, of which the mirrors are.
+    pub static_pods: watch::Receiver<StaticSet>,
     /// Statuses and twins as this machine last noted them.
     pub db: Db,
     /// Containers as they are.

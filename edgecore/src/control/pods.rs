@@ -18,7 +18,7 @@ use super::Sources;
 use super::refused::Refused;
 use crate::edged::logs::{Endings, Log, LogOptions, log_file};
 use crate::edged::{
-    CONTAINER_NAME, Desired, DesiredPod, POD_UID, RestartPolicy, RuntimeError, inits, restart_policy,
+    CONTAINER_NAME, Desired, DesiredPod, RestartPolicy, RuntimeError, inits, restart_policy, runs_for,
 };
 use crate::report_queue::{last_pod_statuses, unsent_events, with_status};
 use crate::static_pods::as_run;
@@ -50,7 +50,8 @@ impl Sources {
             let is_there = namespace.is_none() || pod.metadata.namespace.as_deref() == namespace;
             is_there && selector.matches(pod.metadata.labels.as_ref())
         });
-        Ok(meant.map(|pod| as_run(with_status(pod, &statuses))).collect())
+        let static_pods = self.static_pods.borrow().clone();
+        Ok(meant.map(|pod| as_run(with_status(pod, &statuses), &static_pods)).collect())
     }
 
     pub(super) async fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Refused> {
@@ -148,12 +149,9 @@ impl Sources {
 
     /// Ids of the pod's containers that run, by name, as the runtime says now.
     async fn running(&self, pod: &Pod) -> Result<BTreeMap<String, String>, Refused> {
-        let uid = pod.metadata.uid.as_ref();
         let listed = self.runtime.list_containers().await.map_err(|error| refused(&error))?;
         let ours = listed.into_iter().filter(|container| {
-            container.state() == v1::ContainerState::ContainerRunning
-                && uid.is_some()
-                && container.labels.get(POD_UID) == uid
+            container.state() == v1::ContainerState::ContainerRunning && runs_for(&container.labels, pod)
         });
         let named =
             ours.filter_map(|mut container| Some((container.labels.remove(CONTAINER_NAME)?, container.id)));

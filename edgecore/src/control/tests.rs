@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::db::{Db, Synchronous};
 use crate::edge_hub::Cloud;
-use crate::edged::{CONTAINER_NAME, FakeRuntime, POD_UID, RuntimeError};
+use crate::edged::{CONTAINER_NAME, FakeRuntime, POD_NAME, POD_NAMESPACE, POD_UID, RuntimeError};
 use crate::meta_manager::{MetaManager, Pushed};
 use crate::report_queue::{Report, ReportQueue};
 
@@ -82,6 +82,7 @@ impl Bench {
         let (holds, mut releases) = Holds::channel("edge-1".parse().unwrap());
         let sources = Sources {
             meta: bench.meta.clone(),
+            static_pods: watch::channel(StaticSet::default()).1,
             db: bench.db.clone(),
             runtime: Arc::new(bench.runtime.clone()),
             pod_logs_root: bench.folder.path().join("logs"),
@@ -119,7 +120,13 @@ impl Bench {
         self.runtime.add_image("web:1", "");
         let config = v1::ContainerConfig {
             image: Some(v1::ImageSpec { image: "web:1".into(), ..Default::default() }),
-            labels: [label(POD_UID, "u1"), label(CONTAINER_NAME, "app")].into(),
+            labels: [
+                label(POD_UID, "u1"),
+                label(POD_NAMESPACE, "shop"),
+                label(POD_NAME, "web"),
+                label(CONTAINER_NAME, "app"),
+            ]
+            .into(),
             ..Default::default()
         };
         let id = self.runtime.create_container(&sandbox_id, &config, &sandbox).await.unwrap();
@@ -232,6 +239,7 @@ async fn a_socket_that_somebody_answers_at_is_left_alone() {
     let bench = Bench::start().await;
     let sources = Sources {
         meta: bench.meta.clone(),
+        static_pods: watch::channel(StaticSet::default()).1,
         db: bench.db.clone(),
         runtime: Arc::new(bench.runtime.clone()),
         pod_logs_root: bench.folder.path().into(),

@@ -177,10 +177,19 @@ pub fn log_path(container: &str, restart_count: u32) -> String {
 /// Log directory of a pod: `<root>/<namespace>_<name>_<uid>`.
 #[must_use]
 pub fn log_directory(root: &Path, pod: &Pod) -> String {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    // One folder, whatever it is called: no part of the name leads out of the root.
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().replace('/', "_");
     let meta = &pod.metadata;
     let name = format!("{}_{}_{}", text(&meta.namespace), text(&meta.name), text(&meta.uid));
     root.join(name).display().to_string()
+}
+
+/// Whether what the runtime has under these labels is this Pod's, as `static_pods::as_run` gives it: uid and name both say so.
+#[must_use]
+pub fn runs_for(labels: &HashMap<String, String>, pod: &Pod) -> bool {
+    let metadata = &pod.metadata;
+    let said = [(POD_UID, &metadata.uid), (POD_NAMESPACE, &metadata.namespace), (POD_NAME, &metadata.name)];
+    said.iter().all(|(label, text)| text.is_some() && labels.get(*label) == text.as_ref())
 }
 
 fn container_labels(pod: &Pod, name: &str) -> HashMap<String, String> {
@@ -238,6 +247,21 @@ mod tests {
     }
 
     /// Numbers printed by the kubelet's own function.
+    #[test]
+    fn labels_say_whose_a_container_is() {
+        let metadata = json!({"namespace": "default", "name": "web-edge-1", "uid": "u-7"});
+        let pod: Pod = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+        let check = |labels: [(&str, &str); 3], expected: bool| {
+            let labels = labels.map(|(name, text)| (format!("io.kubernetes.pod.{name}"), text.to_owned()));
+            assert_eq!(runs_for(&labels.clone().into(), &pod), expected, "{labels:?}");
+        };
+        check([("uid", "u-7"), ("namespace", "default"), ("name", "web-edge-1")], true);
+        check([("uid", "u-7"), ("namespace", "default"), ("name", "db-edge-1")], false);
+        check([("uid", "u-7"), ("namespace", "tenant"), ("name", "web-edge-1")], false);
+        check([("uid", "u-1"), ("namespace", "default"), ("name", "web-edge-1")], false);
+        check([("uid", "u-7"), ("namespace", "default"), ("other", "")], false);
+    }
+
     #[test]
     fn hashes_are_the_kubelets() {
         let check = |name: &str, image: &str, hash: &str| {

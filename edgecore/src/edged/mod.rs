@@ -90,7 +90,9 @@ use tokio::time::{Instant, sleep_until};
 
 use self::cgroups::PodCgroups;
 pub use self::cgroups::{CgroupName, Driver, Layout};
-pub use self::container::{CONTAINER_NAME, OUR_HASH, POD_UID};
+pub use self::container::{CONTAINER_NAME, OUR_HASH, POD_UID, runs_for};
+#[cfg(test)]
+pub(crate) use self::container::{POD_NAME, POD_NAMESPACE};
 pub use self::cri::{CriClient, Runtime, RuntimeError};
 pub use self::cri_fake::FakeRuntime;
 pub use self::desired::{Desired, DesiredPod};

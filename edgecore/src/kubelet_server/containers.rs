@@ -15,7 +15,7 @@ use super::answer::{Answer, Refused, TEXT, whole};
 use super::relay::{Joint, forward, wants_upgrade};
 use super::route::{ContainerPath, PodPath};
 use super::streaming::{Ends, StreamUrl, command, ports};
-use crate::edged::{CONTAINER_NAME, POD_UID, RuntimeError};
+use crate::edged::{CONTAINER_NAME, RuntimeError, runs_for};
 use crate::report_queue::{last_pod_statuses, with_status};
 use crate::static_pods::as_run;
 
@@ -27,7 +27,8 @@ impl Sources {
     pub(super) async fn pods(&self) -> Result<Vec<Arc<Pod>>, Refused> {
         let held = self.meta.pods().await.map_err(|error| Refused::broken(&error))?;
         let statuses = last_pod_statuses(&self.db).await.map_err(|error| Refused::broken(&error))?;
-        Ok(held.into_iter().map(|pod| as_run(with_status(pod, &statuses))).collect())
+        let static_pods = self.static_pods.borrow().clone();
+        Ok(held.into_iter().map(|pod| as_run(with_status(pod, &statuses), &static_pods)).collect())
     }
 
     pub(super) async fn pod(&self, path: PodPath<'_>) -> Result<Arc<Pod>, Refused> {
@@ -121,7 +122,7 @@ impl Sources {
         let listed = self.runtime.list_containers().await.map_err(|error| Refused::runtime(&error))?;
         let found = listed.into_iter().find(|container| {
             container.state() == v1::ContainerState::ContainerRunning
-                && is_of(&container.labels, pod)
+                && runs_for(&container.labels, pod)
                 && container.labels.get(CONTAINER_NAME).is_some_and(|found| found == name)
         });
         // The kubelet's status for it, too.
@@ -133,7 +134,7 @@ impl Sources {
     async fn sandbox(&self, pod: &Pod) -> Result<String, Refused> {
         let listed = self.runtime.list_sandboxes().await.map_err(|error| Refused::runtime(&error))?;
         let ready = listed.into_iter().filter(|sandbox| {
-            sandbox.state() == v1::PodSandboxState::SandboxReady && is_of(&sandbox.labels, pod)
+            sandbox.state() == v1::PodSandboxState::SandboxReady && runs_for(&sandbox.labels, pod)
         });
         let newest = ready.max_by_key(|sandbox| sandbox.created_at);
         let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -150,10 +151,6 @@ async fn to_runtime(
 ) -> Result<Answer, Refused> {
     let url = url.map_err(|error| Refused::runtime(&error))?;
     forward(request, &StreamUrl::parse(&url).map_err(|why| Refused::broken(&why))?, joint).await
-}
-
-fn is_of(labels: &std::collections::HashMap<String, String>, pod: &Pod) -> bool {
-    pod.metadata.uid.is_some() && labels.get(POD_UID) == pod.metadata.uid.as_ref()
 }
 
 fn must_upgrade(request: &Request<Incoming>) -> Result<(), Refused> {

@@ -36,7 +36,7 @@ use ke_run::shutdown::Shutdown;
 use ke_run::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use self::answer::{Answer, PROMETHEUS, Refused, TEXT, whole};
 #[cfg(test)]
@@ -51,6 +51,7 @@ use crate::edged::logs::Endings;
 use crate::edged::{ProbeCounts, Runtime};
 use crate::meta_manager::Meta;
 use crate::query;
+use crate::static_pods::StaticSet;
 
 /// Followed logs and open terminals of one node, each with its buffers. More at once are refused with a sentence.
 const MAX_SERVED: usize = 1024;
@@ -69,6 +70,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub struct Sources {
     /// Pods as the cloud wants them.
     pub meta: Meta,
+    /// Static pods of now, of which the mirrors are.
+    pub static_pods: watch::Receiver<StaticSet>,
     /// Statuses as this machine last noted them.
     pub db: Db,
     /// Containers as they are.

@@ -17,7 +17,7 @@ use hyper::header::{
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -30,6 +30,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const MAX_REFUSAL: usize = 64 << 10;
 /// A refusal's head, or that of an upgrade.
 const MAX_HEAD: usize = 64 << 10;
+/// Bytes read at once from the caller.
+const BUFFER: usize = 8 << 10;
 /// How long the last bytes may take to whoever asked.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -117,16 +119,34 @@ fn away(why: &dyn std::fmt::Display) -> Refused {
 /// Bytes both ways, until one of the ends has gone. What the runtime said before it went is passed on.
 pub(super) async fn relay(front: impl Future<Output = hyper::Result<Upgraded>>, back: Upgraded) {
     let Ok(front) = front.await else { return };
-    let (mut from_caller, mut to_caller) = split(TokioIo::new(front));
-    let (mut from_runtime, mut to_runtime) = split(TokioIo::new(back));
+    both_ways(TokioIo::new(front), TokioIo::new(back)).await;
+}
+
+async fn both_ways(
+    caller: impl AsyncRead + AsyncWrite + Unpin,
+    runtime: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let (mut from_caller, mut to_caller) = split(caller);
+    let (mut from_runtime, mut to_runtime) = split(runtime);
     // An end that breaks has gone as well as one that closes.
     tokio::select! {
         _ = copy(&mut from_runtime, &mut to_caller) => {
             let _ = timeout(FAREWELL, to_caller.shutdown()).await;
         }
-        _ = copy(&mut from_caller, &mut to_runtime) => {
+        () = until_the_caller_goes(&mut from_caller, &mut to_runtime) => {
             let _ = timeout(FAREWELL, to_runtime.shutdown()).await;
         }
+    }
+}
+
+/// Passes on what the caller says. A runtime that takes no more has not gone for that: the end of an output and the exit
+/// status may still lie here, behind a slow link, and a stream that is cut off loses them.
+async fn until_the_caller_goes(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+    let mut buffer = vec![0; BUFFER];
+    let mut is_taken = true;
+    while let Ok(n_read @ 1..) = from.read(&mut buffer).await {
+        let read = buffer.get(..n_read).unwrap_or_default();
+        is_taken = is_taken && to.write_all(read).await.is_ok() && to.flush().await.is_ok();
     }
 }
 
@@ -139,7 +159,44 @@ pub(super) async fn farewell(front: OnUpgrade) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::duplex;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_runtime_that_takes_no_more_is_heard_to_its_end() {
+        let ((mut caller, front), (back, mut runtime)) = (duplex(64), duplex(64 << 10));
+        let relaying = tokio::spawn(both_ways(front, back));
+        let output = vec![b'y'; 50_000];
+        runtime.write_all(&output).await.unwrap();
+        drop(runtime);
+        // Nobody takes these, while most of the output still waits for a slow reader.
+        for _ in 0..10 {
+            caller.write_all(b"input").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut got = Vec::new();
+        caller.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), output.len());
+        relaying.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_goes_ends_it_whether_his_input_was_taken_or_not() {
+        for takes in [true, false] {
+            let ((mut caller, front), (back, runtime)) = (duplex(64), duplex(1 << 10));
+            let relaying = tokio::spawn(both_ways(front, back));
+            // One that reads nothing more but does not end either.
+            let (runtime_reads, mut runtime_writes) = split(runtime);
+            runtime_writes.write_all(b"hello").await.unwrap();
+            if takes {
+                caller.write_all(b"input").await.unwrap();
+            }
+            drop(caller);
+            timeout(FAREWELL * 2, relaying).await.unwrap().unwrap();
+            drop((runtime_reads, runtime_writes));
+        }
+    }
 
     #[test]
     fn streams_leave_http() {

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod doors;
+mod mirrors;
 mod streams;
 
 use serde_json::json;

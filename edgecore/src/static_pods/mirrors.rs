@@ -241,8 +241,31 @@ mod tests {
         let owners = mirror.metadata.owner_references.clone().unwrap();
         let owner = &owners[0];
         assert_eq!((owner.kind.as_str(), owner.uid.as_str(), owner.controller), ("Node", "n-1", Some(true)));
-        let run = super::super::as_run(stored(pod, "m-1"));
+        let run = super::super::as_run(stored(pod, "m-1"), &Arc::new(pods.clone()));
         assert_eq!(run.metadata.uid, pod.metadata.uid, "containers and logs are found under this");
+    }
+
+    #[test]
+    fn an_annotation_is_no_mirror() {
+        let pods = Arc::new(pods(&[WEB, &WEB.replace("name: web", "name: db")], "edge-1"));
+        let [db, web] = [0, 1].map(|at| pods.values().nth(at).unwrap());
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap();
+        let check = |name: &str, namespace: &str, says: &str, expected: &str| {
+            let mut pod = Pod::clone(&stored(web, "m-1"));
+            pod.metadata.name = Some(name.into());
+            pod.metadata.namespace = Some(namespace.into());
+            pod.metadata.annotations.as_mut().unwrap().insert(MIRROR.into(), says.into());
+            let run = super::super::as_run(Arc::new(pod), &pods);
+            assert_eq!(uid(&run), expected, "{namespace}/{name} {says}");
+        };
+        check("web-edge-1", "default", &uid(web), &uid(web));
+        // Of another static pod, of another file, of any pod, of none.
+        check("web-edge-1", "default", &uid(db), "m-1");
+        check("fake", "default", &uid(web), "m-1");
+        check("web-edge-1", "tenant", &uid(web), "m-1");
+        check("fake", "tenant", "u-1", "m-1");
+        check("web-edge-1", "default", "../../secret", "m-1");
+        check("web-edge-1", "default", "", "m-1");
     }
 
     #[test]

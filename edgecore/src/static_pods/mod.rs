@@ -98,10 +98,15 @@ pub fn is_mirror(pod: &Pod) -> bool {
 }
 
 /// The Pod with the uid under which the runtime knows it: a mirror's containers carry that of the static pod. For whoever
-/// looks for containers or logs of a Pod from the store.
+/// looks for containers or logs of a Pod from the store. Anybody who may make pods may write a mirror's annotation, with any
+/// other pod's uid in it: it counts only where a static pod of this machine, of that name and that uid, stands behind it.
 #[must_use]
-pub fn as_run(pod: Arc<Pod>) -> Arc<Pod> {
-    let Some(uid) = annotation(&pod, MIRROR).map(str::to_owned) else { return pod };
+pub fn as_run(pod: Arc<Pod>, static_pods: &StaticSet) -> Arc<Pod> {
+    let Some(uid) = annotation(&pod, MIRROR) else { return pod };
+    let behind = key_of(&pod).and_then(|key| static_pods.get(&key));
+    let Some(uid) = behind.and_then(|behind| behind.metadata.uid.clone()).filter(|of| of == uid) else {
+        return pod;
+    };
     let mut pod = Arc::unwrap_or_clone(pod);
     pod.metadata.uid = Some(uid);
     Arc::new(pod)

@@ -3,26 +3,33 @@
 //! Both ends drive a [`Session`]; the cloud's opens streams by its [`Tunnel`], the edge's hands over those that come. The protocol
 //! knows no flow control. So what comes for a stream waits in a bounded store, and a stream whose reader is too far behind is
 //! ended: neither it nor the tunnel's other streams wait, and memory stays small. What goes out waits for room in one queue, in
-//! turn, so that a writer is held up by the tunnel and by nothing else. Used where an end of KubeEdge's stands opposite.
+//! turn and in small pieces, so that a writer is held up by the tunnel and by nothing else, and a key that somebody types has
+//! little in front of it. Beginnings and ends of streams have room of their own there. Used where an end of KubeEdge's stands
+//! opposite.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ke_wire::tunnel::{KubeletRequest, MAX_TUNNEL_DATA, Reached, TunnelError, TunnelMessage, TunnelSays};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::frame::{self, FrameReader, Kind, Received, Role};
 
 /// Streams of one tunnel at once. More are refused.
 pub const MAX_STREAMS: usize = 256;
-/// Messages that wait to be sent, of all streams, beside the last one of each. Full: who writes waits.
-const QUEUE: usize = 64;
-/// Bytes of one message; a Go end sends 256.
-const MAX_PIECE: usize = 16 << 10;
+/// Bytes of data that wait to be sent, of all streams, with what each message costs besides. They lie in front of every
+/// keystroke: half a second at 1 Mbit/s. Full: who writes waits.
+const QUEUE: usize = 64 << 10;
+/// Messages of data that wait at most.
+const MAX_QUEUED: usize = QUEUE / OVERHEAD;
+/// Bytes of one message; a Go end sends 256. Each stream sends one, and then it is the next one's turn.
+const MAX_PIECE: usize = 4 << 10;
+/// Streams that were refused, and the other end not told yet. More: it asks for too much, and the tunnel ends.
+const MAX_REFUSED: usize = 4096;
 /// What a stored message costs besides its bytes.
 const OVERHEAD: usize = 128;
 /// Bytes that are read, or gathered to be written, at once.
@@ -76,13 +83,26 @@ pub struct Session<S> {
     /// What was read beyond the handshake.
     first: Vec<u8>,
     shared: Arc<Shared>,
-    out: mpsc::Receiver<TunnelMessage>,
+    out: mpsc::Receiver<Queued>,
     limits: Limits,
+}
+
+/// A message that waits to be sent.
+struct Queued {
+    message: TunnelMessage,
+    /// What it takes of the room for data, until it is written.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 struct Shared {
     end: End,
-    out: mpsc::Sender<TunnelMessage>,
+    out: mpsc::Sender<Queued>,
+    /// Bytes of data that may be put into `out`: less than it has places for, so that data never keeps out anything else.
+    out_room: Arc<Semaphore>,
+    /// How many more streams there may be.
+    slots: Arc<Semaphore>,
+    /// There is somebody to be refused.
+    refused: Notify,
     room: Arc<Semaphore>,
     held_of_stream: usize,
     state: Mutex<State>,
@@ -92,6 +112,9 @@ struct Shared {
 struct State {
     has_ended: bool,
     streams: HashMap<u64, Entry>,
+    /// Streams that never were, and whose other end is told so. Beside the queue: who is refused since it is full has no place
+    /// in it.
+    refused: VecDeque<u64>,
 }
 
 struct Entry {
@@ -99,7 +122,8 @@ struct Entry {
     room: Arc<Semaphore>,
     over: Arc<OnceLock<Over>>,
     /// Room for its last word, which therefore never waits.
-    last: mpsc::OwnedPermit<TunnelMessage>,
+    last: mpsc::OwnedPermit<Queued>,
+    _slot: OwnedSemaphorePermit,
 }
 
 /// Bytes of a stream, and the room that they take until they are read.
@@ -149,18 +173,23 @@ pub struct Stream {
 #[derive(Clone)]
 pub struct StreamWriter {
     id: u64,
-    out: mpsc::Sender<TunnelMessage>,
+    out: mpsc::Sender<Queued>,
+    out_room: Arc<Semaphore>,
     over: Arc<OnceLock<Over>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Of a connection whose handshake is done. `first`: what was read beyond it.
     pub fn new(io: S, first: Vec<u8>, end: End, limits: Limits) -> (Tunnel, Self) {
-        // Each stream keeps one place for its end.
-        let (sender, out) = mpsc::channel(MAX_STREAMS + QUEUE);
+        // Data cannot take more than half of it. Each stream takes a place for its beginning and keeps one for its end, which
+        // for those that have ended is taken until it is written.
+        let (sender, out) = mpsc::channel(2 * (MAX_QUEUED + MAX_STREAMS));
         let shared = Arc::new(Shared {
             end,
             out: sender,
+            out_room: Arc::new(Semaphore::new(QUEUE)),
+            slots: Arc::new(Semaphore::new(MAX_STREAMS)),
+            refused: Notify::new(),
             room: Arc::new(Semaphore::new(limits.held)),
             held_of_stream: limits.held_of_stream,
             state: Mutex::default(),
@@ -191,7 +220,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
 impl Entry {
     fn say_end(self, connection: u64) {
-        self.last.send(TunnelMessage { connection, says: TunnelSays::Remove });
+        self.last
+            .send(Queued { message: TunnelMessage { connection, says: TunnelSays::Remove }, _room: None });
     }
 }
 
@@ -208,6 +238,7 @@ impl Drop for EndOnDrop {
         for entry in streams.into_values() {
             let _ = entry.over.set(Over::Tunnel);
         }
+        self.0.out_room.close();
     }
 }
 
@@ -251,7 +282,7 @@ async fn read<S: AsyncRead + AsyncWrite>(
 
 async fn write<S: AsyncRead + AsyncWrite>(
     mut socket: WriteHalf<S>,
-    out: &mut mpsc::Receiver<TunnelMessage>,
+    out: &mut mpsc::Receiver<Queued>,
     mut controls: mpsc::Receiver<(Kind, Vec<u8>)>,
     shared: &Shared,
     limits: Limits,
@@ -259,26 +290,38 @@ async fn write<S: AsyncRead + AsyncWrite>(
     // Without pings the clock only turns now and then.
     let mut clock = tokio::time::interval(limits.ping.unwrap_or(Duration::from_secs(3600)));
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut bytes = Vec::new();
+    let (mut bytes, mut under_way) = (Vec::new(), Vec::new());
     loop {
         tokio::select! {
             Some((kind, payload)) = controls.recv() => frame::write(kind, &payload, shared.mask(), &mut bytes),
-            Some(message) = out.recv() => shared.put(&message, &mut bytes),
+            Some(queued) = out.recv() => {
+                shared.put(&queued.message, &mut bytes);
+                under_way.push(queued);
+            }
+            () = shared.refused.notified() => {}
             _ = clock.tick() => if limits.ping.is_some() {
                 frame::write(Kind::Ping, PING, shared.mask(), &mut bytes);
             },
         }
+        let refused = std::mem::take(&mut shared.state().refused);
+        for connection in refused {
+            shared.put(&TunnelMessage { connection, says: TunnelSays::Remove }, &mut bytes);
+        }
         while bytes.len() < BUFFER
-            && let Ok(message) = out.try_recv()
+            && let Ok(queued) = out.try_recv()
         {
-            shared.put(&message, &mut bytes);
+            shared.put(&queued.message, &mut bytes);
+            under_way.push(queued);
         }
         let writing = async {
             socket.write_all(&bytes).await?;
             socket.flush().await
         };
         match tokio::time::timeout(limits.write, writing).await {
-            Ok(Ok(())) => bytes.clear(),
+            Ok(Ok(())) => {
+                bytes.clear();
+                under_way.clear();
+            }
             Ok(Err(error)) => return error.to_string(),
             Err(_) => return format!("the other end took nothing for {:?}", limits.write),
         }
@@ -346,9 +389,12 @@ impl Shared {
         request: KubeletRequest,
     ) -> Result<(), String> {
         let End::Edge { accept, .. } = &self.end else { return Ok(()) };
-        let last = self.out.clone().try_reserve_owned();
-        let opened = last.ok().and_then(|last| self.stream(id, last).ok());
-        match opened {
+        let opened = || {
+            let slot = self.slot().ok()?;
+            let last = self.out.clone().try_reserve_owned().ok()?;
+            self.stream(id, slot, last).ok()
+        };
+        match opened() {
             Some(stream) => {
                 accept(stream, reached, request);
                 Ok(())
@@ -375,24 +421,31 @@ impl Shared {
 
     /// Says that a stream is none. Errors: the other end asks for more than it takes answers to.
     fn remove(&self, connection: u64) -> Result<(), String> {
-        self.out
-            .try_send(TunnelMessage { connection, says: TunnelSays::Remove })
-            .map_err(|_| "the other end asks for too much at once".to_owned())
+        let mut state = self.state();
+        if state.refused.len() >= MAX_REFUSED {
+            return Err("the other end asks for too much at once".to_owned());
+        }
+        state.refused.push_back(connection);
+        drop(state);
+        self.refused.notify_one();
+        Ok(())
+    }
+
+    fn slot(&self) -> Result<OwnedSemaphorePermit, OpenError> {
+        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| OpenError::TooMany)
     }
 
     fn stream(
         self: &Arc<Self>,
         id: u64,
-        last: mpsc::OwnedPermit<TunnelMessage>,
+        slot: OwnedSemaphorePermit,
+        last: mpsc::OwnedPermit<Queued>,
     ) -> Result<Stream, OpenError> {
         let (sender, pieces) = mpsc::unbounded_channel();
         let over = Arc::<OnceLock<Over>>::default();
         let mut state = self.state();
         if state.has_ended {
             return Err(OpenError::Ended);
-        }
-        if state.streams.len() >= MAX_STREAMS {
-            return Err(OpenError::TooMany);
         }
         match state.streams.entry(id) {
             Place::Occupied(_) => return Err(OpenError::TooMany),
@@ -401,6 +454,7 @@ impl Shared {
                 room: Arc::new(Semaphore::new(self.held_of_stream)),
                 over: Arc::clone(&over),
                 last,
+                _slot: slot,
             }),
         };
         Ok(Stream { id, shared: Arc::clone(self), pieces, over })
@@ -408,7 +462,7 @@ impl Shared {
 }
 
 impl Tunnel {
-    /// Asks the edge for something. Waits for room in the tunnel's queue.
+    /// Asks the edge for something. Waits for room in the tunnel's queue; dropped meanwhile, it leaves nothing.
     pub async fn open(&self, reached: Reached, request: KubeletRequest) -> Result<Stream, OpenError> {
         let shared = &self.0;
         let End::Cloud { ids } = &shared.end else { return Err(OpenError::Ended) };
@@ -416,11 +470,15 @@ impl Tunnel {
         let message = TunnelMessage { connection: id, says: TunnelSays::Connect(reached, request) };
         // Whether it can be written is known before anything is promised.
         message.encode()?;
-        let ended = |_| OpenError::Ended;
-        let last = shared.out.clone().reserve_owned().await.map_err(ended)?;
+        if shared.state().has_ended {
+            return Err(OpenError::Ended);
+        }
+        // First: as many as may wait here for two places each find them, and nobody waits who is refused anyway.
+        let slot = shared.slot()?;
+        let last = shared.out.clone().reserve_owned().await.map_err(|_| OpenError::Ended)?;
         let asking = shared.out.reserve().await.map_err(|_| OpenError::Ended)?;
-        let stream = shared.stream(id, last)?;
-        asking.send(message);
+        let stream = shared.stream(id, slot, last)?;
+        asking.send(Queued { message, _room: None });
         Ok(stream)
     }
 
@@ -447,7 +505,9 @@ impl Stream {
     /// Its writing half.
     #[must_use]
     pub fn writer(&self) -> StreamWriter {
-        StreamWriter { id: self.id, out: self.shared.out.clone(), over: Arc::clone(&self.over) }
+        let Shared { out, out_room, .. } = &*self.shared;
+        let (out, out_room) = (out.clone(), Arc::clone(out_room));
+        StreamWriter { id: self.id, out, out_room, over: Arc::clone(&self.over) }
     }
 }
 
@@ -455,12 +515,15 @@ impl StreamWriter {
     /// Sends all of it, as the tunnel has room. Errors: how the stream ended.
     pub async fn send(&self, bytes: &[u8]) -> Result<(), Over> {
         for piece in bytes.chunks(MAX_PIECE) {
-            let room = self.out.reserve().await.map_err(|_| Over::Tunnel)?;
+            let cost = u32::try_from(piece.len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
+            let room = Arc::clone(&self.out_room).acquire_many_owned(cost).await.map_err(|_| Over::Tunnel)?;
+            let place = self.out.reserve().await.map_err(|_| Over::Tunnel)?;
             // A Go edge may panic at data for a stream that it has ended.
             if let Some(over) = self.over.get() {
                 return Err(*over);
             }
-            room.send(TunnelMessage { connection: self.id, says: TunnelSays::Data(piece.to_vec()) });
+            let message = TunnelMessage { connection: self.id, says: TunnelSays::Data(piece.to_vec()) };
+            place.send(Queued { message, _room: Some(room) });
         }
         Ok(())
     }

@@ -129,7 +129,8 @@ async fn what_all_streams_hold_is_bounded_too() {
     for _ in 0..2 {
         let above = pair.tunnel.open(Reached::Logs, request("/logs")).await.unwrap();
         let (below, ..) = pair.served.recv().await.unwrap();
-        below.writer().send(&vec![1; 200 << 10]).await.unwrap();
+        // The second one may hear of its end meanwhile.
+        let _ = below.writer().send(&vec![1; 200 << 10]).await;
         streams.push((above, below));
     }
     // Nobody reads; the second one's do not fit.
@@ -164,6 +165,49 @@ async fn streams_end_with_their_tunnel_and_are_bounded_in_number() {
     }
     let late = pair.tunnel.open(Reached::Logs, request("/logs")).await;
     assert_eq!(late.unwrap_err(), OpenError::Ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_open_streams_at_once_wait_for_nobody_who_waits() {
+    let (above, below) = duplex(4 << 10);
+    let (sender, mut served) = mpsc::unbounded_channel();
+    let (tunnel, cloud) = Session::new(above, Vec::new(), cloud(), LIMITS);
+    let open = |_| {
+        let tunnel = tunnel.clone();
+        tokio::spawn(async move { tunnel.open(Reached::Logs, request("/logs")).await })
+    };
+    let opening: Vec<_> = (0..4000).map(open).collect();
+    // All of them wait, or were told.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, edge) = Session::new(below, Vec::new(), edge(sender), LIMITS);
+    let _running = [tokio::spawn(cloud.run()), tokio::spawn(edge.run())];
+    let mut streams = Vec::new();
+    for opening in opening {
+        match opening.await.unwrap() {
+            Ok(stream) => streams.push(stream),
+            Err(error) => assert_eq!(error, OpenError::TooMany),
+        }
+    }
+    assert_eq!(streams.len(), MAX_STREAMS);
+    for _ in 0..MAX_STREAMS {
+        served.recv().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_while_he_waits_leaves_nothing() {
+    // Nobody carries what is queued.
+    let (above, _below) = duplex(4 << 10);
+    let (tunnel, _session) = Session::new(above, Vec::new(), cloud(), LIMITS);
+    let open = || tunnel.open(Reached::Logs, request("/logs"));
+    for _ in 0..2 * (MAX_QUEUED + MAX_STREAMS) {
+        // The stream ends, and what was said of it takes two places.
+        if let Ok(opened) = tokio::time::timeout(Duration::from_secs(1), open()).await {
+            opened.unwrap();
+        }
+    }
+    assert!(tokio::time::timeout(Duration::from_secs(1), open()).await.is_err(), "the queue is full");
+    assert_eq!((tunnel.n_streams(), tunnel.0.slots.available_permits()), (0, MAX_STREAMS));
 }
 
 /// The edge's end, with the cloud's bytes written by hand.
@@ -219,6 +263,77 @@ async fn messages_that_say_nothing_harm_nobody() {
     assert_eq!(hear(&mut socket, &mut frames).await, Received::Message(b"\x03\x04".to_vec()));
     say(&mut socket, b"\x00\x05no such node").await;
     assert_eq!(edge.await.unwrap(), "the other end closed it: \"no such node\"");
+}
+
+fn connect(id: u8) -> Vec<u8> {
+    // Below 128 a number is one byte.
+    let request =
+        format!(r#"{{"MessID":{id},"url":{{"Path":"/exec/a/b/c"}},"header":null,"method":"POST"}}"#);
+    [&[id, 1][..], request.as_bytes()].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_log_keeps_out_neither_requests_nor_keystrokes() {
+    let (mut socket, mut served, edge) = raw(LIMITS);
+    let mut frames = FrameReader::new(Role::Server, 1 << 20);
+    say(&mut socket, &connect(1)).await;
+    let (log, ..) = served.recv().await.unwrap();
+    let writer = log.writer();
+    let writing = tokio::spawn(async move { writer.send(&vec![b'x'; 20 << 20]).await });
+    // The other end reads nothing, and the writer has taken all that it may.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    say(&mut socket, &connect(2)).await;
+    let (shell, ..) = served.recv().await.unwrap();
+    say(&mut socket, &connect(3)).await;
+    let (other, ..) = served.recv().await.unwrap();
+    drop(other);
+    let key = shell.writer();
+    let typing = tokio::spawn(async move { key.send(b"k").await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!edge.is_finished());
+    let mut n_before = 0;
+    loop {
+        let Received::Message(message) = hear(&mut socket, &mut frames).await else { panic!("a ping") };
+        if message == b"\x02\x03k" {
+            break;
+        }
+        n_before += message.len();
+    }
+    typing.await.unwrap().unwrap();
+    println!("{n_before} bytes before a key");
+    // The pipe's own 64 KiB, and as much as one second of a slow link.
+    assert!(n_before <= (64 << 10) + 2 * QUEUE, "{n_before}");
+    writing.abort();
+    drop(log);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_more_streams_than_there_are_is_refused_and_keeps_the_tunnel() {
+    let (mut socket, mut served, edge) = raw(LIMITS);
+    let mut frames = FrameReader::new(Role::Server, 1 << 20);
+    say(&mut socket, &connect(1)).await;
+    let (log, ..) = served.recv().await.unwrap();
+    let writer = log.writer();
+    let writing = tokio::spawn(async move { writer.send(&vec![b'x'; 20 << 20]).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // One number over and over: it is taken, and a refusal lies in wait each time.
+    for _ in 0..1000 {
+        say(&mut socket, &connect(1)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!edge.is_finished());
+    let mut n_refused = 0;
+    while n_refused < 1000 {
+        let Received::Message(message) = hear(&mut socket, &mut frames).await else { panic!("a ping") };
+        n_refused += usize::from(message == b"\x01\x04");
+    }
+    // But not for ever: the log is stuck again.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..=MAX_REFUSED {
+        say(&mut socket, &connect(1)).await;
+    }
+    assert_eq!(edge.await.unwrap(), "the other end asks for too much at once");
+    assert_eq!(writing.await.unwrap(), Err(Over::Tunnel));
 }
 
 #[tokio::test(start_paused = true)]

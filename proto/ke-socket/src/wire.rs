@@ -36,9 +36,10 @@ where
     /// The next message; nothing is lost when it is dropped.
     pub async fn next(&mut self) -> Option<Result<M, E>> {
         if let Some(received) = self.held.pop_front() {
+            self.n_held = self.n_held.saturating_sub(cost(&received, self.size));
             if self.held.is_empty() {
+                // An idle link keeps no room.
                 self.held = VecDeque::new();
-                self.n_held = 0;
             }
             return received;
         }
@@ -66,15 +67,80 @@ where
             }
             while *n_held < MAX_HELD {
                 let Poll::Ready(received) = conn.poll_next_unpin(cx) else { break };
-                // After its end there is nothing more to read.
-                *n_held += match &received {
-                    Some(Ok(message)) => size(message) + OVERHEAD,
-                    _ => MAX_HELD,
-                };
+                *n_held = n_held.saturating_add(cost(&received, *size));
                 held.push_back(received);
             }
             Poll::Pending
         })
         .await
+    }
+}
+
+/// What it counts while it is held.
+fn cost<M, E>(received: &Option<Result<M, E>>, size: fn(&M) -> usize) -> usize {
+    match received {
+        Some(Ok(message)) => size(message).saturating_add(OVERHEAD),
+        // After its end there is nothing more to read.
+        _ => MAX_HELD,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::Context;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Has always something to read, of this size, and takes nothing.
+    struct Stuck {
+        size: usize,
+        n_read: usize,
+    }
+
+    impl Stream for Stuck {
+        type Item = Result<usize, Infallible>;
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            self.n_read += 1;
+            Poll::Ready(Some(Ok(self.size)))
+        }
+    }
+
+    impl Sink<usize> for Stuck {
+        type Error = Infallible;
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Pending
+        }
+        fn start_send(self: Pin<&mut Self>, _: usize) -> Result<(), Infallible> {
+            Ok(())
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_makes_room_for_more() {
+        let size = 4 << 10;
+        let mut wire = Wire::new(Stuck { size, n_read: 0 }, |size| *size);
+        assert!(wire.write(1).now_or_never().is_none());
+        let n_ahead = wire.conn.n_read;
+        assert_eq!(n_ahead, MAX_HELD.div_ceil(size + OVERHEAD));
+        // All but one: the next stuck write may read as many again.
+        for _ in 1..n_ahead {
+            assert_eq!(wire.next().await, Some(Ok(size)));
+        }
+        assert!(wire.write(1).now_or_never().is_none());
+        assert_eq!(wire.conn.n_read, 2 * n_ahead - 1);
+        for _ in 0..n_ahead {
+            wire.next().await;
+        }
+        assert_eq!((wire.n_held, wire.held.len()), (0, 0));
     }
 }

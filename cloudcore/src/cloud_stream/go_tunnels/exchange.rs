@@ -1,6 +1,7 @@
 //! One request of the API server over a KubeEdge tunnel: from its head to its end.
 //!
-//! Commands and attaching are bytes both ways, the node's answer included. Of logs and numbers the node sends the body alone: it is
+//! Commands and attaching are bytes both ways, the node's answer included; what the client says beyond its head waits until the
+//! node has left HTTP, since a node that stays in it would take it for a second request, which nobody judged. Of logs and numbers the node sends the body alone: it is
 //! answered with 200 and in chunks, so that one which breaks off is seen to. Called by `mod.rs`.
 
 use std::time::Duration;
@@ -9,7 +10,8 @@ use ke_socket::tunnel::{Over, Stream, Tunnel};
 use ke_wire::NodeName;
 use ke_wire::tunnel::Reached;
 use prometheus_client::metrics::counter::Counter;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::oneshot;
 
 use super::request::{Asked, NotCarried, asked};
 use crate::cloud_stream::connection::{Refusal, read_head};
@@ -18,12 +20,14 @@ use crate::cloud_stream::connection::{Refusal, read_head};
 const FIRST_LIMIT: Duration = Duration::from_secs(20);
 /// A log that is followed may be silent for as long as it likes; its reader is told by then that it is there.
 const FOLLOWED_LIMIT: Duration = Duration::from_secs(3);
+/// How an answer begins after which both speak another protocol.
+const SWITCHES: &[u8] = b"HTTP/1.1 101 ";
 /// Bytes read at once from the client.
 const BUFFER: usize = 8 << 10;
 
 /// Serves one. It ends with the client, with the stream, or when nothing comes.
 pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStream, cut: Counter) {
-    let (head, rest) = match read_head(&mut client).await {
+    let (head, mut said) = match read_head(&mut client).await {
         Ok(Some(read)) => read,
         Ok(None) => return,
         Err(refusal) => return answer(&mut client, &refusal).await,
@@ -35,7 +39,11 @@ pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStre
         }
     };
     drop(head);
-    let stream = match tunnel.open(asked.reached, asked.request.clone()).await {
+    let opening = tokio::select! {
+        opened = tunnel.open(asked.reached, asked.request.clone()) => opened,
+        () = gone(&mut client, &mut said) => return,
+    };
+    let stream = match opening {
         Ok(stream) => stream,
         Err(why) => {
             let text = format!("node {node} cannot be reached: {why}");
@@ -43,7 +51,7 @@ pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStre
         }
     };
     let over = match asked.reached {
-        Reached::Exec | Reached::Attach => both_ways(stream, client, &rest, &node).await,
+        Reached::Exec | Reached::Attach => both_ways(stream, client, said, &node).await,
         Reached::Logs | Reached::Metrics => body(stream, client, &asked, &node).await,
     };
     if over == Some(Over::Behind) {
@@ -54,6 +62,18 @@ pub(super) async fn serve(node: NodeName, tunnel: Tunnel, mut client: DuplexStre
             "a stream was ended: its reader is too far behind what the node sends, and KubeEdge's tunnel cannot be told to wait"
         );
     }
+}
+
+/// Returns when the client has gone. What it says until then is kept, as far as it is read: whoever says much while he is waited
+/// for is heard later.
+async fn gone(client: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) {
+    while said.len() < BUFFER {
+        match client.read_buf(said).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+    std::future::pending().await
 }
 
 async fn answer(client: &mut DuplexStream, refusal: &Refusal) {
@@ -69,22 +89,36 @@ fn silent(node: &NodeName) -> Refusal {
     Refusal::new(504, text)
 }
 
-async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: &NodeName) -> Option<Over> {
+async fn both_ways(
+    mut stream: Stream,
+    client: DuplexStream,
+    mut said: Vec<u8>,
+    node: &NodeName,
+) -> Option<Over> {
+    let (tell, answered) = oneshot::channel();
     let writer = stream.writer();
     let (mut reads, mut writes) = tokio::io::split(client);
+    // Errors: the node has ended the stream. Otherwise it is the client who goes.
     let down = async {
-        if writer.send(rest).await.is_err() {
-            return;
-        }
+        let has_switched = tokio::select! {
+            has_switched = answered => has_switched == Ok(true),
+            () = gone(&mut reads, &mut said) => return Ok(()),
+        };
         let mut buffer = vec![0; BUFFER];
-        while let Ok(n_read @ 1..) = reads.read(&mut buffer).await {
-            if writer.send(buffer.get(..n_read).unwrap_or_default()).await.is_err() {
-                return;
-            }
+        if !has_switched {
+            while let Ok(1..) = reads.read(&mut buffer).await {}
+            return Ok(());
         }
+        writer.send(&said).await?;
+        drop(said);
+        while let Ok(n_read @ 1..) = reads.read(&mut buffer).await {
+            writer.send(buffer.get(..n_read).unwrap_or_default()).await?;
+        }
+        Ok::<_, Over>(())
     };
     let up = async {
         let mut limit = FIRST_LIMIT;
+        let mut answer = Some((tell, Vec::new()));
         loop {
             let Ok(piece) = tokio::time::timeout(limit, stream.receive()).await else {
                 let _ = writes.write_all(&silent(node).bytes()).await;
@@ -95,15 +129,34 @@ async fn both_ways(mut stream: Stream, client: DuplexStream, rest: &[u8], node: 
             if writes.write_all(&piece).await.is_err() {
                 break;
             }
+            if let Some((tell, mut first)) = answer.take() {
+                first.extend(piece);
+                match has_switched(&first) {
+                    Some(has_switched) => drop(tell.send(has_switched)),
+                    None => answer = Some((tell, first)),
+                }
+            }
         }
         let _ = writes.shutdown().await;
     };
-    // The protocol knows no half of an end: either side's is all of it.
+    // The protocol knows no half of an end: either side's is all of it. But what the node said before its own still waits for a
+    // client who reads slowly, the exit status at the end of it.
+    let mut up = Box::pin(up);
     tokio::select! {
-        () = Box::pin(down) => {}
-        () = Box::pin(up) => {}
+        ended = Box::pin(down) => if ended.is_err() {
+            up.as_mut().await;
+        },
+        () = up.as_mut() => {}
     }
+    drop(up);
     stream.over()
+}
+
+/// Whether an answer that begins so leaves HTTP; `None`: it has not said yet.
+fn has_switched(first: &[u8]) -> Option<bool> {
+    let n_said = first.len().min(SWITCHES.len());
+    let (said, wanted) = (first.get(..n_said)?, SWITCHES.get(..n_said)?);
+    if said != wanted { Some(false) } else { (n_said == SWITCHES.len()).then_some(true) }
 }
 
 async fn body(mut stream: Stream, client: DuplexStream, asked: &Asked, node: &NodeName) -> Option<Over> {
@@ -155,4 +208,25 @@ async fn body(mut stream: Stream, client: DuplexStream, asked: &Asked, node: &No
         _ = Box::pin(up) => {}
     }
     stream.over()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_an_answer_begins() {
+        let check = |first: &str, expected: Option<bool>| {
+            assert_eq!(has_switched(first.as_bytes()), expected, "{first:?}");
+        };
+        check("", None);
+        check("HTTP/1.1 10", None);
+        check("HTTP/1.1 101", None);
+        check("HTTP/1.1 101 Switching Protocols\r\n", Some(true));
+        check("HTTP/1.1 1010", Some(false));
+        check("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 ", Some(false));
+        check("HTTP/1.1 404 Not Found\r\n", Some(false));
+        check("HTTP/1.0 101 ", Some(false));
+        check("no HTTP", Some(false));
+    }
 }

@@ -6,12 +6,13 @@
 mod exchange;
 mod greeting;
 mod request;
+mod told;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ke_run::shutdown::Shutdown;
@@ -22,11 +23,13 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use self::told::Told;
 use super::connection::{Refusal, read_head};
+use super::crowd::{Crowd, Guest};
 use super::dial::{ByteStream, Dial, DialError};
 use crate::config::CloudStreamConfig;
 use crate::gate::{
@@ -60,6 +63,7 @@ struct Inner {
     n_attached: AtomicU64,
     /// Numbers of streams, of all tunnels, as a Go cloud counts them.
     ids: Arc<AtomicU64>,
+    told: Mutex<Told>,
     n_tunnels: Gauge,
     cut: Counter,
 }
@@ -79,6 +83,7 @@ impl GoTunnels {
             nodes: Mutex::default(),
             n_attached: AtomicU64::new(0),
             ids: Arc::new(AtomicU64::new(1)),
+            told: Mutex::default(),
             n_tunnels: metrics.gauge("cloud_stream_kubeedge_tunnels", "Tunnels of KubeEdge's edgecores now"),
             cut: metrics.counter(
                 "cloud_stream_cut_streams",
@@ -89,6 +94,10 @@ impl GoTunnels {
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<NodeName, Entry>> {
         self.0.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node's newest tunnel is this one until it ends.
@@ -175,19 +184,22 @@ impl TunnelPort {
 
     /// Serves until shutdown.
     pub async fn run(self, stop: Shutdown) -> Result<(), std::convert::Infallible> {
-        let room = Arc::new(Semaphore::new(PARALLEL_HANDSHAKES));
+        let crowd = Crowd::new(PARALLEL_HANDSHAKES);
         loop {
             let accepted = tokio::select! {
                 accepted = self.port.accept() => accepted,
                 () = stop.wait() => return Ok(()),
             };
             let Some((stream, from)) = accepted else { continue };
-            let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+            let Some(guest) = crowd.enter(from.ip()) else {
+                tracing::debug!(%from, "closed: too many of its source wait to be judged");
+                continue;
+            };
             let (tls, tunnels, pins) = (self.port.tls(), self.tunnels.clone(), Arc::clone(&self.pins));
             let stop = stop.clone();
             tokio::spawn(async move {
                 tokio::select! {
-                    () = Box::pin(serve(tls, stream, from, turn, tunnels, pins)) => {}
+                    () = Box::pin(serve(tls, stream, from, guest, tunnels, pins)) => {}
                     () = stop.wait() => {}
                 }
             });
@@ -199,17 +211,33 @@ async fn serve(
     tls: TlsAcceptor,
     stream: TcpStream,
     from: SocketAddr,
-    turn: OwnedSemaphorePermit,
+    guest: Guest,
     tunnels: GoTunnels,
     pins: Arc<dyn Pins>,
 ) {
-    match Box::pin(greet(tls, stream, from, &*pins)).await {
+    let turn = guest.turn().await;
+    let greeted = Box::pin(greet(tls, stream, from, &*pins)).await;
+    match greeted {
         Ok((stream, node, rest)) => {
             drop(turn);
             tunnels.carry(node, stream, rest, from).await;
         }
-        Err(why) => tracing::warn!(%from, why, "a tunnel was refused"),
+        // Probes and scanners; a node whose certificate is not of this authority says so in its own log.
+        Err(NotGreeted::Tls(why)) => tracing::debug!(%from, why, "TLS on the port for tunnels"),
+        Err(NotGreeted::Refused(who, why)) => {
+            if tunnels.told().is_due(&who, Instant::now()) {
+                tracing::warn!(%from, who, why, "a tunnel was refused; said of each once a minute at most");
+            }
+        }
     }
+}
+
+/// Why there is no tunnel.
+enum NotGreeted {
+    /// It did not get as far as to say who it is.
+    Tls(String),
+    /// Who, by the name of the certificate or else the address, and why.
+    Refused(String, String),
 }
 
 async fn greet(
@@ -217,32 +245,47 @@ async fn greet(
     stream: TcpStream,
     from: SocketAddr,
     pins: &dyn Pins,
-) -> Result<(TlsStream<TcpStream>, NodeName, Vec<u8>), String> {
-    let mut stream = handshake(&tls, stream).await?;
+) -> Result<(TlsStream<TcpStream>, NodeName, Vec<u8>), NotGreeted> {
+    let mut stream = handshake(&tls, stream).await.map_err(NotGreeted::Tls)?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificate = shown.first().and_then(ClientCertificate::read);
-    let certificate = certificate.ok_or("the certificate cannot be read")?;
-    let read = tokio::time::timeout(HEAD_LIMIT, read_head(&mut stream)).await;
+    let Some(certificate) = shown.first().and_then(ClientCertificate::read) else {
+        return Err(NotGreeted::Refused(from.ip().to_string(), "the certificate cannot be read".to_owned()));
+    };
+    let judged = judged(&mut stream, &certificate, from, pins).await;
+    match judged {
+        Ok((node, rest)) => Ok((stream, node, rest)),
+        Err(why) => Err(NotGreeted::Refused(certificate.common_name, why)),
+    }
+}
+
+/// Which node it is, and what came behind its request; it is answered then.
+async fn judged(
+    stream: &mut TlsStream<TcpStream>,
+    certificate: &ClientCertificate,
+    from: SocketAddr,
+    pins: &dyn Pins,
+) -> Result<(NodeName, Vec<u8>), String> {
+    let read = tokio::time::timeout(HEAD_LIMIT, read_head(stream)).await;
     let (head, rest) = match read {
         Ok(Ok(Some(read))) => read,
         Ok(Ok(None)) => return Err("it said nothing".to_owned()),
-        Ok(Err(refusal)) => return Err(refuse(&mut stream, refusal).await),
+        Ok(Err(refusal)) => return Err(refuse(stream, refusal).await),
         Err(_) => return Err(format!("its request did not come within {HEAD_LIMIT:?}")),
     };
-    let judged = match greeting::judge(&head, &certificate) {
-        Ok(judged) => is_its_name(&judged.0, &certificate, from, pins).await.map(|()| judged),
+    let judged = match greeting::judge(&head, certificate) {
+        Ok(judged) => is_its_name(&judged.0, certificate, from, pins).await.map(|()| judged),
         Err(refused) => Err(refused),
     };
     let (node, answer) = match judged {
         Ok(judged) => judged,
-        Err((status, text)) => return Err(refuse(&mut stream, Refusal::new(status, text)).await),
+        Err((status, text)) => return Err(refuse(stream, Refusal::new(status, text)).await),
     };
     let answering = async {
         stream.write_all(answer.as_bytes()).await?;
         stream.flush().await
     };
     match tokio::time::timeout(HEAD_LIMIT, answering).await {
-        Ok(Ok(())) => Ok((stream, node, rest)),
+        Ok(Ok(())) => Ok((node, rest)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it does not take the answer".to_owned()),
     }

@@ -27,6 +27,11 @@ async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
 }
 
+const EXEC: &str = "POST /exec/shop/web/c?command=cat HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
+/// How a node goes on in another protocol.
+const SWITCHED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
+
 /// All nodes are held by this.
 struct Held(StdMutex<Holder>);
 
@@ -127,8 +132,12 @@ impl Bench {
         Dial::dial(&self.ways, &node.parse().unwrap()).await
     }
 
-    /// Dials until the node has a tunnel.
     async fn request(&self, head: &str) -> Box<dyn ByteStream> {
+        self.say(&format!("{head} HTTP/1.1\r\nHost: node\r\n\r\n")).await
+    }
+
+    /// Dials until the node has a tunnel.
+    async fn say(&self, text: &str) -> Box<dyn ByteStream> {
         let dialling = async {
             loop {
                 match self.dial("edge-1").await {
@@ -138,7 +147,7 @@ impl Bench {
             }
         };
         let mut stream = soon("a tunnel", dialling).await;
-        stream.write_all(format!("{head} HTTP/1.1\r\nHost: node\r\n\r\n").as_bytes()).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
         stream
     }
 }
@@ -189,20 +198,16 @@ async fn a_node_is_asked_for_logs_and_numbers() {
 async fn a_node_runs_commands() {
     let bench = bench().await;
     let (mut served, _) = bench.tunnel(&bench.certificate("edge-1"), "edge-1").await;
-    let head = "POST /exec/shop/web/c?command=cat HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\nfirst";
-    let mut client = soon("a tunnel", async {
-        loop {
-            if let Ok(stream) = bench.dial("edge-1").await {
-                break stream;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    client.write_all(head.as_bytes()).await.unwrap();
+    let mut client = bench.say(&format!("{EXEC}first")).await;
     let (mut stream, reached, request) = soon("a stream", served.recv()).await.unwrap();
     assert_eq!((reached, request.method.as_deref()), (Reached::Exec, Some("POST")));
     assert_eq!(request.header["Upgrade"], ["SPDY/3.1"]);
+    let early = tokio::time::timeout(Duration::from_millis(300), stream.receive()).await;
+    assert!(early.is_err(), "nothing of the client's before the node has left HTTP: {early:?}");
+    stream.writer().send(SWITCHED).await.unwrap();
+    let mut head = vec![0; SWITCHED.len()];
+    soon("the answer", client.read_exact(&mut head)).await.unwrap();
+    assert_eq!(head, SWITCHED);
     assert_eq!(soon("what came with the head", stream.receive()).await.unwrap(), b"first");
     let big: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
     let (mut reads, mut writes) = tokio::io::split(client);
@@ -223,6 +228,30 @@ async fn a_node_runs_commands() {
     soon("output", reads.read_to_end(&mut back)).await.unwrap();
     assert_eq!(back, big);
     drop(writing.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_second_request_after_a_refused_upgrade_does_not_reach_the_node() {
+    let bench = bench().await;
+    let (mut served, _) = bench.tunnel(&bench.certificate("edge-1"), "edge-1").await;
+    for refused in ["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"] {
+        let mut client = bench.say(EXEC).await;
+        let second = b"POST /run/kube-system/x/c?cmd=id HTTP/1.1\r\nHost: node\r\n\r\n";
+        // With the head, and after the answer.
+        client.write_all(second).await.unwrap();
+        let (mut stream, ..) = soon("a stream", served.recv()).await.unwrap();
+        for piece in refused.as_bytes().chunks(5) {
+            stream.writer().send(piece).await.unwrap();
+        }
+        let mut answer = vec![0; refused.len()];
+        soon("the answer", client.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer, refused.as_bytes());
+        client.write_all(second).await.unwrap();
+        let came = tokio::time::timeout(Duration::from_millis(300), stream.receive()).await;
+        assert!(came.is_err(), "{came:?}");
+        drop(client);
+        assert_eq!(soon("the end", stream.receive()).await, None);
+    }
 }
 
 #[tokio::test]
@@ -314,4 +343,33 @@ async fn a_node_that_says_nothing_is_not_waited_for() {
     let exec = "POST /exec/a/b/c HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
     check(exec, "HTTP/1.1 504 ").await;
     drop(below);
+}
+
+#[tokio::test]
+async fn what_a_node_said_before_it_ended_a_command_comes_to_a_slow_reader() {
+    let bench = bench().await;
+    let (mut served, _) = bench.tunnel(&bench.certificate("edge-1"), "edge-1").await;
+    let client = bench.say(EXEC).await;
+    let (stream, ..) = soon("a stream", served.recv()).await.unwrap();
+    let said = [SWITCHED, &vec![7; 400_000]].concat();
+    stream.writer().send(&said).await.unwrap();
+    drop(stream);
+    // Input that nobody takes any more, while most of the output is still under way.
+    let (mut reads, mut writes) = tokio::io::split(client);
+    let writing = tokio::spawn(async move {
+        while writes.write_all(b"input").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let (mut got, mut some) = (Vec::new(), [0; 4096]);
+    loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let n_read = soon("output", reads.read(&mut some)).await.unwrap();
+        if n_read == 0 {
+            break;
+        }
+        got.extend_from_slice(&some[..n_read]);
+    }
+    assert_eq!(got.len(), said.len());
+    soon("the end of the input", writing).await.unwrap();
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::cloud_stream::connection::MAX_STREAMS_OF_NODE;
+use crate::cloud_stream::places::{MAX_STREAMS_OF_NODE, MAX_STREAMS_OF_POD};
 
 #[tokio::test]
 async fn credentials_stay_here_and_one_request_is_one_stream() {
@@ -117,17 +117,21 @@ async fn one_node_does_not_use_up_what_is_for_all() {
     let (first, second) = (bench.node("edge-1"), bench.node("edge-2"));
     let master = bench.master();
     let mut held = Vec::new();
-    for _ in 0..MAX_STREAMS_OF_NODE {
+    let logs = get("/containerLogs/shop/web/c");
+    for n in 0..MAX_STREAMS_OF_NODE {
+        let path = if n < MAX_STREAMS_OF_POD { "/containerLogs/shop/web/c?follow=true" } else { "/metrics" };
+        if n == MAX_STREAMS_OF_POD {
+            let text = "64 streams to pod web in namespace shop are open already";
+            bench.check(first, Some(&master), &logs, 429, text).await;
+        }
         let mut client = bench.connect(first, Some(&master)).await;
-        client.write_all(get("/containerLogs/shop/web/c?follow=true").as_bytes()).await.unwrap();
+        client.write_all(get(path).as_bytes()).await.unwrap();
         let (_, theirs) = soon("a stream", bench.dialled.recv()).await.unwrap();
         held.push((client, theirs));
     }
-    let logs = get("/containerLogs/shop/web/c");
     bench.check(first, Some(&master), &logs, 429, "256 streams to node edge-1 are open already").await;
     bench.check(second, Some(&master), &get("/stats/summary"), 200, "edge-2: ").await;
-    let (client, theirs) = held.pop().unwrap();
-    drop((client, theirs));
+    drop(held.swap_remove(0));
     let again = async {
         while !bench.ask(first, Some(&master), &logs).await.starts_with("HTTP/1.1 200") {
             tokio::time::sleep(Duration::from_millis(20)).await;

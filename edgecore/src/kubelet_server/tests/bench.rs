@@ -18,10 +18,13 @@ use tokio::time::timeout;
 use crate::db::{Db, Synchronous};
 use crate::edge_hub::Cloud;
 use crate::edged::logs::Endings;
-use crate::edged::{CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_UID, ProbeCounts, Runtime};
+use crate::edged::{
+    CONTAINER_NAME, Driver, FakeRuntime, Layout, POD_NAME, POD_NAMESPACE, POD_UID, ProbeCounts, Runtime,
+};
 use crate::kubelet_server::{Gauge, KubeletHandle, KubeletServer, Machine, Sources};
-use crate::meta_manager::{MetaManager, Pushed};
+use crate::meta_manager::{Meta, MetaManager, Pushed};
 use crate::report_queue::{Report, ReportQueue, Reports};
+use crate::static_pods::StaticSet;
 
 /// For what comes at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +37,8 @@ pub(crate) struct Bench {
     /// The one that runs.
     pub(super) container: String,
     pub(super) sandbox: String,
+    meta: Meta,
+    pub(super) static_pods: watch::Sender<StaticSet>,
     reports: Reports,
     pub(super) shutdown: Shutdown,
     _stop: Trigger,
@@ -58,21 +63,15 @@ impl Bench {
             "metadata": {"name": "web", "namespace": "shop", "uid": "u1"},
             "spec": {"nodeName": "edge-1", "containers": [{"name": "app"}, {"name": "side", "tty": true}]},
         });
-        let put = Put {
-            id: MessageId::fresh(),
-            key: "shop/pod/web".parse().unwrap(),
-            version: Version::new(1),
-            change: Change::Updated,
-            origin: Origin::EdgeController,
-            body: pod.to_string().into(),
-        };
-        meta.apply(Pushed::Put(put)).await.unwrap();
+        hold(&meta, "shop/pod/web", &pod).await;
+        let (static_pods, static_set) = watch::channel(StaticSet::default());
 
         let runtime = FakeRuntime::new();
         runtime.add_image("web:1", "");
-        let (sandbox, container) = run_container(&runtime, "app").await;
+        let (sandbox, container) = run_container(&runtime, ["shop", "web", "u1"], "app").await;
         let sources = Sources {
-            meta,
+            meta: meta.clone(),
+            static_pods: static_set,
             db,
             runtime: Arc::new(runtime.clone()),
             pod_logs_root: folder.path().join("logs"),
@@ -99,6 +98,8 @@ impl Bench {
             server: Some(server),
             container,
             sandbox,
+            meta,
+            static_pods,
             reports,
             shutdown,
             _stop: stop,
@@ -107,6 +108,11 @@ impl Bench {
         fs::create_dir_all(bench.logs()).unwrap();
         bench.log_line("2026-01-31T12:00:00Z stdout F one\n2026-01-31T12:00:01Z stderr F two\n");
         bench
+    }
+
+    /// The cloud wants this pod here.
+    pub(super) async fn hold(&self, key: &str, pod: &Value) {
+        hold(&self.meta, key, pod).await;
     }
 
     /// The status of `app`; `side` waits.
@@ -167,12 +173,34 @@ impl Bench {
     }
 }
 
-/// Starts a container of the pod, in a sandbox of its own; gives the sandbox's id and its own.
-async fn run_container(runtime: &FakeRuntime, name: &str) -> (String, String) {
+async fn hold(meta: &Meta, key: &str, pod: &Value) {
+    let put = Put {
+        id: MessageId::fresh(),
+        key: key.parse().unwrap(),
+        version: Version::new(1),
+        change: Change::Updated,
+        origin: Origin::EdgeController,
+        body: pod.to_string().into(),
+    };
+    meta.apply(Pushed::Put(put)).await.unwrap();
+}
+
+/// Starts a container of the pod (namespace, name, uid), in a sandbox of its own; gives the sandbox's id and its own.
+pub(super) async fn run_container(runtime: &FakeRuntime, pod: [&str; 3], name: &str) -> (String, String) {
     let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let labels = [label(POD_UID, "u1"), label(CONTAINER_NAME, name)];
-    let metadata =
-        v1::PodSandboxMetadata { name: "web".into(), namespace: "shop".into(), uid: "u1".into(), attempt: 0 };
+    let [pod_namespace, pod_name, uid] = pod;
+    let labels = [
+        label(POD_UID, uid),
+        label(POD_NAMESPACE, pod_namespace),
+        label(POD_NAME, pod_name),
+        label(CONTAINER_NAME, name),
+    ];
+    let metadata = v1::PodSandboxMetadata {
+        name: pod_name.into(),
+        namespace: pod_namespace.into(),
+        uid: uid.into(),
+        attempt: 0,
+    };
     let sandbox = v1::PodSandboxConfig {
         metadata: Some(metadata),
         labels: labels.clone().into(),
