@@ -286,9 +286,10 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         program_folders: std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect(),
     };
     let folders = Folders::new(&edged_config.device_plugins_dir, &edged_config.root_directory);
-    let (devices, device_plugins) =
-        DevicePlugins::new(folders, db.clone(), host.boot_id.clone(), meta.clone()).await?;
     let (static_set, static_pods) = StaticPods::new(kubelet.static_pod_path.clone(), &name);
+    let boot = host.boot_id.clone();
+    let (devices, device_plugins) =
+        DevicePlugins::new(folders, db.clone(), boot, meta.clone(), static_set.clone()).await?;
     let (holds, releases) = Holds::channel(name.clone());
     let (seats, seats_shown) = watch::channel(Seats::default());
     let mirrors = Mirrors::new(seats_shown, cloud.clone(), meta.clone(), reports.clone(), name.clone());

@@ -50,7 +50,7 @@ impl Sources {
             let is_there = namespace.is_none() || pod.metadata.namespace.as_deref() == namespace;
             is_there && selector.matches(pod.metadata.labels.as_ref())
         });
-        let static_pods = self.static_pods.borrow().clone();
+        let static_pods = self.static_pods.borrow().clone().unwrap_or_default();
         Ok(meant.map(|pod| as_run(with_status(pod, &statuses), &static_pods)).collect())
     }
 

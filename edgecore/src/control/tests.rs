@@ -82,7 +82,7 @@ impl Bench {
         let (holds, mut releases) = Holds::channel("edge-1".parse().unwrap());
         let sources = Sources {
             meta: bench.meta.clone(),
-            static_pods: watch::channel(StaticSet::default()).1,
+            static_pods: watch::channel(Some(StaticSet::default())).1,
             db: bench.db.clone(),
             runtime: Arc::new(bench.runtime.clone()),
             pod_logs_root: bench.folder.path().join("logs"),
@@ -239,7 +239,7 @@ async fn a_socket_that_somebody_answers_at_is_left_alone() {
     let bench = Bench::start().await;
     let sources = Sources {
         meta: bench.meta.clone(),
-        static_pods: watch::channel(StaticSet::default()).1,
+        static_pods: watch::channel(Some(StaticSet::default())).1,
         db: bench.db.clone(),
         runtime: Arc::new(bench.runtime.clone()),
         pod_logs_root: bench.folder.path().into(),

@@ -40,6 +40,7 @@ pub use self::registry::Amounts;
 use self::registry::{Device, Registry};
 use crate::db::{Db, DbError};
 use crate::meta_manager::Meta;
+use crate::static_pods::StaticSet;
 
 /// Name of the kubelet's socket in each of its folders.
 const KUBELET_SOCK: &str = "kubelet.sock";
@@ -109,20 +110,27 @@ pub struct DevicePlugins {
     devices: Devices,
     folders: Folders,
     meta: Meta,
+    static_pods: watch::Receiver<Option<StaticSet>>,
 }
 
 impl DevicePlugins {
     /// Reads what was held before. Errors: the store. `boot`: the machine's boot id.
-    pub async fn new(folders: Folders, db: Db, boot: String, meta: Meta) -> Result<(Devices, Self), DbError> {
+    pub async fn new(
+        folders: Folders,
+        db: Db,
+        boot: String,
+        meta: Meta,
+        static_pods: watch::Receiver<Option<StaticSet>>,
+    ) -> Result<(Devices, Self), DbError> {
         let devices = Devices::new(db, boot).await?;
-        Ok((devices.clone(), Self { devices, folders, meta }))
+        Ok((devices.clone(), Self { devices, folders, meta, static_pods }))
     }
 
     /// Serves until shutdown. A socket that cannot be opened is told; pods without devices run all the same.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Infallible> {
-        let Self { devices, folders, meta } = self;
+        let Self { devices, folders, meta, static_pods } = self;
         let desk = Desk { devices: devices.clone(), folder: folders.plugins.clone() };
-        let lister = Lister { devices: devices.clone(), meta };
+        let lister = Lister { devices: devices.clone(), meta, static_pods };
         if let Err(error) = remove_old_sockets(&folders.plugins) {
             tracing::warn!(%error, folder = %folders.plugins.display(), "sockets of an earlier run stay");
         }

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use ke_kubelet::pod_resources as api;
 use ke_kubelet::pod_resources::pod_resources_lister_server::PodResourcesLister;
 use ke_wire::Uid;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::Devices;
@@ -16,12 +17,13 @@ use super::ledger::in_order;
 use crate::db::DbError;
 use crate::meta_manager::Meta;
 use crate::report_queue::{last_pod_statuses, with_status};
-use crate::static_pods::as_run;
+use crate::static_pods::{StaticSet, as_run};
 
 /// The service.
 pub(super) struct Lister {
     pub(super) devices: Devices,
     pub(super) meta: Meta,
+    pub(super) static_pods: watch::Receiver<Option<StaticSet>>,
 }
 
 #[tonic::async_trait]
@@ -68,14 +70,15 @@ impl Lister {
         let away = |error: DbError| Status::unavailable(error.to_string());
         let statuses = last_pod_statuses(&self.devices.0.db).await.map_err(away)?;
         let pods = self.meta.pods().await.map_err(away)?;
-        Ok(pods.into_iter().map(|pod| shown(pod, &statuses)).collect())
+        let static_pods = self.static_pods.borrow().clone().unwrap_or_default();
+        Ok(pods.into_iter().map(|pod| shown(pod, &statuses, &static_pods)).collect())
     }
 }
 
 /// As this node knows it: with the phase that it has told, which the cloud does not send back, and a static pod under the uid
 /// that holds its devices.
-fn shown(pod: Arc<Pod>, statuses: &[(Uid, Bytes)]) -> Arc<Pod> {
-    as_run(with_status(pod, statuses))
+fn shown(pod: Arc<Pod>, statuses: &[(Uid, Bytes)], static_pods: &StaticSet) -> Arc<Pod> {
+    as_run(with_status(pod, statuses), static_pods)
 }
 
 fn is_active(pod: &Pod) -> bool {
@@ -127,15 +130,22 @@ mod tests {
     #[test]
     fn pods_are_shown_as_this_node_knows_them() {
         let pod = |uid: &str, annotations: serde_json::Value| -> Arc<Pod> {
-            let metadata = json!({"name": uid, "uid": uid, "annotations": annotations});
+            let metadata =
+                json!({"name": uid, "namespace": "default", "uid": uid, "annotations": annotations});
             Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
         };
         let told = |uid: &str| {
             let status = json!({"phase": "Succeeded"}).to_string();
             (uid.parse().unwrap(), Bytes::from(status))
         };
+        // Behind each mirror stands the static pod of its name.
+        let behind = |name: &str| {
+            let key: ke_wire::ObjectKey = format!("default/pod/{name}").parse().unwrap();
+            (key, pod("static", json!({})))
+        };
+        let static_pods: StaticSet = Arc::new([behind("m1"), behind("m2")].into());
         let check = |pod: Arc<Pod>, uid: &str, is_there: bool| {
-            let shown = shown(pod, &[told("ended"), told("m2")]);
+            let shown = shown(pod, &[told("ended"), told("m2")], &static_pods);
             assert_eq!((shown.metadata.uid.as_deref(), is_active(&shown)), (Some(uid), is_there));
         };
         let mirror_of = |uid: &str| json!({crate::static_pods::MIRROR: uid});

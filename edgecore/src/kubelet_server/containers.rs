@@ -27,7 +27,7 @@ impl Sources {
     pub(super) async fn pods(&self) -> Result<Vec<Arc<Pod>>, Refused> {
         let held = self.meta.pods().await.map_err(|error| Refused::broken(&error))?;
         let statuses = last_pod_statuses(&self.db).await.map_err(|error| Refused::broken(&error))?;
-        let static_pods = self.static_pods.borrow().clone();
+        let static_pods = self.static_pods.borrow().clone().unwrap_or_default();
         Ok(held.into_iter().map(|pod| as_run(with_status(pod, &statuses), &static_pods)).collect())
     }
 

@@ -71,7 +71,7 @@ pub struct Sources {
     /// Pods as the cloud wants them.
     pub meta: Meta,
     /// Static pods of now, of which the mirrors are.
-    pub static_pods: watch::Receiver<StaticSet>,
+    pub static_pods: watch::Receiver<Option<StaticSet>>,
     /// Statuses as this machine last noted them.
     pub db: Db,
     /// Containers as they are.

@@ -38,7 +38,7 @@ pub(crate) struct Bench {
     pub(super) container: String,
     pub(super) sandbox: String,
     meta: Meta,
-    pub(super) static_pods: watch::Sender<StaticSet>,
+    pub(super) static_pods: watch::Sender<Option<StaticSet>>,
     reports: Reports,
     pub(super) shutdown: Shutdown,
     _stop: Trigger,
@@ -64,7 +64,7 @@ impl Bench {
             "spec": {"nodeName": "edge-1", "containers": [{"name": "app"}, {"name": "side", "tty": true}]},
         });
         hold(&meta, "shop/pod/web", &pod).await;
-        let (static_pods, static_set) = watch::channel(StaticSet::default());
+        let (static_pods, static_set) = watch::channel(Some(StaticSet::default()));
 
         let runtime = FakeRuntime::new();
         runtime.add_image("web:1", "");

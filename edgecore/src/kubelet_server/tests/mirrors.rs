@@ -36,10 +36,10 @@ async fn a_forged_mirror_opens_nobody_s_pod() {
     // Not even where a static pod of another name has that uid, or the runtime has the uid under another name.
     let other: Pod = serde_json::from_value(json!({"metadata": {"uid": "u1"}})).unwrap();
     let key = "shop/pod/web".parse().unwrap();
-    bench.static_pods.send_replace(StaticSet::new([(key, Arc::new(other.clone()))].into()));
+    bench.static_pods.send_replace(Some(StaticSet::new([(key, Arc::new(other.clone()))].into())));
     bench.check("POST", "/run/tenant/fake/app?cmd=id", 500, none).await;
     let key = "tenant/pod/fake".parse().unwrap();
-    bench.static_pods.send_replace(StaticSet::new([(key, Arc::new(other))].into()));
+    bench.static_pods.send_replace(Some(StaticSet::new([(key, Arc::new(other))].into())));
     bench.check("POST", "/run/tenant/fake/app?cmd=id", 500, none).await;
 }
 
@@ -50,7 +50,7 @@ async fn a_static_pod_is_reached_by_its_mirror() {
     run_container(&bench.runtime, ["kube-system", "proxy-edge-1", "hash"], "app").await;
     let behind: Pod = serde_json::from_value(json!({"metadata": {"uid": "hash"}})).unwrap();
     let key = "kube-system/pod/proxy-edge-1".parse().unwrap();
-    bench.static_pods.send_replace(StaticSet::new([(key, Arc::new(behind))].into()));
+    bench.static_pods.send_replace(Some(StaticSet::new([(key, Arc::new(behind))].into())));
     bench.hold("kube-system/pod/proxy-edge-1", &mirror("kube-system", "proxy-edge-1", "hash")).await;
     bench.check("POST", "/run/kube-system/proxy-edge-1/app?cmd=id", 200, "root").await;
     bench.check("POST", "/run/kube-system/proxy-edge-1/hash/app?cmd=id", 200, "root").await;
