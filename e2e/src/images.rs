@@ -66,6 +66,16 @@ pub fn short_lived(folder: &Path, tag: &str, words: &str, secs: u32) -> Result<P
     archive(folder, "short-lived", &[tag], &busybox_layer(&[])?, &start)
 }
 
+/// The layer of such an image with a file of so many MiB beside the programs; nothing in it is packed.
+pub fn heavy_layer(mib: usize) -> Result<Vec<u8>> {
+    busybox_layer(&[("var/heavy", &"heavy as lead. ".repeat((mib << 20) / 15))])
+}
+
+/// This machine's, as images name it.
+pub fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}
+
 /// What a Dockerfile of one program makes, but on this machine's libraries. `program`: what the word of its COPY names.
 pub fn of_dockerfile(
     folder: &Path,

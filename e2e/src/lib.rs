@@ -29,6 +29,7 @@ pub mod process;
 pub mod program;
 pub mod proxy;
 pub mod recorder;
+pub mod registry;
 pub mod run_dir;
 pub mod runtime;
 pub mod simulator;
