@@ -239,15 +239,15 @@ impl Shared {
             Ok(Up::Ack { to, .. }) => {
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).acknowledge(&to);
             }
-            Ok(Up::TwinReport { namespace, device, report, .. }) => {
+            Ok(Up::TwinReport { device, report, .. }) => {
                 let mut by_device = self.reported_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-                let sum = by_device.entry(format!("{namespace}/{device}")).or_default();
+                let sum = by_device.entry(device.to_string()).or_default();
                 *sum = sum.saturating_add(bytes.len() as u64);
                 drop(by_device);
                 let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
                 for (property, twin) in report.twin {
                     let Some(actual) = twin.and_then(|twin| twin.actual) else { continue };
-                    let device = format!("{namespace}/{device}");
+                    let device = device.to_string();
                     let at_ms = actual.metadata.map_or(0, |time| time.timestamp);
                     values.push(Reported {
                         device,

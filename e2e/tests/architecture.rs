@@ -81,6 +81,7 @@ const IMPURE: &[&str] = &[
 const MAY_RUN: &[(&str, &str, &str)] = &[
     ("edgecore", "image_folder.rs", "the runtime's client, which imports image archives"),
     ("edgecore", "node_shutdown.rs", "systemctl, which knows whether the machine goes down"),
+    ("edgecore", "pods_slice.rs", "systemctl, which limits what all pods use together"),
     ("edgecore", "pod_network/leaving.rs", "iptables, whose chains a managed pod network leaves behind"),
 ];
 

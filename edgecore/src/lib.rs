@@ -16,6 +16,7 @@ pub mod device_plugin;
 pub mod node;
 pub mod pod_network;
 pub mod quantity;
+pub mod resource_name;
 pub mod device_twin;
 pub mod event_bus;
 pub mod report_queue;

@@ -17,10 +17,10 @@ use tonic::Status;
 use super::ledger::{Grant, Holder, in_order};
 use super::pick::{Choice, Pick};
 use super::plugin::bottom_of;
-use super::registration::is_extended_resource;
 use super::{Devices, State, store};
 use crate::edged::{Extras, PodDevices};
 use crate::quantity::amount_in;
+use crate::resource_name::is_extended_resource;
 
 /// Plugins see that edgecore has begun anew and come again, some after ten seconds. So long a new Pod waits for its own.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);

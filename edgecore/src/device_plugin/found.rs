@@ -11,7 +11,8 @@ use ke_kubelet::plugin_registration as api;
 use ke_kubelet::plugin_registration::registration_client::RegistrationClient;
 
 use super::Devices;
-use super::registration::{VERSION, is_extended_resource};
+use super::registration::VERSION;
+use crate::resource_name::is_extended_resource;
 
 /// A folder that is nearly always empty or unchanged: reading it costs microseconds.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

@@ -1,18 +1,10 @@
 //! What all pods together may use: the machine less what `systemReserved` and `kubeReserved` keep. The cgroup `kubepods` has it
 //! as its limit, as with a kubelet's `enforceNodeAllocatable: [pods]`, so that pods without limits cannot take what is kept.
 //!
-//! With the cgroupfs driver `cgroups.rs` writes it beside the classes; with the systemd driver systemd is asked once.
+//! With the cgroupfs driver `cgroups.rs` writes it beside the classes; with the systemd driver
+//! `pods_slice.rs` asks systemd.
 
-use std::time::Duration;
-
-use tokio::process::Command;
-use tokio::time::timeout;
-
-use super::cgroups::{CgroupName, Driver, PodCgroups};
-use super::resources::{PodResources, Qos, shares, weight};
-
-/// systemd answers at once, or is in trouble of its own.
-const ANSWER: Duration = Duration::from_secs(30);
+use super::resources::{PodResources, shares, weight};
 
 /// Room for pods. Processors are a weight against the rest of the machine, memory is a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +31,8 @@ impl PodsRoom {
         }
     }
 
-    fn words(self, slice: &str) -> Vec<String> {
+    /// What systemctl is asked for.
+    pub(super) fn words(self, slice: &str) -> Vec<String> {
         let mut words = vec!["set-property".to_owned(), "--runtime".to_owned(), slice.to_owned()];
         words.push(format!("CPUWeight={}", weight(shares(self.cpu_millis))));
         if self.memory_bytes > 0 {
@@ -49,31 +42,8 @@ impl PodsRoom {
     }
 }
 
-impl PodCgroups {
-    /// With the systemd driver: systemd keeps the limit of the pods' slice, until the next boot. Nothing to do with the other.
-    pub async fn limit_slice(self, systemctl: &str) {
-        let (layout, Some(room)) = (self.layout(), self.room()) else { return };
-        if !layout.per_qos || layout.driver != Driver::Systemd {
-            return;
-        }
-        let slice = CgroupName::root(&layout.root).class(Qos::Guaranteed).slice();
-        let asked = Command::new(systemctl).args(room.words(&slice)).kill_on_drop(true).output();
-        let why = match timeout(ANSWER, asked).await {
-            Ok(Ok(output)) if output.status.success() => return,
-            Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it does not answer".to_owned(),
-        };
-        tracing::warn!(%slice, "pods may use what is reserved, since systemd did not limit their slice: {why}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::super::cgroups::Layout;
     use super::*;
 
     #[test]
@@ -84,27 +54,5 @@ mod tests {
         assert_eq!(resources.cpu_quota, None, "what nobody else needs is theirs");
         let none = PodsRoom::new((1000, 1 << 30), (2000, 2 << 30));
         assert_eq!(none.words("k.slice"), ["set-property", "--runtime", "k.slice", "CPUWeight=1"]);
-    }
-
-    #[tokio::test]
-    async fn systemd_is_asked_with_its_own_driver_only() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
-        let (program, said) = (folder.path().join("systemctl"), folder.path().join("said"));
-        // By another process: a child of a test beside this one would inherit the file while it is open for writing.
-        let write = "printf '#!/bin/sh\\necho \"$@\" > %s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
-        let written = std::process::Command::new("sh").args(["-c", write]).arg(&program).arg(&said).status();
-        assert!(written.unwrap().success());
-        assert_eq!(fs::metadata(&program).unwrap().permissions().mode() & 0o777, 0o755);
-        let check = async |driver: Driver, expected: Option<&str>| {
-            let layout = Layout { driver, root: "/edge".into(), per_qos: true };
-            let room = PodsRoom::new((2000, 3 << 30), (0, 1 << 30));
-            let cgroups = PodCgroups::new(layout, folder.path()).unwrap().with_room(room);
-            cgroups.limit_slice(&program.to_string_lossy()).await;
-            assert_eq!(fs::read_to_string(&said).ok().as_deref(), expected, "{driver:?}");
-        };
-        check(Driver::Cgroupfs, None).await;
-        let expected = "set-property --runtime edge-kubepods.slice CPUWeight=79 MemoryMax=2147483648\n";
-        check(Driver::Systemd, Some(expected)).await;
     }
 }

@@ -21,7 +21,7 @@ use super::holds::as_released;
 use super::keeper::{Ask, Keeper};
 use super::observer::Listings;
 use super::periods::Period;
-use super::preemption::Waiting;
+use super::preemption::waiting::Waiting;
 use super::pressure::Pressures;
 use super::status::Facts;
 use super::worker::Shared;

@@ -10,10 +10,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::figures::Disk;
-use super::measure::now;
 
 /// Kinds of volumes that are the pod's own and on the disk.
 const PLUGINS: [&str; 2] = ["kubernetes.io~empty-dir", "kubernetes.io~configmap"];
@@ -129,6 +128,12 @@ fn tree(top: &Path) -> (u64, u64) {
         }
     }
     (used, n_inodes)
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

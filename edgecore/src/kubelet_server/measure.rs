@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ke_cri::v1;
 
-use super::du::VolumeSizes;
+use super::du::{VolumeSizes, now};
 use super::figures::{ContainerFigures, Cpu, Disk, Figures, Memory, Network, NodeFigures, PodFigures, Rates};
 use super::kernel::{self, Used, interfaces, meminfo, proc_stat};
 use super::own::{self, Own, Process};
@@ -147,12 +147,6 @@ impl Gauge {
         }
         rates.forget(now());
     }
-}
-
-/// Nanoseconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// What the runtime knows of pods that are up: the newest sandbox of each, and the containers that run in it.

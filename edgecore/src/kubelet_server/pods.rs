@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::Sources;
 use super::answer::{Answer, JSON, PROMETHEUS, Refused, whole};
+use super::du::now;
 use super::exposition;
 use super::figures::Figures;
-use super::measure::now;
 use super::summary::{Scope, summary};
 use crate::edged::{CONTAINER_NAME, POD_UID};
 

@@ -38,8 +38,7 @@ use store::HeldToken;
 pub use store::{Applied, Held};
 
 use crate::db::{Db, DbError};
-use crate::edge_hub::Peer;
-use crate::edge_hub::handle::{Answered, AskError, Cloud};
+use crate::edge_hub::handle::{Answered, AskError, Cloud, Peer};
 
 /// At most so many changes share one commit: one wait for the disk then serves a burst.
 const BATCH: usize = 64;

@@ -49,7 +49,7 @@ pub async fn watch_refill(
 mod tests {
     use super::*;
     use crate::db::Synchronous;
-    use crate::edge_hub::Peer;
+    use crate::edge_hub::handle::Peer;
 
     #[tokio::test(start_paused = true)]
     async fn only_a_link_that_stands_refills() {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::handle::LookupError;
 use super::{store, typed};
 use crate::db::{Db, DbError};
-use crate::edge_hub::handle::{Answered, Cloud, Peer};
+use crate::edge_hub::handle::{Answered, Cloud, Peer, Receipt};
 
 /// A Pod's start waits for the cloud's word no longer than this where an earlier one is kept; and where none is, it is
 /// tried again.
@@ -73,7 +73,7 @@ pub(super) async fn handler(db: &Db, cloud: &Cloud, class: &ObjectName) -> Resul
     }
 }
 
-async fn ask(cloud: &Cloud, key: &ObjectKey) -> (Said, Option<crate::edge_hub::Receipt>) {
+async fn ask(cloud: &Cloud, key: &ObjectKey) -> (Said, Option<Receipt>) {
     match cloud.peer() {
         None => return (Said::Nothing, None),
         Some(Peer::KubeEdge) => return (Said::KnowsNoClasses, None),
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::db::Synchronous;
-    use crate::edge_hub::LinkState;
+    use crate::edge_hub::handle::LinkState;
 
     fn refusal(reason: Reason) -> Refusal {
         Refusal { message: "no".into(), reason, details: None, code: 404 }

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::references::first_reference;
 use super::{FROM_FILE, HASH, MIRROR, SEEN, SOURCE, defaults};
-use crate::edged::admission::is_extended;
 use crate::quantity::amount_in;
+use crate::resource_name::is_extended_resource;
 
 /// A Pod of a file.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ fn check_container(container: &Container, volumes: &BTreeSet<&str>) -> Result<()
     let limits = resources.and_then(|resources| resources.limits.as_ref());
     // Devices are handed out by the limit.
     let is_other = |resource: &&String| {
-        is_extended(resource) && amount_in(requests, resource) != amount_in(limits, resource)
+        is_extended_resource(resource) && amount_in(requests, resource) != amount_in(limits, resource)
     };
     if let Some(resource) = requests.into_iter().flat_map(|list| list.keys()).find(is_other) {
         return Err(format!(

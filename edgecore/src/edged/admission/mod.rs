@@ -15,7 +15,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ContainerPort, Node, Pod, PodSpec, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-pub use self::room::{Lack, is_extended, lacks, request};
+pub use self::room::{Lack, lacks, request};
 pub use self::sysctls::{AllowedSysctls, BadPattern};
 use super::evicted::is_critical;
 use super::pod_spec::{inits, is_sidecar};

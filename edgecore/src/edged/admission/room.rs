@@ -13,6 +13,7 @@ use super::super::pod_spec::inits;
 use super::super::resources::pod_request;
 use super::{Gate, Refusal};
 use crate::quantity::{Amount, amount_in};
+use crate::resource_name::is_extended_resource;
 
 /// `maxPods` as the kubelet calls it where something is missing.
 const PODS: &str = "pods";
@@ -62,7 +63,7 @@ pub fn lacks(pod: &Pod, others: &[Arc<Pod>], gate: &Gate, is_plugins: &dyn Fn(&s
     let status = gate.node.as_deref().and_then(|node| node.status.as_ref());
     let of_node = status.and_then(|status| status.allocatable.as_ref());
     for resource in asked_for(pod) {
-        let written = of_node.filter(|_| is_extended(resource) && !is_plugins(resource));
+        let written = of_node.filter(|_| is_extended_resource(resource) && !is_plugins(resource));
         let offered = amount_in(Some(&gate.allocatable), resource).or_else(|| amount_in(written, resource));
         let requested = pod_request(pod, resource);
         let Some(capacity) = offered.filter(|_| !requested.is_zero()) else { continue };
@@ -85,13 +86,6 @@ pub fn request(pod: &Pod, resource: &str) -> i64 {
 /// Thousandths of a core, as everywhere.
 fn number(amount: Amount, resource: &str) -> i64 {
     if resource == "cpu" { amount.millis() } else { amount.units() }
-}
-
-/// Whether a resource is none of Kubernetes' own.
-#[must_use]
-pub fn is_extended(resource: &str) -> bool {
-    let domain = resource.split_once('/').map(|(domain, _)| domain);
-    domain.is_some_and(|domain| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
 }
 
 /// The resources that the Pod names, the common ones first.

@@ -5,7 +5,7 @@
 //! the same: what else stands against it is asked first (`admission`).
 
 mod choice;
-mod waiting;
+pub(super) mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,6 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
 
 use self::choice::{Missing, choose, words};
-pub(super) use self::waiting::Waiting;
 use self::waiting::{LEAST_WAIT, Wait};
 use super::admission::{Lack, Refusal, UNEXPECTED_ADMISSION, lacks};
 use super::desired::Desired;
