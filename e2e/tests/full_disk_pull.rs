@@ -25,7 +25,7 @@ const UNUSED: &str = "isthmus.test/unused:1";
 
 fn free_mib(path: &Path) -> Result<u64> {
     let facts = rustix::fs::statvfs(path)?;
-    Ok(facts.f_bavail * facts.f_frsize >> 20)
+    Ok((facts.f_bavail * facts.f_frsize) >> 20)
 }
 
 /// Puts a file there that leaves so much of the disk.
