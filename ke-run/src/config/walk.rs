@@ -31,7 +31,14 @@ pub(super) fn walk_below<T: DeserializeOwned>(
     known: &KnownKeys,
 ) -> Walked {
     let whose = if above.is_empty() { "KubeEdge's" } else { "the kubelet's" };
-    let mut walk = Walk { defaults, known, found: Walked::default(), fits: &fits::<T>, whose };
+    let mut walk = Walk {
+        defaults,
+        known,
+        found: Walked::default(),
+        fits: &fits::<T>,
+        whose,
+        is_lenient: !above.is_empty(),
+    };
     let section = above.iter().try_fold(defaults, |value, part| value.get(part));
     walk.section(entries, above, section.unwrap_or(&Value::Null));
     walk.found
@@ -49,6 +56,8 @@ struct Walk<'a> {
     fits: &'a dyn Fn(Value) -> Result<(), String>,
     /// Whose keys they are that we do not have.
     whose: &'static str,
+    /// A file of another program, perhaps of a newer one than we know: what it says beyond that stops nobody.
+    is_lenient: bool,
 }
 
 impl Walk<'_> {
@@ -71,7 +80,11 @@ impl Walk<'_> {
             }
             let Some(default) = ours.get(&entry.key) else {
                 let text = self.unknown(above, ours, &entry.key);
-                self.problem(full, entry.line, text);
+                if self.is_lenient {
+                    self.found.warnings.push(format!("{full}: {text}; ignored (line {})", entry.line));
+                } else {
+                    self.problem(full, entry.line, text);
+                }
                 continue;
             };
             if entry.value.is_null() {
