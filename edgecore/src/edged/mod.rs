@@ -8,7 +8,7 @@
 //! `workers.rs` starts its worker, `worker.rs` takes it step by step through `plan.rs` (which decides) and `hands.rs` (which
 //! calls the runtime, `cri.rs`); `status.rs` and `worker/telling.rs` lead back up.
 //!
-//! The files take from below only. At the bottom stand words: `pod_spec.rs`, `desired.rs`, `observed.rs`, `verdict.rs`. On
+//! The files take from below only. At the bottom stand words: `pod_spec.rs`, `desired.rs`, `failure_reason.rs`, `observed.rs`, `verdict.rs`. On
 //! them stand decisions, which are pure: `admission`, `outcome.rs`, `plan.rs`, `status.rs`, `resize`. On these stand those
 //! who do it: `hands.rs`, `hooks.rs`, `probes`; then a Pod's worker, what Edged knows (`state.rs`) and does, and this file.
 
@@ -28,6 +28,7 @@ pub mod env;
 mod events;
 pub mod evicted;
 pub mod expand;
+pub mod failure_reason;
 pub mod fields;
 mod hands;
 pub mod holds;

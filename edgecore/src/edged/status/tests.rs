@@ -196,20 +196,19 @@ fn crash_loops_and_failures() {
     let shown = status(&web, Ending::No, &seen);
     let message = shown.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap().message;
     assert_eq!(message.unwrap(), "back-off 10s restarting failed container=app pod=web_default(u)");
-    for word in [
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "ErrImageNeverPull",
-        "InvalidImageName",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
+    for reason in [
+        FailureReason::ErrImagePull,
+        FailureReason::ImagePullBackOff,
+        FailureReason::ErrImageNeverPull,
+        FailureReason::InvalidImageName,
+        FailureReason::CreateContainerConfigError,
+        FailureReason::CreateContainerError,
+        FailureReason::RunContainerError,
     ] {
         let mut seen = live(vec![]);
-        let failure =
-            StartFailure { reason: word.into(), message: "why".into(), retry_at: at(NOW), times: 1 };
+        let failure = StartFailure { reason, message: "why".into(), retry_at: at(NOW), times: 1 };
         seen.failures.insert("app".into(), failure);
-        check(json!({}), &seen, &format!("Pending True True {unready} app={word}"));
+        check(json!({}), &seen, &format!("Pending True True {unready} app={}", reason.word()));
     }
 }
 

@@ -11,6 +11,7 @@ use crate::edged::admission::{Refusal, UNEXPECTED_ADMISSION, refused};
 use crate::edged::cri::RuntimeError;
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::events::Severity;
+use crate::edged::failure_reason::FailureReason;
 use crate::edged::hands::Failure;
 use crate::edged::observed::{ObservedContainer, ObservedPod};
 use crate::edged::outcome::outcome;
@@ -85,7 +86,10 @@ impl Worker {
     pub(super) async fn release_devices(&self) -> Result<(), Failure> {
         let released = self.shared.hands.devices.release(&self.uid).await;
         released.map_err(|error| {
-            Failure::new("FailedKillPod", format!("the devices of the pod could not be given back: {error}"))
+            Failure::new(
+                FailureReason::FailedKillPod,
+                format!("the devices of the pod could not be given back: {error}"),
+            )
         })
     }
 

@@ -10,6 +10,7 @@ use super::state::Worker;
 use crate::edged::container::log_directory;
 use crate::edged::desired::DesiredPod;
 use crate::edged::events::Severity;
+use crate::edged::failure_reason::FailureReason;
 use crate::edged::hands::Failure;
 use crate::edged::hooks::Undertaker;
 use crate::edged::leaving::remove_logs;
@@ -46,7 +47,9 @@ impl Worker {
             self.say_probe(said).await;
         }
         let failed = results.into_iter().find_map(Result::err);
-        failed.map_or(Ok(()), |error| Err(Failure::of("FailedKillPod", "error killing container", error)))
+        failed.map_or(Ok(()), |error| {
+            Err(Failure::of(FailureReason::FailedKillPod, "error killing container", error))
+        })
     }
 
     /// Awaits something that may take a grace period, and tells what the Pod does until then: it may lose its readiness.
@@ -82,7 +85,7 @@ impl Worker {
 
     pub(super) async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
         let removed = self.shared.hands.runtime.remove_container(id).await;
-        removed.map_err(|e| Failure::of("FailedKillPod", "error removing container", e))?;
+        removed.map_err(|e| Failure::of(FailureReason::FailedKillPod, "error removing container", e))?;
         self.memory.hooks_done.forget(id);
         let log = self.memory.inspector.removed(id);
         // Only below our own directory: the path comes from the runtime.
@@ -99,7 +102,7 @@ impl Worker {
         if let Some(pod) = desired.pod() {
             if let Some(cgroups) = &hands.cgroups {
                 let removed = cgroups.remove_pod(qos(pod), &self.uid);
-                removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
+                removed.map_err(|error| Failure::new(FailureReason::FailedKillPod, error.to_string()))?;
             }
             let logs = log_directory(&hands.settings.pod_logs_root, pod);
             let _ = tokio::fs::remove_dir_all(&logs).await;
@@ -107,7 +110,7 @@ impl Worker {
         } else if let Some(cgroups) = &hands.cgroups {
             for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid) {
                 let removed = cgroups.remove_pod(class, &uid);
-                removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
+                removed.map_err(|error| Failure::new(FailureReason::FailedKillPod, error.to_string()))?;
             }
         }
         if desired.pod().is_none() {
