@@ -12,7 +12,7 @@ use super::admission::{Applicant, Refusal, is_settled, judge};
 use super::desired::{Desired, desired};
 use super::door::Origin;
 use super::evicted::{EVICTED, Life};
-use super::holds::{Release, Which, held_status, is_to_wait};
+use super::hold_upgrade::{Release, Which, held_status, is_to_wait};
 use super::node_shutdown::{ended, turned_away};
 use super::pod_spec::{pod_key, uses};
 use super::pressure::refuses_under_pressure;

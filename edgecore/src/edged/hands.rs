@@ -21,7 +21,7 @@ use super::devices::PodDevices;
 use super::env::{Environment, environment};
 use super::failure_reason::FailureReason;
 use super::fields::PodFacts;
-use super::hooks::{Done, Undertaker, run_hook};
+use super::hooks::{ContainerStopper, Done, run_hook};
 use super::images::{ImageError, ImageNotice, Images, Wish};
 use super::log_links;
 use super::plan::stop_after_failed_start;
@@ -289,8 +289,8 @@ impl Hands {
         // Full: sixteen sentences of one hook are not to be expected.
         let (say, mut said) = mpsc::channel(16);
         let (runtime, pod) = (self.runtime.clone(), desired.pod().cloned());
-        let undertaker = Undertaker { runtime, pod, address, say, done: Done::default() };
-        let stopped = undertaker.stop_all(vec![stop]).await.into_iter().find_map(Result::err);
+        let stopper = ContainerStopper { runtime, pod, address, say, done: Done::default() };
+        let stopped = stopper.stop_all(vec![stop]).await.into_iter().find_map(Result::err);
         while let Ok(Said { reason, message, .. }) = said.try_recv() {
             warn(reason, message);
         }

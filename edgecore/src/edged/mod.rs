@@ -31,7 +31,7 @@ pub mod expand;
 pub mod failure_reason;
 pub mod fields;
 mod hands;
-pub mod holds;
+pub mod hold_upgrade;
 mod hooks;
 pub mod image_folder;
 pub mod image_gc;
@@ -39,8 +39,8 @@ mod image_volumes;
 pub mod images;
 mod inspector;
 pub mod keeper;
-mod last_words;
-pub mod leaving;
+mod termination_message;
+pub mod remove_pods;
 pub mod log_links;
 pub mod log_rotation;
 pub mod logs;
@@ -105,8 +105,8 @@ pub(crate) use self::events::{Occurrence, Recorder, Severity};
 pub use self::evicted::{Cause, Eviction, Life, is_critical, priority};
 pub use self::hands::Settings;
 use self::hands::{Hands, N_HEAVY};
-use self::holds::Release;
-pub use self::holds::{Holds, Which};
+use self::hold_upgrade::Release;
+pub use self::hold_upgrade::{Holds, Which};
 pub(crate) use self::image_folder::images as images_of_folder;
 #[cfg(test)]
 pub(crate) use self::image_folder::note_images;
@@ -208,7 +208,7 @@ impl Edged {
             reports: parts.reports,
             facts: facts_seen,
             probe_counts: ProbeCounts::default(),
-            seats: parts.door.seats.subscribe(),
+            mirror_pairs: parts.door.mirror_pairs.subscribe(),
         });
         let now = Instant::now();
         let (keeper, asks) = Keeper::channel();

@@ -17,7 +17,7 @@ use super::cri::Events;
 use super::desired::{Desired, DesiredPod, desired};
 use super::door::{Door, Origin};
 use super::evicted::{Care, Life};
-use super::holds::as_released;
+use super::hold_upgrade::as_released;
 use super::keeper::{Ask, Keeper};
 use super::observer::Listings;
 use super::periods::Period;

@@ -17,7 +17,7 @@ use super::door::Origin;
 use super::observer::{Listing, Listings};
 use super::pod_spec::pod_key;
 use super::state::{Edged, Entry};
-use crate::static_pods::{FROM_FILE, SOURCE, Seats, StaticSet};
+use crate::static_pods::{FROM_FILE, MirrorPairs, SOURCE, StaticSet};
 
 impl Edged {
     /// A mirror came or changed.
@@ -65,7 +65,7 @@ impl Edged {
             self.remove(&uid);
         }
         // First: workers look there for their mirror's uid.
-        self.show_seats(&wanted);
+        self.show_mirror_pairs(&wanted);
         for (key, pod) in wanted.iter() {
             let Some(uid) = pod.metadata.uid.clone() else { continue };
             let pod = self.with_mirrors_status(key, pod);
@@ -85,7 +85,7 @@ impl Edged {
                 }
             }
         }
-        self.show_seats(&wanted);
+        self.show_mirror_pairs(&wanted);
     }
 
     /// While the machine goes down: pods that were told to end, and all that are new.
@@ -94,7 +94,7 @@ impl Edged {
         down.is_some_and(|down| down.contains_key(uid) || !self.pods.contains_key(uid))
     }
 
-    /// What runs of static pods whose file has changed or gone while edgecore was down. It has its pod's seat until it has
+    /// What runs of static pods whose file has changed or gone while edgecore was down. It has its pod's name until it has
     /// ended, so that no other version begins beside it. Called before workers start, and before new ones come.
     pub(super) fn adopt_statics(&mut self, listings: &Listings) {
         let Some(wanted) = self.door.static_pods.borrow().clone() else { return };
@@ -143,8 +143,8 @@ impl Edged {
     /// not: the file asks for it as before, whatever ended it or refused it in an earlier life of the machine.
     fn with_mirrors_status(&self, key: &ObjectKey, pod: &Arc<Pod>) -> Arc<Pod> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let seats = self.door.seats.borrow();
-        let status = seats.mirror_of(key, uid).and_then(|mirror| mirror.status.clone());
+        let pairs = self.door.mirror_pairs.borrow();
+        let status = pairs.mirror_of(key, uid).and_then(|mirror| mirror.status.clone());
         match status.filter(|status| status.phase.as_deref() != Some("Failed")) {
             Some(status) => {
                 let status = PodStatus { reason: None, message: None, ..status };
@@ -154,18 +154,18 @@ impl Edged {
         }
     }
 
-    fn show_seats(&self, wanted: &StaticSet) {
+    fn show_mirror_pairs(&self, wanted: &StaticSet) {
         let files = self.pods.values().filter(|entry| entry.origin == Origin::File);
-        let seat = |entry: &Entry| {
+        let pair = |entry: &Entry| {
             let key = entry.key.clone()?;
             let pod = wanted.get(&key).filter(|_| !entry.is_removed()).cloned();
             Some((key, pod))
         };
-        let pods: BTreeMap<_, _> = files.filter_map(seat).collect();
-        let seats = Seats { pods, mirrors: self.mirrors.clone() };
-        self.door.seats.send_if_modified(|shown| {
-            let is_new = *shown != seats;
-            *shown = seats;
+        let pods: BTreeMap<_, _> = files.filter_map(pair).collect();
+        let pairs = MirrorPairs { pods, mirrors: self.mirrors.clone() };
+        self.door.mirror_pairs.send_if_modified(|shown| {
+            let is_new = *shown != pairs;
+            *shown = pairs;
             is_new
         });
     }

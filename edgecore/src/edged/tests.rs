@@ -26,13 +26,13 @@ use serde_json::json;
 use super::admission::{AllowedSysctls, Gate};
 use super::cri_fake::FakeRuntime;
 use super::fields::PodFacts;
-use super::holds::{HOLD, Holds, Which};
+use super::hold_upgrade::{HOLD, Holds, Which};
 use super::pod_spec::pod_key;
 use super::resources::CpuQuota;
 use super::*;
 use crate::meta_manager::LookupError;
 use crate::report_queue::Report;
-use crate::static_pods::{MIRROR, Seats, StaticSet};
+use crate::static_pods::{MIRROR, MirrorPairs, StaticSet};
 
 mod statics;
 
@@ -145,7 +145,7 @@ struct Started {
     keeper: Keeper,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     files: watch::Sender<Option<StaticSet>>,
-    seats: watch::Receiver<Seats>,
+    mirror_pairs: watch::Receiver<MirrorPairs>,
     holds: Holds,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
@@ -192,7 +192,7 @@ impl Machine {
             n_pids: None,
         };
         let (files, static_pods) = watch::channel(static_pods.into());
-        let (shown, seats) = watch::channel(Seats::default());
+        let (shown, mirror_pairs) = watch::channel(MirrorPairs::default());
         let (holds, releases) = Holds::channel("edge-1".parse().unwrap());
         let gate = Gate {
             node: None,
@@ -212,14 +212,14 @@ impl Machine {
             reports,
             news: heard,
             pods,
-            door: Door { static_pods, seats: shown, gate, releases },
+            door: Door { static_pods, mirror_pairs: shown, gate, releases },
             store_is_full: watch::channel(true).1,
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
         let (counts, keeper) = (edged.probe_counts(), edged.keeper());
         let task = tokio::spawn(edged.run(shutdown));
-        Started { news, reports: received, stop, counts, keeper, task, files, seats, holds, _host_ips }
+        Started { news, reports: received, stop, counts, keeper, task, files, mirror_pairs, holds, _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {

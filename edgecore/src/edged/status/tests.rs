@@ -232,7 +232,7 @@ fn a_deleted_pod_ends_in_a_terminal_phase() {
 
 /// Their file goes with the Pod's volumes; a process that starts later has them from what was told.
 #[test]
-fn last_words_stay() {
+fn termination_messages_stay() {
     let with_words = |words: &str| {
         let ContainerState::Exited(exit) = exited(0, "") else { panic!("not exited") };
         live(vec![container("app-0", ContainerState::Exited(Exit { message: words.into(), ..exit }))])

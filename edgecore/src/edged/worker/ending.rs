@@ -12,13 +12,13 @@ use crate::edged::desired::DesiredPod;
 use crate::edged::events::Severity;
 use crate::edged::failure_reason::FailureReason;
 use crate::edged::hands::Failure;
-use crate::edged::hooks::Undertaker;
-use crate::edged::leaving::remove_logs;
+use crate::edged::hooks::ContainerStopper;
 use crate::edged::log_links;
 use crate::edged::log_rotation;
 use crate::edged::plan::{Stop, StopReason};
 use crate::edged::pod_spec::{inits, is_sidecar};
 use crate::edged::probes::Said;
+use crate::edged::remove_pods::remove_logs;
 use crate::edged::resources::qos;
 
 impl Worker {
@@ -34,14 +34,14 @@ impl Worker {
             }
         }
         let address = self.address(desired.pod().map(Arc::as_ref));
-        let undertaker = Undertaker {
+        let stopper = ContainerStopper {
             runtime: self.shared.hands.runtime.clone(),
             pod: desired.pod().cloned(),
             address,
             say: self.memory.probes.voice(),
             done: self.memory.hooks_done.clone(),
         };
-        let results = self.meanwhile(desired, undertaker.stop_all(stops.to_vec())).await;
+        let results = self.meanwhile(desired, stopper.stop_all(stops.to_vec())).await;
         // What hooks had to say.
         while let Some(said) = self.memory.probes.said_already() {
             self.say_probe(said).await;

@@ -27,7 +27,7 @@ use crate::edged::resize::{Resizer, Room};
 use crate::edged::status::Facts;
 use crate::edged::told::Told;
 use crate::report_queue::Reports;
-use crate::static_pods::Seats;
+use crate::static_pods::MirrorPairs;
 
 /// What all workers share.
 pub(in crate::edged) struct Shared {
@@ -38,7 +38,7 @@ pub(in crate::edged) struct Shared {
     pub(in crate::edged) probe_counts: ProbeCounts,
     pub(in crate::edged) room: Room,
     /// Under which uid the cloud knows a static pod.
-    pub(in crate::edged) seats: watch::Receiver<Seats>,
+    pub(in crate::edged) mirror_pairs: watch::Receiver<MirrorPairs>,
 }
 
 /// What the worker hears from outside.

@@ -10,7 +10,7 @@ use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::door::Origin;
 use crate::edged::events::{Occurrence, Severity};
 use crate::edged::evicted::{DISRUPTION_TARGET, Life};
-use crate::edged::holds::HELD_UPGRADE;
+use crate::edged::hold_upgrade::HELD_UPGRADE;
 use crate::edged::images::ImageNotice;
 use crate::edged::observed::ObservedPod;
 use crate::edged::outcome::outcome;
@@ -79,8 +79,8 @@ impl Worker {
         match self.arrival.origin {
             Origin::Cloud => Some(uid),
             Origin::File => {
-                let seats = self.shared.seats.borrow();
-                seats.mirror_of(&pod_key(pod)?, &uid)?.metadata.uid.clone()
+                let pairs = self.shared.mirror_pairs.borrow();
+                pairs.mirror_of(&pod_key(pod)?, &uid)?.metadata.uid.clone()
             }
         }
     }
