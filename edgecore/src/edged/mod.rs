@@ -285,7 +285,7 @@ impl Edged {
         self.adopt_statics(&listings);
         self.met = true;
         self.weigh_classes();
-        let uids: Vec<String> = self.pods.keys().cloned().collect();
+        let uids: Vec<Uid> = self.pods.keys().cloned().collect();
         for uid in uids {
             self.start_worker(&uid);
         }
@@ -372,16 +372,16 @@ impl Edged {
         self.on_mirror_deleted(key, uid.map(Uid::as_str));
         let ours = self.pods.iter().filter(|(_, entry)| entry.origin == Origin::Cloud);
         let gone = ours.filter(|(known, entry)| match uid {
-            Some(uid) => uid.as_str() == known.as_str(),
+            Some(uid) => uid == *known,
             None => entry.key.as_ref() == Some(key),
         });
-        let gone: Vec<String> = gone.map(|(uid, _)| uid.clone()).collect();
+        let gone: Vec<Uid> = gone.map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
             self.remove(&uid);
         }
     }
 
-    pub(super) fn remove(&mut self, uid: &str) {
+    pub(super) fn remove(&mut self, uid: &Uid) {
         self.busy();
         if let Some(entry) = self.pods.get(uid) {
             entry.desired.send_modify(|desired| desired.want = Desired::Removed(desired.pod().cloned()));

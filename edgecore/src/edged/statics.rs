@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use ke_cri::v1::PodSandbox;
-use ke_wire::{Kind, ObjectKey};
+use ke_wire::{Kind, ObjectKey, Uid};
 
 use super::admission::Applicant;
 use super::container::{POD_NAME, POD_NAMESPACE};
@@ -53,26 +53,26 @@ impl Edged {
         // Unknown: those that run go on, and their mirrors stay.
         let Some(wanted) = self.door.static_pods.borrow_and_update().clone() else { return };
         self.knows_statics = true;
-        let is_wanted = |uid: &String, entry: &Entry| {
+        let is_wanted = |uid: &Uid, entry: &Entry| {
             let pod = entry.key.as_ref().and_then(|key| wanted.get(key));
-            pod.is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
+            pod.is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid.as_str()))
         };
         let gone = self.pods.iter().filter(|(uid, entry)| {
             entry.origin == Origin::File && !entry.is_removed() && !is_wanted(uid, entry)
         });
-        let gone: Vec<String> = gone.map(|(uid, _)| uid.clone()).collect();
+        let gone: Vec<Uid> = gone.map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
             self.remove(&uid);
         }
         // First: workers look there for their mirror's uid.
         self.show_mirror_pairs(&wanted);
         for (key, pod) in wanted.iter() {
-            let Some(uid) = pod.metadata.uid.clone() else { continue };
+            let Some(uid) = pod.metadata.uid.as_deref() else { continue };
             let pod = self.with_mirrors_status(key, pod);
-            match self.pods.get(&uid) {
+            match self.pods.get(uid) {
                 Some(entry) if entry.is_removed() => {}
                 // It was told to end with the machine, and none begins any more.
-                _ if self.is_going_down(&uid) => {}
+                _ if self.is_going_down(uid) => {}
                 Some(entry) if entry.desired.borrow().pod().is_some_and(|held| **held == *pod) => {}
                 Some(entry) => entry.change(&pod),
                 // The one before it ends first; its end leads here again.
@@ -98,15 +98,15 @@ impl Edged {
     /// ended, so that no other version begins beside it. Called before workers start, and before new ones come.
     pub(super) fn adopt_statics(&mut self, listings: &Listings) {
         let Some(wanted) = self.door.static_pods.borrow().clone() else { return };
-        let is_wanted = |uid: &String, key: &ObjectKey| {
-            wanted.get(key).is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
+        let is_wanted = |uid: &Uid, key: &ObjectKey| {
+            wanted.get(key).is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid.as_str()))
         };
-        let is_orphan = |(uid, listing): (&String, &Listing)| {
+        let is_orphan = |(uid, listing): (&Uid, &Listing)| {
             let key =
                 static_key(listing).filter(|key| !self.pods.contains_key(uid) && !is_wanted(uid, key))?;
             Some((uid.clone(), key))
         };
-        let orphans: Vec<(String, ObjectKey)> = listings.iter().filter_map(is_orphan).collect();
+        let orphans: Vec<(Uid, ObjectKey)> = listings.iter().filter_map(is_orphan).collect();
         for (uid, key) in orphans {
             tracing::info!(%uid, pod = %key, "a static pod whose file is another one now is ended");
             self.add_static_orphan(&uid, key);
@@ -114,14 +114,14 @@ impl Edged {
         self.on_static_pods();
     }
 
-    pub(super) fn add_static_orphan(&mut self, uid: &str, key: ObjectKey) {
+    pub(super) fn add_static_orphan(&mut self, uid: &Uid, key: ObjectKey) {
         if !self.met {
             // Its end lets the other version in.
             self.pods.retain(|_, entry| entry.origin != Origin::File || entry.key.as_ref() != Some(&key));
         }
         let wanted = DesiredPod { want: Desired::Removed(None), hashes: BTreeMap::new() };
         let orphan = Entry { origin: Origin::File, ..Entry::new(wanted, BTreeSet::new(), Some(key)) };
-        self.pods.insert(uid.to_owned(), orphan);
+        self.pods.insert(uid.clone(), orphan);
         self.start_worker(uid);
     }
 

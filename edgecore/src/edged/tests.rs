@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use ke_run::shutdown::Trigger;
-use ke_wire::{Namespace, ObjectName};
+use ke_wire::{Namespace, ObjectName, Uid};
 use serde_json::json;
 
 use super::admission::{AllowedSysctls, Gate};
@@ -86,11 +86,11 @@ impl PodFiles for Files {
         let is_given = self.n(&format!("own ids {pod_uid}")) > 0;
         Ok(is_given.then_some(IdRange { first: 131_072, length: 65_536 }))
     }
-    async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError> {
+    async fn tear_down(&self, pod_uid: &Uid) -> Result<(), FilesError> {
         self.note(format!("tear down {pod_uid}"));
         Ok(())
     }
-    async fn on_disk(&self) -> Vec<String> {
+    async fn on_disk(&self) -> Vec<Uid> {
         Vec::new()
     }
 }

@@ -172,8 +172,8 @@ impl Worker {
                 break;
             }
             if self.memory.forgotten {
-                self.shared.hands.images.forget_pod(&self.uid);
-                self.shared.probe_counts.forget(&self.uid);
+                self.shared.hands.images.forget_pod(self.uid.as_str());
+                self.shared.probe_counts.forget(self.uid.as_str());
                 return Ok(Step::Done);
             }
         }

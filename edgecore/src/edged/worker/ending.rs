@@ -101,21 +101,21 @@ impl Worker {
         let hands = &self.shared.hands;
         if let Some(pod) = desired.pod() {
             if let Some(cgroups) = &hands.cgroups {
-                let removed = cgroups.remove_pod(qos(pod), &self.uid);
+                let removed = cgroups.remove_pod(qos(pod), self.uid.as_str());
                 removed.map_err(|error| Failure::new(FailureReason::FailedKillPod, error.to_string()))?;
             }
             let logs = log_directory(&hands.settings.pod_logs_root, pod);
             let _ = tokio::fs::remove_dir_all(&logs).await;
             log_links::remove(&hands.settings.pod_logs_root, std::path::Path::new(&logs));
         } else if let Some(cgroups) = &hands.cgroups {
-            for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid) {
+            for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid.as_str()) {
                 let removed = cgroups.remove_pod(class, &uid);
                 removed.map_err(|error| Failure::new(FailureReason::FailedKillPod, error.to_string()))?;
             }
         }
         if desired.pod().is_none() {
             // Its folder's name ends with its uid; whose it was besides, nobody knows any more.
-            let (root, uids) = (hands.settings.pod_logs_root.clone(), BTreeSet::from([self.uid.clone()]));
+            let (root, uids) = (hands.settings.pod_logs_root.clone(), BTreeSet::from([self.uid.to_string()]));
             let _ = tokio::task::spawn_blocking(move || remove_logs(&root, &uids)).await;
         }
         self.release_devices().await?;

@@ -67,13 +67,14 @@ impl Worker {
     /// The Pod as this node has granted it.
     pub(super) async fn granted(&mut self, desired: DesiredPod) -> DesiredPod {
         let Desired::Run(pod) = &desired.want else {
-            self.shared.room.leave(&self.uid);
+            self.shared.room.leave(self.uid.as_str());
             return desired;
         };
         let none = k8s_openapi::api::core::v1::PodStatus::default();
         let pod = pod.clone();
         let previous = self.memory.told.last(pod.status.as_ref().unwrap_or(&none));
-        let (desired, word) = self.memory.resizer.admit(desired, &self.uid, previous, &self.shared.room);
+        let (desired, word) =
+            self.memory.resizer.admit(desired, self.uid.as_str(), previous, &self.shared.room);
         self.say_resize(word).await;
         desired
     }

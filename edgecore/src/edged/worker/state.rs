@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
+use ke_wire::Uid;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::edged::admission::Refusal;
@@ -59,7 +60,7 @@ pub(in crate::edged) struct Ears {
 pub(in crate::edged) struct Worker {
     pub(in crate::edged) shared: Arc<Shared>,
     pub(in crate::edged) ears: Ears,
-    pub(in crate::edged) uid: String,
+    pub(in crate::edged) uid: Uid,
     pub(in crate::edged) recorder: Recorder,
     pub(in crate::edged) memory: Memory,
     pub(in crate::edged) arrival: Arrival,
@@ -88,7 +89,7 @@ pub(in crate::edged) struct Memory {
     pub(super) admission: Admission,
     pub(super) told: Told,
     /// Uid under which it was told last; a static pod's mirror may be made anew.
-    pub(super) told_as: Option<String>,
+    pub(super) told_as: Option<Uid>,
     pub(super) resizer: Resizer,
     /// Containers whose preStop hook has ended.
     pub(super) hooks_done: Done,
