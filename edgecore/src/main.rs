@@ -19,16 +19,16 @@ use edgecore::edge_stream::{self, EdgeStreams, EdgeTunnel};
 use edgecore::edged::admission::{AllowedSysctls, Gate};
 use edgecore::edged::cgroups::{Driver, Layout, PodCgroups};
 use edgecore::edged::cri::{CriClient, Runtime};
-use edgecore::edged::holds::Holds;
+use edgecore::edged::hold_upgrade::Holds;
 use edgecore::edged::image_folder::ImageFolder;
 use edgecore::edged::image_gc::GcPolicy;
 use edgecore::edged::images::Images;
-use edgecore::edged::leaving;
 use edgecore::edged::log_links::LogLinks;
 use edgecore::edged::log_rotation::{Bounds, LogRotation};
 use edgecore::edged::logs::Endings;
 use edgecore::edged::node_shutdown;
 use edgecore::edged::pods_room::PodsRoom;
+use edgecore::edged::remove_pods;
 use edgecore::edged::resources::CpuQuota;
 use edgecore::edged::volumes::Volumes;
 use edgecore::edged::{Door, Edged, Parts, Settings};
@@ -41,7 +41,7 @@ use edgecore::pod_network::{self, PodNetwork};
 use edgecore::preflight::{self, Verdict};
 use edgecore::report_queue::{self, DeviceReportQueue, ReportQueue};
 use edgecore::service_manager;
-use edgecore::static_pods::{Mirrors, Seats, StaticPods};
+use edgecore::static_pods::{MirrorPairs, Mirrors, StaticPods};
 use k8s_openapi::api::core::v1::Taint;
 use ke_api::node::KUBELET_PORT;
 use ke_run::config::Loaded;
@@ -155,7 +155,7 @@ async fn remove_pods(config: EdgeCoreConfig) -> anyhow::Result<()> {
     let runtime = CriClient::connect(&edged.tailored_kubelet_config.container_runtime_endpoint)?;
     let cgroups = cgroups(&edged.tailored_kubelet_config);
     let logs = &edged.tailored_kubelet_config.pod_logs_dir;
-    let n_pods = leaving::remove_pods(&runtime, &edged.root_directory, logs, cgroups.as_ref()).await?;
+    let n_pods = remove_pods::remove_pods(&runtime, &edged.root_directory, logs, cgroups.as_ref()).await?;
     Folders::new(&edged.device_plugins_dir, &edged.root_directory)
         .remove()
         .context("remove the sockets for device plugins")?;
@@ -291,8 +291,8 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
     let (devices, device_plugins) =
         DevicePlugins::new(folders, db.clone(), boot, meta.clone(), static_set.clone()).await?;
     let (holds, releases) = Holds::channel(name.clone());
-    let (seats, seats_shown) = watch::channel(Seats::default());
-    let mirrors = Mirrors::new(seats_shown, cloud.clone(), meta.clone(), reports.clone(), name.clone());
+    let (mirror_pairs, pairs_shown) = watch::channel(MirrorPairs::default());
+    let mirrors = Mirrors::new(pairs_shown, cloud.clone(), meta.clone(), reports.clone(), name.clone());
     let gate = Gate {
         node: known.clone().map(Arc::new),
         allocatable: edgecore::node::allocatable(&host, &kubelet.eviction_hard, &kubelet.reserved()),
@@ -326,7 +326,7 @@ async fn run(Loaded { config, warnings }: Loaded<EdgeCoreConfig>) -> anyhow::Res
         reports: reports.clone(),
         news: told,
         pods,
-        door: Door { static_pods: static_set.clone(), seats, gate, releases },
+        door: Door { static_pods: static_set.clone(), mirror_pairs, gate, releases },
         store_is_full,
         host_ips,
     });

@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use ke_wire::ObjectKey;
+use ke_wire::{ObjectKey, Uid};
 
 use super::admission::{Applicant, Refusal, is_settled, judge};
 use super::desired::{Desired, desired};
 use super::door::Origin;
 use super::evicted::{EVICTED, Life};
-use super::holds::{Release, Which, held_status, is_to_wait};
+use super::hold_upgrade::{Release, Which, held_status, is_to_wait};
 use super::node_shutdown::{ended, turned_away};
-use super::pod_spec::{pod_key, uses};
+use super::pod_spec::{pod_key, pod_uid, uses};
 use super::pressure::refuses_under_pressure;
 use super::state::{Edged, Entry};
 use crate::report_queue::Report;
@@ -54,7 +54,7 @@ impl Edged {
         let replaced = self.pods.iter().filter(|(other, known)| {
             **other != uid && known.key == entry.key && known.origin == Origin::Cloud
         });
-        let replaced: Vec<String> = replaced.map(|(other, _)| other.clone()).collect();
+        let replaced: Vec<Uid> = replaced.map(|(other, _)| other.clone()).collect();
         for other in replaced {
             self.remove(&other);
         }
@@ -82,23 +82,22 @@ impl Edged {
         }
     }
 
-    /// An entry for a Pod of this machine; `None` for one that is not ours or that has no usable names.
-    pub(super) fn entry(&self, pod: &Arc<Pod>) -> Option<(String, Entry)> {
+    /// An entry for a Pod of this machine; `None` for one that is not ours or that has no usable uid and names.
+    pub(super) fn entry(&self, pod: &Arc<Pod>) -> Option<(Uid, Entry)> {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         if node != Some(self.shared.hands.settings.node_name.as_str()) {
             return None;
         }
-        let uid = pod.metadata.uid.clone()?;
-        let key = pod_key(pod);
-        if key.is_none() {
-            tracing::warn!(%uid, "a pod has no usable namespace and name and is not run");
-        }
-        let key = Some(key?);
-        Some((uid, Entry::new(desired(pod.clone()), uses(pod), key)))
+        let (Some(uid), Some(key)) = (pod_uid(pod), pod_key(pod)) else {
+            let uid = pod.metadata.uid.as_deref();
+            tracing::warn!(uid, "a pod has no usable uid, namespace and name and is not run");
+            return None;
+        };
+        Some((uid, Entry::new(desired(pod.clone()), uses(pod), Some(key))))
     }
 
     /// A Pod that Edged did not know: it runs, or is shown as refused.
-    pub(super) fn let_in(&mut self, uid: String, mut entry: Entry, pod: &Arc<Pod>, applicant: Applicant) {
+    pub(super) fn let_in(&mut self, uid: Uid, mut entry: Entry, pod: &Arc<Pod>, applicant: Applicant) {
         if applicant != Applicant::Static && is_to_wait(pod) {
             entry.is_held = true;
             self.pods.insert(uid, entry);
@@ -108,7 +107,7 @@ impl Edged {
     }
 
     /// A Pod that waits for nobody.
-    fn let_go(&mut self, uid: String, mut entry: Entry, pod: &Arc<Pod>, applicant: Applicant) {
+    fn let_go(&mut self, uid: Uid, mut entry: Entry, pod: &Arc<Pod>, applicant: Applicant) {
         let is_ending = pod.metadata.deletion_timestamp.is_some();
         if !is_settled(pod)
             && !is_ending
@@ -179,7 +178,7 @@ impl Edged {
         let held = self.pods.iter().filter(|(_, entry)| entry.is_held);
         let meant = held
             .filter_map(|(uid, entry)| Some((uid.clone(), entry.key.clone().filter(|key| is_meant(key))?)));
-        let meant: Vec<(String, ObjectKey)> = meant.collect();
+        let meant: Vec<(Uid, ObjectKey)> = meant.collect();
         for (uid, key) in &meant {
             tracing::info!(pod = %key, "a held pod is released");
             self.begin(uid);
@@ -189,20 +188,20 @@ impl Edged {
     }
 
     /// Lets a held Pod go on as one that comes now. Nothing to do for any other.
-    pub(super) fn begin(&mut self, uid: &str) {
+    pub(super) fn begin(&mut self, uid: &Uid) {
         let Some(mut entry) = self.pods.remove(uid) else { return };
         let pod = entry.desired.borrow().pod().cloned();
         match pod.filter(|_| std::mem::replace(&mut entry.is_held, false)) {
             Some(pod) if !entry.is_removed() => {
                 entry.change(&pod);
-                self.let_go(uid.to_owned(), entry, &pod, Applicant::of(&pod));
+                self.let_go(uid.clone(), entry, &pod, Applicant::of(&pod));
             }
             Some(_) => {
-                self.pods.insert(uid.to_owned(), entry);
+                self.pods.insert(uid.clone(), entry);
                 self.start_worker(uid);
             }
             None => {
-                self.pods.insert(uid.to_owned(), entry);
+                self.pods.insert(uid.clone(), entry);
             }
         }
     }

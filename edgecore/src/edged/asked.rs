@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1::ContainerState;
+use ke_wire::Uid;
 
 use super::desired::{Desired, desired};
 use super::evicted::{Life, priority};
@@ -27,7 +28,7 @@ impl Edged {
                 let _ = answer.send(self.pods.values().filter_map(kept).collect());
             }
             Ask::Evict(uid, eviction) => {
-                if let Some(entry) = self.pods.get(&uid) {
+                if let Some(entry) = self.pods.get(uid.as_str()) {
                     entry.care.send_modify(|care| {
                         care.evicted.get_or_insert(Arc::new(eviction));
                     });
@@ -70,7 +71,7 @@ impl Edged {
                 entry.desired.send_replace(desired(pod));
             }
         }
-        let is_running = |uid: &str, listings: &Listings| {
+        let is_running = |uid: &Uid, listings: &Listings| {
             listings.get(uid).is_some_and(|listing| {
                 listing.containers.iter().any(|one| one.state() == ContainerState::ContainerRunning)
             })
@@ -80,7 +81,7 @@ impl Edged {
             // A runtime that is away ends nothing: its pods count as there.
             let n_left = match shared.observer.look().await {
                 Ok(listings) => {
-                    let is_left = |(uid, is_told): &&(String, bool)| !is_told || is_running(uid, &listings);
+                    let is_left = |(uid, is_told): &&(Uid, bool)| !is_told || is_running(uid, &listings);
                     members.iter().filter(is_left).count()
                 }
                 Err(_) => members.len(),

@@ -8,15 +8,15 @@ use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::{mpsc, watch};
 
 use super::admission::{Gate, Refusal};
-use super::holds::Release;
-use crate::static_pods::{Seats, StaticSet};
+use super::hold_upgrade::Release;
+use crate::static_pods::{MirrorPairs, StaticSet};
 
 /// What Edged needs for Pods that are new to it.
 pub struct Door {
     /// Static pods of now; `None` while nobody knows.
     pub static_pods: watch::Receiver<Option<StaticSet>>,
     /// Where static pods and mirrors are shown to whoever makes mirrors.
-    pub seats: watch::Sender<Seats>,
+    pub mirror_pairs: watch::Sender<MirrorPairs>,
     /// What this node takes.
     pub gate: Gate,
     /// Wishes to release held Pods.

@@ -19,11 +19,11 @@ use super::cri::{Runtime, RuntimeError};
 use super::desired::{Desired, DesiredPod};
 use super::devices::PodDevices;
 use super::env::{Environment, environment};
+use super::failure_reason::FailureReason;
 use super::fields::PodFacts;
-use super::hooks::{Done, Undertaker, run_hook};
-use super::images::{ImageNotice, Images, RUNTIME_AWAY, Wish};
+use super::hooks::{ContainerStopper, Done, run_hook};
+use super::images::{ImageError, ImageNotice, Images, Wish};
 use super::log_links;
-use super::observed::RUN_FAILED;
 use super::plan::stop_after_failed_start;
 use super::pod_files::PodFiles;
 use super::probes::Said;
@@ -66,12 +66,11 @@ pub struct Settings {
 
 /// Why an action was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    /// The word for status and event.
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-    /// The runtime did not answer: nothing is wrong with the Pod.
-    pub(super) runtime_away: bool,
+pub(super) enum Failure {
+    /// The runtime did not answer: nothing is wrong with the Pod. Told where the runtime is looked at.
+    RuntimeAway,
+    /// It is told, and tried again later.
+    Failed { reason: FailureReason, message: String },
 }
 
 /// All that actions need.
@@ -90,9 +89,6 @@ pub(super) struct Hands {
 
 /// How many sandboxes and containers are being made at a time: more than cores, since each waits for disk and plugins.
 pub(super) const N_HEAVY: usize = 8;
-
-/// Why a container that was started was ended at once.
-pub(super) const POST_START_FAILED: &str = "PostStartHookError";
 
 pub(super) type Tell<'a> = &'a (dyn Fn(ImageNotice) + Send + Sync);
 
@@ -125,7 +121,10 @@ impl Hands {
         let resolv_conf = match &self.settings.resolv_conf {
             None => None,
             Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
-                Failure::new("FailedCreatePodSandBox", format!("cannot read {}: {error}", path.display()))
+                Failure::new(
+                    FailureReason::FailedCreatePodSandBox,
+                    format!("cannot read {}: {error}", path.display()),
+                )
             })?),
         };
         let facts = SandboxFacts {
@@ -137,7 +136,7 @@ impl Hands {
             cpu: self.settings.cpu,
         };
         sandbox_config(pod, attempt, &facts)
-            .map_err(|error| Failure::new("FailedCreatePodSandBox", error.to_string()))
+            .map_err(|error| Failure::new(FailureReason::FailedCreatePodSandBox, error.to_string()))
     }
 
     /// Makes cgroup, log directory and sandbox.
@@ -150,8 +149,9 @@ impl Hands {
         let handler = self.handler(pod).await?;
         self.give_users(pod, Some(&handler), &mut config).await?;
         let _permit = self.heavy.acquire().await;
-        let failed =
-            |what: &str, why: String| Failure::new("FailedCreatePodSandBox", format!("{what}: {why}"));
+        let failed = |what: &str, why: String| {
+            Failure::new(FailureReason::FailedCreatePodSandBox, format!("{what}: {why}"))
+        };
         if let Some(cgroups) = &self.cgroups {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             let resources = pod_resources(pod, self.settings.cpu);
@@ -165,7 +165,9 @@ impl Hands {
         match self.runtime.run_sandbox(&config, &handler).await {
             // The one that is there will be found by the next look.
             Ok(_) | Err(RuntimeError::AlreadyExists(_)) => Ok(warnings),
-            Err(error) => Err(Failure::of("FailedCreatePodSandBox", "Failed to create pod sandbox", error)),
+            Err(error) => {
+                Err(Failure::of(FailureReason::FailedCreatePodSandBox, "Failed to create pod sandbox", error))
+            }
         }
     }
 
@@ -187,7 +189,7 @@ impl Hands {
         let wanted = (container.image.as_deref().unwrap_or_default(), container.image_pull_policy.as_deref());
         let image_id = self.image(pod, wanted, home, tell).await?;
         let images = self.volume_images(pod, container, home, tell).await?;
-        let config_error = |message: String| Failure::new("CreateContainerConfigError", message);
+        let config_error = |message: String| Failure::new(FailureReason::CreateContainerConfigError, message);
         // Before there is room for it: a plugin may take its time.
         let mut extras = self.devices.for_start(pod, container).await.map_err(config_error)?;
         let env = environment(pod, container, &*self.objects, facts).await;
@@ -205,7 +207,8 @@ impl Hands {
         let env: Vec<_> = std::mem::take(&mut extras.envs).into_iter().chain(env).collect();
         let spec = v1::ImageSpec { image: image_id.clone(), ..v1::ImageSpec::default() };
         let image = self.runtime.image_status(&spec).await;
-        let image = image.map_err(|e| Failure::of("ImageInspectError", "Failed to inspect image", e))?;
+        let image =
+            image.map_err(|e| Failure::of(FailureReason::ImageInspectError, "Failed to inspect image", e))?;
         let image_user = image.as_ref().map_or(ImageUser::Uid(0), ImageUser::of);
         let node = NodeFacts {
             memory_capacity: self.settings.memory_capacity,
@@ -235,14 +238,18 @@ impl Hands {
         let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
         if let Some(directory) = log.parent() {
             tokio::fs::create_dir_all(directory).await.map_err(|e| {
-                Failure::new("CreateContainerError", format!("cannot make the log directory: {e}"))
+                Failure::new(
+                    FailureReason::CreateContainerError,
+                    format!("cannot make the log directory: {e}"),
+                )
             })?;
         }
         let id = self.runtime.create_container(sandbox_id, &config, &sandbox_config).await;
-        let id = id.map_err(|e| Failure::of("CreateContainerError", "Failed to create container", e))?;
+        let id = id
+            .map_err(|e| Failure::of(FailureReason::CreateContainerError, "Failed to create container", e))?;
         tell(said("Created", format!("Created container: {}", container.name)));
         let started = self.runtime.start_container(&id).await;
-        started.map_err(|e| Failure::of(RUN_FAILED, "Failed to start container", e))?;
+        started.map_err(|e| Failure::of(FailureReason::RunContainerError, "Failed to start container", e))?;
         log_links::make(&self.settings.pod_logs_root, pod, &container.name, &id, &log);
         tell(said("Started", format!("Started container {}", container.name)));
         drop(permit);
@@ -282,15 +289,15 @@ impl Hands {
         // Full: sixteen sentences of one hook are not to be expected.
         let (say, mut said) = mpsc::channel(16);
         let (runtime, pod) = (self.runtime.clone(), desired.pod().cloned());
-        let undertaker = Undertaker { runtime, pod, address, say, done: Done::default() };
-        let stopped = undertaker.stop_all(vec![stop]).await.into_iter().find_map(Result::err);
+        let stopper = ContainerStopper { runtime, pod, address, say, done: Done::default() };
+        let stopped = stopper.stop_all(vec![stop]).await.into_iter().find_map(Result::err);
         while let Ok(Said { reason, message, .. }) = said.try_recv() {
             warn(reason, message);
         }
         if let Some(error) = stopped {
-            return Err(Failure::of("FailedKillPod", "error killing container", error));
+            return Err(Failure::of(FailureReason::FailedKillPod, "error killing container", error));
         }
-        Err(Failure::new(POST_START_FAILED, "PostStartHook failed".into()))
+        Err(Failure::new(FailureReason::PostStartHookError, "PostStartHook failed".into()))
     }
 
     /// Makes sure of an image by its name and pull policy, and gives its id.
@@ -311,9 +318,9 @@ impl Hands {
             runtime_handler,
         };
         let image = self.images.ensure(&wish, &Instant::now, tell).await;
-        image.map_err(|error| Failure {
-            runtime_away: error.reason == RUNTIME_AWAY,
-            ..Failure::new(error.reason, error.message)
+        image.map_err(|error| match error {
+            ImageError::RuntimeAway(_) => Failure::RuntimeAway,
+            ImageError::Failed { reason, message } => Failure::new(reason, message),
         })
     }
 
@@ -341,13 +348,15 @@ impl Hands {
 }
 
 impl Failure {
-    pub(super) fn new(reason: &'static str, message: String) -> Self {
-        Self { reason, message, runtime_away: false }
+    pub(super) fn new(reason: FailureReason, message: String) -> Self {
+        Self::Failed { reason, message }
     }
 
-    pub(super) fn of(reason: &'static str, what: &str, error: RuntimeError) -> Self {
-        let runtime_away = matches!(error, RuntimeError::Unavailable(_));
-        Self { reason, message: format!("{what}: {error}"), runtime_away }
+    pub(super) fn of(reason: FailureReason, what: &str, error: RuntimeError) -> Self {
+        match error {
+            RuntimeError::Unavailable(_) => Self::RuntimeAway,
+            error => Self::new(reason, format!("{what}: {error}")),
+        }
     }
 }
 

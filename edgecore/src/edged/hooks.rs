@@ -88,7 +88,7 @@ impl Done {
 }
 
 /// What ending containers needs.
-pub(super) struct Undertaker {
+pub(super) struct ContainerStopper {
     pub(super) runtime: Arc<dyn Runtime>,
     /// `None`: only the runtime knows of it.
     pub(super) pod: Option<Arc<Pod>>,
@@ -99,7 +99,7 @@ pub(super) struct Undertaker {
     pub(super) done: Done,
 }
 
-impl Undertaker {
+impl ContainerStopper {
     /// Ends these side by side, each in its turn. All are asked before any failure counts.
     pub(super) async fn stop_all(self, stops: Vec<Stop>) -> Vec<Result<(), RuntimeError>> {
         let last = stops.iter().map(|stop| stop.turn).max().unwrap_or(0);
@@ -226,11 +226,11 @@ mod tests {
         Stop { id, name, grace_secs: 30, reason: StopReason::PodEnds, turn, hook: true }
     }
 
-    fn undertaker(runtime: &FakeRuntime, pod: Arc<Pod>) -> (Undertaker, mpsc::Receiver<Said>) {
+    fn stopper(runtime: &FakeRuntime, pod: Arc<Pod>) -> (ContainerStopper, mpsc::Receiver<Said>) {
         let (say, said) = mpsc::channel(16);
         let runtime = Arc::new(runtime.clone());
         let (address, done) = ("127.0.0.1".into(), Done::default());
-        (Undertaker { runtime, pod: Some(pod), address, say, done }, said)
+        (ContainerStopper { runtime, pod: Some(pod), address, say, done }, said)
     }
 
     #[tokio::test(start_paused = true)]
@@ -241,9 +241,9 @@ mod tests {
             let pod = pod(
                 json!({"containers": [{"name": "app", "lifecycle": {"preStop": {"sleep": {"seconds": sleep}}}}]}),
             );
-            let (undertaker, _) = undertaker(&runtime, pod);
+            let (stopper, _) = stopper(&runtime, pod);
             let began = Instant::now();
-            let done = undertaker.stop_all(vec![stop(&ids[0], "app", 0)]).await;
+            let done = stopper.stop_all(vec![stop(&ids[0], "app", 0)]).await;
             assert_eq!(done, [Ok(())]);
             assert_eq!(
                 (runtime.graces(), began.elapsed().as_secs()),
@@ -265,8 +265,8 @@ mod tests {
             let ids = start(&runtime, &["app"]).await;
             runtime.set_exec("bad", 3, "secret");
             let pod = pod(json!({"containers": [{"name": "app", "lifecycle": {"preStop": hook}}]}));
-            let (undertaker, mut said) = undertaker(&runtime, pod);
-            undertaker.stop_all(vec![stop(&ids[0], "app", 0)]).await;
+            let (stopper, mut said) = stopper(&runtime, pod);
+            stopper.stop_all(vec![stop(&ids[0], "app", 0)]).await;
             let event = said.try_recv().ok().map(|said| format!("{}: {}", said.reason, said.message));
             assert_eq!(event.as_deref(), expected, "{hook}");
             assert_eq!(runtime.graces(), [30]);
@@ -292,9 +292,9 @@ mod tests {
             let id =
                 runtime.create_container(&sandbox, &config, &v1::PodSandboxConfig::default()).await.unwrap();
             runtime.start_container(&id).await.unwrap();
-            let (mut undertaker, _) = undertaker(&runtime, pod(json!({"containers": []})));
-            undertaker.pod = None;
-            undertaker.stop_all(vec![stop(&id, "app", 0)]).await;
+            let (mut stopper, _) = stopper(&runtime, pod(json!({"containers": []})));
+            stopper.pod = None;
+            stopper.stop_all(vec![stop(&id, "app", 0)]).await;
             assert_eq!(runtime.graces(), [expected], "{hook:?}");
         };
         check(Some(r#"{"sleep":{"seconds":8}}"#), 22).await;
@@ -310,10 +310,10 @@ mod tests {
         let pod = pod(json!({
             "initContainers": [{"name": "side1", "lifecycle": sleep(3)}, {"name": "side2"}],
             "containers": [{"name": "app", "lifecycle": sleep(5)}]}));
-        let (undertaker, _) = undertaker(&runtime, pod);
+        let (stopper, _) = stopper(&runtime, pod);
         let began = Instant::now();
         let stops = vec![stop(&ids[0], "app", 0), stop(&ids[2], "side2", 1), stop(&ids[1], "side1", 2)];
-        undertaker.stop_all(stops).await;
+        stopper.stop_all(stops).await;
         let order: Vec<String> =
             runtime.changes().into_iter().filter(|call| call.starts_with("stop_container")).collect();
         let expected = [&ids[0], &ids[2], &ids[1]].map(|id| format!("stop_container {id}"));
@@ -326,10 +326,10 @@ mod tests {
         let runtime = FakeRuntime::new();
         let ids = start(&runtime, &["app", "side"]).await;
         let pod = pod(json!({"initContainers": [{"name": "side"}], "containers": [{"name": "app"}]}));
-        let (undertaker, _) = undertaker(&runtime, pod);
+        let (stopper, _) = stopper(&runtime, pod);
         runtime.hold("stop_container");
         let stops = vec![stop(&ids[0], "app", 0), stop(&ids[1], "side", 1)];
-        let ending = tokio::spawn(undertaker.stop_all(stops));
+        let ending = tokio::spawn(stopper.stop_all(stops));
         tokio::time::sleep(Duration::from_secs(29)).await;
         assert_eq!(runtime.graces(), [30], "the sidecar still waits");
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -12,15 +12,19 @@ use ke_cri::v1;
 use tokio::sync::{Semaphore, watch};
 
 use super::cri::{Runtime, RuntimeError};
+use super::failure_reason::FailureReason;
 use super::pull_secrets::Keyring;
 use crate::image_name::{ImageName, PullPolicy};
 
-/// Why a container waits for its image; `reason` is what its status shows, as Kubernetes spells it.
+/// Why a container waits for its image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ImageError {
-    pub reason: &'static str,
-    pub message: String,
+pub enum ImageError {
+    /// It says nothing about the image: the runtime went away, and is asked again when it is back.
+    #[error("{0}")]
+    RuntimeAway(String),
+    /// The image cannot be had.
+    #[error("{message}")]
+    Failed { reason: FailureReason, message: String },
 }
 
 /// Something to tell the user, as an event on the pod.
@@ -47,9 +51,6 @@ pub struct Wish<'a> {
     /// Handler of the pod's runtime class, empty for the default.
     pub runtime_handler: &'a str,
 }
-
-/// Reason of an [`ImageError`] that says nothing about the image: the runtime went away, and is asked again when it is back.
-pub const RUNTIME_AWAY: &str = "RuntimeAway";
 
 /// First delay after a failed pull, doubled up to the last.
 const FIRST_DELAY: Duration = Duration::from_secs(10);
@@ -83,6 +84,12 @@ struct PullKey {
     credentials: Vec<Vec<u8>>,
 }
 
+impl ImageError {
+    fn of(reason: FailureReason, message: String) -> Self {
+        Self::Failed { reason, message }
+    }
+}
+
 impl Images {
     /// At most `n_parallel` pulls at a time, at least one.
     #[must_use]
@@ -99,7 +106,7 @@ impl Images {
         tell: &(dyn Fn(ImageNotice) + Send + Sync),
     ) -> Result<String, ImageError> {
         let image = ImageName::parse(wish.image)
-            .map_err(|error| ImageError { reason: "InvalidImageName", message: error.to_string() })?;
+            .map_err(|error| ImageError::of(FailureReason::InvalidImageName, error.to_string()))?;
         let policy = PullPolicy::of(wish.policy, &image);
         let spec = v1::ImageSpec {
             image: image.pull_name().to_owned(),
@@ -107,9 +114,12 @@ impl Images {
             runtime_handler: wish.runtime_handler.to_owned(),
             ..v1::ImageSpec::default()
         };
-        let held = self.runtime.image_status(&spec).await.map_err(|error| ImageError {
-            reason: if is_away(&error) { RUNTIME_AWAY } else { "ImageInspectError" },
-            message: format!("cannot look for image {:?}: {error}", wish.image),
+        let held = self.runtime.image_status(&spec).await.map_err(|error| {
+            let message = format!("cannot look for image {:?}: {error}", wish.image);
+            match is_away(&error) {
+                true => ImageError::RuntimeAway(message),
+                false => ImageError::of(FailureReason::ImageInspectError, message),
+            }
         })?;
         let held = held.map(|image| image.id);
         let now = clock();
@@ -136,14 +146,15 @@ impl Images {
             Decision::NeverHere => {
                 let message =
                     format!("Container image {:?} is not present with pull policy of Never", wish.image);
-                tell(warning("ErrImageNeverPull", message.clone()));
-                Err(ImageError { reason: "ErrImageNeverPull", message })
+                let reason = FailureReason::ErrImageNeverPull;
+                tell(warning(reason.word(), message.clone()));
+                Err(ImageError::of(reason, message))
             }
             Decision::Wait => {
                 let message = format!("Back-off pulling image {:?}", wish.image);
                 tell(notice("BackOff", message.clone()));
                 let message = format!("{message}: {}", last.unwrap_or_default());
-                Err(ImageError { reason: "ImagePullBackOff", message })
+                Err(ImageError::of(FailureReason::ImagePullBackOff, message))
             }
             Decision::Pull => {
                 tell(notice("Pulling", format!("Pulling image {:?}", wish.image)));
@@ -184,7 +195,7 @@ impl Images {
         };
         if is_away(&error) {
             // No back-off and no word: the pull was cut, not refused.
-            return Err(ImageError { reason: RUNTIME_AWAY, message: error.to_string() });
+            return Err(ImageError::RuntimeAway(error.to_string()));
         }
         let unreachable = is_unreachable(&error);
         if unreachable {
@@ -196,10 +207,10 @@ impl Images {
             return Ok(held_id);
         }
         let (reason, message) = failure(wish.image, &error);
-        state.backoff.failed(key, now, format!("{reason}: {message}"));
+        state.backoff.failed(key, now, format!("{}: {message}", reason.word()));
         drop(state);
         tell(warning("Failed", format!("Failed to pull image {:?}: {message}", wish.image)));
-        Err(ImageError { reason, message })
+        Err(ImageError::of(reason, message))
     }
 
     /// One pull serves everybody who waits for the same. When its caller goes away, the next waiting one pulls.
@@ -363,21 +374,24 @@ fn is_away(error: &RuntimeError) -> bool {
 }
 
 /// Reason and text of a failed pull. CRI marks two kinds by the first word of the message.
-fn failure(image: &str, error: &RuntimeError) -> (&'static str, String) {
+fn failure(image: &str, error: &RuntimeError) -> (FailureReason, String) {
     let text = error.to_string();
-    for (name, why) in [
-        ("RegistryUnavailable", "the registry is unavailable"),
-        ("SignatureValidationFailed", "the signature validation failed"),
+    for (reason, why) in [
+        (FailureReason::RegistryUnavailable, "the registry is unavailable"),
+        (FailureReason::SignatureValidationFailed, "the signature validation failed"),
     ] {
-        if let Some(rest) = text.strip_prefix(name) {
-            return (name, format!("image pull failed for {image} because {why}{rest}"));
+        if let Some(rest) = text.strip_prefix(reason.word()) {
+            return (reason, format!("image pull failed for {image} because {why}{rest}"));
         }
     }
     if text.contains("no space left on device") {
         // Node pressure is seen to by itself; whoever reads this status should know that the registry is not to blame.
-        return ("ErrImagePull", format!("the disk of this node has no room for the image {image}: {text}"));
+        return (
+            FailureReason::ErrImagePull,
+            format!("the disk of this node has no room for the image {image}: {text}"),
+        );
     }
-    ("ErrImagePull", text)
+    (FailureReason::ErrImagePull, text)
 }
 
 fn held_instead(image: &str) -> ImageNotice {
@@ -464,7 +478,8 @@ mod tests {
             Self { fake, images, notices: Mutex::default(), now: Mutex::new(Instant::now()) }
         }
 
-        async fn ensure(&self, image: &str) -> Result<String, &'static str> {
+        /// The word of what went wrong; `None`: the runtime was away.
+        async fn ensure(&self, image: &str) -> Result<String, Option<&'static str>> {
             let wish = Wish {
                 pod_uid: "u",
                 image,
@@ -475,7 +490,10 @@ mod tests {
             };
             let tell = |notice: ImageNotice| self.notices.lock().unwrap().push(notice.reason);
             let clock = || *self.now.lock().unwrap();
-            self.images.ensure(&wish, &clock, &tell).await.map_err(|error| error.reason)
+            self.images.ensure(&wish, &clock, &tell).await.map_err(|error| match error {
+                ImageError::RuntimeAway(_) => None,
+                ImageError::Failed { reason, .. } => Some(reason.word()),
+            })
         }
 
         fn wait(&self, seconds: u64) {
@@ -516,18 +534,18 @@ mod tests {
         let bench = Bench::new();
         bench.fake.add_image("r.example/a:latest", "");
         bench.fake.fail_always("pull_image", refused("401 Unauthorized"));
-        assert_eq!(bench.ensure("r.example/a").await.unwrap_err(), "ErrImagePull");
+        assert_eq!(bench.ensure("r.example/a").await.unwrap_err(), Some("ErrImagePull"));
     }
 
     #[tokio::test]
     async fn backs_off_and_recovers() {
         let bench = Bench::new();
-        assert_eq!(bench.ensure("a:1").await.unwrap_err(), "ErrImagePull");
-        assert_eq!(bench.ensure("a:1").await.unwrap_err(), "ImagePullBackOff");
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), Some("ErrImagePull"));
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), Some("ImagePullBackOff"));
         bench.wait(10);
-        assert_eq!(bench.ensure("a:1").await.unwrap_err(), "ErrImagePull");
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), Some("ErrImagePull"));
         bench.wait(19);
-        assert_eq!(bench.ensure("a:1").await.unwrap_err(), "ImagePullBackOff");
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), Some("ImagePullBackOff"));
         bench.fake.add_to_registry("a:1");
         bench.wait(1);
         assert!(bench.ensure("a:1").await.is_ok());
@@ -539,9 +557,9 @@ mod tests {
     #[tokio::test]
     async fn bad_names_and_never() {
         let bench = Bench::new();
-        assert_eq!(bench.ensure("Not A Name").await.unwrap_err(), "InvalidImageName");
+        assert_eq!(bench.ensure("Not A Name").await.unwrap_err(), Some("InvalidImageName"));
         bench.fake.fail_next("image_status", refused("broken"));
-        assert_eq!(bench.ensure("a:1").await.unwrap_err(), "ImageInspectError");
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), Some("ImageInspectError"));
     }
 
     #[tokio::test]
@@ -550,9 +568,9 @@ mod tests {
         bench.fake.add_to_registry("a:1");
         let away = || RuntimeError::Unavailable("there is no container runtime socket".into());
         bench.fake.fail_next("image_status", away());
-        assert_eq!(bench.ensure("a:1").await.unwrap_err(), RUNTIME_AWAY);
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), None);
         bench.fake.fail_next("pull_image", away());
-        assert_eq!(bench.ensure("a:1").await.unwrap_err(), RUNTIME_AWAY);
+        assert_eq!(bench.ensure("a:1").await.unwrap_err(), None);
         assert!(!bench.notices().contains(&"Failed"));
         // At once, without a back-off.
         assert!(bench.ensure("a:1").await.is_ok());

@@ -11,9 +11,9 @@ use ke_cri::v1;
 
 use super::container::{CONTAINER_NAME, OUR_HASH, RESTART_COUNT, TERMINATION_GRACE};
 use super::cri::{Runtime, RuntimeError};
-use super::last_words::add_last_words;
 use super::observed::{ContainerState, Exit, ObservedContainer, ObservedSandbox, SandboxState, Source, lost};
 use super::observer::Listing;
+use super::termination_message::add_termination_message;
 
 /// What was learned so far of what still exists. Losing it costs calls.
 #[derive(Default)]
@@ -88,7 +88,7 @@ impl Inspector {
             match runtime.container_status(&listed.id).await {
                 Ok(mut status) => {
                     if status.state() == v1::ContainerState::ContainerExited {
-                        add_last_words(&mut status).await;
+                        add_termination_message(&mut status).await;
                     }
                     // A status newer than the list is kept as the list has it, so that the next list decides.
                     self.statuses.insert(listed.id.clone(), status);

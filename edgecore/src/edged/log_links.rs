@@ -4,7 +4,7 @@
 //!
 //! A link is made when its container starts and goes with its log. [`LogLinks`] looks now and then at what is there: it makes
 //! what is missing for containers that ran before, and sweeps up what leads nowhere. Called by `hands.rs`, `worker.rs` and
-//! `leaving.rs`; it reads no log, and nobody here reads a link.
+//! `remove_pods.rs`; it reads no log, and nobody here reads a link.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ke_wire::Uid;
 use tokio::time::Instant;
 
 use super::container::{POD_NAME, POD_NAMESPACE};
@@ -72,7 +73,7 @@ impl Edged {
             self.seen.insert(uid.clone(), fingerprint);
             self.busy();
             if is_known {
-                self.wake(uid);
+                self.wake(uid.as_str());
                 continue;
             }
             let labels = listing
@@ -87,18 +88,19 @@ impl Edged {
                 None => self.add_orphan(uid),
             }
         }
-        let gone: Vec<String> =
-            self.seen.keys().filter(|uid| !listings.contains_key(*uid)).cloned().collect();
+        let gone: Vec<Uid> = self.seen.keys().filter(|uid| !listings.contains_key(*uid)).cloned().collect();
         for uid in gone {
             self.seen.remove(&uid);
-            self.wake(&uid);
+            self.wake(uid.as_str());
         }
     }
 
     /// Directories and devices of pods of which neither the store nor the runtime knows anything: removed the same way.
     async fn adopt_directories(&mut self) {
         let mut uids = self.shared.hands.files.on_disk().await;
-        uids.extend(self.shared.hands.devices.holders());
+        // None is kept for a Pod without a usable uid: it would not have been taken on.
+        let holders = self.shared.hands.devices.holders();
+        uids.extend(holders.iter().filter_map(|uid| uid.parse().ok()));
         for uid in uids {
             if !self.pods.contains_key(&uid) {
                 self.add_orphan(&uid);
@@ -106,9 +108,9 @@ impl Edged {
         }
     }
 
-    fn add_orphan(&mut self, uid: &str) {
+    fn add_orphan(&mut self, uid: &Uid) {
         let wanted = DesiredPod { want: Desired::Removed(None), hashes: BTreeMap::new() };
-        self.pods.insert(uid.to_owned(), Entry::new(wanted, BTreeSet::new(), None));
+        self.pods.insert(uid.clone(), Entry::new(wanted, BTreeSet::new(), None));
         self.start_worker(uid);
     }
 

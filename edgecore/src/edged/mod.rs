@@ -8,7 +8,7 @@
 //! `workers.rs` starts its worker, `worker.rs` takes it step by step through `plan.rs` (which decides) and `hands.rs` (which
 //! calls the runtime, `cri.rs`); `status.rs` and `worker/telling.rs` lead back up.
 //!
-//! The files take from below only. At the bottom stand words: `pod_spec.rs`, `desired.rs`, `observed.rs`, `verdict.rs`. On
+//! The files take from below only. At the bottom stand words: `pod_spec.rs`, `desired.rs`, `failure_reason.rs`, `observed.rs`, `verdict.rs`. On
 //! them stand decisions, which are pure: `admission`, `outcome.rs`, `plan.rs`, `status.rs`, `resize`. On these stand those
 //! who do it: `hands.rs`, `hooks.rs`, `probes`; then a Pod's worker, what Edged knows (`state.rs`) and does, and this file.
 
@@ -28,9 +28,10 @@ pub mod env;
 mod events;
 pub mod evicted;
 pub mod expand;
+pub mod failure_reason;
 pub mod fields;
 mod hands;
-pub mod holds;
+pub mod hold_upgrade;
 mod hooks;
 pub mod image_folder;
 pub mod image_gc;
@@ -38,8 +39,8 @@ mod image_volumes;
 pub mod images;
 mod inspector;
 pub mod keeper;
-mod last_words;
-pub mod leaving;
+mod termination_message;
+pub mod remove_pods;
 pub mod log_links;
 pub mod log_rotation;
 pub mod logs;
@@ -104,8 +105,8 @@ pub(crate) use self::events::{Occurrence, Recorder, Severity};
 pub use self::evicted::{Cause, Eviction, Life, is_critical, priority};
 pub use self::hands::Settings;
 use self::hands::{Hands, N_HEAVY};
-use self::holds::Release;
-pub use self::holds::{Holds, Which};
+use self::hold_upgrade::Release;
+pub use self::hold_upgrade::{Holds, Which};
 pub(crate) use self::image_folder::images as images_of_folder;
 #[cfg(test)]
 pub(crate) use self::image_folder::note_images;
@@ -207,7 +208,7 @@ impl Edged {
             reports: parts.reports,
             facts: facts_seen,
             probe_counts: ProbeCounts::default(),
-            seats: parts.door.seats.subscribe(),
+            mirror_pairs: parts.door.mirror_pairs.subscribe(),
         });
         let now = Instant::now();
         let (keeper, asks) = Keeper::channel();
@@ -284,7 +285,7 @@ impl Edged {
         self.adopt_statics(&listings);
         self.met = true;
         self.weigh_classes();
-        let uids: Vec<String> = self.pods.keys().cloned().collect();
+        let uids: Vec<Uid> = self.pods.keys().cloned().collect();
         for uid in uids {
             self.start_worker(&uid);
         }
@@ -371,16 +372,16 @@ impl Edged {
         self.on_mirror_deleted(key, uid.map(Uid::as_str));
         let ours = self.pods.iter().filter(|(_, entry)| entry.origin == Origin::Cloud);
         let gone = ours.filter(|(known, entry)| match uid {
-            Some(uid) => uid.as_str() == known.as_str(),
+            Some(uid) => uid == *known,
             None => entry.key.as_ref() == Some(key),
         });
-        let gone: Vec<String> = gone.map(|(uid, _)| uid.clone()).collect();
+        let gone: Vec<Uid> = gone.map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
             self.remove(&uid);
         }
     }
 
-    pub(super) fn remove(&mut self, uid: &str) {
+    pub(super) fn remove(&mut self, uid: &Uid) {
         self.busy();
         if let Some(entry) = self.pods.get(uid) {
             entry.desired.send_modify(|desired| desired.want = Desired::Removed(desired.pod().cloned()));

@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::backoff::{Backoffs, is_ahead};
 use super::evicted::Eviction;
+use super::failure_reason::{FailureReason, LONGEST_WAIT_SECS};
 use super::verdict::Verdict;
 
 /// Exit code of a container whose end nobody saw: what a kill by the kernel looks like.
@@ -151,15 +152,11 @@ pub struct ObservedContainer {
     pub source: Source,
 }
 
-/// Reason of a start that the runtime refused after it had made the container: its command is not there, mostly. Such a
-/// container has ended, and its next start waits as after any crash.
-pub const RUN_FAILED: &str = "RunContainerError";
-
 /// Why a container could not be made or started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartFailure {
-    /// Kubernetes' word: `ErrImagePull`, `CreateContainerConfigError`, ...
-    pub reason: String,
+    /// What its status shows, and what decides how it is tried again.
+    pub reason: FailureReason,
     /// One sentence.
     pub message: String,
     /// Not tried again before this time.
@@ -169,13 +166,10 @@ pub struct StartFailure {
 }
 
 impl StartFailure {
-    /// No failure waits longer.
-    pub const LONGEST_WAIT_SECS: i64 = 30;
-
     /// Whether it is too soon to try again.
     #[must_use]
     pub fn is_to_wait(&self, now: Timestamp) -> bool {
-        is_ahead(self.retry_at, now, Self::LONGEST_WAIT_SECS)
+        is_ahead(self.retry_at, now, LONGEST_WAIT_SECS)
     }
 }
 

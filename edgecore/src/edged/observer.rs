@@ -3,11 +3,12 @@
 //! Many pods that start together would otherwise list everything many times. Every look starts after it was asked for,
 //! so that who has just done something sees it. Decides nothing. Asked by `worker.rs` and `looking.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ke_cri::v1;
+use ke_wire::Uid;
 use tokio::sync::{mpsc, oneshot};
 
 use super::container::POD_UID;
@@ -34,8 +35,9 @@ impl Listing {
     }
 }
 
-/// By Pod uid. Things without a Pod's labels are not ours and do not appear.
-pub(super) type Listings = Arc<BTreeMap<String, Listing>>;
+/// By Pod uid. Things without a Pod's labels are not ours and do not appear; nor does what has a label that is no uid: no
+/// Pod that was taken on is called so.
+pub(super) type Listings = Arc<BTreeMap<Uid, Listing>>;
 
 type Answer = oneshot::Sender<Result<Listings, RuntimeError>>;
 
@@ -73,12 +75,23 @@ impl Observer {
 
 async fn serve(runtime: Arc<dyn Runtime>, mut asks: mpsc::Receiver<Answer>) {
     let mut away = false;
+    let mut nobodys = BTreeSet::new();
     while let Some(first) = asks.recv().await {
         let mut waiting = vec![first];
         while let Ok(more) = asks.try_recv() {
             waiting.push(more);
         }
-        let look = look(&*runtime).await;
+        let look = look(&*runtime).await.map(|(listings, strange)| {
+            // Said once, however often it is seen.
+            for uid in strange.difference(&nobodys) {
+                tracing::warn!(
+                    ?uid,
+                    "the runtime has a sandbox or container whose label {POD_UID} is no uid; it is left alone"
+                );
+            }
+            nobodys = strange;
+            listings
+        });
         // Said once when it goes and once when it is back, however many pods ask meanwhile.
         match &look {
             Err(error) if !away => {
@@ -97,20 +110,69 @@ async fn serve(runtime: Arc<dyn Runtime>, mut asks: mpsc::Receiver<Answer>) {
     }
 }
 
-async fn look(runtime: &dyn Runtime) -> Result<Listings, RuntimeError> {
+/// What there is, and labels that are no uid.
+type Look = (Listings, BTreeSet<String>);
+
+async fn look(runtime: &dyn Runtime) -> Result<Look, RuntimeError> {
     // Sandboxes first: a container that appears in between then has its sandbox in the list.
     let sandboxes = runtime.list_sandboxes().await?;
     let containers = runtime.list_containers().await?;
-    let mut pods: BTreeMap<String, Listing> = BTreeMap::new();
+    Ok(by_pod(sandboxes, containers))
+}
+
+fn by_pod(sandboxes: Vec<v1::PodSandbox>, containers: Vec<v1::Container>) -> Look {
+    let mut pods: BTreeMap<Uid, Listing> = BTreeMap::new();
+    let mut strange = BTreeSet::new();
+    let mut uid_of = |labels: &HashMap<String, String>| {
+        let text = labels.get(POD_UID)?;
+        let uid = text.parse().ok();
+        if uid.is_none() {
+            strange.insert(text.clone());
+        }
+        uid
+    };
     for sandbox in sandboxes {
-        if let Some(uid) = sandbox.labels.get(POD_UID) {
-            pods.entry(uid.clone()).or_default().sandboxes.push(sandbox);
+        if let Some(uid) = uid_of(&sandbox.labels) {
+            pods.entry(uid).or_default().sandboxes.push(sandbox);
         }
     }
     for container in containers {
-        if let Some(uid) = container.labels.get(POD_UID) {
-            pods.entry(uid.clone()).or_default().containers.push(container);
+        if let Some(uid) = uid_of(&container.labels) {
+            pods.entry(uid).or_default().containers.push(container);
         }
     }
-    Ok(Arc::new(pods))
+    (Arc::new(pods), strange)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_nobodys_does_not_appear() {
+        let labels = |uid: Option<&str>| {
+            uid.map(|uid| (POD_UID.to_owned(), uid.to_owned())).into_iter().collect::<HashMap<_, _>>()
+        };
+        let sandbox = |id: &str, uid| v1::PodSandbox {
+            id: id.into(),
+            labels: labels(uid),
+            ..v1::PodSandbox::default()
+        };
+        let container =
+            |id: &str, uid| v1::Container { id: id.into(), labels: labels(uid), ..v1::Container::default() };
+        let sandboxes = vec![sandbox("s1", Some("u1")), sandbox("s2", None), sandbox("s3", Some("../x"))];
+        let containers = vec![
+            container("c1", Some("u1")),
+            container("c2", Some("u2")),
+            container("c3", None),
+            container("c4", Some("")),
+        ];
+        let (listings, strange) = by_pod(sandboxes, containers);
+        let shown: Vec<(&str, usize, usize)> = listings
+            .iter()
+            .map(|(uid, listing)| (uid.as_str(), listing.sandboxes.len(), listing.containers.len()))
+            .collect();
+        assert_eq!(shown, [("u1", 1, 1), ("u2", 0, 1)]);
+        assert_eq!(strange, ["".to_owned(), "../x".to_owned()].into());
+    }
 }

@@ -20,8 +20,9 @@ use self::stops::stop;
 pub(super) use self::stops::{LEAST_GRACE_SECS, stop_after_failed_start};
 use super::backoff::is_ahead;
 use super::desired::{Desired, DesiredPod};
+use super::failure_reason::FailureReason;
 use super::observed::{
-    ContainerState, ObservedContainer, ObservedPod, RUN_FAILED, SandboxState, Source, StartFailure, Volumes,
+    ContainerState, ObservedContainer, ObservedPod, SandboxState, Source, StartFailure, Volumes,
 };
 use super::outcome::{deadline, here, mains_began, outcome};
 use super::pod_spec::{RestartPolicy, inits, is_sidecar, restart_policy, restarts};
@@ -221,7 +222,7 @@ impl Run<'_> {
         }
         let has_ended = record.is_some_and(|record| record.exit().is_some());
         let holds = |failure: &&StartFailure| {
-            failure.is_to_wait(self.now) && !(failure.reason == RUN_FAILED && has_ended)
+            failure.is_to_wait(self.now) && !(failure.reason == FailureReason::RunContainerError && has_ended)
         };
         if let Some(failure) = self.observed.failures.get(name).filter(holds) {
             self.waits.push(failure.retry_at);

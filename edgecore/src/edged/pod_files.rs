@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
+use ke_wire::Uid;
 
 use super::fields::PodFacts;
 
@@ -26,9 +27,9 @@ pub trait PodFiles: Send + Sync + 'static {
     /// Those that it was given, if it was.
     async fn given_ids(&self, pod_uid: &str) -> Result<Option<IdRange>, FilesError>;
     /// Takes the volumes of a Pod down and removes its directory. Gone already: success.
-    async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError>;
+    async fn tear_down(&self, pod_uid: &Uid) -> Result<(), FilesError>;
     /// Uids of the pods that have a directory on this machine.
-    async fn on_disk(&self) -> Vec<String>;
+    async fn on_disk(&self) -> Vec<Uid>;
 }
 
 /// So many ids of the machine, from `first` on, are a Pod's 0 and up.

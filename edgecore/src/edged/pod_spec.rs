@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec};
-use ke_wire::{Kind, ObjectKey};
+use ke_wire::{Kind, ObjectKey, Uid};
 
 /// What `spec.restartPolicy` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,11 @@ pub(super) fn pod_key(pod: &Pod) -> Option<ObjectKey> {
     let namespace = pod.metadata.namespace.as_deref()?.parse().ok()?;
     let name = pod.metadata.name.as_deref()?.parse().ok()?;
     Some(ObjectKey::namespaced(Kind::Pod, namespace, name))
+}
+
+/// Its uid; `None`: it has no usable one.
+pub(super) fn pod_uid(pod: &Pod) -> Option<Uid> {
+    pod.metadata.uid.as_deref()?.parse().ok()
 }
 
 /// The container of this name, of those that may be started more than once.

@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use ke_cri::v1;
 
+use super::failure_reason::FailureReason;
 use super::hands::{Failure, Hands};
 use super::image_volumes::container_path;
 use super::runtime_handler::has_recursive_read_only;
@@ -23,7 +24,7 @@ impl Hands {
         if wanted.is_empty() {
             return Ok(());
         }
-        let reason = "CreateContainerConfigError";
+        let reason = FailureReason::CreateContainerConfigError;
         let status = self.runtime.status().await;
         let status =
             status.map_err(|error| Failure::of(reason, "Failed to ask what the runtime can do", error))?;

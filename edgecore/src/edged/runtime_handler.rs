@@ -10,6 +10,7 @@ use ke_wire::{ObjectName, Reason};
 
 use super::admission::is_settled;
 use super::cri::RuntimeError;
+use super::failure_reason::FailureReason;
 use super::hands::{Failure, Hands};
 use crate::meta_manager::{LookupError, Objects};
 
@@ -17,7 +18,10 @@ impl Hands {
     /// The handler for a new sandbox; empty for the runtime's default.
     pub(super) async fn handler(&self, pod: &Pod) -> Result<String, Failure> {
         handler(pod, &*self.objects).await.map_err(|why| {
-            Failure::new("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"))
+            Failure::new(
+                FailureReason::FailedCreatePodSandBox,
+                format!("Failed to create pod sandbox: {why}"),
+            )
         })
     }
 
@@ -28,7 +32,7 @@ impl Hands {
         }
         let status = self.runtime.sandbox_status(sandbox).await;
         let status = status.map_err(|e| {
-            Failure::of("CreateContainerConfigError", "Failed to inspect the pod's sandbox", e)
+            Failure::of(FailureReason::CreateContainerConfigError, "Failed to inspect the pod's sandbox", e)
         })?;
         Ok(status.runtime_handler)
     }

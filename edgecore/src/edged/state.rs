@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use k8s_openapi::api::core::v1::Pod;
-use ke_wire::ObjectKey;
+use ke_wire::{ObjectKey, Uid};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use super::cri::Events;
 use super::desired::{Desired, DesiredPod, desired};
 use super::door::{Door, Origin};
 use super::evicted::{Care, Life};
-use super::holds::as_released;
+use super::hold_upgrade::as_released;
 use super::keeper::{Ask, Keeper};
 use super::observer::Listings;
 use super::periods::Period;
@@ -34,7 +34,7 @@ pub struct Edged {
     pub(super) host_ips: watch::Receiver<Vec<IpAddr>>,
     pub(super) device_changes: watch::Receiver<u64>,
     pub(super) news: mpsc::Receiver<News>,
-    pub(super) pods: HashMap<String, Entry>,
+    pub(super) pods: HashMap<Uid, Entry>,
     pub(super) door: Door,
     /// The folder of static pods was read once, and its pods are among ours.
     pub(super) knows_statics: bool,
@@ -43,8 +43,8 @@ pub struct Edged {
     /// Workers, the observer, and reports on their way.
     pub(super) tasks: JoinSet<()>,
     /// Whose worker a task is, by the Pod's uid.
-    pub(super) workers: HashMap<Id, String>,
-    pub(super) seen: BTreeMap<String, Vec<(String, i32)>>,
+    pub(super) workers: HashMap<Id, Uid>,
+    pub(super) seen: BTreeMap<Uid, Vec<(String, i32)>>,
     pub(super) events: Option<Events>,
     pub(super) observer_work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(super) look_at: Instant,
@@ -53,7 +53,7 @@ pub struct Edged {
     pub(super) busy_until: Instant,
     pub(super) store_is_full: watch::Receiver<bool>,
     /// While the machine goes down: the pods that were told to end, by uid.
-    pub(super) going_down: Option<BTreeMap<String, Period>>,
+    pub(super) going_down: Option<BTreeMap<Uid, Period>>,
     pub(super) has_looked: bool,
     pub(super) directories_adopted: bool,
     /// The runtime has answered once.

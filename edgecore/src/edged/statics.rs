@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use ke_cri::v1::PodSandbox;
-use ke_wire::{Kind, ObjectKey};
+use ke_wire::{Kind, ObjectKey, Uid};
 
 use super::admission::Applicant;
 use super::container::{POD_NAME, POD_NAMESPACE};
@@ -17,7 +17,7 @@ use super::door::Origin;
 use super::observer::{Listing, Listings};
 use super::pod_spec::pod_key;
 use super::state::{Edged, Entry};
-use crate::static_pods::{FROM_FILE, SOURCE, Seats, StaticSet};
+use crate::static_pods::{FROM_FILE, MirrorPairs, SOURCE, StaticSet};
 
 impl Edged {
     /// A mirror came or changed.
@@ -53,26 +53,26 @@ impl Edged {
         // Unknown: those that run go on, and their mirrors stay.
         let Some(wanted) = self.door.static_pods.borrow_and_update().clone() else { return };
         self.knows_statics = true;
-        let is_wanted = |uid: &String, entry: &Entry| {
+        let is_wanted = |uid: &Uid, entry: &Entry| {
             let pod = entry.key.as_ref().and_then(|key| wanted.get(key));
-            pod.is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
+            pod.is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid.as_str()))
         };
         let gone = self.pods.iter().filter(|(uid, entry)| {
             entry.origin == Origin::File && !entry.is_removed() && !is_wanted(uid, entry)
         });
-        let gone: Vec<String> = gone.map(|(uid, _)| uid.clone()).collect();
+        let gone: Vec<Uid> = gone.map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
             self.remove(&uid);
         }
         // First: workers look there for their mirror's uid.
-        self.show_seats(&wanted);
+        self.show_mirror_pairs(&wanted);
         for (key, pod) in wanted.iter() {
-            let Some(uid) = pod.metadata.uid.clone() else { continue };
+            let Some(uid) = pod.metadata.uid.as_deref() else { continue };
             let pod = self.with_mirrors_status(key, pod);
-            match self.pods.get(&uid) {
+            match self.pods.get(uid) {
                 Some(entry) if entry.is_removed() => {}
                 // It was told to end with the machine, and none begins any more.
-                _ if self.is_going_down(&uid) => {}
+                _ if self.is_going_down(uid) => {}
                 Some(entry) if entry.desired.borrow().pod().is_some_and(|held| **held == *pod) => {}
                 Some(entry) => entry.change(&pod),
                 // The one before it ends first; its end leads here again.
@@ -85,7 +85,7 @@ impl Edged {
                 }
             }
         }
-        self.show_seats(&wanted);
+        self.show_mirror_pairs(&wanted);
     }
 
     /// While the machine goes down: pods that were told to end, and all that are new.
@@ -94,19 +94,19 @@ impl Edged {
         down.is_some_and(|down| down.contains_key(uid) || !self.pods.contains_key(uid))
     }
 
-    /// What runs of static pods whose file has changed or gone while edgecore was down. It has its pod's seat until it has
+    /// What runs of static pods whose file has changed or gone while edgecore was down. It has its pod's name until it has
     /// ended, so that no other version begins beside it. Called before workers start, and before new ones come.
     pub(super) fn adopt_statics(&mut self, listings: &Listings) {
         let Some(wanted) = self.door.static_pods.borrow().clone() else { return };
-        let is_wanted = |uid: &String, key: &ObjectKey| {
-            wanted.get(key).is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid))
+        let is_wanted = |uid: &Uid, key: &ObjectKey| {
+            wanted.get(key).is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid.as_str()))
         };
-        let is_orphan = |(uid, listing): (&String, &Listing)| {
+        let is_orphan = |(uid, listing): (&Uid, &Listing)| {
             let key =
                 static_key(listing).filter(|key| !self.pods.contains_key(uid) && !is_wanted(uid, key))?;
             Some((uid.clone(), key))
         };
-        let orphans: Vec<(String, ObjectKey)> = listings.iter().filter_map(is_orphan).collect();
+        let orphans: Vec<(Uid, ObjectKey)> = listings.iter().filter_map(is_orphan).collect();
         for (uid, key) in orphans {
             tracing::info!(%uid, pod = %key, "a static pod whose file is another one now is ended");
             self.add_static_orphan(&uid, key);
@@ -114,14 +114,14 @@ impl Edged {
         self.on_static_pods();
     }
 
-    pub(super) fn add_static_orphan(&mut self, uid: &str, key: ObjectKey) {
+    pub(super) fn add_static_orphan(&mut self, uid: &Uid, key: ObjectKey) {
         if !self.met {
             // Its end lets the other version in.
             self.pods.retain(|_, entry| entry.origin != Origin::File || entry.key.as_ref() != Some(&key));
         }
         let wanted = DesiredPod { want: Desired::Removed(None), hashes: BTreeMap::new() };
         let orphan = Entry { origin: Origin::File, ..Entry::new(wanted, BTreeSet::new(), Some(key)) };
-        self.pods.insert(uid.to_owned(), orphan);
+        self.pods.insert(uid.clone(), orphan);
         self.start_worker(uid);
     }
 
@@ -143,8 +143,8 @@ impl Edged {
     /// not: the file asks for it as before, whatever ended it or refused it in an earlier life of the machine.
     fn with_mirrors_status(&self, key: &ObjectKey, pod: &Arc<Pod>) -> Arc<Pod> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let seats = self.door.seats.borrow();
-        let status = seats.mirror_of(key, uid).and_then(|mirror| mirror.status.clone());
+        let pairs = self.door.mirror_pairs.borrow();
+        let status = pairs.mirror_of(key, uid).and_then(|mirror| mirror.status.clone());
         match status.filter(|status| status.phase.as_deref() != Some("Failed")) {
             Some(status) => {
                 let status = PodStatus { reason: None, message: None, ..status };
@@ -154,18 +154,18 @@ impl Edged {
         }
     }
 
-    fn show_seats(&self, wanted: &StaticSet) {
+    fn show_mirror_pairs(&self, wanted: &StaticSet) {
         let files = self.pods.values().filter(|entry| entry.origin == Origin::File);
-        let seat = |entry: &Entry| {
+        let pair = |entry: &Entry| {
             let key = entry.key.clone()?;
             let pod = wanted.get(&key).filter(|_| !entry.is_removed()).cloned();
             Some((key, pod))
         };
-        let pods: BTreeMap<_, _> = files.filter_map(seat).collect();
-        let seats = Seats { pods, mirrors: self.mirrors.clone() };
-        self.door.seats.send_if_modified(|shown| {
-            let is_new = *shown != seats;
-            *shown = seats;
+        let pods: BTreeMap<_, _> = files.filter_map(pair).collect();
+        let pairs = MirrorPairs { pods, mirrors: self.mirrors.clone() };
+        self.door.mirror_pairs.send_if_modified(|shown| {
+            let is_new = *shown != pairs;
+            *shown = pairs;
             is_new
         });
     }

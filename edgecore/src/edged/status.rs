@@ -12,7 +12,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, RUN_FAILED, Source};
+use super::failure_reason::FailureReason;
+use super::observed::{ContainerState, Exit, ObservedContainer, ObservedPod, Source};
 use super::outcome::{Outcome, is_initialized, outcome};
 use super::pod_spec::{ephemeral_as_container, inits, is_sidecar, restarts};
 use super::resources::qos;
@@ -218,9 +219,9 @@ impl View<'_> {
         let held_back =
             exit.and_then(|exit| self.observed.backoffs.wait(&container.name, exit.finished_at, self.now));
         if let Some(failure) = self.observed.failures.get(&container.name)
-            && (failure.reason != RUN_FAILED || held_back.is_none())
+            && (failure.reason != FailureReason::RunContainerError || held_back.is_none())
         {
-            return Some(reason(&failure.reason, Some(failure.message.clone())));
+            return Some(reason(failure.reason.word(), Some(failure.message.clone())));
         }
         let (_, delay) = held_back?;
         let message = format!(

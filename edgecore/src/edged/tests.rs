@@ -20,19 +20,19 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use ke_cri::v1;
 use ke_run::shutdown::Trigger;
-use ke_wire::{Namespace, ObjectName};
+use ke_wire::{Namespace, ObjectName, Uid};
 use serde_json::json;
 
 use super::admission::{AllowedSysctls, Gate};
 use super::cri_fake::FakeRuntime;
 use super::fields::PodFacts;
-use super::holds::{HOLD, Holds, Which};
+use super::hold_upgrade::{HOLD, Holds, Which};
 use super::pod_spec::pod_key;
 use super::resources::CpuQuota;
 use super::*;
 use crate::meta_manager::LookupError;
 use crate::report_queue::Report;
-use crate::static_pods::{MIRROR, Seats, StaticSet};
+use crate::static_pods::{MIRROR, MirrorPairs, StaticSet};
 
 mod statics;
 
@@ -86,11 +86,11 @@ impl PodFiles for Files {
         let is_given = self.n(&format!("own ids {pod_uid}")) > 0;
         Ok(is_given.then_some(IdRange { first: 131_072, length: 65_536 }))
     }
-    async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError> {
+    async fn tear_down(&self, pod_uid: &Uid) -> Result<(), FilesError> {
         self.note(format!("tear down {pod_uid}"));
         Ok(())
     }
-    async fn on_disk(&self) -> Vec<String> {
+    async fn on_disk(&self) -> Vec<Uid> {
         Vec::new()
     }
 }
@@ -145,7 +145,7 @@ struct Started {
     keeper: Keeper,
     task: tokio::task::JoinHandle<Result<(), EdgedError>>,
     files: watch::Sender<Option<StaticSet>>,
-    seats: watch::Receiver<Seats>,
+    mirror_pairs: watch::Receiver<MirrorPairs>,
     holds: Holds,
     _host_ips: watch::Sender<Vec<IpAddr>>,
 }
@@ -192,7 +192,7 @@ impl Machine {
             n_pids: None,
         };
         let (files, static_pods) = watch::channel(static_pods.into());
-        let (shown, seats) = watch::channel(Seats::default());
+        let (shown, mirror_pairs) = watch::channel(MirrorPairs::default());
         let (holds, releases) = Holds::channel("edge-1".parse().unwrap());
         let gate = Gate {
             node: None,
@@ -212,14 +212,14 @@ impl Machine {
             reports,
             news: heard,
             pods,
-            door: Door { static_pods, seats: shown, gate, releases },
+            door: Door { static_pods, mirror_pairs: shown, gate, releases },
             store_is_full: watch::channel(true).1,
             host_ips,
         });
         let (stop, shutdown) = Shutdown::new();
         let (counts, keeper) = (edged.probe_counts(), edged.keeper());
         let task = tokio::spawn(edged.run(shutdown));
-        Started { news, reports: received, stop, counts, keeper, task, files, seats, holds, _host_ips }
+        Started { news, reports: received, stop, counts, keeper, task, files, mirror_pairs, holds, _host_ips }
     }
 
     fn n_calls(&self, name: &str) -> usize {

@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use ke_cri::v1;
 
+use super::failure_reason::FailureReason;
 use super::hands::{Failure, Hands};
 use super::pod_files::IdRange;
 use super::runtime_handler::lacks_user_namespaces;
@@ -22,7 +23,10 @@ impl Hands {
         if pod.spec.as_ref().and_then(|spec| spec.host_users) != Some(false) {
             return Ok(());
         }
-        let reason = if new.is_some() { "FailedCreatePodSandBox" } else { "CreateContainerConfigError" };
+        let reason = match new {
+            Some(_) => FailureReason::FailedCreatePodSandBox,
+            None => FailureReason::CreateContainerConfigError,
+        };
         let what = "Failed to create pod sandbox";
         if let Some(handler) = new {
             let status = self.runtime.status().await.map_err(|error| Failure::of(reason, what, error))?;

@@ -29,6 +29,7 @@ use super::cri::RuntimeError;
 use super::desired::{Desired, DesiredPod};
 use super::events::Severity;
 use super::evicted::Eviction;
+use super::failure_reason::FailureReason;
 use super::hands::Failure;
 use super::observed::{ObservedPod, Volumes};
 use super::plan::{Action, StopReason, plan};
@@ -119,7 +120,11 @@ impl Worker {
             self.memory.volumes = Volumes::Unknown;
         }
         self.memory.hold = None;
-        for failure in self.memory.failures.values_mut().filter(|f| f.reason == "CreateContainerConfigError")
+        for failure in self
+            .memory
+            .failures
+            .values_mut()
+            .filter(|f| f.reason == FailureReason::CreateContainerConfigError)
         {
             failure.retry_at = Timestamp::UNIX_EPOCH;
         }
@@ -167,8 +172,8 @@ impl Worker {
                 break;
             }
             if self.memory.forgotten {
-                self.shared.hands.images.forget_pod(&self.uid);
-                self.shared.probe_counts.forget(&self.uid);
+                self.shared.hands.images.forget_pod(self.uid.as_str());
+                self.shared.probe_counts.forget(self.uid.as_str());
                 return Ok(Step::Done);
             }
         }
@@ -246,10 +251,10 @@ impl Worker {
             Action::StopSandbox { id } => runtime
                 .stop_sandbox(id)
                 .await
-                .map_err(|e| Failure::of("FailedKillPod", "error killing pod", e)),
+                .map_err(|e| Failure::of(FailureReason::FailedKillPod, "error killing pod", e)),
             Action::RemoveSandbox { id } => {
                 let removed = runtime.remove_sandbox(id).await;
-                removed.map_err(|e| Failure::of("FailedKillPod", "error removing sandbox", e))
+                removed.map_err(|e| Failure::of(FailureReason::FailedKillPod, "error removing sandbox", e))
             }
             Action::RemoveContainer { id } => self.remove_container(id).await,
             Action::TearDownVolumes => {
@@ -258,7 +263,7 @@ impl Worker {
                 self.memory.refresh_at = None;
                 torn_down.map_err(|error| {
                     self.memory.volumes = Volumes::Unknown;
-                    Failure::new("FailedUnMount", error.to_string())
+                    Failure::new(FailureReason::FailedUnMount, error.to_string())
                 })
             }
             Action::RemoveCgroup => self.remove_rest(desired).await,

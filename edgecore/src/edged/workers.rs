@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ke_wire::Uid;
 use tokio::sync::{mpsc, watch};
 use tokio::task::Id;
 
@@ -14,7 +15,7 @@ use super::state::{Edged, Entry};
 use super::worker::{Ears, Memory, Worker};
 
 impl Edged {
-    pub(super) fn start_worker(&mut self, uid: &str) {
+    pub(super) fn start_worker(&mut self, uid: &Uid) {
         let is_waiting = self.waiting.holds(uid);
         let may_begin = |entry: &&mut Entry| self.met && !entry.is_held && !is_waiting;
         let Some(entry) = self.pods.get_mut(uid).filter(may_begin) else { return };
@@ -26,20 +27,20 @@ impl Edged {
         entry.life = seen;
         let care = entry.care.subscribe();
         if let Desired::Run(pod) = &desired.borrow().want {
-            self.shared.room.expect(uid, pod);
+            self.shared.room.expect(uid.as_str(), pod);
         }
         let subject = desired.borrow().pod().map_or_else(
-            || Subject { namespace: String::new(), name: String::new(), uid: uid.to_owned() },
+            || Subject { namespace: String::new(), name: String::new(), uid: uid.to_string() },
             |pod| Subject {
                 namespace: pod.metadata.namespace.clone().unwrap_or_default(),
                 name: pod.metadata.name.clone().unwrap_or_default(),
-                uid: uid.to_owned(),
+                uid: uid.to_string(),
             },
         );
         let worker = Worker {
             shared: self.shared.clone(),
             ears: Ears { desired, wake: entry.wake.clone(), care, life, config_changed: changes },
-            uid: uid.to_owned(),
+            uid: uid.clone(),
             recorder: Recorder::new(&self.shared.hands.settings.node_name, subject),
             memory: Memory::default(),
             arrival: Arrival {
@@ -49,24 +50,23 @@ impl Edged {
             },
         };
         let task = self.tasks.spawn(worker.run());
-        self.workers.insert(task.id(), uid.to_owned());
+        self.workers.insert(task.id(), uid.clone());
     }
 
     /// A worker ends when its Pod is forgotten. One that broke is started again.
     pub(super) fn on_ended(&mut self, task: Id) {
         let Some(uid) = self.workers.remove(&task) else { return };
-        let uid = uid.as_str();
-        let Some(entry) = self.pods.get(uid) else { return };
+        let Some(entry) = self.pods.get(&uid) else { return };
         if matches!(entry.desired.borrow().want, Desired::Removed(_)) {
             let was = entry.origin;
-            self.pods.remove(uid);
-            self.seen.remove(uid);
+            self.pods.remove(&uid);
+            self.seen.remove(&uid);
             self.weigh_classes();
             if was == Origin::File {
                 self.on_static_pods();
             }
         } else {
-            self.start_worker(uid);
+            self.start_worker(&uid);
         }
     }
 

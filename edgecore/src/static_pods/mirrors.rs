@@ -1,7 +1,7 @@
 //! Mirrors: the Pods in the cloud that show what static pods do here. Made while the cloud is there, made again when somebody
 //! deletes one, deleted when their static pod is gone.
 //!
-//! Edged says which static pods and which mirrors there are ([`Seats`]); [`plan`] is pure and says what is wrong with that;
+//! Edged says which static pods and which mirrors there are ([`MirrorPairs`]); [`plan`] is pure and says what is wrong with that;
 //! [`Mirrors::run`] asks the cloud for a mirror, or hands its deletion to the report queue, which keeps it until it is done.
 //! Statuses are Edged's own reports, under the mirror's uid.
 
@@ -27,16 +27,16 @@ const AGAIN: Duration = Duration::from_secs(20);
 /// How often it is looked whether something is due, or the Node is known at last.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Static pods and mirrors as Edged knows them, by namespace and name.
+/// Static pods beside their mirrors as Edged knows them, by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seats {
+pub struct MirrorPairs {
     /// Every static pod; `None` while one is being ended.
     pub pods: BTreeMap<ObjectKey, Option<Arc<Pod>>>,
     /// Every mirror that the store holds.
     pub mirrors: BTreeMap<ObjectKey, Arc<Pod>>,
 }
 
-impl Seats {
+impl MirrorPairs {
     /// The mirror of this static pod as the cloud has it: none, or not that of an earlier content of its file.
     #[must_use]
     pub fn mirror_of(&self, key: &ObjectKey, uid: &str) -> Option<&Arc<Pod>> {
@@ -54,15 +54,15 @@ enum Deed {
 }
 
 /// What is not yet as it should be.
-fn plan(seats: &Seats) -> Vec<Deed> {
-    let keys: BTreeSet<&ObjectKey> = seats.pods.keys().chain(seats.mirrors.keys()).collect();
-    let deed = |key: &ObjectKey| match (seats.pods.get(key), seats.mirrors.get(key)) {
+fn plan(pairs: &MirrorPairs) -> Vec<Deed> {
+    let keys: BTreeSet<&ObjectKey> = pairs.pods.keys().chain(pairs.mirrors.keys()).collect();
+    let deed = |key: &ObjectKey| match (pairs.pods.get(key), pairs.mirrors.get(key)) {
         // It goes with the last of its containers.
         (Some(None), _) => None,
         (Some(Some(pod)), None) => Some(Deed::Make(key.clone(), Arc::clone(pod))),
         (Some(Some(pod)), Some(mirror)) => {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-            if seats.mirror_of(key, uid).is_some() { None } else { delete(key, mirror) }
+            if pairs.mirror_of(key, uid).is_some() { None } else { delete(key, mirror) }
         }
         (None, Some(mirror)) => delete(key, mirror),
         (None, None) => None,
@@ -95,7 +95,7 @@ fn mirror(pod: &Pod, node: &Node) -> Pod {
 
 /// Keeps mirrors true to the static pods.
 pub struct Mirrors {
-    seats: watch::Receiver<Seats>,
+    pairs: watch::Receiver<MirrorPairs>,
     cloud: Cloud,
     meta: Meta,
     reports: Reports,
@@ -112,26 +112,26 @@ impl Mirrors {
     /// Nothing happens before `run`.
     #[must_use]
     pub fn new(
-        seats: watch::Receiver<Seats>,
+        pairs: watch::Receiver<MirrorPairs>,
         cloud: Cloud,
         meta: Meta,
         reports: Reports,
         node: NodeName,
     ) -> Self {
         let (asked, deleted, refused) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { seats, cloud, meta, reports, node, asked, deleted, refused }
+        Self { pairs, cloud, meta, reports, node, asked, deleted, refused }
     }
 
     /// Works until shutdown.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), std::convert::Infallible> {
         loop {
-            let seats = self.seats.borrow_and_update().clone();
+            let pairs = self.pairs.borrow_and_update().clone();
             let is_idle = tokio::select! {
-                is_idle = self.work(&seats) => is_idle,
+                is_idle = self.work(&pairs) => is_idle,
                 () = shutdown.wait() => return Ok(()),
             };
             tokio::select! {
-                changed = self.seats.changed() => if changed.is_err() {
+                changed = self.pairs.changed() => if changed.is_err() {
                     shutdown.wait().await;
                     return Ok(());
                 },
@@ -142,10 +142,10 @@ impl Mirrors {
     }
 
     /// True when nothing is left to do until something changes.
-    async fn work(&mut self, seats: &Seats) -> bool {
-        let deeds = plan(seats);
+    async fn work(&mut self, pairs: &MirrorPairs) -> bool {
+        let deeds = plan(pairs);
         let is_there = |uid: &Uid| {
-            seats.mirrors.values().any(|mirror| mirror.metadata.uid.as_deref() == Some(uid.as_str()))
+            pairs.mirrors.values().any(|mirror| mirror.metadata.uid.as_deref() == Some(uid.as_str()))
         };
         self.deleted.retain(is_there);
         let waits =
@@ -269,17 +269,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_seats() {
+    fn what_is_wrong_with_the_mirrors() {
         let old = pods(&[WEB], "edge-1");
         let new = pods(&[&WEB.replace("image: i", "image: j")], "edge-1");
         let (key, old) = old.into_iter().next().unwrap();
         let new = new.into_values().next().unwrap();
         let check = |pod: Option<Option<&Arc<Pod>>>, mirror: Option<Arc<Pod>>, expected: Vec<Deed>| {
-            let seats = Seats {
+            let pairs = MirrorPairs {
                 pods: pod.map(|pod| (key.clone(), pod.cloned())).into_iter().collect(),
                 mirrors: mirror.map(|mirror| (key.clone(), mirror)).into_iter().collect(),
             };
-            assert_eq!(plan(&seats), expected);
+            assert_eq!(plan(&pairs), expected);
         };
         let delete = || vec![Deed::Delete(key.clone(), "m-1".parse().unwrap())];
         check(None, None, Vec::new());

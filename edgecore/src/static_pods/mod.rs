@@ -21,7 +21,7 @@ use ke_wire::{NodeName, ObjectKey};
 use tokio::sync::watch;
 
 use self::folder::Folder;
-pub use self::mirrors::{Mirrors, Seats};
+pub use self::mirrors::{MirrorPairs, Mirrors};
 
 /// Annotation of a static pod and of its mirror: where it comes from. Always [`FROM_FILE`] here.
 pub const SOURCE: &str = "kubernetes.io/config.source";

@@ -327,7 +327,7 @@ fn failures_wait() {
     let web = pod(&["app", "side"], json!({}));
     let mut seen = live(vec![]);
     let failure = |retry_at| StartFailure {
-        reason: "ErrImagePull".into(),
+        reason: FailureReason::ErrImagePull,
         message: String::new(),
         retry_at: at(retry_at),
         times: 1,
@@ -362,8 +362,12 @@ fn files_that_cannot_be_renewed_hold_up_nothing_that_has_them() {
 fn what_could_not_be_run_has_crashed() {
     let web = pod(&["app"], json!({}));
     let mut seen = live(vec![container("app-0", "s0", exited(128))]);
-    let failure =
-        StartFailure { reason: RUN_FAILED.into(), message: String::new(), retry_at: at(NOW + 7), times: 1 };
+    let failure = StartFailure {
+        reason: FailureReason::RunContainerError,
+        message: String::new(),
+        retry_at: at(NOW + 7),
+        times: 1,
+    };
     seen.failures.insert("app".into(), failure);
     check_run(&web, &seen, &["start app-1 in s0"]);
     seen.backoffs.restarted("app", "i:1", at(NOW - 6), at(NOW - 6));

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use ke_wire::Uid;
 use tokio::time::Instant;
 
 use self::choice::{Missing, choose, words};
@@ -18,6 +19,7 @@ use self::waiting::{LEAST_WAIT, Wait};
 use super::admission::{Lack, Refusal, UNEXPECTED_ADMISSION, lacks};
 use super::desired::Desired;
 use super::evicted::{Eviction, Life};
+use super::pod_spec::pod_uid;
 use super::state::{Edged, Entry};
 
 impl Edged {
@@ -67,10 +69,10 @@ impl Edged {
         let ending: Vec<Arc<Pod>> = chosen.into_iter().chain(leaving).collect();
         let grace = ending.iter().map(|pod| grace(pod)).max().unwrap_or_default();
         let wait = Wait {
-            for_pods: ending.iter().filter_map(|pod| pod.metadata.uid.clone()).collect(),
+            for_pods: ending.iter().filter_map(|pod| pod_uid(pod)).collect(),
             until: Instant::now() + (grace + grace / 2).max(LEAST_WAIT),
         };
-        self.waiting.pods.extend(pod.metadata.uid.clone().map(|uid| (uid, wait)));
+        self.waiting.pods.extend(pod_uid(pod).map(|uid| (uid, wait)));
         self.busy();
         None
     }
@@ -81,19 +83,18 @@ impl Edged {
             return;
         }
         let now = Instant::now();
-        let has_ended =
-            |uid: &String| self.pods.get(uid).is_none_or(|entry| *entry.life.borrow() == Life::Over);
-        let runs = |uid: &String| {
+        let has_ended = |uid: &Uid| self.pods.get(uid).is_none_or(|entry| *entry.life.borrow() == Life::Over);
+        let runs = |uid: &Uid| {
             self.pods.get(uid).is_some_and(|entry| matches!(entry.desired.borrow().want, Desired::Run(_)))
         };
-        let may_begin = |uid: &String, wait: &Wait| {
+        let may_begin = |uid: &Uid, wait: &Wait| {
             let is_late = now >= wait.until;
             if is_late {
                 tracing::warn!(pod = %uid, pods = ?wait.for_pods, "pods that make room have not ended in their time");
             }
             is_late || !runs(uid) || wait.for_pods.iter().all(has_ended)
         };
-        let ready: Vec<String> = self
+        let ready: Vec<Uid> = self
             .waiting
             .pods
             .iter()

@@ -196,20 +196,19 @@ fn crash_loops_and_failures() {
     let shown = status(&web, Ending::No, &seen);
     let message = shown.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap().message;
     assert_eq!(message.unwrap(), "back-off 10s restarting failed container=app pod=web_default(u)");
-    for word in [
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "ErrImageNeverPull",
-        "InvalidImageName",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
+    for reason in [
+        FailureReason::ErrImagePull,
+        FailureReason::ImagePullBackOff,
+        FailureReason::ErrImageNeverPull,
+        FailureReason::InvalidImageName,
+        FailureReason::CreateContainerConfigError,
+        FailureReason::CreateContainerError,
+        FailureReason::RunContainerError,
     ] {
         let mut seen = live(vec![]);
-        let failure =
-            StartFailure { reason: word.into(), message: "why".into(), retry_at: at(NOW), times: 1 };
+        let failure = StartFailure { reason, message: "why".into(), retry_at: at(NOW), times: 1 };
         seen.failures.insert("app".into(), failure);
-        check(json!({}), &seen, &format!("Pending True True {unready} app={word}"));
+        check(json!({}), &seen, &format!("Pending True True {unready} app={}", reason.word()));
     }
 }
 
@@ -233,7 +232,7 @@ fn a_deleted_pod_ends_in_a_terminal_phase() {
 
 /// Their file goes with the Pod's volumes; a process that starts later has them from what was told.
 #[test]
-fn last_words_stay() {
+fn termination_messages_stay() {
     let with_words = |words: &str| {
         let ContainerState::Exited(exit) = exited(0, "") else { panic!("not exited") };
         live(vec![container("app-0", ContainerState::Exited(Exit { message: words.into(), ..exit }))])

@@ -46,8 +46,8 @@ async fn a_static_pod_runs_and_its_mirror_is_told() {
     edged.files.send_replace(Some(set(vec![file_pod("h1")])));
     until("it runs", || machine.n_calls("start_container") == 1).await;
     let key: ObjectKey = NAME.parse().unwrap();
-    let seats = edged.seats.borrow().clone();
-    assert!(seats.pods[&key].is_some() && seats.mirrors.is_empty(), "somebody is to make a mirror");
+    let pairs = edged.mirror_pairs.borrow().clone();
+    assert!(pairs.pods[&key].is_some() && pairs.mirrors.is_empty(), "somebody is to make a mirror");
     // Nobody to tell until there is a mirror; then all of it, and again when it was made anew.
     for uid in ["m1", "m2"] {
         edged.news.send(News::PodPut(Arc::new(mirror("h1", uid)))).await.unwrap();
@@ -67,12 +67,12 @@ async fn a_static_pod_runs_and_its_mirror_is_told() {
     until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
     assert_eq!(machine.runtime.changes(), before, "a mirror that is deleted ends nothing");
 
-    // The file goes, and so does all of it; the seat is free once nothing is left.
+    // The file goes, and so does all of it; its name is free once nothing is left.
     edged.files.send_replace(Some(set(Vec::new())));
-    let seats = edged.seats.clone();
-    until("its seat is free", || seats.borrow().pods.is_empty()).await;
+    let pairs = edged.mirror_pairs.clone();
+    until("its name is free", || pairs.borrow().pods.is_empty()).await;
     assert!(machine.uids().await.is_empty());
-    assert_eq!(edged.seats.borrow().mirrors.len(), 1, "somebody is to delete the mirror");
+    assert_eq!(edged.mirror_pairs.borrow().mirrors.len(), 1, "somebody is to delete the mirror");
     edged.end().await;
 }
 
@@ -85,7 +85,7 @@ async fn a_changed_file_ends_the_old_pod_first() {
     edged.files.send_replace(Some(set(vec![file_pod("h2")])));
     until("the old one is being stopped", || machine.n_calls("stop_container") == 1).await;
     let key: ObjectKey = NAME.parse().unwrap();
-    assert_eq!(edged.seats.borrow().pods[&key], None);
+    assert_eq!(edged.mirror_pairs.borrow().pods[&key], None);
     assert_eq!(machine.n_calls("run_sandbox"), 1, "the new one waits");
     machine.runtime.release("stop_container");
     until("the new one runs", || machine.n_calls("start_container") == 2).await;
@@ -262,12 +262,12 @@ async fn a_folder_that_cannot_be_read_ends_no_pod() {
     let looked = machine.n_calls("list_containers");
     until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
     assert_eq!(machine.runtime.changes(), before);
-    assert!(edged.seats.borrow().mirrors.is_empty(), "nobody is to delete its mirror");
+    assert!(edged.mirror_pairs.borrow().mirrors.is_empty(), "nobody is to delete its mirror");
     // Read at last: what runs is what it was.
     edged.files.send_replace(Some(set(vec![file_pod("h1")])));
     let key: ObjectKey = NAME.parse().unwrap();
-    let seats = edged.seats.clone();
-    until("it has its seat", || seats.borrow().pods.contains_key(&key)).await;
+    let pairs = edged.mirror_pairs.clone();
+    until("it has its name", || pairs.borrow().pods.contains_key(&key)).await;
     let looked = machine.n_calls("list_containers");
     until("it was looked at again", || machine.n_calls("list_containers") > looked + 3).await;
     assert_eq!(machine.runtime.changes(), before);
@@ -293,7 +293,7 @@ async fn a_file_that_changed_meanwhile_ends_the_old_pod_first() {
     until("it was looked at", || machine.n_calls("list_containers") > looked + 3).await;
     assert_eq!(machine.n_calls("run_sandbox"), 1, "the new one waits");
     let key: ObjectKey = NAME.parse().unwrap();
-    assert_eq!(edged.seats.borrow().pods[&key], None, "its mirror goes with it");
+    assert_eq!(edged.mirror_pairs.borrow().pods[&key], None, "its mirror goes with it");
     machine.runtime.release("stop_container");
     until("the new one runs", || machine.n_calls("start_container") == 2).await;
     assert_eq!(machine.uids().await, ["h2"]);

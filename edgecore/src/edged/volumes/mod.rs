@@ -284,19 +284,15 @@ impl PodFiles for Volumes {
         given.map_err(|error| FilesError(error.to_string()))
     }
 
-    async fn tear_down(&self, pod_uid: &str) -> Result<(), FilesError> {
-        let uid = pod_uid.parse().map_err(|error| FilesError(format!("the pod's uid: {error}")))?;
-        Volumes::tear_down(self, &uid).await.map_err(|error| FilesError(error.to_string()))
+    async fn tear_down(&self, pod_uid: &Uid) -> Result<(), FilesError> {
+        Volumes::tear_down(self, pod_uid).await.map_err(|error| FilesError(error.to_string()))
     }
 
-    async fn on_disk(&self) -> Vec<String> {
-        match Volumes::on_disk(self).await {
-            Ok(uids) => uids.iter().map(ToString::to_string).collect(),
-            Err(error) => {
-                tracing::warn!(%error, "the folders of dead pods cannot be found");
-                Vec::new()
-            }
-        }
+    async fn on_disk(&self) -> Vec<Uid> {
+        Volumes::on_disk(self).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the folders of dead pods cannot be found");
+            Vec::new()
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::edged::admission::{Refusal, UNEXPECTED_ADMISSION, refused};
 use crate::edged::cri::RuntimeError;
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::events::Severity;
+use crate::edged::failure_reason::FailureReason;
 use crate::edged::hands::Failure;
 use crate::edged::observed::{ObservedContainer, ObservedPod};
 use crate::edged::outcome::outcome;
@@ -74,7 +75,7 @@ impl Worker {
         Ok(match &self.memory.admission {
             // As every Pod of which the cloud knows already that it has failed: plan and status go by that.
             Admission::Refused(refusal) => {
-                self.shared.room.leave(&self.uid);
+                self.shared.room.leave(self.uid.as_str());
                 DesiredPod { want: Desired::Run(Arc::new(refused(&pod, refusal))), hashes: desired.hashes }
             }
             Admission::NotAsked | Admission::Admitted => desired,
@@ -83,16 +84,19 @@ impl Worker {
 
     /// Errors: they are held still, since the disk is full or broken.
     pub(super) async fn release_devices(&self) -> Result<(), Failure> {
-        let released = self.shared.hands.devices.release(&self.uid).await;
+        let released = self.shared.hands.devices.release(self.uid.as_str()).await;
         released.map_err(|error| {
-            Failure::new("FailedKillPod", format!("the devices of the pod could not be given back: {error}"))
+            Failure::new(
+                FailureReason::FailedKillPod,
+                format!("the devices of the pod could not be given back: {error}"),
+            )
         })
     }
 
     /// How its devices are goes into each container's status.
     pub(super) fn tell_device_health(&self, status: &mut PodStatus) {
         for container in status.container_statuses.iter_mut().flatten() {
-            let health = self.shared.hands.devices.health(&self.uid, &container.name);
+            let health = self.shared.hands.devices.health(self.uid.as_str(), &container.name);
             container.allocated_resources_status = (!health.is_empty()).then_some(health);
         }
     }

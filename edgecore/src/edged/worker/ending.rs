@@ -10,14 +10,15 @@ use super::state::Worker;
 use crate::edged::container::log_directory;
 use crate::edged::desired::DesiredPod;
 use crate::edged::events::Severity;
+use crate::edged::failure_reason::FailureReason;
 use crate::edged::hands::Failure;
-use crate::edged::hooks::Undertaker;
-use crate::edged::leaving::remove_logs;
+use crate::edged::hooks::ContainerStopper;
 use crate::edged::log_links;
 use crate::edged::log_rotation;
 use crate::edged::plan::{Stop, StopReason};
 use crate::edged::pod_spec::{inits, is_sidecar};
 use crate::edged::probes::Said;
+use crate::edged::remove_pods::remove_logs;
 use crate::edged::resources::qos;
 
 impl Worker {
@@ -33,20 +34,22 @@ impl Worker {
             }
         }
         let address = self.address(desired.pod().map(Arc::as_ref));
-        let undertaker = Undertaker {
+        let stopper = ContainerStopper {
             runtime: self.shared.hands.runtime.clone(),
             pod: desired.pod().cloned(),
             address,
             say: self.memory.probes.voice(),
             done: self.memory.hooks_done.clone(),
         };
-        let results = self.meanwhile(desired, undertaker.stop_all(stops.to_vec())).await;
+        let results = self.meanwhile(desired, stopper.stop_all(stops.to_vec())).await;
         // What hooks had to say.
         while let Some(said) = self.memory.probes.said_already() {
             self.say_probe(said).await;
         }
         let failed = results.into_iter().find_map(Result::err);
-        failed.map_or(Ok(()), |error| Err(Failure::of("FailedKillPod", "error killing container", error)))
+        failed.map_or(Ok(()), |error| {
+            Err(Failure::of(FailureReason::FailedKillPod, "error killing container", error))
+        })
     }
 
     /// Awaits something that may take a grace period, and tells what the Pod does until then: it may lose its readiness.
@@ -82,7 +85,7 @@ impl Worker {
 
     pub(super) async fn remove_container(&mut self, id: &str) -> Result<(), Failure> {
         let removed = self.shared.hands.runtime.remove_container(id).await;
-        removed.map_err(|e| Failure::of("FailedKillPod", "error removing container", e))?;
+        removed.map_err(|e| Failure::of(FailureReason::FailedKillPod, "error removing container", e))?;
         self.memory.hooks_done.forget(id);
         let log = self.memory.inspector.removed(id);
         // Only below our own directory: the path comes from the runtime.
@@ -98,21 +101,21 @@ impl Worker {
         let hands = &self.shared.hands;
         if let Some(pod) = desired.pod() {
             if let Some(cgroups) = &hands.cgroups {
-                let removed = cgroups.remove_pod(qos(pod), &self.uid);
-                removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
+                let removed = cgroups.remove_pod(qos(pod), self.uid.as_str());
+                removed.map_err(|error| Failure::new(FailureReason::FailedKillPod, error.to_string()))?;
             }
             let logs = log_directory(&hands.settings.pod_logs_root, pod);
             let _ = tokio::fs::remove_dir_all(&logs).await;
             log_links::remove(&hands.settings.pod_logs_root, std::path::Path::new(&logs));
         } else if let Some(cgroups) = &hands.cgroups {
-            for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid) {
+            for (class, uid) in cgroups.pods().into_iter().filter(|(_, uid)| *uid == self.uid.as_str()) {
                 let removed = cgroups.remove_pod(class, &uid);
-                removed.map_err(|error| Failure::new("FailedKillPod", error.to_string()))?;
+                removed.map_err(|error| Failure::new(FailureReason::FailedKillPod, error.to_string()))?;
             }
         }
         if desired.pod().is_none() {
             // Its folder's name ends with its uid; whose it was besides, nobody knows any more.
-            let (root, uids) = (hands.settings.pod_logs_root.clone(), BTreeSet::from([self.uid.clone()]));
+            let (root, uids) = (hands.settings.pod_logs_root.clone(), BTreeSet::from([self.uid.to_string()]));
             let _ = tokio::task::spawn_blocking(move || remove_logs(&root, &uids)).await;
         }
         self.release_devices().await?;

@@ -8,13 +8,11 @@ use k8s_openapi::jiff::Timestamp;
 use super::state::Worker;
 use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::events::Severity;
+use crate::edged::failure_reason::FailureReason;
 use crate::edged::hands::{Failure, Hands};
 use crate::edged::observed::ObservedPod;
 use crate::edged::resize::{Change, Resizer, Turn, Word};
 use crate::edged::resources::{PodResources, qos};
-
-/// Reason of what went wrong.
-const ERROR: &str = "ResizeError";
 
 impl Hands {
     async fn resize(&self, pod: &Pod, turn: Turn, resizer: &mut Resizer) -> Result<(), Failure> {
@@ -23,7 +21,7 @@ impl Hands {
             self.check_memory(&change).await?;
             let updated = self.runtime.update_resources(&change.id, &change.resources).await;
             let what = format!("cannot change the resources of container {}", change.name);
-            updated.map_err(|error| Failure::of(ERROR, &what, error))?;
+            updated.map_err(|error| Failure::of(FailureReason::ResizeError, &what, error))?;
             resizer.changed(change);
         }
         if let Some(last) = turn.last {
@@ -37,7 +35,9 @@ impl Hands {
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let set = cgroups.ensure_pod(qos(pod), uid, resources, self.settings.n_pids);
-        set.map_err(|error| Failure::new(ERROR, format!("cannot change the pod's cgroup: {error}")))
+        set.map_err(|error| {
+            Failure::new(FailureReason::ResizeError, format!("cannot change the pod's cgroup: {error}"))
+        })
     }
 
     /// A limit below what is in use would end the container (cgroup v2) or be refused (v1).
@@ -55,7 +55,7 @@ impl Hands {
         }
         let name = &change.name;
         Err(Failure::new(
-            ERROR,
+            FailureReason::ResizeError,
             format!(
                 "attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"
             ),
@@ -67,13 +67,14 @@ impl Worker {
     /// The Pod as this node has granted it.
     pub(super) async fn granted(&mut self, desired: DesiredPod) -> DesiredPod {
         let Desired::Run(pod) = &desired.want else {
-            self.shared.room.leave(&self.uid);
+            self.shared.room.leave(self.uid.as_str());
             return desired;
         };
         let none = k8s_openapi::api::core::v1::PodStatus::default();
         let pod = pod.clone();
         let previous = self.memory.told.last(pod.status.as_ref().unwrap_or(&none));
-        let (desired, word) = self.memory.resizer.admit(desired, &self.uid, previous, &self.shared.room);
+        let (desired, word) =
+            self.memory.resizer.admit(desired, self.uid.as_str(), previous, &self.shared.room);
         self.say_resize(word).await;
         desired
     }
@@ -87,12 +88,12 @@ impl Worker {
         let turn = resizer.turn(pod, observed, settings.cpu, settings.memory_capacity);
         let Err(failure) = shared.hands.resize(pod, turn, resizer).await else { return };
         let now = Timestamp::now();
-        if failure.runtime_away {
+        let Failure::Failed { message, .. } = failure else {
             resizer.wait(now);
             return;
-        }
-        tracing::warn!(pod = %self.uid, error = %failure.message, "a pod could not be resized; it is tried again");
-        let word = resizer.failed(pod, failure.message, now);
+        };
+        tracing::warn!(pod = %self.uid, error = %message, "a pod could not be resized; it is tried again");
+        let word = resizer.failed(pod, message, now);
         self.say_resize(word).await;
     }
 

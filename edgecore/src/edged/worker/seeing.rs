@@ -62,7 +62,7 @@ impl Worker {
                 observed.resizes = resizes;
                 self.say_resize(word).await;
                 if outcome(pod, &observed, Timestamp::now()).is_some() {
-                    self.shared.room.leave(&self.uid);
+                    self.shared.room.leave(self.uid.as_str());
                 }
             }
         }

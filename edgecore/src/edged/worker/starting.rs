@@ -8,6 +8,7 @@ use super::state::{Worker, tags_of};
 use crate::edged::backoff::later;
 use crate::edged::desired::DesiredPod;
 use crate::edged::events::Severity;
+use crate::edged::failure_reason::FailureReason;
 use crate::edged::hands::Failure;
 use crate::edged::images::ImageNotice;
 use crate::edged::observed::{ObservedPod, Volumes};
@@ -48,7 +49,7 @@ impl Worker {
                 self.say(Severity::Warning, "FailedMount", error.to_string(), None).await;
                 Ok(())
             }
-            Err(error) => Err(Failure::new("FailedMount", error.to_string())),
+            Err(error) => Err(Failure::new(FailureReason::FailedMount, error.to_string())),
         }
     }
 
@@ -102,7 +103,7 @@ impl Worker {
             let target = match target.map(|target| (target, observed.newest(target))) {
                 Some((target, None)) => {
                     let message = format!("unable to find target container \"{target}\"");
-                    let failure = Failure::new("CreateContainerConfigError", message);
+                    let failure = Failure::new(FailureReason::CreateContainerConfigError, message);
                     self.on_start_failure(name, failure).await;
                     return true;
                 }

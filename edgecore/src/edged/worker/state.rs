@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
+use ke_wire::Uid;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::edged::admission::Refusal;
@@ -27,7 +28,7 @@ use crate::edged::resize::{Resizer, Room};
 use crate::edged::status::Facts;
 use crate::edged::told::Told;
 use crate::report_queue::Reports;
-use crate::static_pods::Seats;
+use crate::static_pods::MirrorPairs;
 
 /// What all workers share.
 pub(in crate::edged) struct Shared {
@@ -38,7 +39,7 @@ pub(in crate::edged) struct Shared {
     pub(in crate::edged) probe_counts: ProbeCounts,
     pub(in crate::edged) room: Room,
     /// Under which uid the cloud knows a static pod.
-    pub(in crate::edged) seats: watch::Receiver<Seats>,
+    pub(in crate::edged) mirror_pairs: watch::Receiver<MirrorPairs>,
 }
 
 /// What the worker hears from outside.
@@ -59,7 +60,7 @@ pub(in crate::edged) struct Ears {
 pub(in crate::edged) struct Worker {
     pub(in crate::edged) shared: Arc<Shared>,
     pub(in crate::edged) ears: Ears,
-    pub(in crate::edged) uid: String,
+    pub(in crate::edged) uid: Uid,
     pub(in crate::edged) recorder: Recorder,
     pub(in crate::edged) memory: Memory,
     pub(in crate::edged) arrival: Arrival,
@@ -88,7 +89,7 @@ pub(in crate::edged) struct Memory {
     pub(super) admission: Admission,
     pub(super) told: Told,
     /// Uid under which it was told last; a static pod's mirror may be made anew.
-    pub(super) told_as: Option<String>,
+    pub(super) told_as: Option<Uid>,
     pub(super) resizer: Resizer,
     /// Containers whose preStop hook has ended.
     pub(super) hooks_done: Done,

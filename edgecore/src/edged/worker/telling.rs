@@ -10,11 +10,11 @@ use crate::edged::desired::{Desired, DesiredPod};
 use crate::edged::door::Origin;
 use crate::edged::events::{Occurrence, Severity};
 use crate::edged::evicted::{DISRUPTION_TARGET, Life};
-use crate::edged::holds::HELD_UPGRADE;
+use crate::edged::hold_upgrade::HELD_UPGRADE;
 use crate::edged::images::ImageNotice;
 use crate::edged::observed::ObservedPod;
 use crate::edged::outcome::outcome;
-use crate::edged::pod_spec::{field_path, pod_key};
+use crate::edged::pod_spec::{field_path, pod_key, pod_uid};
 use crate::edged::probes::Said;
 use crate::edged::status::{Ending, OURS, pod_status};
 use crate::edged::told::newly_held_back;
@@ -47,11 +47,10 @@ impl Worker {
             self.arrival.note(&status);
             return self.memory.told.told(status, now);
         };
-        let (Ok(namespace), Ok(name), Ok(uid)) =
-            (text(&meta.namespace).parse(), text(&meta.name).parse(), told_as.parse::<Uid>())
-        else {
+        let (Ok(namespace), Ok(name)) = (text(&meta.namespace).parse(), text(&meta.name).parse()) else {
             return;
         };
+        let uid = told_as.clone();
         let held_back = newly_held_back(self.memory.told.last(&stored), &status);
         for container in held_back {
             let message =
@@ -74,13 +73,12 @@ impl Worker {
     }
 
     /// The uid that the cloud knows this Pod by.
-    pub(super) fn told_as(&self, pod: &Pod) -> Option<String> {
-        let uid = pod.metadata.uid.clone()?;
+    pub(super) fn told_as(&self, pod: &Pod) -> Option<Uid> {
         match self.arrival.origin {
-            Origin::Cloud => Some(uid),
+            Origin::Cloud => Some(self.uid.clone()),
             Origin::File => {
-                let seats = self.shared.seats.borrow();
-                seats.mirror_of(&pod_key(pod)?, &uid)?.metadata.uid.clone()
+                let pairs = self.shared.mirror_pairs.borrow();
+                pod_uid(pairs.mirror_of(&pod_key(pod)?, self.uid.as_str())?)
             }
         }
     }

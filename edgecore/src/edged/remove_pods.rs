@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Why something of a pod is still there.
 #[derive(Debug, thiserror::Error)]
-pub enum LeavingError {
+pub enum RemoveError {
     /// The runtime does not do it.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -40,7 +40,7 @@ pub async fn remove_pods(
     root_directory: &Path,
     pod_logs_root: &Path,
     cgroups: Option<&PodCgroups>,
-) -> Result<usize, LeavingError> {
+) -> Result<usize, RemoveError> {
     let containers = runtime.list_containers().await?;
     let mut ending: FuturesUnordered<_> = containers
         .iter()
@@ -62,7 +62,7 @@ pub async fn remove_pods(
     let pods = root_directory.join("pods");
     uids.extend(names(&pods));
     remove_logs(pod_logs_root, &uids)?;
-    volumes::remove_all(&pods).map_err(|error| LeavingError::Files(pods, error))?;
+    volumes::remove_all(&pods).map_err(|error| RemoveError::Files(pods, error))?;
     if let Some(cgroups) = cgroups {
         for (qos, uid) in cgroups.pods() {
             cgroups.remove_pod(qos, &uid)?;
@@ -73,12 +73,12 @@ pub async fn remove_pods(
 }
 
 /// Of these pods: `<namespace>_<name>_<uid>`. Another kubelet's may be there, too.
-pub(super) fn remove_logs(pod_logs_root: &Path, uids: &BTreeSet<String>) -> Result<(), LeavingError> {
+pub(super) fn remove_logs(pod_logs_root: &Path, uids: &BTreeSet<String>) -> Result<(), RemoveError> {
     for name in names(pod_logs_root) {
         if name.rsplit_once('_').is_some_and(|(_, uid)| uids.contains(uid)) {
             let folder = pod_logs_root.join(name);
             log_links::remove(pod_logs_root, &folder);
-            std::fs::remove_dir_all(&folder).map_err(|error| LeavingError::Files(folder, error))?;
+            std::fs::remove_dir_all(&folder).map_err(|error| RemoveError::Files(folder, error))?;
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ const MAX_LINES: usize = 80;
 const WINDOW: u64 = 64 * 1024;
 
 /// Adds what the application left to what the runtime says of a container that has ended.
-pub(super) async fn add_last_words(status: &mut v1::ContainerStatus) {
+pub(super) async fn add_termination_message(status: &mut v1::ContainerStatus) {
     let policy = status.annotations.get(TERMINATION_MESSAGE_POLICY).map(String::as_str);
     let falls_back = policy == Some("FallbackToLogsOnError") && status.exit_code != 0;
     let path = status.annotations.get(TERMINATION_MESSAGE_PATH).filter(|path| !path.is_empty());
@@ -103,7 +103,7 @@ mod tests {
             }],
             ..v1::ContainerStatus::default()
         };
-        add_last_words(&mut status).await;
+        add_termination_message(&mut status).await;
         status.message
     }
 
