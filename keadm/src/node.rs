@@ -26,10 +26,11 @@ const FOLDERS: [(&str, u32); 5] = [
     ("/var/log/kubeedge", 0o755),
 ];
 /// Others put things there, too; edgecore clears its own out of them when its pods go.
-const SHARED_FOLDERS: [(&str, u32); 4] = [
+const SHARED_FOLDERS: [(&str, u32); 5] = [
     ("/var/lib/kubelet", 0o750),
     ("/var/lib/kubelet/pods", 0o750),
     ("/var/log/pods", 0o755),
+    ("/var/log/containers", 0o755),
     ("/usr/local/bin", 0o755),
 ];
 
