@@ -268,8 +268,9 @@ async fn a_volume_beyond_its_limit_costs_its_pod() {
     fs::create_dir_all(&volume).unwrap();
     fs::write(volume.join("file"), vec![7; 100_000]).unwrap();
     // Sizes come by later than the look that asks for them.
-    let mut pass = Pass::Calm;
+    let (mut pass, begun) = (Pass::Calm, std::time::Instant::now());
     while pass == Pass::Calm {
+        assert!(begun.elapsed().as_secs() < 20, "the volume was not measured");
         std::thread::sleep(Duration::from_millis(5));
         pass = bench.evictor.pass().await;
     }
