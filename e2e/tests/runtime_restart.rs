@@ -222,9 +222,6 @@ fn a_killed_runtime_takes_nothing_with_it() -> Result<()> {
         Ok(if output.status.success() { Seen::Yes(()) } else { Seen::NotYet(said) })
     })?;
     let (port, asked) = hanging_registry()?;
-    let far = json!({"containers": [{"image": format!("127.0.0.1:{port}/far:1")}]});
-    site.cluster.apply(&shell_pod("far", "true", &far))?;
-    until(PATIENCE, "the registry to be asked", || Ok(asked.load(Ordering::Relaxed) > 0))?;
     let mut churn = Churn::start(site.cluster.kubeconfig());
     let mut following = Open::start(&site, &["logs", "--follow", KEEPERS[0]])?;
 
@@ -234,6 +231,12 @@ fn a_killed_runtime_takes_nothing_with_it() -> Result<()> {
             &["exec", KEEPERS[1], "--", "sh", "-c", "while echo here; do sleep 0.2; done"],
         )?;
         inside.wait_for_more("somebody to be inside")?;
+        // Another pod and image each time: the back-off of one that was cut often is minutes long.
+        let n_asked = asked.load(Ordering::Relaxed);
+        let far_name = format!("far-{n}");
+        let far = json!({"containers": [{"image": format!("127.0.0.1:{port}/far:{n}")}]});
+        site.cluster.apply(&shell_pod(&far_name, "true", &far))?;
+        until(PATIENCE, "the registry to be asked", || Ok(asked.load(Ordering::Relaxed) > n_asked))?;
         let n_asked = asked.load(Ordering::Relaxed);
         let begun = Instant::now();
         site.runtime.containerd.kill9()?;
@@ -250,6 +253,7 @@ fn a_killed_runtime_takes_nothing_with_it() -> Result<()> {
         let back = begun.elapsed();
         until(PATIENCE, "the cut pull to be asked again", || Ok(asked.load(Ordering::Relaxed) > n_asked))?;
         let pulled = begun.elapsed();
+        site.cluster.kubectl_ok(&["delete", "pod", &far_name, "--wait=false"])?;
         following.wait_for_more("logs after the runtime is back")?;
         let here = site.cluster.kubectl_ok(&["exec", KEEPERS[1], "--", "echo", "here"])?;
         ensure!(here == "here\n", "exec after the runtime is back: {here}");
@@ -287,7 +291,6 @@ fn a_killed_runtime_takes_nothing_with_it() -> Result<()> {
     }
 
     // Nothing is left of all that came and went.
-    site.cluster.kubectl_ok(&["delete", "pod", "far", "--wait=false"])?;
     let names = eventually(PATIENCE * 2, "all others to be gone", || {
         let names =
             site.cluster.kubectl_ok(&["get", "pods", "--output=jsonpath={.items[*].metadata.name}"])?;
