@@ -199,10 +199,11 @@ fn a_killed_runtime_takes_nothing_with_it() -> Result<()> {
     let mut site = Site::start("runtime-restart", &Wishes { cluster, edgecore: often, ..Wishes::default() })?;
     let out = tempfile::tempdir()?;
     for name in KEEPERS {
-        // One failure would be one too many.
+        // One failure would be one too many. A machine that does much else needs more than the second that a probe has unless said.
         let exec = |script: &str| json!({"exec": {"command": ["sh", "-c", script]}});
         let mut probe = exec("echo alive");
         (probe["periodSeconds"], probe["failureThreshold"]) = (json!(1), json!(1));
+        probe["timeoutSeconds"] = json!(30);
         let more = json!({
             "containers": [{
                 "livenessProbe": probe,
