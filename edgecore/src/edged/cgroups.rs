@@ -9,6 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::pods_room::PodsRoom;
 use super::resources::{MIN_SHARES, PodResources, Qos, shares, weight};
 
@@ -214,13 +216,24 @@ impl PodCgroups {
     }
 
     /// Removes a pod's level with what dead containers left below it. Gone already: success.
+    ///
+    /// For a Pod of which the runtime lists nothing that runs. What is in it all the same is killed: a runtime that dies while
+    /// it makes a sandbox leaves a process there that it knows nothing of afterwards.
     pub fn remove_pod(&self, qos: Qos, uid: &str) -> Result<(), CgroupError> {
         if !self.is_ours() {
             return Ok(());
         }
         let name = CgroupName::root(&self.layout.root).pod(qos, uid);
         for directory in self.directories(&name) {
-            remove_tree(&directory)?;
+            match remove_tree(&directory) {
+                Err(CgroupError::Busy(busy)) => {
+                    let n_killed = kill_all(&directory);
+                    tracing::warn!(uid, cgroup = busy, n_killed, "killed what no container of the pod is");
+                    // The kernel may need a moment: then it is Busy, and tried again.
+                    remove_tree(&directory)?;
+                }
+                removed => removed?,
+            }
         }
         Ok(())
     }
@@ -419,6 +432,19 @@ fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
     }
 }
 
+/// Kills every process in a cgroup and below it; says how many. Those that come while it looks are left for the next time.
+fn kill_all(directory: &Path) -> usize {
+    let mut n_killed = 0;
+    let below = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        n_killed += kill_all(&entry.path());
+    }
+    let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    // 0 stands for a process of another pid namespace; it is no process that could be named, and never all of our group.
+    let pids = pids.lines().filter_map(|line| Pid::from_raw(line.parse().ok().filter(|pid| *pid > 1)?));
+    n_killed + pids.filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count()
+}
+
 fn not_writable(path: &Path, error: &io::Error) -> CgroupError {
     CgroupError::NotUsable(format!(
         "cannot use the cgroup at {}: {error}; run edgecore as root with a writable cgroup file system, or set \
@@ -489,6 +515,22 @@ mod tests {
         let layout = Layout { driver: Driver::Cgroupfs, root: "/".into(), per_qos: true };
         let cgroups = PodCgroups::new(layout, directory.path()).unwrap();
         (directory, cgroups)
+    }
+
+    #[test]
+    fn what_is_left_in_a_cgroup_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let sleeper = || std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (mut above, mut below) = (sleeper(), sleeper());
+        let child = directory.path().join("c1");
+        fs::create_dir(&child).unwrap();
+        fs::write(directory.path().join("cgroup.procs"), format!("0\n{}\n", above.id())).unwrap();
+        fs::write(child.join("cgroup.procs"), format!("{}\n-1\n1\nx\n", below.id())).unwrap();
+        assert_eq!(kill_all(directory.path()), 2);
+        for child in [&mut above, &mut below] {
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
+        }
+        assert_eq!(kill_all(&directory.path().join("gone")), 0);
     }
 
     #[test]
